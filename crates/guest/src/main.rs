@@ -1,0 +1,2 @@
+//! tarn-guest.
+fn main() {}

@@ -1,0 +1,2 @@
+//! tarn-prewarmer.
+fn main() {}

@@ -1,0 +1,2 @@
+//! tarn-server.
+fn main() {}
