@@ -1,1 +1,205 @@
-//! tarn-guest-api.
+//! The private wire between a node and the `tarnd` inside each of its sandboxes.
+//!
+//! Plain HTTP/1.1 with JSON bodies on [`PORT`]. `tarnd` serves the public daemon API (spec 05,
+//! `tarn-daemon-api`) on the same port; the routes here are its back door and are answered only
+//! to the slot's gateway, [`GATEWAY`], never to a process inside the sandbox.
+//!
+//! ```text
+//!            POST init (no token: it installs one)
+//!  closed ───────────────────────────────────────────▶ open
+//!  every other route: 503 SANDBOX_NOT_READY            every route wants TOKEN_HEADER, else 401
+//! ```
+//!
+//! The node must speak every protocol version that a live sandbox or a stored snapshot may still
+//! use, so the bytes of each message are pinned by the golden tests below: change them only
+//! together with [`PROTOCOL`]. Errors have the body of the public API,
+//! [`tarn_daemon_api::ErrorBody`].
+//!
+//! This crate knows no HTTP library, no I/O and no clock.
+
+use std::{fmt, net::Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+/// The version of this protocol, checked by `init`.
+pub const PROTOCOL: u32 = 1;
+
+/// The port of the daemon, public API and private routes alike.
+pub const PORT: u16 = tarn_daemon_api::PORT;
+
+/// The header that carries the sandbox's token, 64 hex digits, on every request after `init`.
+pub const TOKEN_HEADER: &str = "x-tarn-token";
+
+/// The only peer whose calls of the private routes are answered: the gateway of every slot.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
+
+/// Where the node binds `tarnd` into the sandbox; the one argument of PID 1.
+pub const DAEMON_PATH: &str = "/.tarn/tarnd";
+
+/// What every private route's path begins with.
+pub const INTERNAL_PREFIX: &str = "/internal/";
+
+/// `POST`: [`InitRequest`] → [`InitResponse`].
+pub const INIT_PATH: &str = "/internal/v1/init";
+
+/// `POST` with [`MemoryPressureRequest`] → [`MemoryPressureResponse`].
+pub const MEMORY_PRESSURE_PATH: &str = "/internal/v1/memory-pressure";
+
+/// `GET` → [`Stats`].
+pub const STATS_PATH: &str = "/internal/v1/stats";
+
+/// `POST` with an empty body → [`ShutdownResponse`].
+pub const SHUTDOWN_PATH: &str = "/internal/v1/shutdown";
+
+/// Error codes of the private routes, and of the token check on the public ones.
+pub mod code {
+    /// 503: no `init` was received yet.
+    pub const SANDBOX_NOT_READY: &str = "SANDBOX_NOT_READY";
+    /// 401: the token is missing or wrong.
+    pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+    /// 403: a private route was called by somebody other than the gateway.
+    pub const FORBIDDEN: &str = "FORBIDDEN";
+    /// 409: the daemon was already initialised.
+    pub const ALREADY_INITIALIZED: &str = "ALREADY_INITIALIZED";
+    /// 400: the user, working directory or entrypoint cannot be used. The daemon stays closed
+    /// and another `init` may follow.
+    pub const CONFIGURATION_ERROR: &str = "CONFIGURATION_ERROR";
+    /// 400: the daemon does not speak the asked [`super::PROTOCOL`].
+    pub const UNSUPPORTED_PROTOCOL: &str = "UNSUPPORTED_PROTOCOL";
+}
+
+/// Opens a daemon: who the sandbox is, and what its processes start with.
+///
+/// Sent once. After the answer every request needs the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitRequest {
+    /// [`PROTOCOL`] of the sender.
+    pub protocol: u32,
+    /// The token to ask for from now on: 64 hex digits.
+    pub token: Secret,
+    /// The public id, for messages; processes do not see it.
+    pub sandbox_id: String,
+    /// The host name to set.
+    pub hostname: String,
+    /// The sandbox-wide environment: the image's ENV, then secrets; a later pair wins.
+    pub env: Environment,
+    /// The image's USER: `name`, `uid`, `uid:gid` or `name:group`. Absent means root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_user: Option<String>,
+    /// The image's WORKDIR. Absent means the default user's home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// A command to start at once, as an ordinary listed process of the default user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// At least 32 random bytes, base64 (standard alphabet, padded), mixed into the guest
+    /// kernel's pool as far as it allows.
+    pub entropy: Secret,
+    /// The node's wall clock, in ms since 1970. Informational: gVisor has its own clock.
+    pub now_ms: u64,
+    /// Bounds that the daemon enforces inside.
+    pub limits: Limits,
+}
+
+/// What the daemon bounds inside the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Processes in the sandbox at one time, the daemon not counted.
+    pub processes: u32,
+    /// Retained output of all processes together: the smaller of 64 MiB and 1/16 of the memory.
+    pub output_bytes: u64,
+}
+
+/// The daemon is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitResponse {
+    /// [`PROTOCOL`] of the daemon.
+    pub protocol: u32,
+    /// The daemon's version, as in the public `/info`.
+    pub version: String,
+    /// The process made from [`InitRequest::entrypoint`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint_pid: Option<i32>,
+}
+
+/// Asks the daemon to end the largest process, because memory has run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPressureRequest {}
+
+/// What was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPressureResponse {
+    /// `null` when there was nothing to end: only the daemon is left.
+    ///
+    /// A victim still dying is named again rather than a second one chosen.
+    pub killed: Option<KilledProcess>,
+}
+
+/// The victim of memory pressure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KilledProcess {
+    /// Its pid inside the sandbox.
+    pub pid: i32,
+    /// Its resident memory when it was chosen.
+    pub rss_bytes: u64,
+}
+
+/// Counters for the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Listed processes that run.
+    pub running_processes: u32,
+    /// Processes started since boot.
+    pub total_processes: u64,
+    /// Processes in the sandbox, descendants included, the daemon not counted.
+    pub guest_processes: u32,
+}
+
+/// Every process but the daemon was sent SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShutdownResponse {
+    /// How many processes were signalled.
+    pub signaled: u32,
+}
+
+/// Text that must not be printed: `Debug` shows a placeholder.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+/// Pairs of name and value, `[["K","V"],…]` on the wire; `Debug` shows the names only.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Environment(pub Vec<(String, String)>);
+
+// === impl Secret ===
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the secret itself, for the one place that needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+// === impl Environment ===
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;
