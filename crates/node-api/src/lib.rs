@@ -1,1 +1,168 @@
-//! tarn-node-api.
+//! The contract between control and a node.
+//!
+//! Control says "be at generation g with this intent" ([`Node::apply`], idempotent); a node says
+//! where a sandbox is, and at which generation ([`ReportSink::report`]). Older generations are
+//! refused on both sides, so late, doubled and reordered messages are harmless. In one process
+//! both sides are the same code behind the same traits, without sockets.
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tarn_types::{
+    ByteSize, DaemonToken, EndCause, ErrorClass, Generation, Launch, MilliCpu, NodeId, Observed,
+    ProjectId, SandboxId,
+};
+use thiserror::Error;
+
+/// Version of this contract; both sides refuse another major one.
+pub const VERSION: u32 = 1;
+
+/// What a node must bring about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIntent {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// The intent's generation.
+    pub generation: Generation,
+    /// What to do.
+    pub target: NodeTarget,
+}
+
+/// Where a node must bring a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "target", rename_all = "snake_case")]
+pub enum NodeTarget {
+    /// It runs with these settings; on a running sandbox policy and clock change in place, and the
+    /// rest of `Launch` is what it already is.
+    Running(Launch),
+    /// It is gone, for this cause.
+    Terminated(EndCause),
+}
+
+/// How the ingress reaches a running sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The daemon's address; user ports are on the same host address.
+    pub daemon: SocketAddr,
+    /// The secret the daemon wants.
+    pub token: DaemonToken,
+}
+
+/// What a node says about one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// The node that says so.
+    pub node: NodeId,
+    /// Where it is, at which generation, since when.
+    pub observed: Observed,
+    /// How to reach it; there exactly while it is `Running`.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// What a node has to offer, for placement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// The node.
+    pub id: NodeId,
+    /// Its CPUs.
+    pub cpu: MilliCpu,
+    /// CPU quota promised to live sandboxes.
+    pub cpu_promised: MilliCpu,
+    /// Its memory.
+    pub memory: ByteSize,
+    /// Memory that is available now, as the kernel counts it.
+    pub memory_available: ByteSize,
+    /// Starts under way, each of which will still take memory.
+    pub starts_in_flight: u32,
+    /// Room in its pool.
+    pub disk_available: ByteSize,
+    /// The size of its pool.
+    pub disk: ByteSize,
+    /// Whether it takes new sandboxes.
+    pub draining: bool,
+}
+
+/// Says why a node did not take an intent.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The node already has a newer one.
+    #[error("sandbox {id} is at generation {have} on this node, newer than {asked}")]
+    Stale {
+        /// The sandbox.
+        id: SandboxId,
+        /// What the node has.
+        have: Generation,
+        /// What was asked.
+        asked: Generation,
+    },
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Stopping,
+    /// The node could not make the intent durable.
+    #[error("write the ledger entry of sandbox {id}")]
+    Ledger {
+        /// The sandbox.
+        id: SandboxId,
+        /// What the file system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A node, as control sees it.
+#[async_trait]
+pub trait Node: Send + Sync + 'static {
+    /// Returns the node's id.
+    fn id(&self) -> &NodeId;
+
+    /// Takes an intent. Returns once it is taken, not once it is brought about: that is reported.
+    ///
+    /// The same generation again does nothing but repeat the last report.
+    ///
+    /// # Errors
+    /// Fails when the intent is stale, the node stops, or its ledger cannot be written.
+    async fn apply(&self, intent: NodeIntent) -> Result<(), ApplyError>;
+
+    /// Returns what the node has to offer.
+    async fn view(&self) -> NodeView;
+
+    /// Returns a report of every sandbox in the ledger, ended ones not yet forgotten included.
+    async fn list(&self) -> Vec<Report>;
+
+    /// Drops the ledger entry of an ended sandbox, once control has stored its end.
+    async fn forget(&self, id: &SandboxId, generation: Generation);
+
+    /// Freezes a sandbox that control's store does not know, and keeps everything of it.
+    ///
+    /// An [`Node::apply`] for it ends that.
+    async fn orphan(&self, id: &SandboxId);
+
+    /// Returns the sandboxes that are orphaned.
+    async fn orphans(&self) -> Vec<SandboxId>;
+}
+
+/// Where a node sends its reports.
+#[async_trait]
+pub trait ReportSink: Send + Sync + 'static {
+    /// Takes a report. Returns once it is stored or known to be out of date.
+    async fn report(&self, report: Report);
+}
+
+// === impl ApplyError ===
+
+impl ApplyError {
+    /// Sorts the error.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Stale { .. } => ErrorClass::Conflict,
+            Self::Stopping => ErrorClass::Unavailable,
+            Self::Ledger { .. } => ErrorClass::Internal,
+        }
+    }
+}

@@ -1,1 +1,12 @@
-//! tarn-runtime.
+//! The [`Runtime`] trait: one driver for one isolation technology.
+//!
+//! A runtime reports the state of its own backend and nothing else; what a user sees is composed
+//! elsewhere. It knows no images, networks or ledgers: it gets a mounted root file system, a
+//! network namespace and limits.
+
+mod contract;
+
+pub use contract::{
+    Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeExit, RuntimeKind,
+    RuntimeSpec, RuntimeStats, Started,
+};

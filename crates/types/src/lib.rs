@@ -1,1 +1,35 @@
-//! tarn-types.
+//! The vocabulary every other crate of tarn shares: ids, names, sizes, specs, states, policies
+//! and generations.
+//!
+//! Values are parsed once, at the border, into types that cannot hold anything invalid. This
+//! crate does no I/O, reads no clock and draws no randomness.
+
+mod class;
+mod generation;
+mod id;
+mod name;
+mod policy;
+mod record;
+mod resources;
+mod size;
+mod spec;
+mod state;
+mod tag;
+mod time;
+mod token;
+
+pub use class::ErrorClass;
+pub use generation::Generation;
+pub use id::{IdError, KeyId, NodeId, ProjectId, SandboxId};
+pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
+pub use policy::EgressPolicy;
+pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
+pub use resources::Resources;
+pub use size::{ByteSize, MilliCpu, SizeError};
+pub use spec::{ExposedPorts, Launch, PortAccess, PortError, SandboxSpec};
+pub use state::{
+    EndCause, FailedStep, Outcome, PendingReason, SandboxStatus, StartFailure, TerminationReason,
+};
+pub use tag::InstanceTag;
+pub use time::{BootId, UnixMillis};
+pub use token::DaemonToken;

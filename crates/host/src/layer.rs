@@ -1,0 +1,112 @@
+//! The private writable layer of each sandbox.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use tarn_types::{ByteSize, ErrorClass, SandboxId};
+use thiserror::Error;
+
+use crate::Template;
+
+/// A mounted root file system: a template below, a sandbox's layer above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootFs {
+    /// Where it is mounted.
+    pub path: PathBuf,
+}
+
+/// How much room the pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSpace {
+    /// The size of the pool.
+    pub total: ByteSize,
+    /// What is free in it.
+    pub available: ByteSize,
+}
+
+/// Says which step of a layer's life failed.
+#[derive(Debug, Error)]
+pub enum LayerError {
+    /// The pool has no room left above its reserve.
+    #[error(
+        "the pool has {available} free and keeps {reserve} in reserve; free disk space or enlarge the pool"
+    )]
+    PoolFull {
+        /// What is free.
+        available: ByteSize,
+        /// What must stay free.
+        reserve: ByteSize,
+    },
+    /// The sandbox has no layer here.
+    #[error("sandbox {id} has no layer on this node")]
+    Missing {
+        /// The sandbox.
+        id: SandboxId,
+    },
+    /// A step on the host failed.
+    #[error("{step} of {path}")]
+    Step {
+        /// What was being done, such as "mount".
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Makes, finds again and removes layers.
+#[async_trait]
+pub trait Layers: Send + Sync + 'static {
+    /// Makes a sandbox's layer of exactly `size` and mounts it over the template.
+    ///
+    /// A failure, or dropping the future, leaves nothing that [`Layers::release`] does not remove.
+    ///
+    /// # Errors
+    /// Fails when the pool is full or a step on the host fails.
+    async fn build(
+        &self,
+        id: &SandboxId,
+        template: &Template,
+        size: ByteSize,
+    ) -> Result<RootFs, LayerError>;
+
+    /// Finds the root file system of a sandbox that outlived a restart of the server.
+    ///
+    /// # Errors
+    /// Fails when it is not mounted any more.
+    async fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError>;
+
+    /// Unmounts and removes a sandbox's layer; does nothing when there is none.
+    ///
+    /// # Errors
+    /// Fails when a step on the host fails; it may then be tried again.
+    async fn release(&self, id: &SandboxId) -> Result<(), LayerError>;
+
+    /// Returns every sandbox of which anything is left on the host (file, mount or loop device).
+    ///
+    /// # Errors
+    /// Fails when the host cannot be read.
+    async fn list(&self) -> Result<Vec<SandboxId>, LayerError>;
+
+    /// Returns how much room the pool has.
+    ///
+    /// # Errors
+    /// Fails when the pool cannot be read.
+    async fn space(&self) -> Result<PoolSpace, LayerError>;
+}
+
+// === impl LayerError ===
+
+impl LayerError {
+    /// Sorts the error.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::PoolFull { .. } => ErrorClass::Unavailable,
+            Self::Missing { .. } => ErrorClass::NotFound,
+            Self::Step { .. } => ErrorClass::Internal,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A host in memory, with the manners of the real one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tarn_types::{ByteSize, EgressPolicy, ImageName, SandboxId};
+
+use crate::{
+    ImageConfig, ImageError, Images, LayerError, Layers, PoolSpace, RootFs, Slot, SlotError,
+    SlotId, Slots, Template,
+};
+
+/// Images that exist by name alone.
+#[derive(Debug)]
+pub struct SimImages {
+    names: Vec<ImageName>,
+}
+
+/// Layers that are entries of a table.
+#[derive(Debug, Default)]
+pub struct SimLayers {
+    live: Mutex<BTreeSet<SandboxId>>,
+}
+
+/// Slots that are entries of a table; every address is loopback.
+#[derive(Debug, Default)]
+pub struct SimSlots {
+    claimed: Mutex<BTreeMap<SlotId, (SandboxId, EgressPolicy)>>,
+}
+
+// === impl SimImages ===
+
+impl SimImages {
+    /// Makes a set of images; the first is the default.
+    ///
+    /// # Panics
+    /// Panics when `names` is empty or holds a name that is not one: it is written in a test.
+    #[must_use]
+    pub fn new(names: &[&str]) -> Self {
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| name.parse().expect("a simulated image has a good name"))
+            .collect();
+        assert!(!names.is_empty(), "a simulated host has at least one image");
+        Self { names }
+    }
+}
+
+#[async_trait]
+impl Images for SimImages {
+    async fn resolve(&self, name: &ImageName) -> Result<Template, ImageError> {
+        if !self.names.contains(name) {
+            return Err(ImageError::NotFound { name: name.clone() });
+        }
+        Ok(Template {
+            digest: format!("sha256:{}", "0".repeat(64)),
+            root: PathBuf::from("/sim/template"),
+            config: ImageConfig::default(),
+        })
+    }
+
+    async fn names(&self) -> Vec<ImageName> {
+        let mut names = self.names.clone();
+        names.sort();
+        names
+    }
+
+    fn default_image(&self) -> ImageName {
+        self.names[0].clone()
+    }
+}
+
+// === impl SimLayers ===
+
+#[async_trait]
+impl Layers for SimLayers {
+    async fn build(
+        &self,
+        id: &SandboxId,
+        _template: &Template,
+        _size: ByteSize,
+    ) -> Result<RootFs, LayerError> {
+        self.live.lock().insert(id.clone());
+        Ok(RootFs { path: PathBuf::from(format!("/sim/{id}")) })
+    }
+
+    async fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {
+        if !self.live.lock().contains(id) {
+            return Err(LayerError::Missing { id: id.clone() });
+        }
+        Ok(RootFs { path: PathBuf::from(format!("/sim/{id}")) })
+    }
+
+    async fn release(&self, id: &SandboxId) -> Result<(), LayerError> {
+        self.live.lock().remove(id);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, LayerError> {
+        Ok(self.live.lock().iter().cloned().collect())
+    }
+
+    async fn space(&self) -> Result<PoolSpace, LayerError> {
+        Ok(PoolSpace { total: ByteSize::from_mib(1 << 20), available: ByteSize::from_mib(1 << 19) })
+    }
+}
+
+// === impl SimSlots ===
+
+impl SimSlots {
+    fn slot(id: SlotId) -> Slot {
+        Slot {
+            id,
+            netns: PathBuf::from(format!("/sim/netns/{}", id.0)),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+
+    /// Returns the policy of a claimed slot, for a test to look at.
+    #[must_use]
+    pub fn policy(&self, slot: SlotId) -> Option<EgressPolicy> {
+        self.claimed.lock().get(&slot).map(|(_, policy)| policy.clone())
+    }
+}
+
+#[async_trait]
+impl Slots for SimSlots {
+    async fn claim(&self, id: &SandboxId, policy: &EgressPolicy) -> Result<Slot, SlotError> {
+        let mut claimed = self.claimed.lock();
+        let free = (0..u16::MAX).map(SlotId).find(|slot| !claimed.contains_key(slot));
+        let Some(free) = free else { return Err(SlotError::Exhausted(u16::MAX)) };
+        claimed.insert(free, (id.clone(), policy.clone()));
+        Ok(Self::slot(free))
+    }
+
+    async fn set_policy(&self, slot: SlotId, policy: &EgressPolicy) -> Result<(), SlotError> {
+        match self.claimed.lock().get_mut(&slot) {
+            Some((_, current)) => *current = policy.clone(),
+            None => return Err(SlotError::Missing { slot }),
+        }
+        Ok(())
+    }
+
+    async fn adopt(
+        &self,
+        slot: SlotId,
+        id: &SandboxId,
+        policy: &EgressPolicy,
+    ) -> Result<Slot, SlotError> {
+        self.claimed.lock().insert(slot, (id.clone(), policy.clone()));
+        Ok(Self::slot(slot))
+    }
+
+    async fn settle(&self) -> Result<(), SlotError> {
+        Ok(())
+    }
+
+    async fn release(&self, slot: SlotId) {
+        self.claimed.lock().remove(&slot);
+    }
+}

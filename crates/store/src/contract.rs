@@ -1,0 +1,260 @@
+//! What every store does, and the words it uses.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tarn_types::{
+    ErrorClass, KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+};
+use thiserror::Error;
+
+/// SHA-256 of an API key; the key itself is never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyHash(pub [u8; 32]);
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectRecord {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its name, unique.
+    pub name: String,
+    /// When it was made.
+    pub created_at: UnixMillis,
+}
+
+/// An API key, without the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Its id.
+    pub id: KeyId,
+    /// The project it opens.
+    pub project: ProjectId,
+    /// The name of that project.
+    pub project_name: String,
+    /// What finds it.
+    pub hash: KeyHash,
+    /// When it was made.
+    pub created_at: UnixMillis,
+    /// When it was revoked; a revoked key opens nothing.
+    pub revoked_at: Option<UnixMillis>,
+}
+
+/// A place in the list of sandboxes, which is ordered by creation time, then id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageKey {
+    /// When the sandbox was accepted.
+    pub created_at: UnixMillis,
+    /// Its id.
+    pub id: SandboxId,
+}
+
+/// Which way a page goes from its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Newest first: older ones than the key.
+    Forward,
+    /// Back toward newer ones than the key. The page itself is newest first all the same.
+    Backward,
+}
+
+/// What to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Whose sandboxes.
+    pub project: ProjectId,
+    /// Whether the archived ones (ended at or before `archived_before`) or the others are meant.
+    pub archived: bool,
+    /// Sandboxes that ended at or before this time are archived.
+    pub archived_before: UnixMillis,
+    /// Only those with this status, as `lifecycle` computed it when the record was written.
+    pub status: Option<SandboxStatus>,
+    /// Where the page starts, exclusive; `None` = at the newest (or, backward, at the oldest).
+    pub from: Option<PageKey>,
+    /// Which way.
+    pub order: Order,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The sandboxes.
+    pub items: Vec<SandboxRecord>,
+    /// Whether newer ones exist before the first.
+    pub has_newer: bool,
+    /// Whether older ones exist after the last.
+    pub has_older: bool,
+}
+
+/// Says why a verb did nothing.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another live sandbox of the project has the name.
+    #[error("the name `{name}` is taken by sandbox {holder}")]
+    NameTaken {
+        /// The name.
+        name: SandboxName,
+        /// Who has it.
+        holder: SandboxId,
+    },
+    /// The record changed since it was read: read again and decide again.
+    #[error("sandbox {id} changed meanwhile")]
+    Conflict {
+        /// The sandbox.
+        id: SandboxId,
+    },
+    /// There is no such record.
+    #[error("no such {what}")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// The same id exists already.
+    #[error("{what} exists already")]
+    Exists {
+        /// What was to be inserted.
+        what: &'static str,
+    },
+    /// The store does not take work just now: full disk, closed, locked.
+    #[error("the store is not available: {detail}")]
+    Unavailable {
+        /// What it said.
+        detail: String,
+    },
+    /// The store is damaged, or ours to mend.
+    #[error("the store failed: {detail}")]
+    Internal {
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// Keeps what control must not forget.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Inserts a new sandbox, whose status is `status`.
+    ///
+    /// # Errors
+    /// `NameTaken` when a sandbox of the project that is not terminated has its name; `Exists`.
+    async fn sandbox_insert(
+        &self,
+        record: &SandboxRecord,
+        status: SandboxStatus,
+    ) -> Result<(), StoreError>;
+
+    /// Replaces a sandbox's record if its stored sequence is `record.sequence - 1`.
+    ///
+    /// # Errors
+    /// `Conflict` when the sequence is another; `NameTaken` when a changed name is; `NotFound`.
+    async fn sandbox_update(
+        &self,
+        record: &SandboxRecord,
+        status: SandboxStatus,
+    ) -> Result<(), StoreError>;
+
+    /// Returns a sandbox of whatever state.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn sandbox_fetch(&self, id: &SandboxId) -> Result<SandboxRecord, StoreError>;
+
+    /// Returns the sandbox of that name that is not terminated.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn sandbox_fetch_by_name(
+        &self,
+        project: &ProjectId,
+        name: &SandboxName,
+    ) -> Result<SandboxRecord, StoreError>;
+
+    /// Returns a page of a project's sandboxes.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn sandbox_list(&self, query: &ListQuery) -> Result<Page, StoreError>;
+
+    /// Returns every sandbox of every project that is not terminated, oldest first.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn sandbox_list_live(&self) -> Result<Vec<SandboxRecord>, StoreError>;
+
+    /// Removes at most `limit` sandboxes that ended before `before`; returns how many.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn sandbox_purge(&self, before: UnixMillis, limit: usize) -> Result<usize, StoreError>;
+
+    /// Returns the project of a name, inserting `candidate` (which has that name) if there is none.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError>;
+
+    /// Returns a project.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError>;
+
+    /// Inserts a key. Its project must exist; `project_name` is not stored with it.
+    ///
+    /// # Errors
+    /// `Exists` for the same id or hash; `NotFound` for an unknown project.
+    async fn key_insert(&self, key: &KeyRecord) -> Result<(), StoreError>;
+
+    /// Returns the key of a hash, revoked or not.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn key_fetch(&self, hash: &KeyHash) -> Result<KeyRecord, StoreError>;
+
+    /// Returns all keys, oldest first.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn key_list(&self) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// Revokes a key; a second time changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn key_revoke(&self, id: &KeyId, at: UnixMillis) -> Result<(), StoreError>;
+
+    /// Returns a value of the small table of server facts (instance id, node id), if set.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn fact_fetch(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Sets a value of the small table of server facts.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn fact_set(&self, name: &str, value: &str) -> Result<(), StoreError>;
+
+    /// Says whether the store answers; for `/readyz`.
+    ///
+    /// # Errors
+    /// Says why not.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// Sorts the error.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NameTaken { .. } | Self::Conflict { .. } | Self::Exists { .. } => {
+                ErrorClass::Conflict
+            }
+            Self::NotFound { .. } => ErrorClass::NotFound,
+            Self::Unavailable { .. } => ErrorClass::Unavailable,
+            Self::Internal { .. } => ErrorClass::Internal,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The four fields of a sandbox's state, never merged (design §4).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    EndCause, Generation, NodeId, PendingReason, ProjectId, SandboxId, SandboxSpec, UnixMillis,
+};
+
+/// What control has decided about a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Grows with every change of what the node must do.
+    pub generation: Generation,
+    /// Where the sandbox should be.
+    pub target: Target,
+    /// The node that owns it; `None` until placed.
+    pub node: Option<NodeId>,
+    /// Why it is not placed yet.
+    pub pending_reason: Option<PendingReason>,
+}
+
+/// Where a sandbox should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "target", rename_all = "snake_case")]
+pub enum Target {
+    /// It should run.
+    Running,
+    /// It should be gone, for this cause.
+    Terminated(EndCause),
+}
+
+/// What a node last reported of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// The intent the node was working on.
+    pub generation: Generation,
+    /// Where the sandbox is.
+    pub phase: ObservedPhase,
+    /// When the node saw that.
+    pub at: UnixMillis,
+}
+
+/// Where a node says a sandbox is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum ObservedPhase {
+    /// Being built.
+    Starting,
+    /// Serving.
+    Running,
+    /// Gone from the node, with everything it had there.
+    Ended(EndCause),
+}
+
+/// All that is stored of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// Its id.
+    pub id: SandboxId,
+    /// The project it belongs to.
+    pub project: ProjectId,
+    /// When it was accepted.
+    pub created_at: UnixMillis,
+    /// What was asked, with later patches applied.
+    pub asked: SandboxSpec,
+    /// What was decided.
+    pub intent: Intent,
+    /// What was reported; `None` until a node reports.
+    pub observed: Option<Observed>,
+    /// Grows with every change of the record; updates compare and set on it.
+    pub sequence: u64,
+    /// When it first ran.
+    pub running_at: Option<UnixMillis>,
+    /// When it ended.
+    pub terminated_at: Option<UnixMillis>,
+    /// Why it ended; set together with `terminated_at`.
+    pub end: Option<EndCause>,
+}

@@ -1,0 +1,27 @@
+//! The shape of a sandbox.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, MilliCpu};
+
+/// What a sandbox may use: CPU by quota, memory and disk by limit (spec 01 §8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Resources {
+    /// CPU quota, in thousandths.
+    pub cpu: MilliCpu,
+    /// Memory limit, in bytes.
+    pub memory: ByteSize,
+    /// Size of the writable layer, in bytes.
+    pub disk: ByteSize,
+}
+
+impl Default for Resources {
+    /// One CPU, 1024 MiB of memory, 10240 MiB of disk.
+    fn default() -> Self {
+        Self {
+            cpu: MilliCpu::from_milli(1000),
+            memory: ByteSize::from_mib(1024),
+            disk: ByteSize::from_mib(10240),
+        }
+    }
+}
