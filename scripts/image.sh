@@ -11,7 +11,7 @@
 
 # Counts changes of this file that change the image; the files in scripts/image/
 # count by themselves.
-readonly IMAGE_RECIPE=1
+readonly IMAGE_RECIPE=2
 # Any fixed time: it keeps dates of the build out of the tree.
 readonly IMAGE_EPOCH=1767225600
 readonly IMAGE_NAMES='["tensorlake/ubuntu-minimal","tensorlake/debian-minimal"]'
@@ -53,7 +53,7 @@ install_image() {
 	chmod 755 "$tmp"
 	logged image-bootstrap bootstrap "$tmp/rootfs" "$id" "$codename" ||
 		die "the stock image cannot be bootstrapped" "check that \`apt-get update\` works here, then run x again"
-	logged image-customize scripts/image/customize "$tmp/rootfs" "$codename" ||
+	SOURCE_DATE_EPOCH=$IMAGE_EPOCH logged image-customize scripts/image/customize "$tmp/rootfs" "$codename" ||
 		die "the stock image cannot be customized"
 	digest="$(tree_digest "$tmp/rootfs")"
 	image_json "$digest" >"$tmp/image.json"
