@@ -45,6 +45,14 @@ client_npm() {
 	client_is_there npm "$CLIENT_NPM" || with_lock install_client npm "$CLIENT_NPM" install_npm
 }
 
+# pip and npm bring certificates of their own; a machine behind an inspecting
+# proxy has its in the system's store.
+trust_system_certificates() {
+	local bundle=/etc/ssl/certs/ca-certificates.crt
+	[[ -r $bundle ]] || return 0
+	export PIP_CERT="${PIP_CERT:-$bundle}" NODE_EXTRA_CA_CERTS="${NODE_EXTRA_CA_CERTS:-$bundle}"
+}
+
 # Runs under the lock: install_client NAME WHAT INSTALLER. A virtual environment
 # cannot be moved, so it is made in place; the stamp comes last.
 install_client() {
@@ -53,6 +61,7 @@ install_client() {
 	say setup "test client $1: installing ${2%% *}…"
 	remove_tree "$dir"
 	mkdir -p "$dir"
+	trust_system_certificates
 	logged "client-$1" "$3" "$dir" "$2" || die "the test client $1 cannot be installed" "see the log above"
 	write_file "$dir/.installed" <<<"$2"
 	say setup "test client $1: ready ($(seconds_since "$start"))"

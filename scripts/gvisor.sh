@@ -46,8 +46,8 @@ install_gvisor() {
 	if logged gvisor-release fetch_gvisor_release "$tmp" 2>/dev/null; then
 		version="$GVISOR_RELEASE"
 	else
+		say setup "gVisor: no official release to be had, building from the Go module (about 80 s)…"
 		setup_go "$tmp"
-		say setup "gVisor: not reachable, building from the Go module (about 80 s)…"
 		logged gvisor-build build_gvisor "$tmp" ||
 			die "runsc cannot be built" "see the log above; it needs the Go module proxy and about 2 GB of disk"
 		version="$GVISOR_BUILT"
@@ -101,8 +101,11 @@ build_gvisor() (
 		"$tmp/out/gvisor-bin/checkpointgofer"
 )
 
+# The user's settings (a proxy, say) hold; everything Go writes goes below $1.
 go_caches() {
-	export GOFLAGS=-modcacherw GOMODCACHE="$1/mod" GOCACHE="$1/cache" GOTOOLCHAIN=local
+	GOENV="$("${GO:-go}" env GOENV)"
+	export GOENV GOPATH="$1/go-path" GOMODCACHE="$1/mod" GOCACHE="$1/cache" XDG_CONFIG_HOME="$1/config"
+	export GOFLAGS=-modcacherw GOTOOLCHAIN=local
 }
 
 # Sets GO to a go command that is new enough: setup_go TMP.

@@ -74,7 +74,7 @@ apt_install() {
 	local try
 	export DEBIAN_FRONTEND=noninteractive
 	for try in 1 2 3; do
-		logged packages apt_get_install "$@" && return 0
+		logged packages apt_get_install "$@" 2>/dev/null && return 0
 		say setup "packages: refreshing the package lists (try $try)…"
 		logged package-lists apt-get -q update 9>&- || sleep 3
 	done
