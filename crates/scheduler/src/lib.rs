@@ -1,1 +1,226 @@
-//! tarn-scheduler.
+//! Placement, as a pure function of a request and a view of the nodes.
+//!
+//! Memory is a limit, not a reservation: a node admits a sandbox while the memory that is
+//! available now, minus a reserve, covers the starts under way (design §4). CPU is a quota and
+//! overcommitted. Disk is thin; the pool keeps a reserve.
+
+use tarn_types::{ByteSize, MilliCpu, NodeId, PendingReason, Resources};
+
+/// The numbers of the admission rule; all are configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionRule {
+    /// How many times a node's CPUs may be promised. Default: 16.
+    pub cpu_overcommit: u32,
+    /// The least memory a node keeps for itself. Default: 1 GiB.
+    pub memory_reserve: ByteSize,
+    /// The part of its memory a node keeps at least, in percent. Default: 10.
+    pub memory_reserve_percent: u64,
+    /// What each start under way may still take. Default: 64 MiB.
+    pub memory_per_start: ByteSize,
+    /// The part of its pool a node keeps free, in percent. Default: 10.
+    pub disk_reserve_percent: u64,
+}
+
+/// What one node has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// The node.
+    pub node: NodeId,
+    /// Its CPUs.
+    pub cpu: MilliCpu,
+    /// CPU quota promised to live sandboxes.
+    pub cpu_promised: MilliCpu,
+    /// Its memory.
+    pub memory: ByteSize,
+    /// Memory available now.
+    pub memory_available: ByteSize,
+    /// Starts under way.
+    pub starts_in_flight: u32,
+    /// The size of its pool.
+    pub disk: ByteSize,
+    /// Room in its pool.
+    pub disk_available: ByteSize,
+    /// Whether it takes new sandboxes.
+    pub draining: bool,
+}
+
+/// Why a node was passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It takes no new sandboxes.
+    Draining,
+    /// The request is larger than the whole node.
+    TooLarge,
+    /// Its CPUs are promised as often as the rule allows.
+    Cpu,
+    /// Its available memory does not cover another start above the reserve.
+    Memory,
+    /// Its pool has no room above the reserve.
+    Disk,
+}
+
+/// Where a sandbox goes, or why it waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// It goes to this node.
+    On(NodeId),
+    /// It waits.
+    Wait {
+        /// The reason the caller sees.
+        reason: PendingReason,
+        /// Each node and what spoke against it, for the log.
+        obstacles: Vec<(NodeId, Obstacle)>,
+    },
+}
+
+/// Chooses the node with the most available memory among those that can take the request.
+#[must_use]
+pub fn place(rule: &AdmissionRule, request: &Resources, rooms: &[Room]) -> Placement {
+    let mut obstacles = Vec::new();
+    let mut best: Option<&Room> = None;
+    for room in rooms {
+        match admit(rule, request, room) {
+            Err(obstacle) => obstacles.push((room.node.clone(), obstacle)),
+            Ok(()) if best.is_none_or(|best| room.memory_available > best.memory_available) => {
+                best = Some(room);
+            }
+            Ok(()) => {}
+        }
+    }
+    if let Some(room) = best {
+        return Placement::On(room.node.clone());
+    }
+    let reason = if obstacles.iter().all(|(_, obstacle)| *obstacle == Obstacle::Draining) {
+        PendingReason::NoExecutorsAvailable
+    } else {
+        PendingReason::NoResourcesAvailable
+    };
+    Placement::Wait { reason, obstacles }
+}
+
+/// Decides whether one node can take a request now.
+///
+/// # Errors
+/// Returns the first thing that speaks against it.
+pub fn admit(rule: &AdmissionRule, request: &Resources, room: &Room) -> Result<(), Obstacle> {
+    if room.draining {
+        return Err(Obstacle::Draining);
+    }
+    if request.cpu > room.cpu || request.memory > room.memory {
+        return Err(Obstacle::TooLarge);
+    }
+    let promised = u64::from(room.cpu_promised.milli()) + u64::from(request.cpu.milli());
+    if promised > u64::from(room.cpu.milli()) * u64::from(rule.cpu_overcommit) {
+        return Err(Obstacle::Cpu);
+    }
+    let share = ByteSize::from_bytes(percent(room.memory, rule.memory_reserve_percent));
+    let reserve = rule.memory_reserve.max(share);
+    let starts = u64::from(room.starts_in_flight) + 1;
+    let needed = rule.memory_per_start.bytes().saturating_mul(starts);
+    if room.memory_available.saturating_sub(reserve).bytes() < needed {
+        return Err(Obstacle::Memory);
+    }
+    if room.disk_available.bytes() <= percent(room.disk, rule.disk_reserve_percent) {
+        return Err(Obstacle::Disk);
+    }
+    Ok(())
+}
+
+fn percent(of: ByteSize, percent: u64) -> u64 {
+    (of.bytes() / 100).saturating_mul(percent)
+}
+
+// === impl AdmissionRule ===
+
+impl Default for AdmissionRule {
+    fn default() -> Self {
+        Self {
+            cpu_overcommit: 16,
+            memory_reserve: ByteSize::from_mib(1024),
+            memory_reserve_percent: 10,
+            memory_per_start: ByteSize::from_mib(64),
+            disk_reserve_percent: 10,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(change: impl FnOnce(&mut Room)) -> Room {
+        let mut room = Room {
+            node: NodeId::from_random([1; 16]),
+            cpu: MilliCpu::from_milli(2000),
+            cpu_promised: MilliCpu::from_milli(0),
+            memory: ByteSize::from_mib(8192),
+            memory_available: ByteSize::from_mib(4096),
+            starts_in_flight: 0,
+            disk: ByteSize::from_mib(100_000),
+            disk_available: ByteSize::from_mib(50_000),
+            draining: false,
+        };
+        change(&mut room);
+        room
+    }
+
+    #[test]
+    fn the_admission_table() {
+        let mib = ByteSize::from_mib;
+        let table: Vec<(&str, Room, Result<(), Obstacle>)> = vec![
+            ("idle", room(|_| {}), Ok(())),
+            ("draining", room(|r| r.draining = true), Err(Obstacle::Draining)),
+            ("small", room(|r| r.memory = mib(512)), Err(Obstacle::TooLarge)),
+            ("slow", room(|r| r.cpu = MilliCpu::from_milli(500)), Err(Obstacle::TooLarge)),
+            ("31 CPUs of 32", room(|r| r.cpu_promised = MilliCpu::from_milli(31_000)), Ok(())),
+            (
+                "more than 31 of 32",
+                room(|r| r.cpu_promised = MilliCpu::from_milli(31_001)),
+                Err(Obstacle::Cpu),
+            ),
+            ("just the reserve and one start", room(|r| r.memory_available = mib(1088)), Ok(())),
+            ("one MiB less", room(|r| r.memory_available = mib(1087)), Err(Obstacle::Memory)),
+            (
+                "ten percent of a large node",
+                room(|r| {
+                    r.memory = mib(100_000);
+                    r.memory_available = mib(10_000);
+                }),
+                Err(Obstacle::Memory),
+            ),
+            (
+                "47 starts fit above the reserve, this is the 49th",
+                room(|r| r.starts_in_flight = 48),
+                Err(Obstacle::Memory),
+            ),
+            ("pool at its reserve", room(|r| r.disk_available = mib(10_000)), Err(Obstacle::Disk)),
+        ];
+        for (name, room, expected) in table {
+            let decision = admit(&AdmissionRule::default(), &Resources::default(), &room);
+            assert_eq!(decision, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_node_with_most_memory_wins_and_reasons_are_kept() {
+        let rule = AdmissionRule::default();
+        let request = Resources::default();
+        let small = room(|r| r.node = NodeId::from_random([1; 16]));
+        let large = room(|r| {
+            r.node = NodeId::from_random([2; 16]);
+            r.memory_available = ByteSize::from_mib(5000);
+        });
+        let chosen = place(&rule, &request, &[small, large.clone()]);
+        assert_eq!(chosen, Placement::On(large.node));
+
+        let none = place(&rule, &request, &[]);
+        let no_nodes = PendingReason::NoExecutorsAvailable;
+        assert_eq!(none, Placement::Wait { reason: no_nodes, obstacles: vec![] });
+
+        let full = room(|r| r.disk_available = ByteSize::from_mib(1));
+        let waits = place(&rule, &request, std::slice::from_ref(&full));
+        let obstacles = vec![(full.node, Obstacle::Disk)];
+        let no_room = PendingReason::NoResourcesAvailable;
+        assert_eq!(waits, Placement::Wait { reason: no_room, obstacles });
+    }
+}

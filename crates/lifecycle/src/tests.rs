@@ -1,0 +1,214 @@
+//! Tables and properties of the state machine.
+
+use proptest::prelude::*;
+use tarn_types::{
+    ByteSize, EgressPolicy, EndCause, ExposedPorts, FailedStep, Generation, Intent, NodeId,
+    Observed, ObservedPhase, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
+    SandboxRecord, SandboxSpec, SandboxStatus, StartFailure, Target, UnixMillis,
+};
+
+use crate::{Effect, Event, Ignored, Limit, Patch, limit, status, step};
+
+const T0: UnixMillis = UnixMillis(1_000_000);
+
+fn node() -> NodeId {
+    NodeId::from_random([3; 16])
+}
+
+fn fresh() -> SandboxRecord {
+    SandboxRecord {
+        id: SandboxId::from_random([1; 21]),
+        project: ProjectId::from_random([2; 16]),
+        created_at: T0,
+        asked: SandboxSpec {
+            name: None,
+            image: "tensorlake/ubuntu-minimal".parse().expect("a good name"),
+            resources: Resources { memory: ByteSize::from_mib(256), ..Resources::default() },
+            timeout_secs: 600,
+            entrypoint: None,
+            network: None,
+            ports: PortAccess::default(),
+            auto_resume: true,
+            max_pending_secs: None,
+        },
+        intent: Intent {
+            generation: Generation::FIRST,
+            target: Target::Running,
+            node: None,
+            pending_reason: Some(PendingReason::Scheduling),
+        },
+        observed: None,
+        sequence: 1,
+        running_at: None,
+        terminated_at: None,
+        end: None,
+    }
+}
+
+fn seen(generation: u64, phase: ObservedPhase) -> Event {
+    Event::Reported(Observed { generation: Generation(generation), phase, at: T0.plus_secs(1) })
+}
+
+fn after(events: Vec<Event>) -> SandboxRecord {
+    let mut record = fresh();
+    for event in events {
+        if let Ok(step) = step(&record, event, T0) {
+            record = step.record;
+        }
+    }
+    record
+}
+
+fn failed() -> EndCause {
+    EndCause::StartFailed {
+        step: FailedStep::Slot,
+        failure: StartFailure::Internal,
+        message: "no room".to_owned(),
+    }
+}
+
+#[test]
+fn the_status_table() {
+    use ObservedPhase::{Ended, Running, Starting};
+    let placed = || Event::Placed(node());
+    let table: Vec<(&str, Vec<Event>, SandboxStatus)> = vec![
+        ("new", vec![], SandboxStatus::Pending),
+        ("placed", vec![placed()], SandboxStatus::Pending),
+        ("starting", vec![placed(), seen(1, Starting)], SandboxStatus::Pending),
+        ("running", vec![placed(), seen(1, Starting), seen(1, Running)], SandboxStatus::Running),
+        (
+            "late starting",
+            vec![placed(), seen(1, Running), seen(1, Starting)],
+            SandboxStatus::Running,
+        ),
+        ("failed", vec![placed(), seen(1, Ended(failed()))], SandboxStatus::Terminated),
+        ("deleted early", vec![Event::DeleteAsked], SandboxStatus::Terminated),
+        (
+            "deleted",
+            vec![placed(), seen(1, Running), Event::DeleteAsked],
+            SandboxStatus::Terminated,
+        ),
+        (
+            "late running",
+            vec![placed(), Event::DeleteAsked, seen(1, Running)],
+            SandboxStatus::Terminated,
+        ),
+        ("expired", vec![Event::PendingExpired], SandboxStatus::Terminated),
+        ("placed in time", vec![placed(), Event::PendingExpired], SandboxStatus::Pending),
+        ("lost", vec![placed(), seen(1, Running), Event::LostByNode], SandboxStatus::Terminated),
+    ];
+    for (name, events, expected) in table {
+        assert_eq!(status(&after(events)), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_delete_is_a_cancel_until_it_runs() {
+    assert_eq!(after(vec![Event::DeleteAsked]).end, Some(EndCause::Cancelled));
+    let ran = vec![Event::Placed(node()), seen(1, ObservedPhase::Running), Event::DeleteAsked];
+    let record = after(ran);
+    assert_eq!(record.end, Some(EndCause::Deleted));
+    assert_eq!(record.intent.generation, Generation(2));
+}
+
+#[test]
+fn effects_reach_the_node_only_when_there_is_one() {
+    let placed = step(&fresh(), Event::Placed(node()), T0).expect("an unplaced one is placed");
+    assert_eq!(placed.effects, [Effect::Apply]);
+    let unplaced = step(&fresh(), Event::DeleteAsked, T0).expect("a live one is deleted");
+    assert_eq!(unplaced.effects, []);
+    let deleted = step(&placed.record, Event::DeleteAsked, T0).expect("a live one is deleted");
+    assert_eq!(deleted.effects, [Effect::Apply]);
+    let gone = step(&deleted.record, seen(2, ObservedPhase::Ended(EndCause::Deleted)), T0);
+    assert_eq!(gone, Err(Ignored::Ended(vec![Effect::Forget(Generation(2))])));
+    let still_there = step(&deleted.record, seen(1, ObservedPhase::Running), T0);
+    assert_eq!(still_there, Err(Ignored::Ended(vec![Effect::Apply])));
+}
+
+#[test]
+fn a_patch_makes_a_generation_only_when_the_node_is_concerned() {
+    let running = after(vec![Event::Placed(node()), seen(1, ObservedPhase::Running)]);
+    let patch = |patch| step(&running, Event::Patched(patch), T0);
+
+    let ports = PortAccess {
+        exposed: Some(ExposedPorts::parse([80]).expect("a good port")),
+        unauthenticated: false,
+    };
+    let ports = patch(Patch { ports: Some(ports), ..Patch::default() }).expect("a change");
+    assert_eq!((ports.record.intent.generation, ports.effects.len()), (Generation(1), 0));
+
+    let closed = Patch { network: Some(Some(EgressPolicy::CLOSED)), ..Patch::default() };
+    let closed = patch(closed).expect("a change");
+    assert_eq!(closed.record.intent.generation, Generation(2));
+    assert_eq!(closed.effects, [Effect::Apply]);
+    assert_eq!(status(&closed.record), SandboxStatus::Running);
+
+    let explicit = Patch { network: Some(Some(EgressPolicy::OPEN)), ..Patch::default() };
+    let explicit = patch(explicit).expect("it shows in network_policy");
+    assert_eq!(explicit.effects, []);
+
+    assert_eq!(patch(Patch::default()), Err(Ignored::NoChange));
+}
+
+#[test]
+fn limits_follow_the_clock_table() {
+    let mut launch = fresh().asked.launch();
+    assert_eq!(limit(&launch, T0), Limit::EndsAt(T0.plus_secs(600)));
+    launch.named = true;
+    assert_eq!(limit(&launch, T0), Limit::SuspendsWhenIdle { secs: 600 });
+    launch.timeout_secs = 0;
+    assert_eq!(limit(&launch, T0), Limit::None);
+    launch.named = false;
+    assert_eq!(limit(&launch, T0), Limit::None);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let phase = prop_oneof![
+        Just(ObservedPhase::Starting),
+        Just(ObservedPhase::Running),
+        Just(ObservedPhase::Ended(EndCause::TimedOut)),
+    ];
+    let patch = prop_oneof![
+        Just(Patch { network: Some(Some(EgressPolicy::CLOSED)), ..Patch::default() }),
+        Just(Patch { network: Some(None), ..Patch::default() }),
+        Just(Patch { name: "box".parse().ok(), ..Patch::default() }),
+        Just(Patch { auto_resume: Some(false), ..Patch::default() }),
+    ];
+    prop_oneof![
+        Just(Event::Placed(node())),
+        Just(Event::NotPlaced(PendingReason::NoResourcesAvailable)),
+        (0_u64..6, phase).prop_map(|(generation, phase)| seen(generation, phase)),
+        Just(Event::DeleteAsked),
+        Just(Event::PendingExpired),
+        patch.prop_map(Event::Patched),
+        Just(Event::LostByNode),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_nothing_moves_back(events in prop::collection::vec(any_event(), 0..24)) {
+        let mut record = fresh();
+        for event in events {
+            let before = record.clone();
+            let Ok(step) = step(&record, event, T0) else { continue };
+            record = step.record;
+            prop_assert_eq!(record.sequence, before.sequence + 1);
+            prop_assert!(record.intent.generation >= before.intent.generation);
+            prop_assert!(before.end.is_none(), "a step after the end");
+            prop_assert_eq!(record.end.is_some(), record.terminated_at.is_some());
+            prop_assert_eq!(
+                record.end.is_some(),
+                matches!(record.intent.target, Target::Terminated(_))
+            );
+            let was_running = status(&before) == SandboxStatus::Running;
+            prop_assert!(!(was_running && status(&record) == SandboxStatus::Pending)
+                || record.observed.as_ref().is_some_and(
+                    |seen| Some(seen.generation) > before.observed.as_ref().map(|o| o.generation)
+                ));
+            prop_assert!(before.intent.node.is_none() || record.intent.node == before.intent.node);
+            let observed = record.observed.as_ref().map(|observed| observed.generation);
+            prop_assert!(observed.is_none_or(|seen| seen <= record.intent.generation));
+        }
+    }
+}
