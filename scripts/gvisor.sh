@@ -103,8 +103,8 @@ build_gvisor() (
 
 # The user's settings (a proxy, say) hold; everything Go writes goes below $1.
 go_caches() {
-	GOENV="$("${GO:-go}" env GOENV)"
-	export GOENV GOPATH="$1/go-path" GOMODCACHE="$1/mod" GOCACHE="$1/cache" XDG_CONFIG_HOME="$1/config"
+	export GOENV="${GOENV:-${XDG_CONFIG_HOME:-$HOME/.config}/go/env}" XDG_CONFIG_HOME="$1/config"
+	export GOPATH="$1/go-path" GOMODCACHE="$1/mod" GOCACHE="$1/cache"
 	export GOFLAGS=-modcacherw GOTOOLCHAIN=local
 }
 
