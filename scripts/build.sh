@@ -16,6 +16,6 @@ cargo_step() {
 	local start=$SECONDS what="$1"
 	shift
 	[[ -e $TARGET_DIR/release/tarn && -e $TARND_BIN ]] || say build "$what: compiling (minutes the first time)…"
-	cargo build --quiet --locked "$@" >&2 || die "the $what does not build"
+	cargo build --quiet "$@" >&2 || die "the $what does not build"
 	((SECONDS - start < 3)) || say build "$what: built ($(seconds_since "$start"))"
 }

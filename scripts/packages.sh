@@ -22,6 +22,7 @@ make        make              builds
 readonly HOST_DATA='ca-certificates libc6-dev'
 readonly TEST_TOOLS='
 python3     python3           test clients
+shellcheck  shellcheck        checks of the shell scripts
 '
 readonly TEST_DATA='python3-venv'
 

@@ -16,17 +16,18 @@ run_tests() {
 		esac
 		shift
 	done
+	require_root "the test run"
 	start_logs
 	setup --test
 	say test "set-up: ready ($(elapsed))"
 	gates
-	suite unit "unit and component tests" cargo test --quiet --locked --workspace --no-fail-fast
+	suite unit "unit and component tests" limit 40m cargo test --quiet --workspace --no-fail-fast
 	local failed_before=$FAILED
 	suite build "build" "$ROOT/x" build
 	if ((FAILED == failed_before)); then
 		export_test_env
-		optional_suite e2e "end-to-end tests" e2e/run "${full[@]}"
-		optional_suite bench "small bench" bench/run --small
+		optional_suite e2e "end-to-end tests" e2e/run 60m "${full[@]}"
+		optional_suite bench "small bench" bench/run 15m --small
 	else
 		say test "nothing to test end to end: the build failed"
 	fi
@@ -48,8 +49,9 @@ start_logs() {
 }
 
 gates() {
+	suite lock "lock file" cargo metadata --locked --format-version 1
 	suite fmt "format" cargo fmt --all --check
-	suite clippy "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	suite clippy "clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings
 	suite tidy "tidy" cargo xtask tidy
 	suite deps "layers" cargo xtask deps
 	suite openapi "OpenAPI document" cargo xtask openapi --check
@@ -66,12 +68,20 @@ check_shell() {
 	fi
 }
 
+# optional_suite NAME TITLE PROGRAM LIMIT ARGUMENTS…
 optional_suite() {
-	if [[ -x $3 ]]; then
-		suite "$@"
+	local name="$1" title="$2" program="$3" longest="$4"
+	shift 4
+	if [[ -x $program ]]; then
+		suite "$name" "$title" limit "$longest" "$program" "$@"
 	else
-		say test "$2: $3 is not in this checkout"
+		say test "$title: $program is not in this checkout"
 	fi
+}
+
+# A suite that hangs must not take the summary with it.
+limit() {
+	timeout --foreground --kill-after=30s "$@"
 }
 
 # Runs one suite and adds up its counts: suite NAME TITLE COMMAND…  A suite
