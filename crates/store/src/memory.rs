@@ -1,0 +1,328 @@
+//! The in-memory model: what a store means, said in the simplest way.
+//!
+//! It is stricter than a real one: records go through their stored bytes, so a field that does not
+//! survive them is noticed; and every verb first gives way to other tasks, so callers meet the
+//! interleavings that a real store would show them.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tarn_types::{
+    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+};
+
+use crate::{
+    KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, Store, StoreError, format,
+    rule,
+};
+
+/// Keeps everything in memory, for tests and for comparison with real stores.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    sandboxes: BTreeMap<SandboxId, Row>,
+    projects: BTreeMap<ProjectId, ProjectRecord>,
+    keys: BTreeMap<KeyId, KeyRecord>,
+    facts: BTreeMap<String, String>,
+}
+
+/// A sandbox as its bytes, and what is looked up without reading them.
+#[derive(Debug)]
+struct Row {
+    id: SandboxId,
+    project: ProjectId,
+    name: Option<SandboxName>,
+    status: SandboxStatus,
+    created_at: UnixMillis,
+    terminated_at: Option<UnixMillis>,
+    sequence: u64,
+    bytes: String,
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    /// Makes an empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs a verb on the tables, after every other task had a chance to come first.
+    async fn with<T>(
+        &self,
+        verb: impl FnOnce(&mut Tables) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        tokio::task::yield_now().await;
+        verb(&mut self.tables.lock())
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn sandbox_insert(
+        &self,
+        record: &SandboxRecord,
+        status: SandboxStatus,
+    ) -> Result<(), StoreError> {
+        let row = Row::new(record, status)?;
+        self.with(|tables| {
+            if tables.sandboxes.contains_key(&row.id) {
+                return Err(StoreError::Exists { what: "sandbox" });
+            }
+            tables.check_name(&row)?;
+            tables.sandboxes.insert(row.id.clone(), row);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sandbox_update(
+        &self,
+        record: &SandboxRecord,
+        status: SandboxStatus,
+    ) -> Result<(), StoreError> {
+        let row = Row::new(record, status)?;
+        self.with(|tables| {
+            let stored = tables.sandbox(&row.id)?;
+            if record.sequence.checked_sub(1) != Some(stored.sequence) {
+                return Err(StoreError::Conflict { id: row.id });
+            }
+            rule::check_change(&stored.fixed(), record)?;
+            tables.check_name(&row)?;
+            tables.sandboxes.insert(row.id.clone(), row);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sandbox_fetch(&self, id: &SandboxId) -> Result<SandboxRecord, StoreError> {
+        self.with(|tables| tables.sandbox(id)?.record()).await
+    }
+
+    async fn sandbox_fetch_by_name(
+        &self,
+        project: &ProjectId,
+        name: &SandboxName,
+    ) -> Result<SandboxRecord, StoreError> {
+        self.with(|tables| {
+            let holder = tables.sandboxes.values().find(|row| row.holds(project, name));
+            holder.ok_or(StoreError::NotFound { what: "sandbox" })?.record()
+        })
+        .await
+    }
+
+    async fn sandbox_list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        self.with(|tables| {
+            let mut rows: Vec<_> =
+                tables.sandboxes.values().filter(|row| row.matches(query)).collect();
+            rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.key()));
+            let (start, end) = bounds(&rows, query);
+            let items =
+                rows[start..end].iter().map(|row| row.record()).collect::<Result<_, _>>()?;
+            Ok(Page { items, has_newer: start > 0, has_older: end < rows.len() })
+        })
+        .await
+    }
+
+    async fn sandbox_list_live(&self) -> Result<Vec<SandboxRecord>, StoreError> {
+        self.with(|tables| {
+            let mut rows: Vec<_> =
+                tables.sandboxes.values().filter(|row| row.terminated_at.is_none()).collect();
+            rows.sort_unstable_by_key(|row| row.key());
+            rows.into_iter().map(Row::record).collect()
+        })
+        .await
+    }
+
+    async fn sandbox_purge(&self, before: UnixMillis, limit: usize) -> Result<usize, StoreError> {
+        self.with(|tables| {
+            let mut ended: Vec<_> = tables
+                .sandboxes
+                .values()
+                .filter_map(|row| Some((row.terminated_at?, row.id.clone())))
+                .filter(|(at, _)| *at < before)
+                .collect();
+            ended.sort_unstable();
+            ended.truncate(limit);
+            for (_, id) in &ended {
+                tables.sandboxes.remove(id);
+            }
+            Ok(ended.len())
+        })
+        .await
+    }
+
+    async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {
+        self.with(|tables| {
+            if let Some(known) = tables.projects.values().find(|p| p.name == candidate.name) {
+                return Ok(known.clone());
+            }
+            if tables.projects.contains_key(&candidate.id) {
+                let detail = format!("project {} exists under another name", candidate.id);
+                return Err(StoreError::Internal { detail });
+            }
+            tables.projects.insert(candidate.id.clone(), candidate.clone());
+            Ok(candidate.clone())
+        })
+        .await
+    }
+
+    async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError> {
+        self.with(|tables| tables.project(id).cloned()).await
+    }
+
+    async fn key_insert(&self, key: &KeyRecord) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.project(&key.project)?;
+            let taken = tables.keys.values().any(|k| k.id == key.id || k.hash == key.hash);
+            if taken {
+                return Err(StoreError::Exists { what: "key" });
+            }
+            let row = KeyRecord { project_name: String::new(), ..key.clone() };
+            tables.keys.insert(key.id.clone(), row);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn key_fetch(&self, hash: &KeyHash) -> Result<KeyRecord, StoreError> {
+        self.with(|tables| {
+            let key = tables.keys.values().find(|key| key.hash == *hash);
+            tables.with_project_name(key.ok_or(StoreError::NotFound { what: "key" })?)
+        })
+        .await
+    }
+
+    async fn key_list(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        self.with(|tables| {
+            let mut keys = tables
+                .keys
+                .values()
+                .map(|key| tables.with_project_name(key))
+                .collect::<Result<Vec<_>, _>>()?;
+            keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+            Ok(keys)
+        })
+        .await
+    }
+
+    async fn key_revoke(&self, id: &KeyId, at: UnixMillis) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let key = tables.keys.get_mut(id).ok_or(StoreError::NotFound { what: "key" })?;
+            key.revoked_at.get_or_insert(at);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn fact_fetch(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.with(|tables| Ok(tables.facts.get(name).cloned())).await
+    }
+
+    async fn fact_set(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.facts.insert(name.to_owned(), value.to_owned());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.with(|_| Ok(())).await
+    }
+}
+
+/// Returns which of the rows, newest first, a page holds.
+fn bounds(rows: &[&Row], query: &ListQuery) -> (usize, usize) {
+    let from = query.from.as_ref().map(|PageKey { created_at, id }| (*created_at, id));
+    match query.order {
+        Order::Forward => {
+            let start = from.map_or(0, |from| rows.partition_point(|row| row.key() >= from));
+            (start, start.saturating_add(query.limit).min(rows.len()))
+        }
+        Order::Backward => {
+            let end = from.map_or(rows.len(), |from| rows.partition_point(|row| row.key() > from));
+            (end.saturating_sub(query.limit), end)
+        }
+    }
+}
+
+// === impl Tables ===
+
+impl Tables {
+    fn sandbox(&self, id: &SandboxId) -> Result<&Row, StoreError> {
+        self.sandboxes.get(id).ok_or(StoreError::NotFound { what: "sandbox" })
+    }
+
+    fn project(&self, id: &ProjectId) -> Result<&ProjectRecord, StoreError> {
+        self.projects.get(id).ok_or(StoreError::NotFound { what: "project" })
+    }
+
+    fn with_project_name(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
+        let project_name = self.project(&key.project)?.name.clone();
+        Ok(KeyRecord { project_name, ..key.clone() })
+    }
+
+    /// Refuses a live row whose name another live row of the project has.
+    fn check_name(&self, row: &Row) -> Result<(), StoreError> {
+        let (Some(name), None) = (&row.name, row.terminated_at) else { return Ok(()) };
+        let mut others = self.sandboxes.values().filter(|other| other.id != row.id);
+        match others.find(|other| other.holds(&row.project, name)) {
+            Some(other) => {
+                Err(StoreError::NameTaken { name: name.clone(), holder: other.id.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    fn new(record: &SandboxRecord, status: SandboxStatus) -> Result<Self, StoreError> {
+        rule::check_record(record, status)?;
+        Ok(Self {
+            id: record.id.clone(),
+            project: record.project.clone(),
+            name: record.asked.name.clone(),
+            status,
+            created_at: record.created_at,
+            terminated_at: record.terminated_at,
+            sequence: record.sequence,
+            bytes: format::encode(record)?,
+        })
+    }
+
+    fn record(&self) -> Result<SandboxRecord, StoreError> {
+        format::decode(format::RECORD_FORMAT, self.id.as_str(), &self.bytes)
+    }
+
+    fn key(&self) -> (UnixMillis, &SandboxId) {
+        (self.created_at, &self.id)
+    }
+
+    fn fixed(&self) -> rule::Stored<'_> {
+        rule::Stored {
+            project: self.project.as_str(),
+            created_at: self.created_at,
+            terminated_at: self.terminated_at,
+        }
+    }
+
+    fn holds(&self, project: &ProjectId, name: &SandboxName) -> bool {
+        self.terminated_at.is_none() && self.project == *project && self.name.as_ref() == Some(name)
+    }
+
+    fn matches(&self, query: &ListQuery) -> bool {
+        let archived = self.terminated_at.is_some_and(|at| at <= query.archived_before);
+        self.project == query.project
+            && archived == query.archived
+            && query.status.is_none_or(|status| status == self.status)
+    }
+}

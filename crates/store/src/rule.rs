@@ -1,0 +1,55 @@
+//! What holds for every stored sandbox, whichever store keeps it.
+//!
+//! A record that breaks one of these is a fault of the caller's, so the answer is
+//! [`StoreError::Internal`] and nothing is written.
+
+use tarn_types::{SandboxRecord, SandboxStatus, UnixMillis};
+
+use crate::StoreError;
+
+/// The part of a stored sandbox that an update must respect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored<'a> {
+    /// The project it belongs to, as text.
+    pub project: &'a str,
+    /// When it was accepted.
+    pub created_at: UnixMillis,
+    /// When it ended, if it has.
+    pub terminated_at: Option<UnixMillis>,
+}
+
+/// Checks that a record agrees with itself and with the status given along with it.
+///
+/// # Errors
+/// `Internal` when `terminated_at`, `end` and a terminated status do not come together.
+pub fn check_record(record: &SandboxRecord, status: SandboxStatus) -> Result<(), StoreError> {
+    let ended = record.terminated_at.is_some();
+    if record.end.is_some() != ended {
+        return Err(broken(record, "has only one of `end` and `terminated_at`"));
+    }
+    if status.is_terminal() != ended {
+        return Err(broken(record, "has a status that contradicts `terminated_at`"));
+    }
+    Ok(())
+}
+
+/// Checks that a record may take the place of the stored one.
+///
+/// # Errors
+/// `Internal` when the project or the time of creation changed, or an ended sandbox came back.
+pub fn check_change(stored: &Stored<'_>, record: &SandboxRecord) -> Result<(), StoreError> {
+    if stored.project != record.project.as_str() {
+        return Err(broken(record, "moved to another project"));
+    }
+    if stored.created_at != record.created_at {
+        return Err(broken(record, "changed its `created_at`"));
+    }
+    if stored.terminated_at.is_some() && record.terminated_at.is_none() {
+        return Err(broken(record, "came back after its end"));
+    }
+    Ok(())
+}
+
+fn broken(record: &SandboxRecord, how: &str) -> StoreError {
+    StoreError::Internal { detail: format!("the record of sandbox {} {how}", record.id) }
+}

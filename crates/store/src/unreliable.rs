@@ -1,0 +1,142 @@
+//! A store that is away now and then, to show that callers cope.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use tarn_types::{
+    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+};
+
+use crate::{KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, Store, StoreError};
+
+/// Answers every nth call with [`StoreError::Unavailable`].
+pub struct UnreliableStore {
+    inner: Arc<dyn Store>,
+    every: u64,
+    loss: Loss,
+    calls: AtomicU64,
+}
+
+/// What is lost on the way of an unlucky call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The request: nothing was done.
+    Request,
+    /// The answer: the verb was done all the same.
+    Answer,
+}
+
+// === impl UnreliableStore ===
+
+impl UnreliableStore {
+    /// Wraps a store so that calls number `every`, 2 × `every`, … fail. 0 means never, 1 always.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>, every: u64, loss: Loss) -> Self {
+        Self { inner, every, loss, calls: AtomicU64::new(0) }
+    }
+
+    /// Returns how many calls there have been, the failed ones included.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    async fn through<T>(
+        &self,
+        verb: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let unlucky = self.every != 0 && call.is_multiple_of(self.every);
+        if unlucky && self.loss == Loss::Request {
+            return Err(away(call));
+        }
+        let answer = verb.await;
+        if unlucky { Err(away(call)) } else { answer }
+    }
+}
+
+fn away(call: u64) -> StoreError {
+    StoreError::Unavailable { detail: format!("call {call} was made to fail") }
+}
+
+#[async_trait]
+impl Store for UnreliableStore {
+    async fn sandbox_insert(
+        &self,
+        record: &SandboxRecord,
+        status: SandboxStatus,
+    ) -> Result<(), StoreError> {
+        self.through(self.inner.sandbox_insert(record, status)).await
+    }
+
+    async fn sandbox_update(
+        &self,
+        record: &SandboxRecord,
+        status: SandboxStatus,
+    ) -> Result<(), StoreError> {
+        self.through(self.inner.sandbox_update(record, status)).await
+    }
+
+    async fn sandbox_fetch(&self, id: &SandboxId) -> Result<SandboxRecord, StoreError> {
+        self.through(self.inner.sandbox_fetch(id)).await
+    }
+
+    async fn sandbox_fetch_by_name(
+        &self,
+        project: &ProjectId,
+        name: &SandboxName,
+    ) -> Result<SandboxRecord, StoreError> {
+        self.through(self.inner.sandbox_fetch_by_name(project, name)).await
+    }
+
+    async fn sandbox_list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        self.through(self.inner.sandbox_list(query)).await
+    }
+
+    async fn sandbox_list_live(&self) -> Result<Vec<SandboxRecord>, StoreError> {
+        self.through(self.inner.sandbox_list_live()).await
+    }
+
+    async fn sandbox_purge(&self, before: UnixMillis, limit: usize) -> Result<usize, StoreError> {
+        self.through(self.inner.sandbox_purge(before, limit)).await
+    }
+
+    async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {
+        self.through(self.inner.project_ensure(candidate)).await
+    }
+
+    async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError> {
+        self.through(self.inner.project_fetch(id)).await
+    }
+
+    async fn key_insert(&self, key: &KeyRecord) -> Result<(), StoreError> {
+        self.through(self.inner.key_insert(key)).await
+    }
+
+    async fn key_fetch(&self, hash: &KeyHash) -> Result<KeyRecord, StoreError> {
+        self.through(self.inner.key_fetch(hash)).await
+    }
+
+    async fn key_list(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        self.through(self.inner.key_list()).await
+    }
+
+    async fn key_revoke(&self, id: &KeyId, at: UnixMillis) -> Result<(), StoreError> {
+        self.through(self.inner.key_revoke(id, at)).await
+    }
+
+    async fn fact_fetch(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.through(self.inner.fact_fetch(name)).await
+    }
+
+    async fn fact_set(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.through(self.inner.fact_set(name, value)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.through(self.inner.ping()).await
+    }
+}

@@ -1,0 +1,45 @@
+//! Stored bytes: the golden record of each format version must be read for ever.
+
+use tarn_store::{StoreError, format};
+use tarn_types::{EndCause, SandboxRecord};
+
+const GOLDEN_1: &str = include_str!("golden/record-1.json");
+
+fn golden() -> SandboxRecord {
+    format::decode(1, "golden", GOLDEN_1.trim_end()).expect("the golden record is read")
+}
+
+#[test]
+fn the_golden_record_is_written_byte_for_byte() {
+    assert_eq!(format::encode(&golden()).expect("it is written"), GOLDEN_1.trim_end());
+}
+
+#[test]
+fn the_golden_record_says_what_it_always_said() {
+    let record = golden();
+    assert_eq!(record.id.as_str(), "golden000000000000001");
+    assert_eq!(record.asked.name.as_ref().map(|name| name.as_str()), Some("my-box"));
+    assert_eq!(record.sequence, 5);
+    assert!(matches!(record.end, Some(EndCause::StartFailed { .. })), "{:?}", record.end);
+}
+
+#[test]
+fn an_old_reader_ignores_fields_of_a_newer_writer() {
+    let mut newer: serde_json::Value = serde_json::from_str(GOLDEN_1).expect("JSON");
+    for object in ["", "/asked", "/asked/resources", "/asked/ports", "/intent", "/observed"] {
+        let object = newer.pointer_mut(object).and_then(|value| value.as_object_mut());
+        object.expect("an object").insert("later".to_owned(), serde_json::json!({"x": [1]}));
+    }
+    let read = format::decode(1, "golden", &newer.to_string()).expect("unknown fields are ignored");
+    assert_eq!(read, golden());
+}
+
+#[test]
+fn a_newer_version_and_damaged_bytes_are_told_apart() {
+    let detail = |got: Result<SandboxRecord, StoreError>| match got {
+        Err(StoreError::Internal { detail }) => detail,
+        other => unreachable!("{other:?}"),
+    };
+    assert!(detail(format::decode(2, "abc", GOLDEN_1)).contains("has format 2"));
+    assert!(detail(format::decode(1, "abc", "{")).contains("abc is damaged"));
+}
