@@ -1,5 +1,6 @@
 //! Why the control plane refused or failed. The text is what a caller reads.
 
+use tarn_store::StoreError;
 use tarn_types::{ErrorClass, ImageName, SandboxId, SandboxName};
 use thiserror::Error;
 
@@ -113,6 +114,19 @@ impl ControlError {
             | Self::Terminated(_)
             | Self::Ephemeral { .. }
             | Self::NotFound(_) => None,
+        }
+    }
+}
+
+impl From<StoreError> for ControlError {
+    fn from(failed: StoreError) -> Self {
+        match failed {
+            StoreError::NameTaken { name, holder } => Self::NameTaken { name, holder },
+            StoreError::NotFound { what } => Self::NotFound(what),
+            StoreError::Unavailable { detail } => Self::Unavailable { detail },
+            StoreError::Conflict { .. }
+            | StoreError::Exists { .. }
+            | StoreError::Internal { .. } => Self::Internal { detail: failed.to_string() },
         }
     }
 }

@@ -1,7 +1,21 @@
 //! The control plane: application services and reconcilers. It knows no HTTP and no host.
+//!
+//! [`Control`] is a cheap handle. Its services decide through `lifecycle` and `scheduler`, store
+//! through `tarn_store::Store`, and tell nodes through `tarn_node_api::Node`. Everything it needs
+//! between a client's request and its sandbox it answers from memory ([`tarn_route_api::Routes`]).
 
 mod ask;
 mod error;
+mod key;
+mod limits;
+mod reconcile;
+mod route;
+mod sandbox;
+mod service;
+mod table;
+mod transition;
 
 pub use ask::{Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, SandboxView};
 pub use error::ControlError;
+pub use limits::Limits;
+pub use service::{Control, ControlConfig, ControlParts};

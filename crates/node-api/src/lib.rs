@@ -103,15 +103,6 @@ pub enum ApplyError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopping,
-    /// The node could not make the intent durable.
-    #[error("write the ledger entry of sandbox {id}")]
-    Ledger {
-        /// The sandbox.
-        id: SandboxId,
-        /// What the file system said.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// A node, as control sees it.
@@ -121,11 +112,13 @@ pub trait Node: Send + Sync + 'static {
     fn id(&self) -> &NodeId;
 
     /// Takes an intent. Returns once it is taken, not once it is brought about: that is reported.
+    /// Never waits for the sandbox. The store keeps the intent; a node that forgets it by dying is
+    /// told again when it is attached.
     ///
     /// The same generation again does nothing but repeat the last report.
     ///
     /// # Errors
-    /// Fails when the intent is stale, the node stops, or its ledger cannot be written.
+    /// Fails when the intent is stale or the node stops.
     async fn apply(&self, intent: NodeIntent) -> Result<(), ApplyError>;
 
     /// Returns what the node has to offer.
@@ -162,7 +155,6 @@ impl ApplyError {
         match self {
             Self::Stale { .. } => ErrorClass::Conflict,
             Self::Stopping => ErrorClass::Unavailable,
-            Self::Ledger { .. } => ErrorClass::Internal,
         }
     }
 }

@@ -1,0 +1,191 @@
+//! What a create may ask for: the pure check of a whole request.
+
+use tarn_types::{ByteSize, ImageName, MilliCpu, Resources, SandboxSpec};
+
+use crate::{ControlError, CreateAsk};
+
+/// The configured limits of a request (spec 01 §8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The least CPU. Default: 0.1.
+    pub cpu_min: MilliCpu,
+    /// The most CPU; `None` = what the largest node has.
+    pub cpu_max: Option<MilliCpu>,
+    /// The least memory. Default: 128 MiB.
+    pub memory_min: ByteSize,
+    /// The most memory; `None` = what the largest node has.
+    pub memory_max: Option<ByteSize>,
+    /// The least disk. Default: 1024 MiB.
+    pub disk_min: ByteSize,
+    /// The most disk. Default: 102400 MiB.
+    pub disk_max: ByteSize,
+    /// The longest time limit in seconds, and what 0 asks for; `None` = unlimited.
+    pub timeout_max_secs: Option<u64>,
+}
+
+/// The time limit of a create that names none, in seconds (spec 01 §7).
+const DEFAULT_TIMEOUT_SECS: u64 = 600;
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cpu_min: MilliCpu::from_milli(100),
+            cpu_max: None,
+            memory_min: ByteSize::from_mib(128),
+            memory_max: None,
+            disk_min: ByteSize::from_mib(1024),
+            disk_max: ByteSize::from_mib(102_400),
+            timeout_max_secs: None,
+        }
+    }
+}
+
+impl Limits {
+    /// Fills in the defaults and checks every field. `largest` is the shape of the largest node.
+    ///
+    /// # Errors
+    /// Names the first field that is outside a limit or contradicts another.
+    pub(crate) fn check(
+        &self,
+        ask: CreateAsk,
+        default_image: ImageName,
+        largest: &Resources,
+    ) -> Result<SandboxSpec, ControlError> {
+        if let Some(model) = ask.gpu_models.into_iter().next() {
+            return Err(ControlError::NoSuchGpu(model));
+        }
+        if ask.auto_resume.is_some() && ask.name.is_none() {
+            return Err(ControlError::Ephemeral { field: "auto_resume" });
+        }
+        let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
+        let timeout_secs = self.timeout(ask.timeout_secs)?;
+        Ok(SandboxSpec {
+            name: ask.name,
+            image: ask.image.unwrap_or(default_image),
+            resources,
+            timeout_secs,
+            entrypoint: ask.entrypoint,
+            network: ask.network,
+            ports: ask.ports,
+            auto_resume: ask.auto_resume.unwrap_or(true),
+            max_pending_secs: ask.max_pending_secs,
+        })
+    }
+
+    fn resources(
+        &self,
+        cpu: Option<MilliCpu>,
+        memory: Option<ByteSize>,
+        disk: Option<ByteSize>,
+        largest: &Resources,
+    ) -> Result<Resources, ControlError> {
+        let default = Resources::default();
+        let cpu_max = self.cpu_max.unwrap_or(largest.cpu);
+        let memory_max = self.memory_max.unwrap_or(largest.memory);
+        Ok(Resources {
+            cpu: within("resources.cpus", cpu.unwrap_or(default.cpu), self.cpu_min, cpu_max)?,
+            memory: within(
+                "resources.memory_mb",
+                memory.unwrap_or(default.memory),
+                self.memory_min,
+                memory_max,
+            )?,
+            disk: within(
+                "resources.disk_mb",
+                disk.unwrap_or(default.disk),
+                self.disk_min,
+                self.disk_max,
+            )?,
+        })
+    }
+
+    fn timeout(&self, asked: Option<u64>) -> Result<u64, ControlError> {
+        match (asked.unwrap_or(DEFAULT_TIMEOUT_SECS), self.timeout_max_secs) {
+            (0, max) => Ok(max.unwrap_or(0)),
+            (secs, Some(max)) if secs > max => Err(ControlError::LimitExceeded {
+                field: "timeout_secs",
+                value: secs.to_string(),
+                limit: format!("at most {max} s"),
+            }),
+            (secs, _) => Ok(secs),
+        }
+    }
+}
+
+fn within<T: Ord + Copy + ToString>(
+    field: &'static str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<T, ControlError> {
+    let limit = if value < min {
+        format!("at least {}", min.to_string())
+    } else if value > max {
+        format!("at most {}", max.to_string())
+    } else {
+        return Ok(value);
+    };
+    Err(ControlError::LimitExceeded { field, value: value.to_string(), limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ask: CreateAsk) -> Result<SandboxSpec, String> {
+        let largest = Resources {
+            cpu: MilliCpu::from_milli(2000),
+            memory: ByteSize::from_mib(24_000),
+            ..Resources::default()
+        };
+        let limits = Limits { timeout_max_secs: Some(86_400), ..Limits::default() };
+        let default = "tensorlake/ubuntu-minimal".parse().expect("a good name");
+        limits.check(ask, default, &largest).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_spec() {
+        let spec = check(CreateAsk::default()).expect("an empty request is fine");
+        assert_eq!(spec.resources, Resources::default());
+        assert_eq!((spec.timeout_secs, spec.auto_resume), (600, true));
+        assert_eq!(spec.image.as_str(), "tensorlake/ubuntu-minimal");
+        let unlimited = check(CreateAsk { timeout_secs: Some(0), ..CreateAsk::default() });
+        assert_eq!(unlimited.map(|spec| spec.timeout_secs), Ok(86_400));
+    }
+
+    #[test]
+    fn each_limit_names_its_field() {
+        let cpu =
+            |milli| CreateAsk { cpu: Some(MilliCpu::from_milli(milli)), ..Default::default() };
+        let memory =
+            |mib| CreateAsk { memory: Some(ByteSize::from_mib(mib)), ..Default::default() };
+        let disk = |mib| CreateAsk { disk: Some(ByteSize::from_mib(mib)), ..Default::default() };
+        let table = [
+            (cpu(99), "resources.cpus: 0.099 is outside the limit; at least 0.1"),
+            (cpu(2001), "resources.cpus: 2.001 is outside the limit; at most 2"),
+            (memory(127), "resources.memory_mb: 127 MiB is outside the limit; at least 128 MiB"),
+            (
+                memory(24_001),
+                "resources.memory_mb: 24001 MiB is outside the limit; at most 24000 MiB",
+            ),
+            (disk(1), "resources.disk_mb: 1 MiB is outside the limit; at least 1024 MiB"),
+            (
+                CreateAsk { timeout_secs: Some(90_000), ..Default::default() },
+                "timeout_secs: 90000 is outside the limit; at most 86400 s",
+            ),
+            (
+                CreateAsk { auto_resume: Some(true), ..Default::default() },
+                "auto_resume: only a named sandbox has it; give the sandbox a name",
+            ),
+            (
+                CreateAsk { gpu_models: vec!["H100".to_owned()], ..Default::default() },
+                "resources.gpus[0].model: no node has a GPU of model `H100`",
+            ),
+        ];
+        for (ask, expected) in table {
+            assert_eq!(check(ask).expect_err("outside"), expected);
+        }
+    }
+}

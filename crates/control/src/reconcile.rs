@@ -1,0 +1,158 @@
+//! Background work that makes what is match what should be: placement, attachment of nodes, the
+//! archive. Each pass takes no input, re-reads everything and may run any number of times.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tarn_lifecycle::{Event, status};
+use tarn_node_api::{Node, Report, ReportSink as _};
+use tarn_scheduler::{Placement, place};
+use tarn_store::StoreError;
+use tarn_types::{SandboxId, SandboxRecord, SandboxStatus};
+
+use crate::{Control, ControlError};
+
+/// How often pending sandboxes are looked at when nothing rings.
+const PLACEMENT_PERIOD: Duration = Duration::from_millis(500);
+
+/// How often the archive is purged.
+const PURGE_PERIOD: Duration = Duration::from_secs(600);
+
+/// How many archived sandboxes one purge removes at once.
+const PURGE_BATCH: usize = 500;
+
+// === impl Control ===
+
+impl Control {
+    /// Compares a node with the store, then gives it work.
+    ///
+    /// What both know goes on; what should be gone is told so; what only the store knows is built
+    /// (if nobody ever saw it run) or has ended; what only the node knows is frozen and kept: an
+    /// empty or wrong store must never delete anybody's work.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read; nothing was lost then, and it may be tried again.
+    pub async fn attach(&self, node: Arc<dyn Node>) -> Result<(), ControlError> {
+        let reports = node.list().await;
+        let known: HashSet<SandboxId> = reports.iter().map(|report| report.id.clone()).collect();
+        self.0.nodes.write().push(Arc::clone(&node));
+        for report in reports {
+            self.compare(&*node, report).await?;
+        }
+        for entry in self.0.table.all() {
+            let record = entry.now().record;
+            let here = record.intent.node.as_ref() == Some(node.id());
+            if here && !known.contains(&record.id) {
+                self.miss(&record).await?;
+            }
+        }
+        self.0.placement.notify_one();
+        Ok(())
+    }
+
+    async fn compare(&self, node: &dyn Node, report: Report) -> Result<(), ControlError> {
+        let record = match self.0.parts.store.sandbox_fetch(&report.id).await {
+            Ok(record) => record,
+            Err(StoreError::NotFound { .. }) => {
+                tracing::error!(
+                    sandbox.id = %report.id, node.id = %node.id(),
+                    "the node has a sandbox that the store does not know; it is frozen and kept. \
+                     If the store was replaced by mistake, restore it; see `tarn doctor`"
+                );
+                node.orphan(&report.id).await;
+                return Ok(());
+            }
+            Err(failed) => return Err(failed.into()),
+        };
+        if record.intent.node.is_none() {
+            self.transition(&record.id, Event::Placed(node.id().clone())).await?;
+        }
+        let behind = report.observed.generation < record.intent.generation;
+        self.report(report).await;
+        if behind && record.end.is_none() {
+            self.apply(&record).await;
+        }
+        Ok(())
+    }
+
+    /// The store has it on this node, the node has nothing of it.
+    async fn miss(&self, record: &SandboxRecord) -> Result<(), ControlError> {
+        if status(record) == SandboxStatus::Running {
+            self.transition(&record.id, Event::LostByNode).await?;
+        } else {
+            // Accepted and never seen to run: building it again loses nothing.
+            self.apply(record).await;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn spawn_reconcilers(&self) {
+        let control = self.clone();
+        drop(self.0.parts.tasks.spawn("placement_reconciler", async move {
+            let stopping = control.0.parts.tasks.stopping();
+            tokio::pin!(stopping);
+            loop {
+                tokio::select! {
+                    () = &mut stopping => break,
+                    () = control.0.placement.notified() => {}
+                    () = tokio::time::sleep(PLACEMENT_PERIOD) => {}
+                }
+                control.place_pending().await;
+            }
+        }));
+        let control = self.clone();
+        drop(self.0.parts.tasks.spawn("archive_reaper", async move {
+            let stopping = control.0.parts.tasks.stopping();
+            tokio::pin!(stopping);
+            loop {
+                control.purge_archive().await;
+                tokio::select! {
+                    () = &mut stopping => break,
+                    () = tokio::time::sleep(PURGE_PERIOD) => {}
+                }
+            }
+        }));
+    }
+
+    /// Places what waits, oldest first, and gives up what waited too long.
+    async fn place_pending(&self) {
+        for entry in self.0.table.all() {
+            let record = entry.now().record;
+            if record.intent.node.is_some() {
+                continue;
+            }
+            let event = self.decide_pending(&record).await;
+            if let Err(failed) = self.transition(&record.id, event).await {
+                let detail = failed.detail().unwrap_or_default();
+                tracing::warn!(sandbox.id = %record.id, error = %failed, detail, "placement not stored");
+            }
+        }
+    }
+
+    async fn decide_pending(&self, record: &SandboxRecord) -> Event {
+        let waited = self.0.parts.clock.now().millis_since(record.created_at);
+        let rooms = self.rooms().await;
+        match place(&self.0.config.admission, &record.asked.resources, &rooms) {
+            Placement::On(node) => Event::Placed(node),
+            Placement::Wait { reason, .. } => match record.asked.max_pending_secs {
+                Some(secs) if waited >= secs.saturating_mul(1000) => Event::PendingExpired,
+                Some(_) | None => Event::NotPlaced(reason),
+            },
+        }
+    }
+
+    async fn purge_archive(&self) {
+        let age = self.0.config.archive_after_secs + self.0.config.archive_keep_secs;
+        let age = i64::try_from(age.saturating_mul(1000)).unwrap_or(i64::MAX);
+        let before = tarn_types::UnixMillis(self.0.parts.clock.now().0.saturating_sub(age));
+        loop {
+            match self.0.parts.store.sandbox_purge(before, PURGE_BATCH).await {
+                Ok(removed) if removed == PURGE_BATCH => {}
+                Ok(_) => return,
+                Err(failed) => {
+                    tracing::warn!(error = %failed, "the archive was not purged; trying again later");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The sandbox service: create, fetch, list, patch, delete.
+
+use std::{sync::Arc, time::Duration};
+
+use tarn_host::ImageError;
+use tarn_lifecycle::{Event, Patch, status};
+use tarn_scheduler::{Placement, Room, place};
+use tarn_store::{ListQuery, PageKey};
+use tarn_types::{
+    Generation, Intent, NodeId, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
+    SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, Target,
+};
+use tokio::sync::watch;
+
+use crate::{
+    Control, ControlError, CreateAsk, ListAsk, ListPage, NetworkPatch, PatchAsk, SandboxView,
+    table::{Entry, Live},
+};
+
+/// How long a patch waits for its node to put a new policy in force.
+const PATCH_DEADLINE: Duration = Duration::from_secs(10);
+
+// === impl Control ===
+
+impl Control {
+    /// Creates a sandbox, and waits at most `hold` for it to run or to fail.
+    ///
+    /// Once accepted it is finished even if this future is dropped.
+    ///
+    /// # Errors
+    /// Fails when the request is refused; a start that fails is no error but a terminated sandbox.
+    pub async fn sandbox_create(
+        &self,
+        project: &ProjectId,
+        ask: CreateAsk,
+        hold: Duration,
+    ) -> Result<SandboxView, ControlError> {
+        let (control, project) = (self.clone(), project.clone());
+        let mut seen = self
+            .finish("sandbox_create", async move { control.accept(project, ask).await })
+            .await?;
+        let settled = seen.wait_for(|live| status(&live.record) != SandboxStatus::Pending);
+        // Out of time is an answer too: the sandbox is still pending then.
+        drop(tokio::time::timeout(hold, settled).await);
+        let record = Arc::clone(&seen.borrow().record);
+        Ok(self.view(&record))
+    }
+
+    /// Returns a sandbox, archived ones excepted.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id or name.
+    pub async fn sandbox_fetch(
+        &self,
+        project: &ProjectId,
+        sandbox: &SandboxRef,
+    ) -> Result<SandboxView, ControlError> {
+        let record = self.find(project, sandbox).await?;
+        let view = self.view(&record);
+        match view.archived_at {
+            Some(at) if at <= self.0.parts.clock.now() => {
+                Err(ControlError::SandboxNotFound(sandbox.to_string()))
+            }
+            Some(_) | None => Ok(view),
+        }
+    }
+
+    /// Returns an archived sandbox.
+    ///
+    /// # Errors
+    /// Fails when the project's archive has none of that id.
+    pub async fn sandbox_fetch_archived(
+        &self,
+        project: &ProjectId,
+        id: &SandboxId,
+    ) -> Result<SandboxView, ControlError> {
+        let record = self.find(project, &SandboxRef::Id(id.clone())).await?;
+        let view = self.view(&record);
+        match view.archived_at {
+            Some(at) if at <= self.0.parts.clock.now() => Ok(view),
+            Some(_) | None => Err(ControlError::SandboxNotFound(id.to_string())),
+        }
+    }
+
+    /// Returns a page of a project's sandboxes.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    pub async fn sandbox_list(
+        &self,
+        project: &ProjectId,
+        ask: &ListAsk,
+    ) -> Result<ListPage, ControlError> {
+        let now = self.0.parts.clock.now().0;
+        let age = i64::try_from(self.0.config.archive_after_secs * 1000).unwrap_or(i64::MAX);
+        let page = self
+            .0
+            .parts
+            .store
+            .sandbox_list(&ListQuery {
+                project: project.clone(),
+                archived: ask.archived,
+                archived_before: tarn_types::UnixMillis(now.saturating_sub(age)),
+                status: ask.status,
+                from: ask.from.clone(),
+                order: ask.order,
+                limit: ask.limit,
+            })
+            .await?;
+        let key = |record: Option<&SandboxRecord>| {
+            record.map(|r| PageKey { created_at: r.created_at, id: r.id.clone() })
+        };
+        Ok(ListPage {
+            prev: key(page.items.first().filter(|_| page.has_newer)),
+            next: key(page.items.last().filter(|_| page.has_older)),
+            items: page.items.iter().map(|record| self.view(record)).collect(),
+        })
+    }
+
+    /// Changes a sandbox, all or nothing. A new policy is in force before this returns.
+    ///
+    /// # Errors
+    /// Fails when there is none, it has ended, the name is taken, or its node does not answer.
+    pub async fn sandbox_patch(
+        &self,
+        project: &ProjectId,
+        sandbox: &SandboxRef,
+        ask: PatchAsk,
+    ) -> Result<SandboxView, ControlError> {
+        let record = self.find(project, sandbox).await?;
+        if record.end.is_some() {
+            return Err(ControlError::Terminated(record.id.clone()));
+        }
+        if ask.auto_resume.is_some() && record.asked.name.is_none() && ask.name.is_none() {
+            return Err(ControlError::Ephemeral { field: "auto_resume" });
+        }
+        let patch = merge(&record.asked.ports, ask);
+        let (control, id) = (self.clone(), record.id.clone());
+        let record = self
+            .finish("sandbox_patch", async move {
+                let moved = control.transition(&id, Event::Patched(patch)).await?;
+                control.in_force(moved.into_record()).await
+            })
+            .await?;
+        if record.end.is_some() {
+            return Err(ControlError::Terminated(record.id.clone()));
+        }
+        Ok(self.view(&record))
+    }
+
+    /// Ends a sandbox. Returns once that is durable; an ended one stays as it is.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id or name.
+    pub async fn sandbox_delete(
+        &self,
+        project: &ProjectId,
+        sandbox: &SandboxRef,
+    ) -> Result<(), ControlError> {
+        // An archived one is gone for every caller.
+        let view = self.sandbox_fetch(project, sandbox).await?;
+        let (control, id) = (self.clone(), view.record.id);
+        self.finish("sandbox_delete", async move {
+            control.transition(&id, Event::DeleteAsked).await.map(|_moved| ())
+        })
+        .await
+    }
+
+    /// Returns the sandboxes that some node has and the store does not know.
+    pub async fn orphans(&self) -> Vec<SandboxId> {
+        let mut orphans = Vec::new();
+        for node in self.nodes() {
+            orphans.extend(node.orphans().await);
+        }
+        orphans
+    }
+
+    /// Returns how many live sandboxes have each status.
+    #[must_use]
+    pub fn live_counts(&self) -> Vec<(SandboxStatus, usize)> {
+        let all = self.0.table.all();
+        let count =
+            |wanted| all.iter().filter(|entry| status(&entry.now().record) == wanted).count();
+        SandboxStatus::ALL.into_iter().map(|wanted| (wanted, count(wanted))).collect()
+    }
+
+    async fn accept(
+        &self,
+        project: ProjectId,
+        ask: CreateAsk,
+    ) -> Result<watch::Receiver<Live>, ControlError> {
+        let rooms = self.rooms().await;
+        let default_image = self.0.parts.images.default_image();
+        let spec = self.0.config.limits.check(ask, default_image, &largest(&rooms))?;
+        self.check_image(&spec).await?;
+        let placement = place(&self.0.config.admission, &spec.resources, &rooms);
+        let give_up = spec.max_pending_secs == Some(0);
+        let record = self.new_record(project, spec, &placement);
+        self.0.parts.store.sandbox_insert(&record, SandboxStatus::Pending).await?;
+        let entry = self.0.table.insert(record.clone());
+        let seen = entry.subscribe();
+        match placement {
+            Placement::On(node) => {
+                tracing::info!(sandbox.id = %record.id, node.id = %node, "sandbox accepted");
+                self.apply(&record).await;
+            }
+            Placement::Wait { reason, obstacles } => {
+                tracing::info!(
+                    sandbox.id = %record.id, reason = reason.as_str(), ?obstacles,
+                    "sandbox accepted; it waits for room"
+                );
+                if give_up {
+                    self.transition(&record.id, Event::PendingExpired).await?;
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    fn new_record(
+        &self,
+        project: ProjectId,
+        spec: SandboxSpec,
+        placement: &Placement,
+    ) -> SandboxRecord {
+        let (node, reason): (Option<NodeId>, PendingReason) = match placement {
+            Placement::On(node) => (Some(node.clone()), PendingReason::WaitingForContainer),
+            Placement::Wait { reason, .. } => (None, *reason),
+        };
+        SandboxRecord {
+            id: SandboxId::from_random(self.0.parts.entropy.bytes()),
+            project,
+            created_at: self.0.parts.clock.now(),
+            asked: spec,
+            intent: Intent {
+                generation: Generation::FIRST,
+                target: Target::Running,
+                node,
+                pending_reason: Some(reason),
+            },
+            observed: None,
+            sequence: 1,
+            running_at: None,
+            terminated_at: None,
+            end: None,
+        }
+    }
+
+    async fn check_image(&self, spec: &SandboxSpec) -> Result<(), ControlError> {
+        match self.0.parts.images.resolve(&spec.image).await {
+            Ok(_template) => Ok(()),
+            Err(ImageError::NotFound { name }) => {
+                let names = self.0.parts.images.names().await;
+                let known: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+                Err(ControlError::ImageNotFound { name, known: known.join(", ") })
+            }
+            Err(unusable @ ImageError::Unusable { .. }) => {
+                Err(ControlError::Internal { detail: unusable.to_string() })
+            }
+        }
+    }
+
+    pub(crate) async fn rooms(&self) -> Vec<Room> {
+        let mut rooms = Vec::new();
+        for node in self.nodes() {
+            let view = node.view().await;
+            rooms.push(Room {
+                node: view.id,
+                cpu: view.cpu,
+                cpu_promised: view.cpu_promised,
+                memory: view.memory,
+                memory_available: view.memory_available,
+                starts_in_flight: view.starts_in_flight,
+                disk: view.disk,
+                disk_available: view.disk_available,
+                draining: view.draining,
+            });
+        }
+        rooms
+    }
+
+    /// Waits until the node of a running sandbox has reported the record's generation.
+    async fn in_force(
+        &self,
+        record: Arc<SandboxRecord>,
+    ) -> Result<Arc<SandboxRecord>, ControlError> {
+        let wanted = record.intent.generation;
+        let done = |record: &SandboxRecord| {
+            let seen = record.observed.as_ref().map(|observed| observed.generation);
+            status(record) != SandboxStatus::Running || seen >= Some(wanted)
+        };
+        let Some(entry) = self.0.table.get(&record.id) else { return Ok(record) };
+        let mut seen = entry.subscribe();
+        let waited = seen.wait_for(|live| done(&live.record));
+        if tokio::time::timeout(PATCH_DEADLINE, waited).await.is_err() {
+            let detail = format!("the node of sandbox {} did not report {wanted}", record.id);
+            return Err(ControlError::Unavailable { detail });
+        }
+        let record = Arc::clone(&seen.borrow().record);
+        Ok(record)
+    }
+
+    /// Finds a record of the project: a name only among the live ones.
+    pub(crate) async fn find(
+        &self,
+        project: &ProjectId,
+        sandbox: &SandboxRef,
+    ) -> Result<Arc<SandboxRecord>, ControlError> {
+        let entry: Option<Arc<Entry>> = match sandbox {
+            SandboxRef::Id(id) => self.0.table.get(id),
+            SandboxRef::Name(name) => self.0.table.get_by_name(project, name),
+        };
+        let not_found = || ControlError::SandboxNotFound(sandbox.to_string());
+        let record = match (entry, sandbox) {
+            (Some(entry), _) => entry.now().record,
+            (None, SandboxRef::Name(_)) => return Err(not_found()),
+            (None, SandboxRef::Id(id)) => match self.0.parts.store.sandbox_fetch(id).await {
+                Ok(record) => Arc::new(record),
+                Err(tarn_store::StoreError::NotFound { .. }) => return Err(not_found()),
+                Err(failed) => return Err(failed.into()),
+            },
+        };
+        if record.project == *project { Ok(record) } else { Err(not_found()) }
+    }
+
+    pub(crate) fn view(&self, record: &SandboxRecord) -> SandboxView {
+        let archive_after = self.0.config.archive_after_secs;
+        SandboxView {
+            status: status(record),
+            runtime: self.0.config.runtime,
+            archived_at: record.terminated_at.map(|ended| ended.plus_secs(archive_after)),
+            record: record.clone(),
+        }
+    }
+}
+
+/// The shape of the largest node; what the defaults need when there is none yet.
+fn largest(rooms: &[Room]) -> Resources {
+    let default = Resources::default();
+    Resources {
+        cpu: rooms.iter().map(|room| room.cpu).max().unwrap_or(default.cpu),
+        memory: rooms.iter().map(|room| room.memory).max().unwrap_or(default.memory),
+        disk: default.disk,
+    }
+}
+
+fn merge(current: &PortAccess, ask: PatchAsk) -> Patch {
+    let ports =
+        (ask.exposed_ports.is_some() || ask.allow_unauthenticated_access.is_some()).then(|| {
+            PortAccess {
+                exposed: ask.exposed_ports.or_else(|| current.exposed.clone()),
+                unauthenticated: ask
+                    .allow_unauthenticated_access
+                    .unwrap_or(current.unauthenticated),
+            }
+        });
+    let network = match ask.network {
+        NetworkPatch::Keep => None,
+        NetworkPatch::Clear => Some(None),
+        NetworkPatch::Replace(policy) => Some(Some(policy)),
+    };
+    Patch { name: ask.name, ports, auto_resume: ask.auto_resume, network }
+}

@@ -1,0 +1,133 @@
+//! The handle on the control plane, what it is made of, and its start.
+
+use std::{collections::HashMap, future::Future, sync::Arc};
+
+use parking_lot::RwLock;
+use tarn_host::Images;
+use tarn_node_api::Node;
+use tarn_scheduler::AdmissionRule;
+use tarn_store::{KeyHash, Store, StoreError};
+use tarn_task::{Clock, Entropy, Tasks};
+use tokio::sync::Notify;
+
+use crate::{Caller, ControlError, Limits, table::Table};
+
+/// The numbers of the control plane; all are configuration.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// What a create may ask for.
+    pub limits: Limits,
+    /// When a node takes a sandbox.
+    pub admission: AdmissionRule,
+    /// How long after its end a sandbox stays in the ordinary list, in seconds. Default: 24 h.
+    pub archive_after_secs: u64,
+    /// How long it stays in the archive after that, in seconds. Default: 30 days.
+    pub archive_keep_secs: u64,
+    /// The isolation technology of the nodes, as shown in `runtime`.
+    pub runtime: &'static str,
+}
+
+/// What the control plane works with.
+#[derive(Clone)]
+pub struct ControlParts {
+    /// What must not be forgotten.
+    pub store: Arc<dyn Store>,
+    /// The images there are.
+    pub images: Arc<dyn Images>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// The source of ids and keys.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where background work runs.
+    pub tasks: Tasks,
+}
+
+/// The control plane. Clones share it.
+#[derive(Clone)]
+pub struct Control(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) parts: ControlParts,
+    pub(crate) config: ControlConfig,
+    pub(crate) table: Table,
+    pub(crate) nodes: RwLock<Vec<Arc<dyn Node>>>,
+    pub(crate) keys: RwLock<HashMap<KeyHash, Caller>>,
+    /// Rung when a pending sandbox may have become placeable.
+    pub(crate) placement: Notify,
+}
+
+// === impl ControlConfig ===
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            admission: AdmissionRule::default(),
+            archive_after_secs: 24 * 3600,
+            archive_keep_secs: 30 * 24 * 3600,
+            runtime: "gvisor",
+        }
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Reads every live sandbox from the store and begins the background work.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub async fn start(parts: ControlParts, config: ControlConfig) -> Result<Self, StoreError> {
+        let live = parts.store.sandbox_list_live().await?;
+        let control = Self(Arc::new(Inner {
+            parts,
+            config,
+            table: Table::default(),
+            nodes: RwLock::default(),
+            keys: RwLock::default(),
+            placement: Notify::new(),
+        }));
+        tracing::info!(sandboxes = live.len(), "live sandboxes read from the store");
+        for record in live {
+            control.0.table.insert(record);
+        }
+        control.spawn_reconcilers();
+        Ok(control)
+    }
+
+    /// Says whether requests can be served: the store answers and a node is attached.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub async fn ready(&self) -> Result<(), ControlError> {
+        self.0.parts.store.ping().await?;
+        if self.0.nodes.read().is_empty() {
+            let detail = "no node is attached yet".to_owned();
+            return Err(ControlError::Unavailable { detail });
+        }
+        Ok(())
+    }
+
+    /// Runs accepted work to its end even if the caller goes away meanwhile.
+    pub(crate) async fn finish<T, F>(&self, name: &'static str, work: F) -> Result<T, ControlError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ControlError>> + Send + 'static,
+    {
+        match self.0.parts.tasks.spawn(name, work).await {
+            Ok(result) => result,
+            Err(lost) => {
+                let detail = format!("task {name}: {lost}");
+                Err(ControlError::Internal { detail })
+            }
+        }
+    }
+
+    pub(crate) fn node(&self, id: &tarn_types::NodeId) -> Option<Arc<dyn Node>> {
+        self.0.nodes.read().iter().find(|node| node.id() == id).cloned()
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Arc<dyn Node>> {
+        self.0.nodes.read().clone()
+    }
+}

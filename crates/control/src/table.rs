@@ -1,0 +1,131 @@
+//! Every live sandbox, in memory: what the ingress and waiting callers read.
+//!
+//! The store is the truth; this is its live part, kept current by `transition`, plus the
+//! endpoints, which are never stored.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::RwLock;
+use tarn_node_api::Endpoint;
+use tarn_types::{ProjectId, SandboxId, SandboxName, SandboxRecord};
+use tokio::sync::watch;
+
+/// What is known of one live sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    /// The stored record.
+    pub(crate) record: Arc<SandboxRecord>,
+    /// How to reach it, once its node has said so.
+    pub(crate) endpoint: Option<Endpoint>,
+}
+
+/// One live sandbox: its watchers, and the lock under which it changes.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    watch: watch::Sender<Live>,
+    /// Held while an event is decided, stored and published.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+/// All live sandboxes.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    maps: RwLock<Maps>,
+}
+
+#[derive(Debug, Default)]
+struct Maps {
+    by_id: HashMap<SandboxId, Arc<Entry>>,
+    by_name: HashMap<(ProjectId, SandboxName), SandboxId>,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Returns what is known now.
+    pub(crate) fn now(&self) -> Live {
+        self.watch.borrow().clone()
+    }
+
+    /// Watches for changes; the last one may be the end.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Live> {
+        self.watch.subscribe()
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Adds a sandbox that was just stored, or read at start.
+    pub(crate) fn insert(&self, record: SandboxRecord) -> Arc<Entry> {
+        let record = Arc::new(record);
+        let (watch, _) = watch::channel(Live { record: Arc::clone(&record), endpoint: None });
+        let entry = Arc::new(Entry { watch, turn: tokio::sync::Mutex::new(()) });
+        let mut maps = self.maps.write();
+        maps.by_id.insert(record.id.clone(), Arc::clone(&entry));
+        if let Some(name) = record.asked.name.clone() {
+            maps.by_name.insert((record.project.clone(), name), record.id.clone());
+        }
+        entry
+    }
+
+    /// Finds a live sandbox.
+    pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<Entry>> {
+        self.maps.read().by_id.get(id).cloned()
+    }
+
+    /// Finds a live sandbox by its name.
+    pub(crate) fn get_by_name(
+        &self,
+        project: &ProjectId,
+        name: &SandboxName,
+    ) -> Option<Arc<Entry>> {
+        let maps = self.maps.read();
+        let id = maps.by_name.get(&(project.clone(), name.clone()))?;
+        maps.by_id.get(id).cloned()
+    }
+
+    /// Publishes a stored record. One that has ended leaves the table; its watchers see it still.
+    pub(crate) fn publish(&self, entry: &Entry, record: SandboxRecord) {
+        let before = entry.now().record;
+        let ended = record.end.is_some();
+        let (id, project) = (record.id.clone(), record.project.clone());
+        let (old_name, new_name) = (before.asked.name.clone(), record.asked.name.clone());
+        {
+            let mut maps = self.maps.write();
+            if let Some(old) = old_name.filter(|_| ended || before.asked.name != new_name) {
+                maps.by_name.remove(&(project.clone(), old));
+            }
+            if ended {
+                maps.by_id.remove(&id);
+            } else if let Some(name) = new_name {
+                maps.by_name.insert((project, name), id);
+            }
+        }
+        entry.watch.send_modify(|live| {
+            live.record = Arc::new(record);
+            if ended {
+                live.endpoint = None;
+            }
+        });
+    }
+
+    /// Publishes how to reach a sandbox.
+    pub(crate) fn set_endpoint(entry: &Entry, endpoint: Option<Endpoint>) {
+        entry.watch.send_if_modified(|live| {
+            let changed = live.endpoint != endpoint;
+            live.endpoint = endpoint;
+            changed
+        });
+    }
+
+    /// Returns every live sandbox, oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
+        let mut all: Vec<_> = self.maps.read().by_id.values().cloned().collect();
+        all.sort_by_key(|entry| {
+            let record = entry.now().record;
+            (record.created_at, record.id.clone())
+        });
+        all
+    }
+}

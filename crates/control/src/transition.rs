@@ -1,0 +1,197 @@
+//! The one way a sandbox's record changes: decide, store, publish, act.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tarn_lifecycle::{Effect, Event, Ignored, status, step};
+use tarn_node_api::{ApplyError, NodeIntent, NodeTarget, Report, ReportSink};
+use tarn_store::StoreError;
+use tarn_types::{Generation, ObservedPhase, SandboxId, SandboxRecord, Target};
+
+use crate::{
+    Control, ControlError,
+    table::{Entry, Table},
+};
+
+/// How often a decision is taken anew when the record changed under it.
+const CONFLICT_ROUNDS: usize = 8;
+
+/// What an event led to.
+#[derive(Debug)]
+pub(crate) enum Moved {
+    /// The record is now this one.
+    Changed(Arc<SandboxRecord>),
+    /// Nothing changed; the record is still this one.
+    Unchanged(Arc<SandboxRecord>),
+}
+
+// === impl Moved ===
+
+impl Moved {
+    pub(crate) fn into_record(self) -> Arc<SandboxRecord> {
+        match self {
+            Self::Changed(record) | Self::Unchanged(record) => record,
+        }
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Applies an event to a sandbox: decides by `lifecycle`, stores, publishes, performs effects.
+    ///
+    /// The record is stored before anybody sees it.
+    pub(crate) async fn transition(
+        &self,
+        id: &SandboxId,
+        event: Event,
+    ) -> Result<Moved, ControlError> {
+        let Some(entry) = self.0.table.get(id) else {
+            return self.transition_ended(id, event).await;
+        };
+        let turn = entry.turn.lock().await;
+        for _ in 0..CONFLICT_ROUNDS {
+            let before = entry.now().record;
+            let next = match step(&before, event.clone(), self.0.parts.clock.now()) {
+                Ok(next) => next,
+                Err(Ignored::Ended(effects)) => {
+                    drop(turn);
+                    self.perform(&before, &effects).await;
+                    return Ok(Moved::Unchanged(before));
+                }
+                Err(Ignored::Stale | Ignored::NoChange) => return Ok(Moved::Unchanged(before)),
+            };
+            let stored =
+                self.0.parts.store.sandbox_update(&next.record, status(&next.record)).await;
+            match stored {
+                Ok(()) => {
+                    log_move(&before, &next.record);
+                    self.0.table.publish(&entry, next.record.clone());
+                    drop(turn);
+                    self.perform(&next.record, &next.effects).await;
+                    return Ok(Moved::Changed(Arc::new(next.record)));
+                }
+                Err(StoreError::Conflict { .. }) => self.reload(&entry, id).await?,
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        let detail = format!("sandbox {id} changed {CONFLICT_ROUNDS} times under one event");
+        Err(ControlError::Unavailable { detail })
+    }
+
+    /// The end of a sandbox is stored and nothing changes it; a node may still have to be told.
+    async fn transition_ended(&self, id: &SandboxId, event: Event) -> Result<Moved, ControlError> {
+        let record = self.0.parts.store.sandbox_fetch(id).await?;
+        if let Err(Ignored::Ended(effects)) = step(&record, event, self.0.parts.clock.now()) {
+            self.perform(&record, &effects).await;
+        }
+        Ok(Moved::Unchanged(Arc::new(record)))
+    }
+
+    async fn reload(&self, entry: &Entry, id: &SandboxId) -> Result<(), ControlError> {
+        let record = self.0.parts.store.sandbox_fetch(id).await?;
+        self.0.table.publish(entry, record);
+        Ok(())
+    }
+
+    async fn perform(&self, record: &SandboxRecord, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Apply => self.apply(record).await,
+                Effect::Forget(generation) => self.forget(record, *generation).await,
+            }
+        }
+        if record.end.is_some() {
+            self.0.placement.notify_one();
+        }
+    }
+
+    /// Sends the intent to its node. A node that cannot take it is asked again in the background.
+    pub(crate) async fn apply(&self, record: &SandboxRecord) {
+        let Some(intent) = intent_of(record) else { return };
+        let Some(node) = record.intent.node.as_ref().and_then(|node| self.node(node)) else {
+            // Not attached yet: `attach` compares everything.
+            return;
+        };
+        let Err(refused) = node.apply(intent.clone()).await else { return };
+        if let ApplyError::Stale { .. } = refused {
+            return;
+        }
+        tracing::warn!(
+            sandbox.id = %record.id, generation = %intent.generation, error = %refused,
+            "the node did not take the intent; trying again"
+        );
+        let stopping = self.0.parts.tasks.stopping();
+        drop(self.0.parts.tasks.spawn("intent_retry", async move {
+            let again = async {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    match node.apply(intent.clone()).await {
+                        Ok(()) | Err(ApplyError::Stale { .. }) => break,
+                        Err(ApplyError::Stopping) => {}
+                    }
+                }
+            };
+            tokio::select! { () = again => {}, () = stopping => {} }
+        }));
+    }
+
+    async fn forget(&self, record: &SandboxRecord, generation: Generation) {
+        if let Some(node) = record.intent.node.as_ref().and_then(|node| self.node(node)) {
+            node.forget(&record.id, generation).await;
+        }
+    }
+}
+
+#[async_trait]
+impl ReportSink for Control {
+    async fn report(&self, report: Report) {
+        let id = report.id.clone();
+        let runs = report.observed.phase == ObservedPhase::Running;
+        match self.transition(&id, Event::Reported(report.observed)).await {
+            Ok(_) if runs => {
+                if let Some(entry) = self.0.table.get(&id) {
+                    Table::set_endpoint(&entry, report.endpoint);
+                }
+            }
+            Ok(_) => {}
+            Err(failed) => {
+                // The node's ledger keeps it; the next attach or report repeats it.
+                let detail = failed.detail().unwrap_or_default();
+                tracing::error!(sandbox.id = %id, error = %failed, detail, "a report was not stored");
+            }
+        }
+    }
+}
+
+/// Makes what a node gets to see of a record.
+fn intent_of(record: &SandboxRecord) -> Option<NodeIntent> {
+    record.intent.node.as_ref()?;
+    let target = match &record.intent.target {
+        Target::Running => NodeTarget::Running(record.asked.launch()),
+        Target::Terminated(cause) => NodeTarget::Terminated(cause.clone()),
+    };
+    Some(NodeIntent {
+        id: record.id.clone(),
+        project: record.project.clone(),
+        generation: record.intent.generation,
+        target,
+    })
+}
+
+fn log_move(before: &SandboxRecord, after: &SandboxRecord) {
+    let (old, new) = (status(before), status(after));
+    if old == new {
+        return;
+    }
+    let reason = after.end.as_ref().map(|end| end.outcome().to_string());
+    tracing::info!(
+        sandbox.id = %after.id,
+        project.id = %after.project,
+        generation = %after.intent.generation,
+        old = old.as_str(),
+        new = new.as_str(),
+        reason,
+        "sandbox changed state"
+    );
+}

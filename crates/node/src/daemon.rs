@@ -1,0 +1,142 @@
+//! The node's side of the private wire to `tarnd`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tarn_daemon_api::ErrorBody;
+use tarn_guest_api::{
+    INIT_PATH, InitRequest, InitResponse, MEMORY_PRESSURE_PATH, MemoryPressureRequest,
+    MemoryPressureResponse, TOKEN_HEADER, code,
+};
+use tarn_types::DaemonToken;
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+/// The largest answer that is read.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Says why a daemon did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// Nothing listens yet, or any more.
+    #[error("the daemon cannot be reached: {0}")]
+    Unreachable(String),
+    /// The connection broke, or the answer makes no sense.
+    #[error("the daemon's answer cannot be read: {0}")]
+    Broken(String),
+    /// Entrypoint, user or working directory cannot be used.
+    #[error("{0}")]
+    Configuration(String),
+    /// The daemon said no.
+    #[error("the daemon refused with {status}: {text}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        text: String,
+    },
+}
+
+/// Opens a daemon.
+pub(crate) async fn init(
+    daemon: SocketAddr,
+    request: &InitRequest,
+) -> Result<InitResponse, DaemonError> {
+    post(daemon, INIT_PATH, None, request).await
+}
+
+/// Makes a daemon end the largest process of its sandbox.
+pub(crate) async fn relieve(
+    daemon: SocketAddr,
+    token: &DaemonToken,
+) -> Result<MemoryPressureResponse, DaemonError> {
+    post(daemon, MEMORY_PRESSURE_PATH, Some(token), &MemoryPressureRequest {}).await
+}
+
+/// Says whether a daemon is open with this token.
+pub(crate) async fn is_open(daemon: SocketAddr, token: &DaemonToken) -> Result<(), DaemonError> {
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(tarn_guest_api::STATS_PATH)
+        .header(TOKEN_HEADER, token.reveal());
+    let (status, body) = send(daemon, request, Bytes::new()).await?;
+    if status.is_success() { Ok(()) } else { Err(refusal(status, &body)) }
+}
+
+async fn post<Q: Serialize + Sync, A: DeserializeOwned>(
+    daemon: SocketAddr,
+    path: &str,
+    token: Option<&DaemonToken>,
+    question: &Q,
+) -> Result<A, DaemonError> {
+    let body = serde_json::to_vec(question).map_err(|bad| DaemonError::Broken(bad.to_string()))?;
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        request = request.header(TOKEN_HEADER, token.reveal());
+    }
+    let (status, body) = send(daemon, request, body.into()).await?;
+    if !status.is_success() {
+        return Err(refusal(status, &body));
+    }
+    serde_json::from_slice(&body).map_err(|bad| DaemonError::Broken(bad.to_string()))
+}
+
+async fn send(
+    daemon: SocketAddr,
+    request: http::request::Builder,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), DaemonError> {
+    let broken = |bad: hyper::Error| DaemonError::Broken(bad.to_string());
+    let stream = TcpStream::connect(daemon)
+        .await
+        .map_err(|refused| DaemonError::Unreachable(refused.to_string()))?;
+    // Small requests, one answer each: waiting for more bytes only costs time.
+    stream.set_nodelay(true).map_err(|bad| DaemonError::Broken(bad.to_string()))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = request
+        .header(header::HOST, "tarnd")
+        .body(Full::new(body))
+        .map_err(|bad| DaemonError::Broken(bad.to_string()))?;
+    let exchange = async {
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|bad| DaemonError::Broken(bad.to_string()))?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(connection);
+    tokio::select! {
+        answer = exchange => answer,
+        // The connection ends by itself only when the exchange cannot go on.
+        ended = &mut connection => Err(DaemonError::Broken(match ended {
+            Ok(()) => "the connection was closed".to_owned(),
+            Err(bad) => bad.to_string(),
+        })),
+    }
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> DaemonError {
+    let Ok(said) = serde_json::from_slice::<ErrorBody>(body) else {
+        let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        return DaemonError::Refused { status: status.as_u16(), text };
+    };
+    if said.code.as_deref() == Some(code::CONFIGURATION_ERROR) {
+        return DaemonError::Configuration(said.error);
+    }
+    DaemonError::Refused { status: status.as_u16(), text: said.error }
+}
+
+/// How long to wait before knocking again at a daemon that is not there yet: 1 ms, then 2, 4, 5 …
+pub(crate) fn knock_delay(round: u32) -> Duration {
+    Duration::from_millis(1 << round.min(2)).min(Duration::from_millis(5))
+}

@@ -1,0 +1,275 @@
+//! What a node made, on disk: one directory a sandbox with `sandbox.json` in it.
+//!
+//! An entry is written to a temporary file and renamed into place. [`Durability::Synced`] adds the
+//! fsyncs that survive a crash of the host; [`Durability::Renamed`] survives the death of the
+//! server, which is enough for facts that a reboot makes void anyway.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tarn_host::SlotId;
+use tarn_runtime::Started;
+use tarn_types::{
+    BootId, DaemonToken, EndCause, Generation, Launch, ProjectId, SandboxId, UnixMillis,
+};
+use thiserror::Error;
+
+/// The version written; a reader refuses newer ones.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+const FILE_NAME: &str = "sandbox.json";
+const TEMP_NAME: &str = "sandbox.json.new";
+
+/// Says which step on the ledger failed.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// A file could not be read or written.
+    #[error("{step} {path}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: io::Error,
+    },
+    /// An entry is damaged or from a newer tarn.
+    #[error("{path} cannot be understood: {detail}; nothing of that sandbox is touched")]
+    Unreadable {
+        /// The entry.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Where a sandbox is in its life on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(crate) enum State {
+    /// Being built; everything of it may be half there.
+    Starting,
+    /// It serves.
+    Running {
+        /// Since when: its absolute clock starts here.
+        since: UnixMillis,
+    },
+    /// It has ended; what is left of it is being removed, or control has not heard yet.
+    Ended {
+        /// Why.
+        cause: EndCause,
+        /// When.
+        at: UnixMillis,
+    },
+}
+
+/// All that a node must know of a sandbox to adopt it or to clean up after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) format_version: u32,
+    pub(crate) id: SandboxId,
+    pub(crate) project: ProjectId,
+    pub(crate) generation: Generation,
+    /// The boot of the host in which it was built.
+    pub(crate) boot_id: BootId,
+    pub(crate) launch: Launch,
+    #[serde(flatten)]
+    pub(crate) state: State,
+    pub(crate) slot: Option<SlotId>,
+    pub(crate) token: DaemonToken,
+    /// The host's copy of `tarnd` that is bound into it.
+    pub(crate) tarnd: PathBuf,
+    pub(crate) started: Option<Started>,
+    /// Since when control's store does not know it.
+    pub(crate) orphaned: Option<UnixMillis>,
+}
+
+/// An entry, or why it cannot be understood.
+pub(crate) type ReadEntry = Result<Entry, LedgerError>;
+
+/// How long a written entry must last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Beyond a crash of the host.
+    Synced,
+    /// Beyond the death of the server.
+    Renamed,
+}
+
+/// The directory of all entries.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    dir: PathBuf,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Opens the ledger of a directory, making it if need be.
+    pub(crate) fn open(dir: &Path) -> Result<Self, LedgerError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|source| io_error("make directory", dir, source))?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Writes an entry, replacing the one before.
+    pub(crate) fn write(&self, entry: &Entry, durability: Durability) -> Result<(), LedgerError> {
+        let dir = self.dir.join(entry.id.as_str());
+        let temp = dir.join(TEMP_NAME);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|source| io_error("make directory", &dir, source))?;
+        let text = serde_json::to_vec_pretty(entry)
+            .map_err(|source| io_error("encode", &temp, source.into()))?;
+        write_file(&temp, &text, durability).map_err(|source| io_error("write", &temp, source))?;
+        let file = dir.join(FILE_NAME);
+        fs::rename(&temp, &file).map_err(|source| io_error("rename", &temp, source))?;
+        if durability == Durability::Synced {
+            for dir in [&dir, &self.dir] {
+                sync_dir(dir).map_err(|source| io_error("sync", dir, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an entry; does nothing when there is none.
+    pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), LedgerError> {
+        let dir = self.dir.join(id.as_str());
+        match fs::remove_dir_all(&dir) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &dir, source))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads every entry; a damaged one is returned as its error, so that nobody cleans up what
+    /// belongs to it.
+    pub(crate) fn read_all(&self) -> Result<Vec<(SandboxId, ReadEntry)>, LedgerError> {
+        let mut entries = Vec::new();
+        let listing =
+            fs::read_dir(&self.dir).map_err(|source| io_error("list", &self.dir, source))?;
+        for item in listing {
+            let item = item.map_err(|source| io_error("list", &self.dir, source))?;
+            let Some(id) = item.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let path = item.path().join(FILE_NAME);
+            match fs::read(&path) {
+                // The directory was made and the server died before the first entry: no host
+                // object is older than its entry, so there is nothing to know.
+                Err(source) if source.kind() == io::ErrorKind::NotFound => self.remove(&id)?,
+                Err(source) => entries.push((id, Err(io_error("read", &path, source)))),
+                Ok(text) => entries.push((id, parse(&path, &text))),
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Entry, LedgerError> {
+    let unreadable = |detail: String| LedgerError::Unreadable { path: path.to_owned(), detail };
+    let entry: Entry =
+        serde_json::from_slice(text).map_err(|source| unreadable(source.to_string()))?;
+    if entry.format_version > FORMAT_VERSION {
+        let detail =
+            format!("format version {} is newer than {FORMAT_VERSION}", entry.format_version);
+        return Err(unreadable(detail));
+    }
+    Ok(entry)
+}
+
+fn write_file(path: &Path, text: &[u8], durability: Durability) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    if durability == Durability::Synced {
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn io_error(step: &'static str, path: &Path, source: io::Error) -> LedgerError {
+    LedgerError::Io { step, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use tarn_types::{EgressPolicy, Resources};
+
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            format_version: FORMAT_VERSION,
+            id: SandboxId::from_random([1; 21]),
+            project: ProjectId::from_random([2; 16]),
+            generation: Generation(3),
+            boot_id: BootId::new("boot\n"),
+            launch: Launch {
+                image: "tensorlake/ubuntu-minimal".parse().expect("a good name"),
+                resources: Resources::default(),
+                entrypoint: None,
+                egress: EgressPolicy::OPEN,
+                named: false,
+                timeout_secs: 600,
+            },
+            state: State::Running { since: UnixMillis(5) },
+            slot: Some(SlotId(7)),
+            token: DaemonToken::from_random([9; 32]),
+            tarnd: PathBuf::from("/data/tarnd/1/tarnd"),
+            started: None,
+            orphaned: None,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        for durability in [Durability::Synced, Durability::Renamed] {
+            ledger.write(&entry(), durability).expect("it writes");
+        }
+        let all = ledger.read_all().expect("it lists");
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].1.as_ref().expect("it reads"), &entry());
+        ledger.remove(&entry().id).expect("it removes");
+        ledger.remove(&entry().id).expect("twice");
+        assert!(ledger.read_all().expect("it lists").is_empty());
+    }
+
+    #[test]
+    fn a_damaged_or_newer_entry_is_reported_and_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        ledger.write(&entry(), Durability::Renamed).expect("it writes");
+        let file = dir.path().join(entry().id.as_str()).join(FILE_NAME);
+        let newer = fs::read_to_string(&file)
+            .expect("it reads")
+            .replace("\"format_version\": 1", "\"format_version\": 2");
+        for text in ["{", &newer] {
+            fs::write(&file, text).expect("it writes");
+            let all = ledger.read_all().expect("it lists");
+            assert!(matches!(all[0].1, Err(LedgerError::Unreadable { .. })), "{text}");
+            assert!(file.exists());
+        }
+    }
+
+    /// The bytes of format 1 as they were first written; never edit.
+    const GOLDEN: &str = include_str!("../tests/golden/ledger-1.json");
+
+    #[test]
+    fn format_1_is_read_for_ever() {
+        let read = parse(Path::new("golden"), GOLDEN.as_bytes()).expect("it reads");
+        assert_eq!(read, entry());
+    }
+}

@@ -1,0 +1,463 @@
+//! One sandbox on this node: the handle others hold, and the task that owns it.
+//!
+//! ```text
+//!  Starting ──▶ Running ──▶ Ended ──▶ (forgotten)
+//!      └────────────────────▲
+//! ```
+//!
+//! What others want lies in a `watch` channel and is merged there, so wanting never blocks and
+//! doubled or late wishes are harmless. The task compares, acts, writes the ledger, reports.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tarn_lifecycle::{Limit, limit};
+use tarn_node_api::{ApplyError, Endpoint, NodeIntent, NodeTarget, Report};
+use tarn_runtime::RuntimeExit;
+use tarn_types::{
+    DaemonToken, EndCause, Generation, Launch, MilliCpu, NodeId, Observed, ObservedPhase,
+    SandboxId, UnixMillis,
+};
+use tokio::sync::watch;
+
+use crate::{
+    ledger::{Durability, Entry, FORMAT_VERSION, State},
+    service::Shared,
+    start::{chain, clean, start},
+};
+
+/// How long the task sleeps at most before it looks at the wall clock again: limits are wall-clock
+/// times, and that clock may jump.
+const TICK: Duration = Duration::from_secs(2);
+
+/// How long a failed clean-up rests before the next try.
+const CLEAN_RETRY: Duration = Duration::from_secs(2);
+
+/// What is wanted of a sandbox; merged, never queued.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    /// The newest intent.
+    pub(crate) intent: Option<NodeIntent>,
+    /// Counts the wishes to hear the last report again.
+    pub(crate) repeats: u64,
+    /// Control has stored the end at this generation.
+    pub(crate) forget: Option<Generation>,
+    /// Control's store does not know the sandbox.
+    pub(crate) orphaned: bool,
+    /// It ended by itself.
+    pub(crate) exit: Option<RuntimeExit>,
+}
+
+/// What others may know of a sandbox without asking its task.
+#[derive(Debug, Clone)]
+struct Known {
+    observed: Observed,
+    endpoint: Option<Endpoint>,
+    launch: Launch,
+    orphaned: bool,
+}
+
+/// The others' end of a sandbox.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    id: SandboxId,
+    wanted: watch::Sender<Wanted>,
+    known: Mutex<Known>,
+}
+
+/// Owns one sandbox of this node.
+pub(crate) struct SandboxTask {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    wanted: watch::Receiver<Wanted>,
+    entry: Entry,
+    endpoint: Option<Endpoint>,
+    /// How many of `Wanted::repeats` were answered.
+    repeated: u64,
+    /// Something of an ended sandbox may still be on the host.
+    unclean: bool,
+}
+
+// === impl Handle ===
+
+impl Handle {
+    pub(crate) fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// Adds to what is wanted, without waiting.
+    pub(crate) fn want(&self, change: impl FnOnce(&mut Wanted)) {
+        self.wanted.send_modify(change);
+    }
+
+    /// Takes an intent if it is not older than what is known.
+    pub(crate) fn take(&self, intent: NodeIntent) -> Result<(), ApplyError> {
+        let asked = intent.generation;
+        let mut stale = None;
+        let observed = self.known.lock().observed.generation;
+        self.want(|wanted| {
+            let newest = wanted.intent.as_ref().map_or(observed, |have| have.generation);
+            let have = newest.max(observed);
+            if asked < have {
+                stale = Some(have);
+                return;
+            }
+            if asked == have {
+                wanted.repeats += 1;
+            }
+            wanted.orphaned = false;
+            wanted.intent = Some(intent);
+        });
+        match stale {
+            Some(have) => Err(ApplyError::Stale { id: self.id.clone(), have, asked }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.known.lock().endpoint.clone()
+    }
+
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.known.lock().orphaned
+    }
+
+    /// Returns the CPU quota a live sandbox was promised.
+    pub(crate) fn cpu_promised(&self) -> MilliCpu {
+        let known = self.known.lock();
+        match known.observed.phase {
+            ObservedPhase::Starting | ObservedPhase::Running => known.launch.resources.cpu,
+            ObservedPhase::Ended(_) => MilliCpu::default(),
+        }
+    }
+
+    pub(crate) fn last_report(&self, node: &NodeId) -> Report {
+        let known = self.known.lock();
+        Report {
+            id: self.id.clone(),
+            node: node.clone(),
+            observed: known.observed.clone(),
+            endpoint: known.endpoint.clone(),
+        }
+    }
+}
+
+// === impl SandboxTask ===
+
+impl SandboxTask {
+    /// Begins to build a sandbox. Its handle is there when this returns.
+    pub(crate) fn spawn_new(shared: &Arc<Shared>, intent: NodeIntent) {
+        let NodeTarget::Running(launch) = intent.target.clone() else { return };
+        let entry = Entry {
+            format_version: FORMAT_VERSION,
+            id: intent.id.clone(),
+            project: intent.project.clone(),
+            generation: intent.generation,
+            boot_id: shared.config.boot_id.clone(),
+            launch,
+            state: State::Starting,
+            slot: None,
+            token: DaemonToken::from_random(shared.parts.entropy.bytes()),
+            tarnd: shared.config.tarnd.clone(),
+            started: None,
+            orphaned: None,
+        };
+        let wanted = Wanted { intent: Some(intent), ..Wanted::default() };
+        let Some(mut task) = Self::new(shared, entry, wanted, None) else { return };
+        shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
+        drop(shared.parts.tasks.spawn("sandbox", async move {
+            task.build().await;
+            task.shared.starts_in_flight.fetch_sub(1, Ordering::Relaxed);
+            task.run().await;
+        }));
+    }
+
+    /// Takes over a sandbox that the ledger knows.
+    pub(crate) fn spawn_adopted(
+        shared: &Arc<Shared>,
+        entry: Entry,
+        endpoint: Option<Endpoint>,
+        unclean: bool,
+    ) {
+        let wanted = Wanted { orphaned: entry.orphaned.is_some(), ..Wanted::default() };
+        let Some(mut task) = Self::new(shared, entry, wanted, endpoint) else { return };
+        task.unclean = unclean;
+        drop(shared.parts.tasks.spawn("sandbox", async move { task.run().await }));
+    }
+
+    /// Registers a handle; `None` when somebody else was quicker.
+    fn new(
+        shared: &Arc<Shared>,
+        entry: Entry,
+        wanted: Wanted,
+        endpoint: Option<Endpoint>,
+    ) -> Option<Self> {
+        let (sender, receiver) = watch::channel(wanted);
+        let handle = Arc::new(Handle {
+            id: entry.id.clone(),
+            wanted: sender,
+            known: Mutex::new(known_of(shared, &entry, endpoint.clone())),
+        });
+        let mut handles = shared.handles.write();
+        if handles.contains_key(&entry.id) {
+            return None;
+        }
+        handles.insert(entry.id.clone(), Arc::clone(&handle));
+        Some(Self {
+            shared: Arc::clone(shared),
+            handle,
+            wanted: receiver,
+            entry,
+            endpoint,
+            repeated: 0,
+            unclean: false,
+        })
+    }
+
+    async fn build(&mut self) {
+        let wanted = self.wanted.clone();
+        match start(&self.shared, &mut self.entry, wanted).await {
+            Ok(endpoint) => {
+                self.endpoint = Some(endpoint);
+                self.entry.state = State::Running { since: self.shared.parts.clock.now() };
+                if let Limit::SuspendsWhenIdle { secs } = limit(&self.entry.launch, UnixMillis(0)) {
+                    tracing::info!(
+                        sandbox.id = %self.entry.id, timeout_secs = secs,
+                        "a named sandbox is not ended by its idle limit; it stays running"
+                    );
+                }
+                // A crash of the host ends the sandbox, whatever this file says then.
+                self.save(Durability::Renamed).await;
+                self.report().await;
+            }
+            Err(cause) => {
+                tracing::warn!(
+                    sandbox.id = %self.entry.id, message = cause.error_message(),
+                    "a sandbox did not start"
+                );
+                self.end(cause).await;
+            }
+        }
+    }
+
+    async fn run(&mut self) {
+        loop {
+            let wanted = self.wanted.borrow_and_update().clone();
+            if self.compare(wanted).await == Progress::Forgotten {
+                self.shared.handles.write().remove(&self.entry.id);
+                return;
+            }
+            let stopping = self.shared.parts.tasks.stopping();
+            let next_look = tokio::time::sleep(self.next_look());
+            tokio::select! {
+                // The server stops; the sandbox lives on.
+                () = stopping => return,
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                () = next_look => self.look().await,
+            }
+        }
+    }
+
+    /// Brings the sandbox nearer to what is wanted.
+    async fn compare(&mut self, wanted: Wanted) -> Progress {
+        if self.is_ended() {
+            if self.unclean {
+                self.clean().await;
+            }
+            if !self.unclean && wanted.forget >= Some(self.entry.generation) {
+                return self.forget().await;
+            }
+        } else {
+            if let Some(exit) = &wanted.exit {
+                self.end(cause_of(exit)).await;
+            }
+            if !self.is_ended() && wanted.orphaned != self.entry.orphaned.is_some() {
+                self.set_orphaned(wanted.orphaned).await;
+            }
+        }
+        if let Some(intent) = wanted.intent {
+            self.follow(intent).await;
+        }
+        if wanted.repeats > self.repeated {
+            self.repeated = wanted.repeats;
+            self.report().await;
+        }
+        Progress::Here
+    }
+
+    async fn follow(&mut self, intent: NodeIntent) {
+        if intent.generation <= self.entry.generation {
+            return;
+        }
+        match intent.target {
+            NodeTarget::Running(launch) if !self.is_ended() => {
+                self.relaunch(launch, intent.generation).await;
+            }
+            NodeTarget::Running(_) => {
+                self.entry.generation = intent.generation;
+                self.save(Durability::Renamed).await;
+                self.report().await;
+            }
+            NodeTarget::Terminated(cause) => {
+                self.entry.generation = intent.generation;
+                if self.is_ended() {
+                    self.save(Durability::Renamed).await;
+                    self.report().await;
+                } else {
+                    self.end(cause).await;
+                }
+            }
+        }
+    }
+
+    /// Changes what can change in place: policy and clock.
+    async fn relaunch(&mut self, launch: Launch, generation: Generation) {
+        if launch.egress != self.entry.launch.egress
+            && let Some(slot) = self.entry.slot
+            && let Err(bad) = self.shared.parts.slots.set_policy(slot, &launch.egress).await
+        {
+            // The old policy stays; the next look tries again, and control waits for the report.
+            tracing::warn!(sandbox.id = %self.entry.id, error = %bad, "the policy was not replaced");
+            return;
+        }
+        self.entry.launch = launch;
+        self.entry.generation = generation;
+        self.save(Durability::Synced).await;
+        self.report().await;
+    }
+
+    async fn end(&mut self, cause: EndCause) {
+        self.entry.state = State::Ended { cause, at: self.shared.parts.clock.now() };
+        self.endpoint = None;
+        self.unclean = true;
+        self.save(Durability::Renamed).await;
+        self.clean().await;
+        self.report().await;
+    }
+
+    async fn clean(&mut self) {
+        match clean(&self.shared, &mut self.entry).await {
+            Ok(()) => {
+                self.unclean = false;
+                self.save(Durability::Renamed).await;
+            }
+            Err(trouble) => tracing::warn!(
+                sandbox.id = %self.entry.id, trouble,
+                "something of an ended sandbox could not be removed; trying again"
+            ),
+        }
+    }
+
+    async fn forget(&mut self) -> Progress {
+        match self.shared.remove(self.entry.id.clone()).await {
+            Ok(()) => Progress::Forgotten,
+            Err(bad) => {
+                tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "ledger entry kept");
+                Progress::Here
+            }
+        }
+    }
+
+    async fn set_orphaned(&mut self, orphaned: bool) {
+        let runtime = &self.shared.parts.runtime;
+        let done = if orphaned {
+            runtime.freeze(&self.entry.id).await
+        } else {
+            runtime.thaw(&self.entry.id).await
+        };
+        if let Err(bad) = done {
+            tracing::warn!(sandbox.id = %self.entry.id, orphaned, error = %bad, "not frozen or thawed");
+        }
+        self.entry.orphaned = orphaned.then(|| self.shared.parts.clock.now());
+        self.save(Durability::Synced).await;
+    }
+
+    /// Looks at the clock.
+    async fn look(&mut self) {
+        let now = self.shared.parts.clock.now();
+        if let Some(since) = self.entry.orphaned {
+            if now >= since.plus_secs(self.shared.config.orphan_grace_secs) && !self.is_ended() {
+                tracing::warn!(sandbox.id = %self.entry.id, "an orphaned sandbox is removed after its grace");
+                self.end(EndCause::NodeLost).await;
+                // Nobody will ever say so: there is no record of it.
+                self.handle.want(|wanted| wanted.forget = Some(Generation(u64::MAX)));
+            }
+            return;
+        }
+        if self.ends_at().is_some_and(|ends| now >= ends) {
+            self.end(EndCause::TimedOut).await;
+        }
+    }
+
+    fn next_look(&self) -> Duration {
+        if self.unclean {
+            return CLEAN_RETRY;
+        }
+        if self.entry.orphaned.is_some() || self.is_ended() {
+            return TICK;
+        }
+        let now = self.shared.parts.clock.now();
+        let left = self.ends_at().map(|ends| Duration::from_millis(ends.millis_since(now)));
+        left.map_or(TICK, |left| left.min(TICK))
+    }
+
+    fn ends_at(&self) -> Option<UnixMillis> {
+        let State::Running { since } = self.entry.state else { return None };
+        match limit(&self.entry.launch, since) {
+            Limit::EndsAt(at) => Some(at),
+            Limit::None | Limit::SuspendsWhenIdle { .. } => None,
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        matches!(self.entry.state, State::Ended { .. })
+    }
+
+    async fn save(&self, durability: Durability) {
+        if let Err(bad) = self.shared.write(self.entry.clone(), durability).await {
+            tracing::error!(
+                sandbox.id = %self.entry.id, error = chain(&bad),
+                "the ledger cannot be written; free space or mend the data directory"
+            );
+        }
+    }
+
+    async fn report(&self) {
+        let known = known_of(&self.shared, &self.entry, self.endpoint.clone());
+        *self.handle.known.lock() = known.clone();
+        self.shared.report(&self.entry.id, known.observed, known.endpoint).await;
+    }
+}
+
+/// What a comparison led to.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    /// The sandbox is still this node's.
+    Here,
+    /// Nothing of it is left.
+    Forgotten,
+}
+
+fn cause_of(exit: &RuntimeExit) -> EndCause {
+    match exit {
+        RuntimeExit::OutOfMemory => EndCause::OutOfMemory,
+        RuntimeExit::Died(reason) => EndCause::RuntimeDied { reason: (*reason).to_owned() },
+    }
+}
+
+fn known_of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Known {
+    let (phase, at) = match &entry.state {
+        State::Starting => (ObservedPhase::Starting, shared.parts.clock.now()),
+        State::Running { since } => (ObservedPhase::Running, *since),
+        State::Ended { cause, at } => (ObservedPhase::Ended(cause.clone()), *at),
+    };
+    Known {
+        observed: Observed { generation: entry.generation, phase, at },
+        endpoint,
+        launch: entry.launch.clone(),
+        orphaned: entry.orphaned.is_some(),
+    }
+}

@@ -1,0 +1,293 @@
+//! The node as control sees it, and the start of it.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use parking_lot::RwLock;
+use tarn_host::{Images, LayerError, Layers, SlotError, Slots};
+use tarn_node_api::{
+    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
+};
+use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
+use tarn_task::{Clock, Entropy, Tasks};
+use tarn_types::{BootId, Generation, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::{
+    adopt, daemon,
+    gauge::MemoryGauge,
+    ledger::{Durability, Entry, Ledger, LedgerError},
+    sandbox::{Handle, SandboxTask},
+};
+
+/// The numbers of a node; all are configuration.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Its id, kept in the store.
+    pub id: NodeId,
+    /// Where the ledger lies.
+    pub ledger_dir: PathBuf,
+    /// The host's copy of `tarnd` for new sandboxes.
+    pub tarnd: PathBuf,
+    /// The host name inside every sandbox.
+    pub hostname: String,
+    /// The most processes inside one sandbox.
+    pub processes: u32,
+    /// The CPUs of the host.
+    pub cpu: MilliCpu,
+    /// The running boot of the host.
+    pub boot_id: BootId,
+    /// How long an orphaned sandbox is kept, in seconds.
+    pub orphan_grace_secs: u64,
+}
+
+/// What a node works with.
+#[derive(Clone)]
+pub struct NodeParts {
+    /// Drives the sandboxes.
+    pub runtime: Arc<dyn Runtime>,
+    /// Finds templates.
+    pub images: Arc<dyn Images>,
+    /// Makes root file systems.
+    pub layers: Arc<dyn Layers>,
+    /// Hands out network places.
+    pub slots: Arc<dyn Slots>,
+    /// Tells how much memory is left.
+    pub memory: Arc<dyn MemoryGauge>,
+    /// Takes the reports.
+    pub sink: Arc<dyn ReportSink>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// The source of tokens.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where sandboxes' tasks run.
+    pub tasks: Tasks,
+}
+
+/// Says why a node cannot start. Nothing was removed then.
+#[derive(Debug, Error)]
+pub enum NodeStartError {
+    /// The ledger cannot be read.
+    #[error("read the ledger")]
+    Ledger(#[from] LedgerError),
+    /// The slots of the host cannot be put in order.
+    #[error("put the network slots in order")]
+    Slots(#[from] SlotError),
+    /// The layers of the host cannot be listed.
+    #[error("list the layers")]
+    Layers(#[from] LayerError),
+    /// The sandboxes of the runtime cannot be listed.
+    #[error("list the runtime's sandboxes")]
+    Runtime(#[from] RuntimeError),
+}
+
+/// A node. Clones share it.
+#[derive(Clone)]
+pub struct NodeService(pub(crate) Arc<Shared>);
+
+/// What every sandbox's task shares.
+pub(crate) struct Shared {
+    pub(crate) config: NodeConfig,
+    pub(crate) parts: NodeParts,
+    pub(crate) ledger: Ledger,
+    pub(crate) handles: RwLock<HashMap<SandboxId, Arc<Handle>>>,
+    pub(crate) starts_in_flight: AtomicU32,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Writes a ledger entry on the blocking pool.
+    pub(crate) async fn write(
+        &self,
+        entry: Entry,
+        durability: Durability,
+    ) -> Result<(), LedgerError> {
+        let ledger = self.ledger.clone();
+        let write = self.parts.tasks.spawn_blocking(move || ledger.write(&entry, durability));
+        flatten(write.await)
+    }
+
+    /// Removes a ledger entry on the blocking pool.
+    pub(crate) async fn remove(&self, id: SandboxId) -> Result<(), LedgerError> {
+        let ledger = self.ledger.clone();
+        flatten(self.parts.tasks.spawn_blocking(move || ledger.remove(&id)).await)
+    }
+
+    /// Tells control where a sandbox is.
+    pub(crate) async fn report(
+        &self,
+        id: &SandboxId,
+        observed: Observed,
+        endpoint: Option<Endpoint>,
+    ) {
+        let report = Report { id: id.clone(), node: self.config.id.clone(), observed, endpoint };
+        self.parts.sink.report(report).await;
+    }
+}
+
+fn flatten(
+    joined: Result<Result<(), LedgerError>, tokio::task::JoinError>,
+) -> Result<(), LedgerError> {
+    joined.unwrap_or_else(|lost| {
+        let source = std::io::Error::other(lost.to_string());
+        Err(LedgerError::Io { step: "write", path: PathBuf::from("ledger"), source })
+    })
+}
+
+// === impl NodeService ===
+
+impl NodeService {
+    /// Adopts what the ledger knows, removes what only the host knows, and begins to listen to
+    /// the runtime.
+    ///
+    /// # Errors
+    /// Fails when ledger or host cannot be read; nothing was removed then.
+    pub async fn start(
+        config: NodeConfig,
+        parts: NodeParts,
+        events: mpsc::Receiver<RuntimeEvent>,
+    ) -> Result<Self, NodeStartError> {
+        let ledger = Ledger::open(&config.ledger_dir)?;
+        let node = Self(Arc::new(Shared {
+            config,
+            parts,
+            ledger,
+            handles: RwLock::default(),
+            starts_in_flight: AtomicU32::new(0),
+        }));
+        adopt::adopt_all(&node.0).await?;
+        node.listen(events);
+        Ok(node)
+    }
+
+    fn listen(&self, mut events: mpsc::Receiver<RuntimeEvent>) {
+        let node = self.clone();
+        let stopping = self.0.parts.tasks.stopping();
+        drop(self.0.parts.tasks.spawn("runtime_listener", async move {
+            tokio::pin!(stopping);
+            loop {
+                let event = tokio::select! {
+                    () = &mut stopping => return,
+                    event = events.recv() => event,
+                };
+                match event {
+                    None => return,
+                    Some(RuntimeEvent::Exited { id, exit }) => {
+                        if let Some(handle) = node.handle(&id) {
+                            handle.want(|wanted| wanted.exit = Some(exit));
+                        }
+                    }
+                    Some(RuntimeEvent::MemoryPressure { id }) => node.relieve(&id),
+                }
+            }
+        }));
+    }
+
+    /// Has the daemon end the largest process; the runtime lends memory meanwhile.
+    fn relieve(&self, id: &SandboxId) {
+        let Some(handle) = self.handle(id) else { return };
+        let Some(endpoint) = handle.endpoint() else { return };
+        let id = id.clone();
+        drop(self.0.parts.tasks.spawn("memory_relief", async move {
+            match daemon::relieve(endpoint.daemon, &endpoint.token).await {
+                Ok(relief) => {
+                    let pid = relief.killed.map(|killed| killed.pid);
+                    let rss = relief.killed.map(|killed| killed.rss_bytes);
+                    tracing::info!(sandbox.id = %id, pid, rss, "memory ran out; largest process ended");
+                }
+                Err(bad) => {
+                    tracing::warn!(sandbox.id = %id, error = %bad, "memory ran out and the daemon did not help");
+                }
+            }
+        }));
+    }
+
+    pub(crate) fn handle(&self, id: &SandboxId) -> Option<Arc<Handle>> {
+        self.0.handles.read().get(id).cloned()
+    }
+}
+
+#[async_trait]
+impl Node for NodeService {
+    fn id(&self) -> &NodeId {
+        &self.0.config.id
+    }
+
+    async fn apply(&self, intent: NodeIntent) -> Result<(), ApplyError> {
+        if self.0.parts.tasks.is_stopping() {
+            return Err(ApplyError::Stopping);
+        }
+        if let Some(handle) = self.handle(&intent.id) {
+            return handle.take(intent);
+        }
+        match &intent.target {
+            NodeTarget::Running(_) => SandboxTask::spawn_new(&self.0, intent),
+            // It is not here, which is what is wanted.
+            NodeTarget::Terminated(cause) => {
+                let phase = ObservedPhase::Ended(cause.clone());
+                let at = self.0.parts.clock.now();
+                let observed = Observed { generation: intent.generation, phase, at };
+                self.0.report(&intent.id, observed, None).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn view(&self) -> NodeView {
+        let memory = self.0.parts.memory.read();
+        let pool = self.0.parts.layers.space().await;
+        let (disk, disk_available) =
+            pool.map(|space| (space.total, space.available)).unwrap_or_default();
+        let handles: Vec<_> = self.0.handles.read().values().cloned().collect();
+        let promised: u64 =
+            handles.iter().map(|handle| u64::from(handle.cpu_promised().milli())).sum();
+        NodeView {
+            id: self.0.config.id.clone(),
+            cpu: self.0.config.cpu,
+            cpu_promised: MilliCpu::from_milli(u32::try_from(promised).unwrap_or(u32::MAX)),
+            memory: memory.total,
+            memory_available: memory.available,
+            starts_in_flight: self.0.starts_in_flight.load(Ordering::Relaxed),
+            disk_available,
+            disk,
+            draining: self.0.parts.tasks.is_stopping(),
+        }
+    }
+
+    async fn list(&self) -> Vec<Report> {
+        let handles: Vec<_> = self.0.handles.read().values().cloned().collect();
+        handles.iter().map(|handle| handle.last_report(&self.0.config.id)).collect()
+    }
+
+    async fn forget(&self, id: &SandboxId, generation: Generation) {
+        if let Some(handle) = self.handle(id) {
+            handle.want(|wanted| wanted.forget = wanted.forget.max(Some(generation)));
+        }
+    }
+
+    async fn orphan(&self, id: &SandboxId) {
+        if let Some(handle) = self.handle(id) {
+            handle.want(|wanted| wanted.orphaned = true);
+        }
+    }
+
+    async fn orphans(&self) -> Vec<SandboxId> {
+        let handles = self.0.handles.read();
+        let mut orphans: Vec<_> = handles
+            .values()
+            .filter(|handle| handle.is_orphaned())
+            .map(|handle| handle.id().clone())
+            .collect();
+        orphans.sort();
+        orphans
+    }
+}
