@@ -1,1 +1,24 @@
-//! tarn-storage.
+//! The storage of a node: the pool, the layers in it, the stock images, the daemon's binaries.
+//!
+//! Knows nothing of runtimes, networks or the control plane; reads no environment. What it makes
+//! on a host lies beneath one data directory, so everything of ours is found by path: files,
+//! mounts, and loop devices by their backing file.
+
+mod blank;
+mod daemon;
+mod durable;
+mod fact;
+mod image;
+mod layer;
+mod loopdev;
+mod mount;
+mod pool;
+mod step;
+mod tool;
+
+pub use daemon::Daemons;
+pub use fact::{StorageFact, host_facts};
+pub use image::StockImages;
+pub use layer::HostLayers;
+pub use pool::{Pool, PoolChoice, PoolError, PoolKind, PoolOptions, PoolSizing, remove_all_mounts};
+pub use step::HostStepError;

@@ -1,0 +1,166 @@
+//! Blanks: empty, formatted layers of each size asked for, ready to be cloned.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use parking_lot::Mutex;
+use tarn_types::ByteSize;
+
+use crate::{
+    step::{HostStepError, StepContext as _},
+    tool,
+};
+
+/// The part of a blank's name that changes when blanks are made differently.
+const FORMAT: &str = "v1";
+/// How many sizes are kept; a blank takes about 300 KiB and 10 ms to make.
+const KEPT: usize = 16;
+/// Where the overlay's upper directory lies within a layer.
+pub(crate) const UPPER: &str = "upper";
+/// Where the overlay's work directory lies within a layer.
+pub(crate) const WORK: &str = "work";
+
+/// What ext4 is given: what every kernel since 5.10 knows, written out so that a distribution's
+/// defaults change nothing. `metadata_csum` is also what lets inode tables be marked as zeroed.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,\
+    flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+
+/// The blanks of a pool.
+#[derive(Debug)]
+pub(crate) struct Blanks {
+    dir: PathBuf,
+    /// Held while a blank is made, so that a burst of one new size makes it once.
+    making: Mutex<()>,
+}
+
+// === impl Blanks ===
+
+impl Blanks {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir, making: Mutex::new(()) }
+    }
+
+    /// Returns the blank of a size, formatting it if there is none.
+    pub(crate) fn get(&self, size: ByteSize) -> Result<PathBuf, HostStepError> {
+        let path = self.dir.join(format!("{FORMAT}-{}.img", size.bytes()));
+        if path.exists() {
+            return Ok(path);
+        }
+        let _making = self.making.lock();
+        if !path.exists() {
+            self.evict(KEPT - 1)?;
+            self.make(&path, size)?;
+        }
+        Ok(path)
+    }
+
+    fn make(&self, path: &Path, size: ByteSize) -> Result<(), HostStepError> {
+        // The skeleton becomes the blank's content; its modes become those of the root directory
+        // inside every sandbox.
+        let skeleton = self.dir.join("skeleton");
+        for part in [UPPER, WORK] {
+            let part = skeleton.join(part);
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(&part).step("make", &part)?;
+        }
+        let draft = self.dir.join("draft.img");
+        let file = File::create(&draft).step("make", &draft)?;
+        file.set_len(size.bytes()).step("size", &draft)?;
+        format(&draft, &skeleton, size)?;
+        // Clones are durable as soon as anything in them is; the blank must not lag behind.
+        file.sync_all().step("sync", &draft)?;
+        fs::rename(&draft, path).step("rename", &draft)?;
+        tracing::debug!(path = %path.display(), "blank layer made");
+        Ok(())
+    }
+
+    /// Removes the oldest blanks but some; a clone needs its blank no more.
+    fn evict(&self, keep: usize) -> Result<(), HostStepError> {
+        let mut blanks = Vec::new();
+        for entry in fs::read_dir(&self.dir).step("list", &self.dir)? {
+            let entry = entry.step("list", &self.dir)?;
+            let made = entry.metadata().and_then(|it| it.modified());
+            let is_blank = entry.path().extension().is_some_and(|it| it == "img");
+            if is_blank {
+                blanks.push((made.unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+            }
+        }
+        blanks.sort_unstable();
+        let surplus = blanks.len().saturating_sub(keep);
+        for (_, path) in &blanks[..surplus] {
+            fs::remove_file(path).step("remove", path)?;
+        }
+        Ok(())
+    }
+}
+
+fn format(image: &Path, skeleton: &Path, size: ByteSize) -> Result<(), HostStepError> {
+    let journal = format!("size={}", journal_mib(size));
+    let arguments = [
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-O",
+        FEATURES,
+        "-b",
+        "4096",
+        "-I",
+        "256",
+        "-i",
+        "16384",
+        // No blocks kept for root: the user inside is to have them all.
+        "-m",
+        "0",
+        "-e",
+        "remount-ro",
+        "-J",
+        &journal,
+        // Everything is laid out now, in one piece at the front: no kernel thread writes to each
+        // clone later, and a clone begins with few extents.
+        "-E",
+        "lazy_itable_init=0,lazy_journal_init=0,packed_meta_blocks=1,root_owner=0:0",
+        "-d",
+    ];
+    let mut arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
+    arguments.extend([skeleton.as_os_str(), image.as_os_str()]);
+    tool::run("mkfs.ext4", &arguments).step("format", image)
+}
+
+/// Returns the size of the journal: enough for bursts of small files, little beside the layer.
+/// mke2fs accepts no less than 4 MiB.
+fn journal_mib(size: ByteSize) -> u64 {
+    (size.mib() / 32).clamp(4, 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_follows_the_size() {
+        for (layer, journal) in [(64, 4), (256, 8), (1024, 32), (10240, 32)] {
+            assert_eq!(journal_mib(ByteSize::from_mib(layer)), journal, "{layer}");
+        }
+    }
+
+    #[test]
+    fn a_blank_is_made_once_and_old_ones_go() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let blanks = Blanks::new(dir.path().to_owned());
+        let first = blanks.get(ByteSize::from_mib(64))?;
+        let made = fs::metadata(&first)?.modified()?;
+        assert_eq!(blanks.get(ByteSize::from_mib(64))?, first);
+        assert_eq!(fs::metadata(&first)?.modified()?, made);
+        assert_eq!(fs::metadata(&first)?.len(), 64 << 20);
+
+        let second = blanks.get(ByteSize::from_mib(65))?;
+        blanks.evict(1)?;
+        assert!(!first.exists() && second.exists());
+        Ok(())
+    }
+}

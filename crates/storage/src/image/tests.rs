@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use super::*;
+
+/// Writes an image; `json` without its digest.
+fn write(assets: &Path, dir: &str, json: &str) -> anyhow::Result<PathBuf> {
+    let image = assets.join("images").join(dir);
+    fs::create_dir_all(image.join("rootfs"))?;
+    let digest = format!(r#""digest":"sha256:{}""#, "ab".repeat(32));
+    fs::write(image.join("image.json"), json.replace("DIGEST", &digest))?;
+    Ok(image)
+}
+
+fn name(text: &str) -> ImageName {
+    text.parse().expect("the name is good")
+}
+
+const WHOLE: &str = r#"{"format_version":1,DIGEST,
+    "names":["tensorlake/ubuntu-minimal","tensorlake/debian-minimal"],"default":true,
+    "config":{"env":["PATH=/bin","EMPTY=","EQ=a=b"],"user":"tl-user","working_dir":"",
+    "entrypoint":[],"cmd":[]}}"#;
+
+#[tokio::test]
+async fn an_image_is_found_by_each_of_its_names() -> anyhow::Result<()> {
+    let assets = tempfile::tempdir()?;
+    let image = write(assets.path(), "abab", WHOLE)?;
+    fs::write(assets.path().join("images/recipe-1234"), "abab")?;
+    write(assets.path(), ".tmp-1", "draft")?;
+    let images = StockImages::open(assets.path(), Tasks::new());
+    assert_eq!(images.default_image(), name("tensorlake/ubuntu-minimal"));
+    assert_eq!(images.names().await.len(), 2);
+    let template = images.resolve(&name("tensorlake/debian-minimal")).await?;
+    assert_eq!(template.root, image.join("rootfs"));
+    let env = [("PATH", "/bin"), ("EMPTY", ""), ("EQ", "a=b")];
+    let env = env.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(
+        template.config,
+        ImageConfig {
+            env: env.to_vec(),
+            user: Some("tl-user".to_owned()),
+            ..ImageConfig::default()
+        }
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn absent_fields_pass() -> anyhow::Result<()> {
+    let assets = tempfile::tempdir()?;
+    write(assets.path(), "a", r#"{"format_version":1,DIGEST,"names":["x"],"new":{}}"#)?;
+    write(
+        assets.path(),
+        "b",
+        r#"{"format_version":1,DIGEST,"names":["y"],"config":{"user":null}}"#,
+    )?;
+    let images = StockImages::open(assets.path(), Tasks::new());
+    assert_eq!(images.resolve(&name("x")).await?.config, ImageConfig::default());
+    assert_eq!(images.resolve(&name("y")).await?.config, ImageConfig::default());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said() -> anyhow::Result<()> {
+    // (image.json, with its rootfs?, what the error says)
+    let table = [
+        (r#"{"format_version":2,DIGEST,"names":["x"]}"#, true, "format 2, not 1"),
+        (r#"{DIGEST,"names":["x"]}"#, true, "no `format_version`"),
+        (r#"{"format_version":1,"digest":"sha256:12","names":["x"]}"#, true, "64 hex digits"),
+        (r#"{"format_version":1,"names":["x"]}"#, true, "missing field `digest`"),
+        (r#"{"format_version":1,DIGEST,"names":["x"],"config":{"env":["A"]}}"#, true, "NAME=value"),
+        (r#"{"format_version":1,DIGEST,"names":["x"]}"#, false, "`rootfs` is missing"),
+        (r#"{"format_version":1,DIGEST,"names":"x"}"#, true, "invalid type"),
+        (r#"{"format_ver"#, true, "not JSON"),
+    ];
+    for (json, rootfs, expected) in table {
+        let assets = tempfile::tempdir()?;
+        let image = write(assets.path(), "a", json)?;
+        if !rootfs {
+            fs::remove_dir(image.join("rootfs"))?;
+        }
+        let images = StockImages::open(assets.path(), Tasks::new());
+        let error = images.resolve(&name("x")).await.expect_err(json).to_string();
+        assert!(error.contains(expected), "{json}: {error}");
+        assert!(error.contains("./x setup"), "{json}: {error}");
+        assert!(images.names().await.is_empty(), "{json}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_images_the_setup_is_named_and_one_that_comes_is_found() -> anyhow::Result<()> {
+    let assets = tempfile::tempdir()?;
+    let images = StockImages::open(assets.path(), Tasks::new());
+    let wanted = images.default_image();
+    let error = images.resolve(&wanted).await.expect_err("there is none").to_string();
+    assert!(error.contains("./x setup"), "{error}");
+
+    write(assets.path(), "abab", WHOLE)?;
+    images.resolve(&wanted).await?;
+    let missing = images.resolve(&name("other")).await.expect_err("it has another name");
+    assert!(matches!(missing, ImageError::NotFound { .. }), "{missing}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_two_images_with_a_name_the_one_written_last_counts() -> anyhow::Result<()> {
+    let assets = tempfile::tempdir()?;
+    for (dir, age) in [("old", 60), ("new", 0), ("older", 120)] {
+        let image = write(assets.path(), dir, WHOLE)?;
+        let file = fs::File::options().write(true).open(image.join("image.json"))?;
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(10_000 - age))?;
+    }
+    let images = StockImages::open(assets.path(), Tasks::new());
+    let template = images.resolve(&images.default_image()).await?;
+    assert!(template.root.ends_with("new/rootfs"), "{}", template.root.display());
+    Ok(())
+}

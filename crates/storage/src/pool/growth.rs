@@ -1,0 +1,115 @@
+//! When and by how much the pool's image grows: pure rules.
+
+use tarn_types::ByteSize;
+
+/// How large the pool's image is and becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSizing {
+    /// What is allocated at first.
+    pub initial: ByteSize,
+    /// What it never outgrows; `None` = as far as the disk below allows.
+    pub max: Option<ByteSize>,
+    /// It grows when less than this is free in it.
+    pub low_water: ByteSize,
+    /// It grows by this at a time, or by half its size where that is more.
+    pub step: ByteSize,
+    /// What it always leaves free on the disk below.
+    pub disk_reserve: ByteSize,
+}
+
+/// What the rules look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PoolFill {
+    /// The size of the image.
+    pub(crate) size: u64,
+    /// What is free in the pool's file system.
+    pub(crate) free: u64,
+    /// What is free on the disk below.
+    pub(crate) disk_free: u64,
+}
+
+/// Sizes are multiples of this: whole blocks of either file system, and few odd numbers to read.
+const GRAIN: u64 = 64 << 20;
+/// New layers are refused when less than one part in this many is free.
+const RESERVE_PART: u64 = 10;
+
+// === impl PoolSizing ===
+
+impl Default for PoolSizing {
+    /// 8 GiB at first, growing by 8 GiB or a half when less than 4 GiB is free, to any size, and
+    /// leaving 2 GiB to the disk.
+    ///
+    /// A full pool breaks the file systems of running sandboxes, so the low mark must outlast the
+    /// fastest writer until the next look (500 ms): 4 GiB is 8 GB/s.
+    fn default() -> Self {
+        Self {
+            initial: ByteSize::from_mib(8 << 10),
+            max: None,
+            low_water: ByteSize::from_mib(4 << 10),
+            step: ByteSize::from_mib(8 << 10),
+            disk_reserve: ByteSize::from_mib(2 << 10),
+        }
+    }
+}
+
+impl PoolSizing {
+    /// Returns how much the image could still grow.
+    pub(crate) fn room_to_grow(&self, fill: PoolFill) -> u64 {
+        let below = fill.disk_free.saturating_sub(self.disk_reserve.bytes());
+        let allowed = self.max.map_or(u64::MAX, |max| max.bytes().saturating_sub(fill.size));
+        below.min(allowed) / GRAIN * GRAIN
+    }
+
+    /// Returns the size the image should grow to now, if it should.
+    pub(crate) fn next_size(&self, fill: PoolFill) -> Option<u64> {
+        if fill.free >= self.low_water.bytes() {
+            return None;
+        }
+        let wanted = self.step.bytes().max(fill.size / 2).div_ceil(GRAIN) * GRAIN;
+        let growth = wanted.min(self.room_to_grow(fill));
+        (growth > 0).then(|| fill.size + growth)
+    }
+}
+
+/// Returns what must stay free in a pool of a size for a new layer to be made.
+pub(crate) fn reserve(total: ByteSize) -> ByteSize {
+    ByteSize::from_bytes(total.bytes() / RESERVE_PART)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn sizing(max_gib: Option<u64>) -> PoolSizing {
+        PoolSizing { max: max_gib.map(|max| ByteSize::from_bytes(max * GIB)), ..Default::default() }
+    }
+
+    #[test]
+    fn it_grows_below_the_mark_within_the_disk_and_the_maximum() {
+        let size = 8 * GIB;
+        // (maximum in GiB, size, free, free below) -> the new size
+        let table = [
+            (None, size, 4 * GIB, 100 * GIB, None),
+            (None, size, 4 * GIB - 1, 100 * GIB, Some(16 * GIB)),
+            (None, 40 * GIB, GIB, 100 * GIB, Some(60 * GIB)),
+            (None, size, GIB, 5 * GIB, Some(11 * GIB)),
+            (None, size, GIB, 2 * GIB, None),
+            (None, size, GIB, GIB, None),
+            (Some(12), size, GIB, 100 * GIB, Some(12 * GIB)),
+            (Some(8), size, GIB, 100 * GIB, None),
+            (Some(4), size, GIB, 100 * GIB, None),
+        ];
+        for (max, size, free, disk_free, expected) in table {
+            let fill = PoolFill { size, free, disk_free };
+            assert_eq!(sizing(max).next_size(fill), expected, "{max:?} {fill:?}");
+        }
+    }
+
+    #[test]
+    fn growth_comes_in_whole_grains() {
+        let fill = PoolFill { size: 8 * GIB, free: 0, disk_free: 2 * GIB + GRAIN * 2 - 1 };
+        assert_eq!(sizing(None).next_size(fill), Some(8 * GIB + GRAIN));
+    }
+}

@@ -1,0 +1,369 @@
+//! The pool: a file system that can clone files by reflink, in which layers live.
+//!
+//! Its directory is always `<data>/pool`. What lies there is decided once, when the pool is first
+//! made: a plain directory where the data directory's own file system clones; else an XFS image,
+//! `<data>/pool.img`, mounted over it; else a plain directory into which blanks are copied.
+//!
+//! The image is really allocated: a sparse one would fail *every* sandbox when the disk below
+//! fills. It grows online. It stays mounted when the server stops, because sandboxes live on.
+
+mod growth;
+mod image;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+use rustix::{
+    fs::{FlockOperation, flock, ioctl_ficlone, statvfs},
+    io::Errno,
+};
+use tarn_host::{LayerError, PoolSpace};
+use tarn_types::{ByteSize, ErrorClass, InstanceTag};
+use thiserror::Error;
+
+pub use self::growth::PoolSizing;
+pub(crate) use self::growth::reserve;
+use self::{growth::PoolFill, image::PoolImage};
+use crate::{
+    loopdev, mount,
+    step::{HostStepError, StepContext as _},
+};
+
+/// How the pool clones a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolKind {
+    /// The data directory's own file system clones.
+    DataDir,
+    /// An XFS image of ours, mounted by a loop device.
+    XfsImage,
+    /// Nothing clones: files are copied.
+    PlainCopies,
+}
+
+/// Which kinds a new pool may be of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PoolChoice {
+    /// The best that the host can do.
+    #[default]
+    Best,
+    /// Never an image: the data directory's file system, by clones or copies.
+    NoImage,
+}
+
+/// What a pool is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolOptions {
+    /// Which kinds it may be of.
+    pub choice: PoolChoice,
+    /// How large its image is and becomes.
+    pub sizing: PoolSizing,
+}
+
+/// Says why the pool cannot be opened.
+#[derive(Debug, Error)]
+pub enum PoolError {
+    /// A step on the host failed.
+    #[error("cannot open the pool")]
+    Step(#[from] HostStepError),
+    /// The disk has no room for a pool worth having.
+    #[error(
+        "the disk of {path} has room for a pool of {available}, and the least is {least}; free disk space or put the data directory on another disk"
+    )]
+    NoRoom {
+        /// Where the pool should be.
+        path: PathBuf,
+        /// What the pool could have.
+        available: ByteSize,
+        /// What it must have.
+        least: ByteSize,
+    },
+}
+
+/// The open pool of a data directory.
+#[derive(Debug)]
+pub struct Pool {
+    dir: PathBuf,
+    tag: InstanceTag,
+    kind: PoolKind,
+    sizing: PoolSizing,
+    /// Why it is not of a better kind.
+    shortcoming: Option<String>,
+    image: Option<PoolImage>,
+    /// Held while the image grows.
+    growing: Mutex<()>,
+}
+
+// === impl PoolError ===
+
+impl PoolError {
+    /// Sorts the error.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Step(error) => error.class(),
+            Self::NoRoom { .. } => ErrorClass::Unavailable,
+        }
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// Opens the pool of a data directory, making it at the first time and mounting it again after
+    /// a reboot. Blocks; at the first time for well under a second.
+    ///
+    /// # Errors
+    /// Fails when a pool that exists cannot be brought back, or a new one has no room. A host that
+    /// cannot have an image is no error: the pool then copies, see [`Pool::shortcoming`].
+    pub fn open(
+        data_dir: &Path,
+        tag: &InstanceTag,
+        options: PoolOptions,
+    ) -> Result<Self, PoolError> {
+        fs::create_dir_all(data_dir).step("make", data_dir)?;
+        let data_dir = data_dir.canonicalize().step("resolve", data_dir)?;
+        // Two servers starting at once on one directory must not both make the image.
+        let _lock = lock(&data_dir.join("pool.lock"))?;
+        let dir = data_dir.join("pool");
+        fs::create_dir_all(&dir).step("make", &dir)?;
+        let image = PoolImage::new(&data_dir.join("pool.img"), &dir, tag);
+        let mut pool = Self {
+            dir,
+            tag: tag.clone(),
+            kind: PoolKind::PlainCopies,
+            sizing: options.sizing,
+            shortcoming: None,
+            image: None,
+            growing: Mutex::new(()),
+        };
+        pool.settle(image, options.choice)?;
+        for part in ["layers", "blanks", "trash"] {
+            let path = pool.dir.join(part);
+            fs::create_dir_all(&path).step("make", &path)?;
+        }
+        tracing::info!(kind = ?pool.kind, shortcoming = pool.shortcoming, "pool open");
+        Ok(pool)
+    }
+
+    /// Decides of which kind the pool is, and makes it so.
+    fn settle(&mut self, image: PoolImage, choice: PoolChoice) -> Result<(), PoolError> {
+        if image.exists() {
+            image.ensure_mounted()?;
+            self.kind = PoolKind::XfsImage;
+            self.image = Some(image);
+            return Ok(());
+        }
+        if can_clone(&self.dir)? {
+            self.kind = PoolKind::DataDir;
+            return Ok(());
+        }
+        // Layers already in the plain directory would vanish below an image mounted over it.
+        let in_use = fs::read_dir(self.dir.join("layers")).is_ok_and(|mut it| it.next().is_some());
+        let obstacle = match choice {
+            _ if in_use => Some("it already holds copied layers".to_owned()),
+            PoolChoice::NoImage => Some("the configuration wants no image".to_owned()),
+            PoolChoice::Best => image::obstacle(),
+        };
+        if let Some(obstacle) = obstacle {
+            tracing::warn!(reason = obstacle, "the pool cannot clone files and copies them");
+            self.shortcoming = Some(obstacle);
+            return Ok(());
+        }
+        image.create(&self.sizing)?;
+        image.ensure_mounted()?;
+        self.kind = PoolKind::XfsImage;
+        self.image = Some(image);
+        Ok(())
+    }
+
+    /// Returns the pool's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the mark that its host objects carry.
+    #[must_use]
+    pub fn tag(&self) -> &InstanceTag {
+        &self.tag
+    }
+
+    /// Returns how it clones.
+    #[must_use]
+    pub fn kind(&self) -> PoolKind {
+        self.kind
+    }
+
+    /// Returns why it cannot clone, when it cannot.
+    #[must_use]
+    pub fn shortcoming(&self) -> Option<&str> {
+        self.shortcoming.as_deref()
+    }
+
+    /// Returns how much room there is, counting what the image can still grow by.
+    ///
+    /// # Errors
+    /// Fails when the file system cannot be asked.
+    pub fn space(&self) -> Result<PoolSpace, HostStepError> {
+        let (size, free) = room(&self.dir)?;
+        let growth = match &self.image {
+            Some(image) => self.sizing.room_to_grow(self.fill(image)?),
+            None => 0,
+        };
+        Ok(PoolSpace {
+            total: ByteSize::from_bytes(size + growth),
+            available: ByteSize::from_bytes(free + growth),
+        })
+    }
+
+    /// Refuses when a new layer would use up the reserve.
+    ///
+    /// # Errors
+    /// Fails when less than a tenth of the pool is free, or it cannot be asked.
+    pub fn check_room(&self) -> Result<(), LayerError> {
+        let space = self.space()?;
+        let reserve = reserve(space.total);
+        if space.available < reserve {
+            return Err(LayerError::PoolFull { available: space.available, reserve });
+        }
+        Ok(())
+    }
+
+    /// Grows the image when too little is free in it; returns whether it grew. Blocks.
+    ///
+    /// # Errors
+    /// Fails when the image cannot be enlarged; it then is as large as it was.
+    pub fn grow_if_low(&self) -> Result<bool, HostStepError> {
+        let Some(image) = &self.image else { return Ok(false) };
+        let _growing = self.growing.lock();
+        let Some(size) = self.sizing.next_size(self.fill(image)?) else { return Ok(false) };
+        image.grow(size)?;
+        tracing::info!(size = %ByteSize::from_bytes(size), "pool grown");
+        Ok(true)
+    }
+
+    /// Copies a file within the pool, sharing its blocks where the file system can.
+    pub(crate) fn clone_file(&self, from: &Path, to: &Path) -> Result<(), HostStepError> {
+        let source = File::open(from).step("open", from)?;
+        let target = OpenOptions::new().write(true).create_new(true).open(to).step("make", to)?;
+        match self.kind {
+            PoolKind::DataDir | PoolKind::XfsImage => {
+                ioctl_ficlone(&target, &source).step("clone into", to)
+            }
+            PoolKind::PlainCopies => copy_sparse(&source, &target).step("copy into", to),
+        }
+    }
+
+    fn fill(&self, image: &PoolImage) -> Result<PoolFill, HostStepError> {
+        let (_, free) = room(&self.dir)?;
+        let (_, disk_free) = room(image.disk())?;
+        Ok(PoolFill { size: image.size()?, free, disk_free })
+    }
+}
+
+/// Unmounts and detaches everything that lies beneath a data directory: roots, layers, the pool.
+///
+/// For tests, and for taking a data directory away; no file is removed. Blocks.
+///
+/// # Errors
+/// Fails when a mount is still in use after 5 s, or a step on the host fails.
+pub fn remove_all_mounts(data_dir: &Path) -> Result<(), HostStepError> {
+    let data_dir = match data_dir.canonicalize() {
+        Ok(data_dir) => data_dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(HostStepError::new("resolve", data_dir, error)),
+    };
+    let mut lingering = None;
+    for entry in mount::mounts_beneath(&data_dir)?.into_iter().rev() {
+        if mount::unmount(&entry.target)? == mount::Unmounted::Detached {
+            lingering = Some(entry.target);
+        }
+    }
+    let gone = mount::wait_until(|| Ok(loopdev::attached_beneath(&data_dir)?.is_empty()))?;
+    match lingering {
+        Some(target) => Err(HostStepError::new("unmount", &target, Errno::BUSY)),
+        None if !gone => Err(HostStepError::new("detach the loops of", &data_dir, Errno::BUSY)),
+        None => Ok(()),
+    }
+}
+
+/// Returns the size of a file system and what is free in it, in bytes.
+pub(crate) fn room(path: &Path) -> Result<(u64, u64), HostStepError> {
+    let stat = statvfs(path).step("ask the room of", path)?;
+    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+}
+
+/// Tries whether files in a directory can be cloned.
+fn can_clone(dir: &Path) -> Result<bool, HostStepError> {
+    let names = [".probe-from", ".probe-to"].map(|name| dir.join(name));
+    let [from, to] = &names;
+    fs::write(from, [7; 4096]).step("write", from)?;
+    let source = File::open(from).step("open", from)?;
+    let target = File::create(to).step("make", to)?;
+    let answer = ioctl_ficlone(&target, &source);
+    for name in &names {
+        fs::remove_file(name).step("remove", name)?;
+    }
+    match answer {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::XDEV | Errno::NOSYS) => {
+            Ok(false)
+        }
+        Err(errno) => Err(HostStepError::new("clone into", to, errno)),
+    }
+}
+
+/// Copies a file, leaving its holes.
+fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
+    use rustix::fs::{SeekFrom, seek};
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let start = match seek(source, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = seek(source, SeekFrom::Hole(start))?;
+        seek(source, SeekFrom::Start(start))?;
+        seek(target, SeekFrom::Start(start))?;
+        io::copy(&mut io::Read::take(source, end - start), &mut { target })?;
+        at = end;
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, HostStepError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .step("open", path)?;
+    flock(&file, FlockOperation::LockExclusive).step("lock", path)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_keeps_content_and_holes() -> anyhow::Result<()> {
+        use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+        let dir = tempfile::tempdir()?;
+        let paths = ["from", "to"].map(|name| dir.path().join(name));
+        let from = File::create_new(&paths[0])?;
+        from.set_len(64 << 20)?;
+        from.write_all_at(b"middle", 20 << 20)?;
+        copy_sparse(&File::open(&paths[0])?, &File::create_new(&paths[1])?)?;
+        assert_eq!(fs::read(&paths[0])?, fs::read(&paths[1])?);
+        assert!(fs::metadata(&paths[1])?.blocks() * 512 < 1 << 20);
+        Ok(())
+    }
+}
