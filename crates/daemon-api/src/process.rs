@@ -82,7 +82,7 @@ pub enum UserSpec {
     Ids {
         /// The user id.
         uid: u32,
-        /// The group id; absent means the account's, else the user id.
+        /// The group id; absent means the account's, else 0 (as Docker has it).
         #[serde(skip_serializing_if = "Option::is_none")]
         gid: Option<u32>,
     },

@@ -1,0 +1,64 @@
+//! The private routes (`tarn-guest-api`).
+
+use std::rc::Rc;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tarn_guest_api::{
+    INIT_PATH, InitRequest, MemoryPressureRequest, MemoryPressureResponse, ShutdownResponse, Stats,
+};
+
+use super::{
+    ApiError,
+    body::{Body, json_response, read_json},
+    route::InternalAction,
+};
+use crate::{daemon::Daemon, init, process::pressure, sys};
+
+/// `POST init`.
+pub(crate) async fn init(
+    daemon: &Rc<Daemon>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    if request.method() != Method::POST {
+        return Err(ApiError::wrong_method(INIT_PATH));
+    }
+    let request: InitRequest = read_json(request).await?;
+    Ok(json_response(&init::init(daemon, request)?))
+}
+
+/// Everything else.
+pub(crate) async fn handle(
+    daemon: &Rc<Daemon>,
+    action: InternalAction,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    match action {
+        InternalAction::MemoryPressure => {
+            let MemoryPressureRequest {} = read_json(request).await?;
+            let killed = pressure::relieve(daemon).await;
+            Ok(json_response(&MemoryPressureResponse { killed }))
+        }
+        InternalAction::Stats => Ok(json_response(&stats(daemon))),
+        InternalAction::Shutdown => Ok(json_response(&shutdown(daemon))),
+    }
+}
+
+fn stats(daemon: &Daemon) -> Stats {
+    let mut census = daemon.census.borrow_mut();
+    census.refresh(&daemon.processes);
+    Stats {
+        running_processes: daemon.processes.running(),
+        total_processes: daemon.processes.total(),
+        guest_processes: u32::try_from(census.guest_count()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Asks every process to end; the node ends the sandbox when it has waited long enough.
+fn shutdown(daemon: &Daemon) -> ShutdownResponse {
+    let mut census = daemon.census.borrow_mut();
+    census.refresh(&daemon.processes);
+    let signaled =
+        census.guests().filter(|(pid, _)| sys::kill(*pid, libc::SIGTERM).is_ok()).count();
+    ShutdownResponse { signaled: u32::try_from(signaled).unwrap_or(u32::MAX) }
+}

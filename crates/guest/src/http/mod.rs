@@ -1,0 +1,94 @@
+//! HTTP: who may call, which handler answers, and in which form.
+//!
+//! The order of the checks is the security of the daemon: private routes answer only to the
+//! gateway; before `init` there is nothing but `init`; after it nothing without the token.
+
+mod body;
+mod error;
+mod file;
+mod internal;
+mod process;
+mod route;
+mod sse;
+mod stream;
+
+pub(crate) use self::error::ApiError;
+
+use std::{net::IpAddr, rc::Rc};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tarn_daemon_api::Health;
+use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, TOKEN_HEADER, code};
+
+use self::{
+    body::{Body, json_response},
+    route::Route,
+};
+use crate::daemon::Daemon;
+
+/// Answers one request; a failure is an answer too.
+pub(crate) async fn handle(
+    daemon: Rc<Daemon>,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    match dispatch(&daemon, peer, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn dispatch(
+    daemon: &Rc<Daemon>,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let path = request.uri().path();
+    if path.starts_with(INTERNAL_PREFIX) && !daemon.is_internal_peer(peer) {
+        return Err(ApiError::forbidden("this route is for the sandbox's node"));
+    }
+    let Some(opened) = daemon.opened() else {
+        if path == INIT_PATH {
+            return internal::init(daemon, request).await;
+        }
+        return Err(ApiError::not_ready());
+    };
+    if path == INIT_PATH {
+        // Answered without a token: it can only be refused.
+        return internal::init(daemon, request).await;
+    }
+    let token = request.headers().get(TOKEN_HEADER).map_or(&b""[..], |value| value.as_bytes());
+    if !equal_in_constant_time(token, opened.token.reveal().as_bytes()) {
+        let text = format!("the header {TOKEN_HEADER} is missing or wrong");
+        return Err(ApiError::unauthenticated(code::UNAUTHENTICATED, text));
+    }
+    match Route::parse(request.method(), path)? {
+        Route::Health => Ok(json_response(&Health { healthy: true })),
+        Route::Info => Ok(json_response(&daemon.info())),
+        Route::Internal(action) => internal::handle(daemon, action, request).await,
+        Route::Processes(action) => process::handle(daemon, opened, action, request).await,
+        Route::Process(key, action) => process::handle_one(daemon, &key, action, request).await,
+        Route::Files(action) => file::handle(opened, action, request).await,
+    }
+}
+
+/// Compares without telling by its duration where the difference is.
+fn equal_in_constant_time(left: &[u8], right: &[u8]) -> bool {
+    let difference = left.iter().zip(right).fold(0, |acc, (a, b)| acc | (a ^ b));
+    left.len() == right.len() && std::hint::black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_compared_whole() {
+        for (left, right, equal) in
+            [("ab", "ab", true), ("ab", "ac", false), ("a", "ab", false), ("", "ab", false)]
+        {
+            assert_eq!(equal_in_constant_time(left.as_bytes(), right.as_bytes()), equal);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The route table, as a pure function.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+use tarn_daemon_api::{OutputStream, PREFIX};
+use tarn_guest_api::{MEMORY_PRESSURE_PATH, SHUTDOWN_PATH, STATS_PATH};
+
+use super::ApiError;
+use crate::process::output::Selection;
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `GET /health`.
+    Health,
+    /// `GET /info`.
+    Info,
+    /// Something about processes in general.
+    Processes(ProcessesAction),
+    /// Something about the process that a key means.
+    Process(String, ProcessAction),
+    /// Something about files.
+    Files(FilesAction),
+    /// A private route.
+    Internal(InternalAction),
+}
+
+/// `/processes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProcessesAction {
+    /// `POST /processes`.
+    Start,
+    /// `GET /processes`.
+    List,
+    /// `POST /processes/run`.
+    Run,
+}
+
+/// `/processes/{p}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProcessAction {
+    /// `GET`.
+    Get,
+    /// `DELETE`.
+    Kill,
+    /// `POST …/signal`.
+    Signal,
+    /// `POST …/stdin`.
+    WriteStdin,
+    /// `POST …/stdin/close`.
+    CloseStdin,
+    /// `GET …/stdout`, `/stderr`, `/output`.
+    Output(Selection),
+    /// `GET …/follow` of the same.
+    Follow(Selection),
+}
+
+/// `/files`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FilesAction {
+    /// `GET /files`.
+    Read,
+    /// `PUT /files`.
+    Write,
+    /// `DELETE /files`.
+    Delete,
+    /// `GET /files/list`.
+    List,
+}
+
+/// `/internal/v1`, but for `init`, which is answered before routing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InternalAction {
+    /// `POST memory-pressure`.
+    MemoryPressure,
+    /// `GET stats`.
+    Stats,
+    /// `POST shutdown`.
+    Shutdown,
+}
+
+// === impl Route ===
+
+impl Route {
+    /// Finds the route of a request; the error says whether the path or the method is wrong, or
+    /// the route is one of spec 05 that this daemon does not have.
+    pub(crate) fn parse(method: &Method, path: &str) -> Result<Self, ApiError> {
+        let internal = [
+            (MEMORY_PRESSURE_PATH, Method::POST, InternalAction::MemoryPressure),
+            (STATS_PATH, Method::GET, InternalAction::Stats),
+            (SHUTDOWN_PATH, Method::POST, InternalAction::Shutdown),
+        ];
+        for (known, wanted, action) in internal {
+            if path == known {
+                return checked(method == wanted, path, Self::Internal(action));
+            }
+        }
+        let Some(rest) = path.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('/')) else {
+            return Err(ApiError::no_route(path));
+        };
+        let segments: Vec<&str> = rest.split('/').collect();
+        match segments.as_slice() {
+            ["health"] => checked(method == Method::GET, path, Self::Health),
+            ["info"] => checked(method == Method::GET, path, Self::Info),
+            ["processes"] => match *method {
+                Method::POST => Ok(Self::Processes(ProcessesAction::Start)),
+                Method::GET => Ok(Self::Processes(ProcessesAction::List)),
+                _ => Err(ApiError::wrong_method(path)),
+            },
+            ["processes", "run"] => {
+                let route = Self::Processes(ProcessesAction::Run);
+                checked(method == Method::POST, path, route)
+            }
+            ["processes", key, rest @ ..] if !key.is_empty() => {
+                let action = process_action(method, path, rest)?;
+                Ok(Self::Process(decode(key)?, action))
+            }
+            ["files"] => match *method {
+                Method::GET => Ok(Self::Files(FilesAction::Read)),
+                Method::PUT => Ok(Self::Files(FilesAction::Write)),
+                Method::DELETE => Ok(Self::Files(FilesAction::Delete)),
+                _ => Err(ApiError::wrong_method(path)),
+            },
+            ["files", "list"] => {
+                checked(method == Method::GET, path, Self::Files(FilesAction::List))
+            }
+            ["pty", ..] | ["tunnels", "tcp"] | ["ssh", ..] | ["blob", "sign"] => {
+                Err(ApiError::not_supported(&format!("the route {path}")))
+            }
+            _ => Err(ApiError::no_route(path)),
+        }
+    }
+}
+
+fn process_action(method: &Method, path: &str, rest: &[&str]) -> Result<ProcessAction, ApiError> {
+    use ProcessAction::{CloseStdin, Follow, Get, Kill, Output, Signal, WriteStdin};
+
+    let (wanted, action) = match rest {
+        [] if *method == Method::DELETE => (Method::DELETE, Kill),
+        [] => (Method::GET, Get),
+        ["signal"] => (Method::POST, Signal),
+        ["stdin"] => (Method::POST, WriteStdin),
+        ["stdin", "close"] => (Method::POST, CloseStdin),
+        ["restart"] => return Err(ApiError::not_supported(&format!("the route {path}"))),
+        [stream] | [stream, "follow"] => {
+            let selection = match *stream {
+                "stdout" => Selection::One(OutputStream::Stdout),
+                "stderr" => Selection::One(OutputStream::Stderr),
+                "output" => Selection::Both,
+                _ => return Err(ApiError::no_route(path)),
+            };
+            (Method::GET, if rest.len() == 1 { Output(selection) } else { Follow(selection) })
+        }
+        _ => return Err(ApiError::no_route(path)),
+    };
+    checked(*method == wanted, path, action)
+}
+
+fn checked<T>(method_fits: bool, path: &str, route: T) -> Result<T, ApiError> {
+    if method_fits { Ok(route) } else { Err(ApiError::wrong_method(path)) }
+}
+
+fn decode(segment: &str) -> Result<String, ApiError> {
+    match percent_decode_str(segment).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_not_utf8) => Err(ApiError::no_process(segment)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use OutputStream::{Stderr, Stdout};
+    use Selection::{Both, One};
+
+    #[test]
+    fn every_route_is_found() {
+        let one = |action| Route::Process("7".to_owned(), action);
+        let table = [
+            ("GET", "/api/v1/health", Route::Health),
+            ("GET", "/api/v1/info", Route::Info),
+            ("POST", "/api/v1/processes", Route::Processes(ProcessesAction::Start)),
+            ("GET", "/api/v1/processes", Route::Processes(ProcessesAction::List)),
+            ("POST", "/api/v1/processes/run", Route::Processes(ProcessesAction::Run)),
+            ("GET", "/api/v1/processes/7", one(ProcessAction::Get)),
+            ("DELETE", "/api/v1/processes/7", one(ProcessAction::Kill)),
+            ("POST", "/api/v1/processes/7/signal", one(ProcessAction::Signal)),
+            ("POST", "/api/v1/processes/7/stdin", one(ProcessAction::WriteStdin)),
+            ("POST", "/api/v1/processes/7/stdin/close", one(ProcessAction::CloseStdin)),
+            ("GET", "/api/v1/processes/7/stdout", one(ProcessAction::Output(One(Stdout)))),
+            ("GET", "/api/v1/processes/7/stderr", one(ProcessAction::Output(One(Stderr)))),
+            ("GET", "/api/v1/processes/7/output", one(ProcessAction::Output(Both))),
+            ("GET", "/api/v1/processes/7/stdout/follow", one(ProcessAction::Follow(One(Stdout)))),
+            ("GET", "/api/v1/processes/7/stderr/follow", one(ProcessAction::Follow(One(Stderr)))),
+            ("GET", "/api/v1/processes/7/output/follow", one(ProcessAction::Follow(Both))),
+            (
+                "GET",
+                "/api/v1/processes/my%20server%2Fx",
+                Route::Process("my server/x".to_owned(), ProcessAction::Get),
+            ),
+            ("GET", "/api/v1/files", Route::Files(FilesAction::Read)),
+            ("PUT", "/api/v1/files", Route::Files(FilesAction::Write)),
+            ("DELETE", "/api/v1/files", Route::Files(FilesAction::Delete)),
+            ("GET", "/api/v1/files/list", Route::Files(FilesAction::List)),
+            ("POST", MEMORY_PRESSURE_PATH, Route::Internal(InternalAction::MemoryPressure)),
+            ("GET", STATS_PATH, Route::Internal(InternalAction::Stats)),
+            ("POST", SHUTDOWN_PATH, Route::Internal(InternalAction::Shutdown)),
+        ];
+        for (method, path, expected) in table {
+            let method: Method = method.parse().expect("a method");
+            let route = Route::parse(&method, path);
+            assert_eq!(route.ok(), Some(expected), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_for_its_reason() {
+        let table = [
+            ("GET", "/", 404, "NOT_FOUND"),
+            ("GET", "/api/v1", 404, "NOT_FOUND"),
+            ("GET", "/api/v1/", 404, "NOT_FOUND"),
+            ("GET", "/api/v2/health", 404, "NOT_FOUND"),
+            ("GET", "/api/v1/health/", 404, "NOT_FOUND"),
+            ("POST", "/api/v1/health", 405, "METHOD_NOT_ALLOWED"),
+            ("PUT", "/api/v1/processes", 405, "METHOD_NOT_ALLOWED"),
+            ("GET", "/api/v1/processes/run", 405, "METHOD_NOT_ALLOWED"),
+            ("POST", "/api/v1/processes/7", 405, "METHOD_NOT_ALLOWED"),
+            ("GET", "/api/v1/processes/7/stdin", 405, "METHOD_NOT_ALLOWED"),
+            ("GET", "/api/v1/processes/", 404, "NOT_FOUND"),
+            ("GET", "/api/v1/processes/7/nothing", 404, "NOT_FOUND"),
+            ("GET", "/api/v1/processes/7/stdout/x", 404, "NOT_FOUND"),
+            ("GET", "/api/v1/processes/%ff", 404, "PROCESS_NOT_FOUND"),
+            ("POST", "/api/v1/processes/7/restart", 400, "NOT_SUPPORTED"),
+            ("POST", "/api/v1/files", 405, "METHOD_NOT_ALLOWED"),
+            ("POST", "/api/v1/files/list", 405, "METHOD_NOT_ALLOWED"),
+            ("POST", "/api/v1/pty", 400, "NOT_SUPPORTED"),
+            ("GET", "/api/v1/pty/1/ws", 400, "NOT_SUPPORTED"),
+            ("GET", "/api/v1/tunnels/tcp", 400, "NOT_SUPPORTED"),
+            ("POST", "/api/v1/ssh/enable", 400, "NOT_SUPPORTED"),
+            ("POST", "/api/v1/blob/sign", 400, "NOT_SUPPORTED"),
+            ("GET", "/internal/v1/nothing", 404, "NOT_FOUND"),
+            ("GET", "/internal/v1/memory-pressure", 405, "METHOD_NOT_ALLOWED"),
+        ];
+        for (method, path, status, code) in table {
+            let method: Method = method.parse().expect("a method");
+            let error = Route::parse(&method, path).expect_err(path);
+            let shown = format!("{error:?}");
+            assert!(shown.contains(&format!("status: {status},")), "{method} {path}: {shown}");
+            assert!(shown.contains(&format!("\"{code}\"")), "{method} {path}: {shown}");
+        }
+    }
+}

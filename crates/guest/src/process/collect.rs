@@ -1,0 +1,93 @@
+//! Reading one stream of one process into its output.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use tarn_daemon_api::OutputStream;
+use tokio::{net::unix::pipe, time::Instant};
+
+use super::Process;
+use crate::{clock::now_ms, process::ProcessTable};
+
+/// How long after its end a process's pipe may stay open before its output counts as whole.
+///
+/// A pipe outlives its process when a descendant holds it: a background server (which must not
+/// keep a run from ending) or the `tee` of `exec > >(tee log)` (whose last lines belong to it).
+/// What comes later is still collected, but nobody waits for it.
+const EXIT_GRACE: Duration = Duration::from_millis(200);
+
+const READ_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// One buffer for all collectors: a read and its use never yield.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// What one turn of the loop came to.
+enum Turn {
+    Readable,
+    Ended,
+    GraceOver,
+}
+
+/// Reads until every writer has closed the pipe.
+pub(crate) async fn run(
+    table: Rc<ProcessTable>,
+    process: Rc<Process>,
+    stream: OutputStream,
+    pipe: pipe::Receiver,
+) {
+    let mut grace = EXIT_GRACE;
+    let mut settled = false;
+    loop {
+        process.wait_ungated().await;
+        let turn_start = Instant::now();
+        let ended = !process.is_running();
+        let turn = tokio::select! {
+            biased;
+            _ = tokio::time::sleep(grace), if ended && !settled => Turn::GraceOver,
+            readable = pipe.readable() => if readable.is_ok() { Turn::Readable } else { break },
+            () = process.wait_end(), if !ended => Turn::Ended,
+        };
+        match turn {
+            Turn::Ended => continue,
+            Turn::GraceOver => {
+                settle(&process, stream);
+                settled = true;
+            }
+            Turn::Readable => {
+                if !read_once(&table, &process, stream, &pipe) {
+                    break;
+                }
+            }
+        }
+        // Only time in which we could read counts: a slow reader of a run must not cut it short.
+        if ended {
+            grace = grace.saturating_sub(turn_start.elapsed());
+        }
+    }
+    if !settled {
+        settle(&process, stream);
+    }
+}
+
+/// Returns false at the end of the stream.
+fn read_once(
+    table: &ProcessTable,
+    process: &Process,
+    stream: OutputStream,
+    pipe: &pipe::Receiver,
+) -> bool {
+    BUFFER.with_borrow_mut(|buffer| match pipe.try_read(buffer) {
+        Ok(0) => false,
+        Ok(count) => {
+            table.push_output(process, stream, buffer.get(..count).unwrap_or_default());
+            true
+        }
+        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+    })
+}
+
+fn settle(process: &Process, stream: OutputStream) {
+    process.output.borrow_mut().settle(stream, now_ms());
+    process.notify();
+}

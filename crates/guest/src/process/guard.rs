@@ -1,0 +1,49 @@
+//! The bound on the number of processes, second line.
+//!
+//! The first line is the kernel's, where it offers one ([`super::PidsGroup`]). This task is for
+//! kernels that don't, and for a tenant's root who leaves the group: one process too many on the
+//! host and the *whole sandbox* dies there, so the tree that is the most numerous dies here first.
+
+use std::{collections::HashMap, rc::Rc, time::Duration};
+
+use super::{census::Origin, tree};
+use crate::daemon::Daemon;
+
+/// Without a bound in the kernel, a fork bomb makes a hundred processes in this time.
+const INTERVAL_ALONE: Duration = Duration::from_millis(50);
+
+/// With one, looking only keeps the census fresh.
+const INTERVAL_SECOND_LINE: Duration = Duration::from_millis(500);
+
+/// Watches until the daemon ends; sleeps while the sandbox is empty.
+pub(crate) async fn run(daemon: Rc<Daemon>, max_processes: usize) {
+    let interval = if daemon.has_pids_group() { INTERVAL_SECOND_LINE } else { INTERVAL_ALONE };
+    loop {
+        let count = {
+            let mut census = daemon.census.borrow_mut();
+            census.refresh(&daemon.processes);
+            census.guest_count()
+        };
+        if count > max_processes {
+            kill_most_numerous(&daemon, max_processes).await;
+        } else if count == 0 && daemon.processes.running() == 0 {
+            daemon.started.notified().await;
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+async fn kill_most_numerous(daemon: &Rc<Daemon>, max_processes: usize) {
+    let mut counts: HashMap<Origin, usize> = HashMap::new();
+    for (_, origin) in daemon.census.borrow().guests() {
+        *counts.entry(origin).or_default() += 1;
+    }
+    let Some((origin, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return };
+    if let Origin::Started(handle) = origin
+        && let Some(process) = daemon.processes.by_handle(handle)
+    {
+        process
+            .note(&format!("[tarn: killed: more than {max_processes} processes in this sandbox]"));
+    }
+    tree::kill(daemon, origin).await;
+}

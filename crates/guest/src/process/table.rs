@@ -1,0 +1,241 @@
+//! All processes, running and lately finished, and the memory of their output.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap, VecDeque},
+    rc::Rc,
+};
+
+use nix::unistd::Pid;
+use tarn_daemon_api::OutputStream;
+
+use super::{End, Process};
+use crate::clock::now_ms;
+
+/// Finished processes that are remembered (spec 05 §2).
+const MAX_FINISHED: usize = 256;
+
+/// Once over the cap, this much is freed beyond it, so that eviction is not run for each line.
+const EVICTION_SLACK_BYTES: usize = 256 << 10;
+
+/// The process table.
+#[derive(Default)]
+pub(crate) struct ProcessTable {
+    entries: RefCell<Entries>,
+    last_handle: Cell<u64>,
+    started: Cell<u64>,
+    output_cap: Cell<usize>,
+    output_bytes: Cell<usize>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_handle: BTreeMap<u64, Rc<Process>>,
+    by_pid: HashMap<Pid, Rc<Process>>,
+    /// Oldest first.
+    finished: VecDeque<Rc<Process>>,
+}
+
+// === impl ProcessTable ===
+
+impl ProcessTable {
+    /// Sets the memory for the output of all processes together.
+    pub(crate) fn set_output_cap(&self, bytes: usize) {
+        self.output_cap.set(bytes);
+    }
+
+    /// Returns a handle never used before.
+    pub(crate) fn next_handle(&self) -> u64 {
+        self.last_handle.set(self.last_handle.get() + 1);
+        self.last_handle.get()
+    }
+
+    /// Adds a process that was just started. A finished one with the same pid is forgotten.
+    pub(crate) fn insert(&self, process: &Rc<Process>) {
+        self.started.set(self.started.get() + 1);
+        let mut entries = self.entries.borrow_mut();
+        if let Some(earlier) = entries.by_pid.insert(process.pid(), Rc::clone(process)) {
+            entries.finished.retain(|finished| finished.handle() != earlier.handle());
+            self.forget(&mut entries, &earlier);
+        }
+        entries.by_handle.insert(process.handle(), Rc::clone(process));
+    }
+
+    /// Returns the process that a route means by `{p}`: so far a pid; names follow.
+    pub(crate) fn find(&self, key: &str) -> Option<Rc<Process>> {
+        self.by_pid(Pid::from_raw(key.parse().ok()?))
+    }
+
+    /// Returns the process with a pid, running or finished.
+    pub(crate) fn by_pid(&self, pid: Pid) -> Option<Rc<Process>> {
+        self.entries.borrow().by_pid.get(&pid).cloned()
+    }
+
+    /// Returns the process with a handle.
+    pub(crate) fn by_handle(&self, handle: u64) -> Option<Rc<Process>> {
+        self.entries.borrow().by_handle.get(&handle).cloned()
+    }
+
+    /// Returns all processes, oldest first.
+    pub(crate) fn all(&self) -> Vec<Rc<Process>> {
+        self.entries.borrow().by_handle.values().cloned().collect()
+    }
+
+    /// Returns how many run.
+    pub(crate) fn running(&self) -> u32 {
+        let entries = self.entries.borrow();
+        let running = entries.by_handle.len().saturating_sub(entries.finished.len());
+        u32::try_from(running).unwrap_or(u32::MAX)
+    }
+
+    /// Returns how many were started since the daemon started, forgotten ones included.
+    pub(crate) fn total(&self) -> u64 {
+        self.started.get()
+    }
+
+    /// Notes an end that the reaper learnt; of a pid that isn't ours, nothing.
+    pub(crate) fn set_ended(&self, pid: Pid, end: End) {
+        let Some(process) = self.by_pid(pid).filter(|process| process.is_running()) else {
+            return;
+        };
+        process.set_end(end);
+        let mut entries = self.entries.borrow_mut();
+        entries.finished.push_back(process);
+        while entries.finished.len() > MAX_FINISHED {
+            let Some(oldest) = entries.finished.pop_front() else { break };
+            entries.by_pid.remove(&oldest.pid());
+            self.forget(&mut entries, &oldest);
+        }
+    }
+
+    /// Adds what was read from a process's pipe, and keeps the sum of all output under the cap.
+    pub(crate) fn push_output(&self, process: &Process, stream: OutputStream, bytes: &[u8]) {
+        let (before, after) = {
+            let mut output = process.output.borrow_mut();
+            let before = output.bytes();
+            output.push(stream, bytes, now_ms());
+            (before, output.bytes())
+        };
+        // One that was forgotten, but whose descendants still write, is on nobody's account.
+        if self.by_handle(process.handle()).is_some() {
+            self.output_bytes.set((self.output_bytes.get() + after).saturating_sub(before));
+            if self.output_bytes.get() > self.output_cap.get() {
+                self.evict();
+            }
+        }
+        process.notify();
+    }
+
+    /// Frees output: first that of finished processes, oldest first, then the largest.
+    fn evict(&self) {
+        let entries = self.entries.borrow();
+        // The exact sum, as lines of our own are added without being counted.
+        let mut total: usize =
+            entries.by_handle.values().map(|process| process.output.borrow().bytes()).sum();
+        let target = self.output_cap.get().saturating_sub(EVICTION_SLACK_BYTES);
+        let mut by_size: Vec<_> =
+            entries.by_handle.values().filter(|process| process.is_running()).collect();
+        by_size.sort_by_key(|process| std::cmp::Reverse(process.output.borrow().bytes()));
+        for process in entries.finished.iter().chain(by_size) {
+            if total <= target {
+                break;
+            }
+            let mut output = process.output.borrow_mut();
+            let before = output.bytes();
+            output.shrink_to(before.saturating_sub(total - target));
+            total -= before - output.bytes();
+        }
+        self.output_bytes.set(total);
+    }
+
+    fn forget(&self, entries: &mut Entries, process: &Process) {
+        entries.by_handle.remove(&process.handle());
+        let bytes = process.output.borrow().bytes();
+        self.output_bytes.set(self.output_bytes.get().saturating_sub(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{EndStatus, NewProcess, Stdin, output::Output};
+
+    fn add(table: &ProcessTable, pid: i32) -> Rc<Process> {
+        let process = Rc::new(Process::new(NewProcess {
+            handle: table.next_handle(),
+            pid: Pid::from_raw(pid),
+            command: "x".to_owned(),
+            args: vec![],
+            stdin: Stdin::closed(),
+            output: Output::default(),
+        }));
+        table.insert(&process);
+        process
+    }
+
+    fn end(table: &ProcessTable, pid: i32) {
+        table.set_ended(Pid::from_raw(pid), End { status: EndStatus::Exited(0), at_ms: 1 });
+    }
+
+    fn write(table: &ProcessTable, process: &Process, bytes: usize) {
+        let line = [vec![b'x'; 975], vec![b'\n']].concat();
+        for _ in 0..bytes / 1023 {
+            table.push_output(process, OutputStream::Stdout, &line);
+        }
+    }
+
+    #[test]
+    fn the_oldest_finished_is_forgotten_first() {
+        let table = ProcessTable::default();
+        add(&table, 1);
+        for pid in 2..=300 {
+            add(&table, pid);
+            end(&table, pid);
+        }
+        assert_eq!(table.running(), 1);
+        assert_eq!(table.total(), 300);
+        assert_eq!(table.all().len(), MAX_FINISHED + 1);
+        assert!(table.find("1").is_some(), "running ones are never forgotten");
+        assert!(table.find("44").is_none());
+        assert!(table.find("45").is_some());
+    }
+
+    #[test]
+    fn a_pid_used_again_means_the_new_process() {
+        let table = ProcessTable::default();
+        add(&table, 9);
+        end(&table, 9);
+        let second = add(&table, 9);
+        assert_eq!(table.find("9").map(|process| process.handle()), Some(second.handle()));
+        assert_eq!(table.all().len(), 1);
+        assert_eq!(table.running(), 1);
+    }
+
+    #[test]
+    fn output_of_finished_processes_goes_first_then_the_largest() {
+        let table = ProcessTable::default();
+        table.set_output_cap(4 << 20);
+        let (finished, large, small) = (add(&table, 1), add(&table, 2), add(&table, 3));
+        write(&table, &finished, 1 << 20);
+        end(&table, 1);
+        write(&table, &small, 1 << 20);
+        write(&table, &large, 2 << 20);
+        let size = |process: &Process| process.output.borrow().bytes();
+        let before = size(&small);
+        write(&table, &large, 64 << 10);
+        assert!(size(&finished) < 1 << 20, "{}", size(&finished));
+        write(&table, &large, 5 << 20);
+        assert_eq!(size(&finished), 0);
+        assert_eq!(size(&small), before);
+        assert!(table.output_bytes.get() <= 4 << 20);
+    }
+
+    #[test]
+    fn bad_keys_find_nothing() {
+        let table = ProcessTable::default();
+        add(&table, 5);
+        for key in ["", "x", "-5", "5x", "99999999999999999999", "0"] {
+            assert!(table.find(key).is_none(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Killing everything that came from one start.
+//!
+//! Stop first, then kill: a process killed while its child is being forked leaves an orphan with
+//! one trace less, and a fork bomb outruns any number of kills. Stopped processes fork nothing,
+//! so rounds of "look, stop the new ones" end, and then everybody is killed at once. Both
+//! kernels deliver signals with some delay, so afterwards we look again until nobody is left.
+
+use std::{collections::HashSet, rc::Rc, time::Duration};
+
+use nix::unistd::Pid;
+
+use super::census::Origin;
+use crate::{daemon::Daemon, sys};
+
+/// Rounds of stopping; a tree that still grows is killed as it is, and again.
+const MAX_STOP_ROUNDS: usize = 32;
+
+/// Looking again: at first at once, then at leisure, for ten seconds in all.
+const FIRST_CHECK: Duration = Duration::from_millis(1);
+const LAST_CHECK: Duration = Duration::from_millis(100);
+const MAX_CHECKS: usize = 110;
+
+/// Kills everything of an origin; returns when nobody is left, or after about ten seconds.
+pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
+    stop_all(daemon, origin);
+    let mut pause = FIRST_CHECK;
+    for _ in 0..MAX_CHECKS {
+        let alive = alive(daemon, origin);
+        if alive.is_empty() {
+            return;
+        }
+        for pid in alive {
+            // Gone already is fine.
+            _ = sys::kill(pid, libc::SIGKILL);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_CHECK);
+    }
+}
+
+fn stop_all(daemon: &Daemon, origin: Origin) {
+    let mut stopped = HashSet::new();
+    for _ in 0..MAX_STOP_ROUNDS {
+        let new: Vec<Pid> =
+            members(daemon, origin).into_iter().filter(|pid| stopped.insert(*pid)).collect();
+        // A single process needs no second look: the checks after its death find any child.
+        if new.is_empty() || stopped.len() == 1 {
+            return;
+        }
+        for pid in new {
+            _ = sys::kill(pid, libc::SIGSTOP);
+        }
+    }
+}
+
+fn alive(daemon: &Daemon, origin: Origin) -> Vec<Pid> {
+    let mut pids = members(daemon, origin);
+    let mut census = daemon.census.borrow_mut();
+    pids.retain(|pid| census.is_alive(*pid));
+    pids
+}
+
+fn members(daemon: &Daemon, origin: Origin) -> Vec<Pid> {
+    let mut census = daemon.census.borrow_mut();
+    census.refresh(&daemon.processes);
+    census.of(origin)
+}

@@ -1,0 +1,109 @@
+//! Accepting connections, within bounds.
+//!
+//! Two classes of peers: the gateway, behind which are the node and its ingress, and everybody
+//! else, which can only be a process of the sandbox. The second class has few connections and
+//! little patience, so that it can't starve the first.
+
+use std::{cell::Cell, convert::Infallible, io, net::IpAddr, rc::Rc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{
+    daemon::{Daemon, is_gateway},
+    http,
+};
+
+/// The ingress may have a long request open per client and process.
+const MAX_GATEWAY_CONNECTIONS: usize = 2048;
+const MAX_OTHER_CONNECTIONS: usize = 64;
+
+/// How long a connection may take to send a request's head, the idle time before it included.
+const GATEWAY_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
+const OTHER_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Request heads beyond this are refused (431).
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// After a failed accept (no descriptors left) somebody must end first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections of one class.
+#[derive(Clone)]
+struct Class {
+    open: Rc<Cell<usize>>,
+    max: usize,
+    head_timeout: Duration,
+}
+
+/// One open connection.
+struct Slot(Rc<Cell<usize>>);
+
+/// Serves until the listener fails for good.
+pub(crate) async fn run(listener: TcpListener, daemon: Rc<Daemon>) -> io::Result<()> {
+    let gateway = Class::new(MAX_GATEWAY_CONNECTIONS, GATEWAY_HEAD_TIMEOUT);
+    let others = Class::new(MAX_OTHER_CONNECTIONS, OTHER_HEAD_TIMEOUT);
+    loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let peer = peer.ip();
+        let class = if is_gateway(peer) { &gateway } else { &others };
+        // Beyond the bound a connection is closed at once, by dropping it.
+        if let Some(slot) = class.enter() {
+            let daemon = Rc::clone(&daemon);
+            let head_timeout = class.head_timeout;
+            tokio::task::spawn_local(async move {
+                serve_connection(daemon, stream, peer, head_timeout).await;
+                drop(slot);
+            });
+        }
+    }
+}
+
+async fn serve_connection(
+    daemon: Rc<Daemon>,
+    stream: TcpStream,
+    peer: IpAddr,
+    head_timeout: Duration,
+) {
+    // Small frames must not wait for each other; a socket that refuses is slower, not wrong.
+    drop(stream.set_nodelay(true));
+    let service = service_fn(move |request| {
+        let daemon = Rc::clone(&daemon);
+        async move { Ok::<_, Infallible>(http::handle(daemon, peer, request).await) }
+    });
+    // An error here is the peer's: it has hung up, or sent what is not HTTP.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    drop(connection.await);
+}
+
+// === impl Class ===
+
+impl Class {
+    fn new(max: usize, head_timeout: Duration) -> Self {
+        Self { open: Rc::default(), max, head_timeout }
+    }
+
+    fn enter(&self) -> Option<Slot> {
+        if self.open.get() >= self.max {
+            return None;
+        }
+        self.open.set(self.open.get() + 1);
+        Some(Slot(Rc::clone(&self.open)))
+    }
+}
+
+// === impl Slot ===
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,24 @@
+//! The system calls that the safe wrappers do not offer: spawning, and one thread's identity.
+//!
+//! Everything unsafe of this crate is in `spawn`, `thread` and `signal`, and nowhere else.
+
+mod signal;
+mod smallfile;
+mod spawn;
+mod thread;
+
+pub(crate) use signal::{kill, kill_group, reap};
+pub(crate) use smallfile::read_small_file;
+pub(crate) use spawn::{Launch, SpawnError, SpawnStep, spawn};
+pub(crate) use thread::{as_root, assume};
+
+/// Whose rights an action has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// User id.
+    pub(crate) uid: u32,
+    /// Primary group id.
+    pub(crate) gid: u32,
+    /// All supplementary group ids.
+    pub(crate) groups: Vec<u32>,
+}
