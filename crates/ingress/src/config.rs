@@ -1,0 +1,101 @@
+//! What the ingress is told at start.
+
+use std::time::Duration;
+
+/// How clients reach us; what user programs see in `X-Forwarded-Proto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PublicScheme {
+    /// Plain HTTP.
+    #[default]
+    Http,
+    /// HTTPS, ended by something in front of us.
+    Https,
+}
+
+/// Configures an ingress; the default is that of local mode.
+#[derive(Debug, Clone)]
+pub struct IngressConfig {
+    /// Host suffixes under which one label names a sandbox, without a leading dot. Default:
+    /// `local` and `localhost` (spec 04 §2).
+    pub ingress_domains: Vec<String>,
+    /// What clients see in front of us.
+    pub public_scheme: PublicScheme,
+    /// How long a connection to a sandbox may take to open. Default: 10 s (spec 04 §4).
+    pub connect_timeout: Duration,
+    /// After how long without a byte in either direction a stream is closed. Default: 3600 s.
+    pub idle_timeout: Duration,
+    /// How long a request waits for a sandbox without a budget of its own. Default: 60 s.
+    pub hold_timeout: Duration,
+    /// How long a new connection may take to its first whole request head. Default: 15 s.
+    pub first_request_timeout: Duration,
+    /// How long each further request head may take, idle time of the connection included.
+    ///
+    /// Default: 120 s. Longer than clients keep idle connections (90 s), so that it is they who
+    /// close and none of their requests meets a closing connection.
+    pub header_timeout: Duration,
+    /// How long requests in flight may go on once shutdown has begun. Default: 10 s.
+    pub drain_grace: Duration,
+    /// Client connections open at a time; more wait in the listen queue. Default: 8192.
+    pub max_connections: usize,
+    /// Requests waiting for their sandbox at a time; more are refused. Default: 4096.
+    pub max_held: usize,
+    /// The longest request head in bytes (the read buffer has the same bound). Default: 64 KiB.
+    pub max_header_bytes: usize,
+    /// Headers of one request over HTTP/1. Default: 128.
+    pub max_headers: usize,
+    /// Requests at a time on one HTTP/2 connection. Default: 128.
+    pub max_streams: u32,
+    /// Idle connections kept per sandbox port. Default: 32.
+    pub pool_idle_per_port: usize,
+    /// How long an idle connection to a daemon is kept. Default: 60 s.
+    pub pool_daemon_idle: Duration,
+    /// How long an idle connection to a user port is kept.
+    ///
+    /// Default: 1.5 s. The servers people run close idle connections after 2 s (gunicorn) or 5 s
+    /// (node, uvicorn); a request that crosses such a close is lost, so we close first.
+    pub pool_user_idle: Duration,
+    /// After how long the open streams of a sandbox that has stopped are cut.
+    ///
+    /// Default: 1 s. Its network stack dies with it, so it never closes them itself; what it has
+    /// sent already is given this long to arrive.
+    pub stopped_linger: Duration,
+}
+
+// === impl PublicScheme ===
+
+impl PublicScheme {
+    /// Returns the scheme's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+// === impl IngressConfig ===
+
+impl Default for IngressConfig {
+    fn default() -> Self {
+        Self {
+            ingress_domains: vec!["local".to_owned(), "localhost".to_owned()],
+            public_scheme: PublicScheme::Http,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            hold_timeout: Duration::from_secs(60),
+            first_request_timeout: Duration::from_secs(15),
+            header_timeout: Duration::from_secs(120),
+            drain_grace: Duration::from_secs(10),
+            max_connections: 8192,
+            max_held: 4096,
+            max_header_bytes: 64 << 10,
+            max_headers: 128,
+            max_streams: 128,
+            pool_idle_per_port: 32,
+            pool_daemon_idle: Duration::from_secs(60),
+            pool_user_idle: Duration::from_millis(1500),
+            stopped_linger: Duration::from_secs(1),
+        }
+    }
+}

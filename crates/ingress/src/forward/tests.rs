@@ -1,0 +1,54 @@
+//! The table of failures.
+
+use tarn_types::{Generation, PortAccess, ProjectId, SandboxId, SandboxRef, SandboxStatus};
+
+use super::*;
+
+#[test]
+fn failures_get_the_codes_of_the_spec() {
+    use IngressCode as Code;
+    let io = |kind: io::ErrorKind| SendError::Connect(io::Error::from(kind));
+    let emfile = || SendError::Connect(io::Error::from_raw_os_error(libc_emfile()));
+    let table = [
+        (io(io::ErrorKind::ConnectionRefused), Code::SandboxUnreachable, Code::ConnectionRefused),
+        (io(io::ErrorKind::HostUnreachable), Code::SandboxUnreachable, Code::ProxyError),
+        (io(io::ErrorKind::TimedOut), Code::SandboxUnreachable, Code::ConnectionTimeout),
+        (emfile(), Code::SandboxUpstreamError, Code::SandboxUpstreamError),
+        (SendError::ConnectTimeout, Code::SandboxUnreachable, Code::ConnectionTimeout),
+        (SendError::NotSent, Code::SandboxUnreachable, Code::ConnectionClosed),
+        (SendError::WriteIdle, Code::WriteTimeout, Code::WriteTimeout),
+        (SendError::ReadIdle, Code::ReadTimeout, Code::ReadTimeout),
+        (SendError::Gone, Code::ConnectionClosed, Code::ConnectionClosed),
+        (SendError::ClientBody, Code::InvalidRequest, Code::InvalidRequest),
+    ];
+    let route = Route {
+        id: SandboxId::from_random([1; 21]),
+        project: ProjectId::from_random([1; 16]),
+        generation: Generation::FIRST,
+        ports: PortAccess::default(),
+        status: SandboxStatus::Running,
+        endpoint: None,
+    };
+    let at = |port| Address { sandbox: SandboxRef::Id(route.id.clone()), port, host: None };
+    for (error, daemon, user) in table {
+        assert_eq!(explain(&error, &at(9501), &route).code(), daemon, "{error:?}");
+        assert_eq!(explain(&error, &at(80), &route).code(), user, "{error:?}");
+    }
+}
+
+fn libc_emfile() -> i32 {
+    rustix::io::Errno::MFILE.raw_os_error()
+}
+
+#[test]
+fn path_and_query_stay_verbatim() {
+    for path in ["/", "/a//b/../c%2Fd?x=%20&y", "*", "/?"] {
+        let uri = outgoing_uri(path.parse().expect("a target"), "localhost:80", Protocol::Http1);
+        assert_eq!(uri.expect("a target").to_string(), path);
+    }
+    let absolute = "http://box.local/a?b".parse().expect("a target");
+    let uri = outgoing_uri(absolute, "localhost:80", Protocol::Http1).expect("a target");
+    assert_eq!(uri.to_string(), "/a?b");
+    let uri = outgoing_uri(uri, "localhost:80", Protocol::Http2).expect("a target");
+    assert_eq!(uri.to_string(), "http://localhost:80/a?b");
+}

@@ -1,0 +1,145 @@
+//! The ingress as a whole, and one request through it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
+
+use http::{Request, Response, header};
+use hyper::body::Incoming;
+use tarn_route_api::Routes;
+use tarn_task::Tasks;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    address::Address, admit::Admission, body::IngressBody, config::IngressConfig, cors,
+    error::IngressError, forward, stats::IngressStats, upstream::Upstreams,
+};
+
+/// Proxies requests to sandboxes. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Ingress {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// One client's connection, as far as its requests need to know it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ClientConnection {
+    peer: SocketAddr,
+    gone: Arc<AtomicBool>,
+    /// Keeps the place among `max_connections` also for what outlives the connection's task.
+    _place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// What all parts of the ingress share.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<IngressConfig>,
+    pub(crate) tasks: Tasks,
+    pub(crate) stats: Arc<IngressStats>,
+    pub(crate) upstreams: Arc<Upstreams>,
+    admission: Admission,
+}
+
+// === impl Ingress ===
+
+impl Ingress {
+    /// Makes an ingress that asks `routes` and spawns through `tasks`.
+    #[must_use]
+    pub fn new(config: IngressConfig, routes: Arc<dyn Routes>, tasks: Tasks) -> Self {
+        let config = Arc::new(config);
+        let stats = Arc::new(IngressStats::default());
+        let upstreams = Arc::new(Upstreams::new(
+            Arc::clone(&config),
+            Arc::clone(&routes),
+            tasks.clone(),
+            Arc::clone(&stats),
+        ));
+        let admission =
+            Admission::new(Arc::clone(&config), routes, tasks.clone(), Arc::clone(&stats));
+        Self { shared: Arc::new(Shared { config, tasks, stats, upstreams, admission }) }
+    }
+
+    /// Returns the counters, for `/metrics`.
+    #[must_use]
+    pub fn stats(&self) -> Arc<IngressStats> {
+        Arc::clone(&self.shared.stats)
+    }
+
+    /// Answers one request; for a server that shares its port with the API.
+    ///
+    /// The server must be hyper's with upgrades, and must call [`ClientConnection::end`] before
+    /// it drops a connection. Dropping the future withdraws the request from the sandbox.
+    pub async fn answer(
+        &self,
+        client: &ClientConnection,
+        request: Request<Incoming>,
+    ) -> Response<IngressBody> {
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        let parsed = forward::refuse_connect(request.method()).and_then(|()| {
+            let domains = &self.shared.config.ingress_domains;
+            Address::parse(request.uri(), request.headers(), domains)
+        });
+        let (daemon, answer) = match parsed {
+            Ok(address) => (address.is_daemon(), self.route(client, request, &address).await),
+            Err(error) => (false, Err(error)),
+        };
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(error) => self.refuse(error),
+        };
+        if daemon {
+            cors::allow_origin(response.headers_mut(), origin.as_ref());
+        }
+        self.shared.stats.count_response(response.status());
+        response
+    }
+
+    async fn route(
+        &self,
+        client: &ClientConnection,
+        request: Request<Incoming>,
+        address: &Address,
+    ) -> Result<Response<IngressBody>, IngressError> {
+        if address.is_daemon() && cors::is_preflight(request.method(), request.headers()) {
+            return Ok(cors::preflight(request.headers()));
+        }
+        let admitted = self.shared.admission.admit(address, request.headers()).await?;
+        forward::forward(&self.shared, client, request, address, admitted).await
+    }
+
+    fn refuse(&self, error: IngressError) -> Response<IngressBody> {
+        tracing::debug!(code = error.code().as_str(), %error, "refused");
+        self.shared.stats.count_error(error.code());
+        error.into_response()
+    }
+}
+
+// === impl ClientConnection ===
+
+impl ClientConnection {
+    /// Describes a connection by its peer's address.
+    #[must_use]
+    pub fn new(peer: SocketAddr) -> Self {
+        Self { peer, gone: Arc::default(), _place: None }
+    }
+
+    /// Notes that the connection is over, so that uploads on it count as broken, not as whole.
+    pub fn end(&self) {
+        self.gone.store(true, SeqCst);
+    }
+
+    pub(crate) fn holding(peer: SocketAddr, place: OwnedSemaphorePermit) -> Self {
+        Self { _place: Some(Arc::new(place)), ..Self::new(peer) }
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(crate) fn gone(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.gone)
+    }
+}

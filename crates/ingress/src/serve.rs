@@ -1,0 +1,171 @@
+//! Accepting connections, bounding them, and draining them at the end.
+
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{rt::Executor, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tarn_task::Tasks;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+};
+
+use crate::{
+    ingress::{ClientConnection, Ingress},
+    socket,
+    stats::Gauge,
+};
+
+/// How long accepting pauses when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lets hyper spawn through [`Tasks`].
+#[derive(Debug, Clone)]
+pub(crate) struct TaskExecutor(Tasks);
+
+// === impl TaskExecutor ===
+
+impl TaskExecutor {
+    pub(crate) fn new(tasks: Tasks) -> Self {
+        Self(tasks)
+    }
+}
+
+impl<F> Executor<F> for TaskExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        drop(self.0.spawn("ingress-http2", future));
+    }
+}
+
+// === impl Ingress ===
+
+impl Ingress {
+    /// Serves a listener until shutdown begins, then lets requests in flight finish.
+    ///
+    /// Returns when the last connection is closed, at the latest a little after `drain_grace`.
+    pub async fn serve(self, listener: TcpListener) {
+        let most = self.shared.config.max_connections.min(Semaphore::MAX_PERMITS);
+        // Semaphore counts many permits in u32.
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        let places = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX)));
+        let server = Arc::new(self.connection_builder());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.shared.tasks.stopping() => break,
+                accepted = accept(&listener, &places) => accepted,
+            };
+            let Some((stream, peer, place)) = accepted else { break };
+            let client = ClientConnection::holding(peer, place);
+            let run = self.clone().connection(Arc::clone(&server), stream, client);
+            drop(self.shared.tasks.spawn("ingress-client", run));
+        }
+        drop(listener);
+        let patience = self.shared.config.drain_grace + Duration::from_secs(1);
+        if tokio::time::timeout(patience, places.acquire_many(most)).await.is_err() {
+            tracing::warn!("some client connections did not end in time");
+        }
+    }
+
+    fn connection_builder(&self) -> auto::Builder<TaskExecutor> {
+        let config = &self.shared.config;
+        let header_list = u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX);
+        let mut builder = auto::Builder::new(TaskExecutor::new(self.shared.tasks.clone()));
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .max_buf_size(config.max_header_bytes)
+            .max_headers(config.max_headers);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(config.max_streams)
+            .max_header_list_size(header_list)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_PATIENCE);
+        builder
+    }
+
+    /// Serves one connection to its end.
+    async fn connection(
+        self,
+        server: Arc<auto::Builder<TaskExecutor>>,
+        stream: TcpStream,
+        client: ClientConnection,
+    ) {
+        let _open = self.shared.stats.enter(Gauge::Connections);
+        socket::prepare(&stream);
+        let config = Arc::clone(&self.shared.config);
+        let spoke = Arc::new(Notify::new());
+        let service = {
+            let (ingress, client, spoke) = (self.clone(), client.clone(), Arc::clone(&spoke));
+            service_fn(move |request| {
+                spoke.notify_one();
+                let (ingress, client) = (ingress.clone(), client.clone());
+                async move { Ok::<_, Infallible>(ingress.answer(&client, request).await) }
+            })
+        };
+        let mut connection =
+            pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let mut silent = pin!(tokio::time::timeout(config.first_request_timeout, spoke.notified()));
+        let mut stopping = pin!(self.shared.tasks.stopping());
+        let mut grace = pin!(tokio::time::sleep(config.drain_grace));
+        let (mut has_spoken, mut draining) = (false, false);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(error, peer = %client.peer(), "a client's connection broke");
+                    }
+                    break;
+                }
+                spoke = silent.as_mut(), if !has_spoken => match spoke {
+                    Ok(()) => has_spoken = true,
+                    Err(_elapsed) => break,
+                },
+                () = stopping.as_mut(), if !draining => {
+                    draining = true;
+                    grace.as_mut().reset(tokio::time::Instant::now() + config.drain_grace);
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = grace.as_mut(), if draining => break,
+            }
+        }
+        // Before the connection is dropped: bodies still being read from it end broken.
+        client.end();
+    }
+}
+
+/// Takes the next connection once there is a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return Some((stream, peer, place)),
+            Err(error) if is_of_the_client(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Says whether accepting failed because the client went away again.
+fn is_of_the_client(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset];
+    kinds.contains(&error.kind())
+}

@@ -1,0 +1,314 @@
+//! Connections to sandboxes: one set per sandbox and generation.
+//!
+//! ```text
+//!   Upstreams ── by sandbox id ──▶ Upstream (generation, address)
+//!                                     ├─ idle connections by port
+//!                                     ├─ leases: connections in use
+//!                                     └─ watcher: follows the route while there is any of them
+//! ```
+//!
+//! A newer generation retires a set: its idle connections close at once, those in use end with
+//! their request. When the sandbox itself stops, those in use are cut too: its network stack died
+//! with it, and nobody would ever close them.
+//!
+//! Not hyper-util's client: it repeats requests by its own rules and does not say whether a failed
+//! one was sent, and that is what the error codes turn on.
+
+mod connection;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tarn_route_api::{Route, RouteEndpoint, RouteError, Routes};
+use tarn_task::Tasks;
+use tarn_types::{Generation, SandboxId, SandboxRef, SandboxStatus};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use connection::{Lease, Protocol, SendError, Sent, Target};
+
+use crate::{config::IngressConfig, stats::IngressStats};
+use connection::{Connection, Http2Handle};
+
+/// How long the watcher waits when the route cannot be looked up.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
+/// How often the watcher of a set with only connections in use looks whether it is still needed.
+const LOOK_AROUND: Duration = Duration::from_secs(15);
+
+/// All connections to sandboxes.
+pub(crate) struct Upstreams {
+    config: Arc<IngressConfig>,
+    routes: Arc<dyn Routes>,
+    tasks: Tasks,
+    stats: Arc<IngressStats>,
+    sandboxes: Mutex<HashMap<SandboxId, Arc<Upstream>>>,
+}
+
+/// The connections of one sandbox in one generation.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    generation: Generation,
+    daemon: SocketAddr,
+    gone: CancellationToken,
+    users: AtomicUsize,
+    idle: Mutex<Idle>,
+}
+
+/// Keeps a set from being forgotten while a request uses it.
+#[derive(Debug)]
+pub(crate) struct UpstreamUse(Arc<Upstream>);
+
+#[derive(Debug, Default)]
+struct Idle {
+    /// Nothing is kept any more.
+    retired: bool,
+    http1: HashMap<u16, Vec<IdleConnection>>,
+    http2: HashMap<u16, IdleHttp2>,
+}
+
+#[derive(Debug)]
+struct IdleConnection {
+    connection: Connection,
+    until: Instant,
+}
+
+/// Shared by all requests to the port at once.
+#[derive(Debug)]
+struct IdleHttp2 {
+    handle: Http2Handle,
+    until: Instant,
+}
+
+/// What a changed route means for the connections of the old one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// All stay.
+    Keep,
+    /// None may be used again.
+    Retire,
+    /// None leads anywhere any more.
+    Cut,
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    pub(crate) fn new(
+        config: Arc<IngressConfig>,
+        routes: Arc<dyn Routes>,
+        tasks: Tasks,
+        stats: Arc<IngressStats>,
+    ) -> Self {
+        Self { config, routes, tasks, stats, sandboxes: Mutex::default() }
+    }
+
+    /// Finds or makes the set for a route.
+    pub(crate) fn enter(self: &Arc<Self>, route: &Route, endpoint: &RouteEndpoint) -> UpstreamUse {
+        let mut sandboxes = self.sandboxes.lock();
+        if let Some(known) = sandboxes.get(&route.id) {
+            if known.serves(route.generation, endpoint.daemon) {
+                return UpstreamUse::new(known);
+            }
+            if known.generation > route.generation {
+                // A request that was held up on its way: it may go, but leaves nothing behind.
+                let late = Arc::new(Upstream::new(route.generation, endpoint.daemon));
+                late.retire();
+                return UpstreamUse::new(&late);
+            }
+            known.retire();
+        }
+        let upstream = Arc::new(Upstream::new(route.generation, endpoint.daemon));
+        sandboxes.insert(route.id.clone(), Arc::clone(&upstream));
+        let used = UpstreamUse::new(&upstream);
+        let watcher = Arc::clone(self).watch(upstream, route.clone());
+        drop(self.tasks.spawn("ingress-upstream-watch", watcher));
+        used
+    }
+
+    /// Follows the route of a set for as long as it has connections.
+    async fn watch(self: Arc<Self>, upstream: Arc<Upstream>, mut route: Route) {
+        loop {
+            let next_look = upstream.prune(Instant::now());
+            if next_look.is_none() && self.forget(&route.id, &upstream) {
+                return;
+            }
+            let next_look = next_look.unwrap_or_else(|| Instant::now() + LOOK_AROUND);
+            tokio::select! {
+                () = self.tasks.stopping() => {
+                    upstream.retire();
+                    return;
+                }
+                () = tokio::time::sleep_until(next_look) => continue,
+                () = self.routes.changed(&route) => {}
+            }
+            let sandbox = SandboxRef::Id(route.id.clone());
+            let now = self.routes.resolve(&sandbox, Some(&route.project)).await;
+            match verdict(&upstream, now.as_ref()) {
+                Verdict::Keep => {}
+                Verdict::Retire => upstream.retire(),
+                Verdict::Cut => {
+                    upstream.retire();
+                    tokio::time::sleep(self.config.stopped_linger).await;
+                    tracing::debug!(sandbox.id = %route.id, "cut the streams of a stopped sandbox");
+                    upstream.gone.cancel();
+                    self.forget(&route.id, &upstream);
+                    return;
+                }
+            }
+            match now {
+                Ok(now) => route = now,
+                Err(_away) => tokio::time::sleep(LOOK_UP_AGAIN).await,
+            }
+        }
+    }
+
+    /// Takes a set that nobody uses out of the map; says whether it did.
+    fn forget(&self, id: &SandboxId, upstream: &Arc<Upstream>) -> bool {
+        let mut sandboxes = self.sandboxes.lock();
+        // Users come only under this lock, so none can slip in between look and removal.
+        if upstream.users.load(SeqCst) > 0 && !upstream.gone.is_cancelled() {
+            return false;
+        }
+        upstream.retire();
+        if sandboxes.get(id).is_some_and(|known| Arc::ptr_eq(known, upstream)) {
+            sandboxes.remove(id);
+        }
+        true
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    fn new(generation: Generation, daemon: SocketAddr) -> Self {
+        Self {
+            generation,
+            daemon,
+            gone: CancellationToken::new(),
+            users: AtomicUsize::new(0),
+            idle: Mutex::default(),
+        }
+    }
+
+    fn serves(&self, generation: Generation, daemon: SocketAddr) -> bool {
+        self.generation == generation && self.daemon == daemon && !self.idle.lock().retired
+    }
+
+    /// Closes the idle connections and keeps none from now on.
+    fn retire(&self) {
+        let retired = Idle { retired: true, ..Idle::default() };
+        let idle = std::mem::replace(&mut *self.idle.lock(), retired);
+        drop(idle);
+    }
+
+    /// Takes an idle HTTP/1 connection that is ready for a request, the latest used first.
+    fn take_http1(&self, port: u16) -> Option<Connection> {
+        let mut idle = self.idle.lock();
+        let kept = idle.http1.get_mut(&port)?;
+        let now = Instant::now();
+        kept.retain(|idle| idle.until > now && !idle.connection.is_closed());
+        // One that is not ready is about to be: its task has not run since the last answer ended.
+        let ready = kept.iter().rposition(|idle| idle.connection.is_ready())?;
+        Some(kept.swap_remove(ready).connection)
+    }
+
+    fn take_http2(&self, port: u16, keep: Duration) -> Option<Http2Handle> {
+        let mut idle = self.idle.lock();
+        let kept = idle.http2.get_mut(&port)?;
+        if kept.handle.is_closed() {
+            idle.http2.remove(&port);
+            return None;
+        }
+        kept.until = Instant::now() + keep;
+        Some(kept.handle.clone())
+    }
+
+    fn put_http1(&self, port: u16, connection: Connection, keep: Duration, limit: usize) {
+        let mut idle = self.idle.lock();
+        if idle.retired || connection.is_closed() {
+            drop(idle);
+            drop(connection);
+            return;
+        }
+        let kept = idle.http1.entry(port).or_default();
+        if kept.len() < limit {
+            kept.push(IdleConnection { connection, until: Instant::now() + keep });
+        }
+    }
+
+    fn put_http2(&self, port: u16, handle: Http2Handle, keep: Duration) {
+        let mut idle = self.idle.lock();
+        if !idle.retired {
+            idle.http2.insert(port, IdleHttp2 { handle, until: Instant::now() + keep });
+        }
+    }
+
+    /// Closes what has been idle for long enough; returns when to look again, if anything is left.
+    fn prune(&self, now: Instant) -> Option<Instant> {
+        let mut idle = self.idle.lock();
+        let mut next: Option<Instant> = None;
+        let mut keep = |until: Instant, closed: bool| {
+            if until <= now || closed {
+                return false;
+            }
+            next = Some(next.map_or(until, |next| next.min(until)));
+            true
+        };
+        for kept in idle.http1.values_mut() {
+            kept.retain(|idle| keep(idle.until, idle.connection.is_closed()));
+        }
+        idle.http1.retain(|_, kept| !kept.is_empty());
+        idle.http2.retain(|_, kept| keep(kept.until, kept.handle.is_closed()));
+        next
+    }
+}
+
+// === impl UpstreamUse ===
+
+impl UpstreamUse {
+    fn new(upstream: &Arc<Upstream>) -> Self {
+        upstream.users.fetch_add(1, SeqCst);
+        Self(Arc::clone(upstream))
+    }
+
+    /// Resolves when the sandbox has stopped.
+    pub(crate) async fn gone(&self) {
+        self.0.gone.cancelled().await;
+    }
+}
+
+impl Drop for UpstreamUse {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Judges the connections of a set by what its route has become.
+fn verdict(upstream: &Upstream, now: Result<&Route, &RouteError>) -> Verdict {
+    let route = match now {
+        Ok(route) => route,
+        Err(RouteError::Unavailable | RouteError::Unauthenticated) => return Verdict::Keep,
+        Err(RouteError::NotFound(_)) => return Verdict::Cut,
+    };
+    let same_generation = route.generation == upstream.generation;
+    match route.status {
+        // Frozen, or about to be: its connections live on with it.
+        SandboxStatus::Snapshotting | SandboxStatus::Suspending => Verdict::Keep,
+        SandboxStatus::Pending | SandboxStatus::Suspended | SandboxStatus::Terminated => {
+            Verdict::Cut
+        }
+        SandboxStatus::Running => match &route.endpoint {
+            Some(endpoint) if endpoint.daemon != upstream.daemon => Verdict::Cut,
+            Some(_) if same_generation => Verdict::Keep,
+            Some(_) | None => Verdict::Retire,
+        },
+    }
+}

@@ -1,0 +1,348 @@
+//! One connection to a sandbox, and one request on it.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, task::AbortHandle};
+
+use super::{Upstream, UpstreamUse, Upstreams};
+use crate::{
+    body::{GateAnswer, RequestBody, Upload},
+    meter::{End, Meter, MeteredStream},
+    serve::TaskExecutor,
+    socket,
+};
+
+/// The read buffer of a connection to a sandbox: bounds the head of an answer, and memory.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// Which HTTP a sandbox's port is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1, for everything but gRPC.
+    Http1,
+    /// HTTP/2 with prior knowledge, for gRPC.
+    Http2,
+}
+
+/// Where a request goes within a sandbox.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+}
+
+/// Says why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    /// No connection could be opened.
+    #[error("connect to the sandbox")]
+    Connect(#[source] io::Error),
+    /// No connection was accepted in time.
+    #[error("connect to the sandbox: no answer in time")]
+    ConnectTimeout,
+    /// The connection closed before it accepted one byte of the request.
+    #[error("the connection closed before the request was sent")]
+    NotSent,
+    /// No byte moved for the idle time while the body was being sent.
+    #[error("the sandbox did not accept the request's body in time")]
+    WriteIdle,
+    /// No byte moved for the idle time while the answer was awaited.
+    #[error("the sandbox did not answer in time")]
+    ReadIdle,
+    /// The sandbox stopped.
+    #[error("the sandbox stopped")]
+    Gone,
+    /// The client's body ended early.
+    #[error("the request's body ended early")]
+    ClientBody,
+    /// The sandbox closed the connection instead of answering.
+    #[error("the connection closed before an answer came")]
+    Closed(#[source] hyper::Error),
+    /// What the sandbox sent is not the HTTP that was expected.
+    #[error("the sandbox's answer cannot be read")]
+    Malformed(#[source] hyper::Error),
+}
+
+/// An answer, and the connection it comes on.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+}
+
+/// A connection in use by one request; cut when dropped before [`Lease::complete`].
+#[derive(Debug)]
+pub(crate) struct Lease {
+    channel: Channel,
+    upload: Option<Arc<Upload>>,
+    port: u16,
+    keep: Duration,
+    limit: usize,
+    used: UpstreamUse,
+}
+
+/// An HTTP/1 connection; its task is stopped, and with it the socket closed, when this is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    meter: Arc<Meter>,
+    task: AbortHandle,
+}
+
+/// One of many users of an HTTP/2 connection; it closes after the last.
+#[derive(Debug, Clone)]
+pub(super) struct Http2Handle {
+    sender: http2::SendRequest<RequestBody>,
+    meter: Arc<Meter>,
+}
+
+#[derive(Debug)]
+enum Channel {
+    Http1(Connection),
+    Http2(Http2Handle),
+}
+
+/// How one attempt failed.
+enum Attempt {
+    /// The request came back whole: not one byte of it was sent.
+    Returned(Box<Request<RequestBody>>),
+    Failed(SendError),
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// A request that a kept connection gives back untouched is sent once more, on a new one.
+    /// Dropping the future withdraws the request: its connection is cut.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        used: UpstreamUse,
+        target: Target,
+        request: Request<RequestBody>,
+    ) -> Result<Sent, SendError> {
+        let daemon = target.port == tarn_daemon_api::PORT;
+        let keep = if daemon { self.config.pool_daemon_idle } else { self.config.pool_user_idle };
+        let kept = match target.protocol {
+            Protocol::Http1 => used.0.take_http1(target.port).map(Channel::Http1),
+            Protocol::Http2 => used.0.take_http2(target.port, keep).map(Channel::Http2),
+        };
+        let mut request = request;
+        let upload = request.body().upload();
+        let lease = |channel, used| {
+            let (port, limit) = (target.port, self.config.pool_idle_per_port);
+            Lease { channel, upload: upload.clone(), port, keep, limit, used }
+        };
+        if let Some(mut channel) = kept {
+            self.stats.count_reused();
+            match channel.exchange(request).await {
+                Ok(response) => return Ok(Sent { response, lease: lease(channel, used) }),
+                Err(Attempt::Failed(error)) => return Err(error),
+                Err(Attempt::Returned(unsent)) => {
+                    self.stats.count_retried();
+                    request = *unsent;
+                }
+            }
+        }
+        let mut channel = self.open(&used.0, target, keep).await?;
+        match channel.exchange(request).await {
+            Ok(response) => Ok(Sent { response, lease: lease(channel, used) }),
+            Err(Attempt::Failed(error)) => Err(error),
+            Err(Attempt::Returned(_)) => Err(SendError::NotSent),
+        }
+    }
+
+    async fn open(
+        &self,
+        upstream: &Arc<Upstream>,
+        target: Target,
+        keep: Duration,
+    ) -> Result<Channel, SendError> {
+        let daemon = target.port == tarn_daemon_api::PORT;
+        let port = if daemon { upstream.daemon.port() } else { target.port };
+        let address = SocketAddr::new(upstream.daemon.ip(), port);
+        let connect =
+            tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(address));
+        let stream = match connect.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(SendError::Connect(error)),
+            Err(_elapsed) => return Err(SendError::ConnectTimeout),
+        };
+        socket::prepare(&stream);
+        self.stats.count_opened();
+        let meter = Arc::new(Meter::new());
+        let io = TokioIo::new(MeteredStream::new(stream, Arc::clone(&meter)));
+        match target.protocol {
+            Protocol::Http1 => {
+                let mut builder = http1::Builder::new();
+                builder.max_buf_size(READ_BUFFER_BYTES);
+                let (sender, connection) =
+                    builder.handshake(io).await.map_err(SendError::Closed)?;
+                let task = self.drive(upstream, &meter, connection.with_upgrades());
+                Ok(Channel::Http1(Connection { sender, meter, task }))
+            }
+            Protocol::Http2 => {
+                let executor = TaskExecutor::new(self.tasks.clone());
+                let mut builder = http2::Builder::new(executor);
+                builder.timer(TokioTimer::new());
+                let (sender, connection) =
+                    builder.handshake(io).await.map_err(SendError::Malformed)?;
+                drop(self.drive(upstream, &meter, connection));
+                let handle = Http2Handle { sender, meter };
+                upstream.put_http2(target.port, handle.clone(), keep);
+                Ok(Channel::Http2(handle))
+            }
+        }
+    }
+
+    /// Runs a connection until it ends, is idle for too long, or its sandbox stops.
+    fn drive<C>(&self, upstream: &Arc<Upstream>, meter: &Arc<Meter>, connection: C) -> AbortHandle
+    where
+        C: Future<Output = hyper::Result<()>> + Send + 'static,
+    {
+        let meter = Arc::clone(meter);
+        let gone = upstream.gone.clone();
+        let limit = self.config.idle_timeout;
+        let run = async move {
+            // The end is noted before the connection is dropped, and with it the bodies on it:
+            // they look for the note when their stream runs dry.
+            let mut connection = Box::pin(connection);
+            tokio::select! {
+                ended = connection.as_mut() => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection to a sandbox broke");
+                    meter.finish(End::Broken);
+                },
+                () = meter.idle(limit) => meter.finish(End::Idle),
+                () = gone.cancelled() => meter.finish(End::Gone),
+            }
+        };
+        self.tasks.spawn("ingress-upstream", run).abort_handle()
+    }
+}
+
+// === impl Channel ===
+
+impl Channel {
+    fn meter(&self) -> &Meter {
+        match self {
+            Self::Http1(connection) => &connection.meter,
+            Self::Http2(handle) => &handle.meter,
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Attempt> {
+        let written_before = self.meter().written();
+        let upload = request.body().upload();
+        let gate = request.body().gate();
+        if let Some(gate) = gate.clone() {
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == http::StatusCode::CONTINUE {
+                    gate.answer(GateAnswer::Continue);
+                }
+            });
+        }
+        let answer = match self {
+            Self::Http1(connection) => connection.sender.try_send_request(request).await,
+            Self::Http2(handle) => handle.sender.try_send_request(request).await,
+        };
+        if let Some(gate) = gate {
+            gate.answer(GateAnswer::Refuse);
+        }
+        answer.map_err(|error| self.diagnose(error, written_before, upload.as_deref()))
+    }
+
+    /// Says what became of a request that got no answer.
+    fn diagnose(
+        &self,
+        mut error: TrySendError<Request<RequestBody>>,
+        written_before: u64,
+        upload: Option<&Upload>,
+    ) -> Attempt {
+        if let Some(request) = error.take_message() {
+            return Attempt::Returned(Box::new(request));
+        }
+        let error = error.into_error();
+        let sent = match self {
+            Self::Http1(_) => self.meter().written() > written_before,
+            // Other requests write on the same socket.
+            Self::Http2(_) => true,
+        };
+        let uploading = upload.is_some_and(|upload| !upload.is_done());
+        Attempt::Failed(match self.meter().end() {
+            _ if upload.is_some_and(Upload::is_broken) => SendError::ClientBody,
+            _ if !sent => SendError::NotSent,
+            End::Idle if uploading => SendError::WriteIdle,
+            End::Idle => SendError::ReadIdle,
+            End::Gone => SendError::Gone,
+            End::Open | End::Broken => match self {
+                Self::Http1(_) if !error.is_parse() => SendError::Closed(error),
+                Self::Http1(_) | Self::Http2(_) => SendError::Malformed(error),
+            },
+        })
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Returns how the connection ended, if it did.
+    pub(crate) fn end(&self) -> End {
+        self.channel.meter().end()
+    }
+
+    /// Resolves once no byte has moved on the connection for `limit`.
+    pub(crate) async fn idle(&self, limit: Duration) {
+        self.channel.meter().idle(limit).await;
+    }
+
+    /// Resolves when the sandbox has stopped.
+    pub(crate) async fn gone(&self) {
+        self.used.gone().await;
+    }
+
+    /// Gives the connection back after a whole answer, if the whole request was sent too.
+    pub(crate) fn complete(self) {
+        let Self { channel, upload, port, keep, limit, used } = self;
+        let sent = upload.is_none_or(|upload| upload.is_done());
+        match channel {
+            Channel::Http1(connection) if sent => used.0.put_http1(port, connection, keep, limit),
+            Channel::Http1(_) | Channel::Http2(_) => {}
+        }
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+// === impl Http2Handle ===
+
+impl Http2Handle {
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
