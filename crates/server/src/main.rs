@@ -1,2 +1,73 @@
-//! tarn-server.
-fn main() {}
+//! `tarn`: the server and its command line, one binary.
+//!
+//! This crate reads the configuration, names the concrete adapters, wires them and waits for a
+//! signal. Everything else lives elsewhere.
+
+mod addresses;
+mod config;
+mod doctor;
+mod host;
+mod identity;
+mod listen;
+mod purge;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Agent sandboxes on your own machines.
+#[derive(Debug, Parser)]
+#[command(name = "tarn", version, about, max_term_width = 100)]
+struct Cli {
+    /// Where the server keeps its state [default: $XDG_STATE_HOME/tarn, else ~/.local/state/tarn].
+    #[arg(long, global = true, env = "TARN_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server in the foreground.
+    Up(up::UpArgs),
+    /// Check what the server needs on this machine, and what it would cost to lack it.
+    Doctor(doctor::DoctorArgs),
+    /// Remove everything that the server of a data directory left on this machine: its sandboxes,
+    /// mounts, network slots and files. No server may be running on it.
+    Purge(purge::PurgeArgs),
+    /// Print the OpenAPI document of the API.
+    #[command(hide = true)]
+    Openapi,
+    #[command(flatten)]
+    Client(tarn_cli::ClientCommand),
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let data_dir = match cli.data_dir.map_or_else(identity::default_data_dir, Ok) {
+        Ok(dir) => config::DataDir { root: dir },
+        Err(bad) => return fail(&bad),
+    };
+    let done = match cli.command {
+        Command::Up(args) => up::run(args, data_dir),
+        Command::Doctor(args) => return doctor::run(&args, &data_dir),
+        Command::Purge(args) => purge::run(&args, &data_dir),
+        Command::Openapi => {
+            println!("{}", tarn_http::openapi_json());
+            Ok(())
+        }
+        Command::Client(command) => identity::block_on(tarn_cli::run(command, &data_dir.root)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(bad) => fail(&bad),
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "this is the command line")]
+fn fail(bad: &anyhow::Error) -> ExitCode {
+    eprintln!("tarn: {bad:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,7 @@
+//! The control plane over the in-memory store and a node that does what the test says.
+
+mod create;
+mod fake;
+mod key;
+mod reconcile;
+mod route;

@@ -1,0 +1,84 @@
+//! A node is attached: what both know, what one knows, what neither should.
+
+use std::sync::Arc;
+
+use tarn_control::CreateAsk;
+use tarn_node_api::NodeTarget;
+use tarn_store::{MemoryStore, Store as _};
+use tarn_types::{EndCause, ObservedPhase, SandboxId, SandboxRef, SandboxStatus};
+
+use crate::fake::{FakeNode, Manner, World, named};
+
+#[tokio::test(start_paused = true)]
+async fn running_sandboxes_are_adopted_with_their_endpoint() {
+    let before = World::new(Manner::Prompt).await;
+    let id = before.create(named("box")).await.record.id;
+    let after = World::over(before.store, before.node, true).await;
+    let view = after.control.sandbox_fetch(&after.project, &SandboxRef::Id(id)).await;
+    assert_eq!(view.expect("it is there").status, SandboxStatus::Running);
+    assert!(after.node.orphaned.lock().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_and_never_ran_is_built() {
+    let before = World::new(Manner::Silent).await;
+    let create = before.control.sandbox_create(
+        &before.project,
+        CreateAsk::default(),
+        std::time::Duration::ZERO,
+    );
+    let id = create.await.expect("accepted").record.id;
+    let node = FakeNode::new(Manner::Prompt);
+    let after = World::over(before.store, node, true).await;
+    let view = after.control.sandbox_fetch(&after.project, &SandboxRef::Id(id)).await;
+    assert_eq!(view.expect("it is there").status, SandboxStatus::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ran_and_is_gone_has_ended() {
+    let before = World::new(Manner::Prompt).await;
+    let id = before.create(CreateAsk::default()).await.record.id;
+    let node = FakeNode::new(Manner::Prompt);
+    let after = World::over(before.store, node, true).await;
+    let view = after.control.sandbox_fetch(&after.project, &SandboxRef::Id(id)).await;
+    let end = view.expect("it is there").record.end.expect("it ended");
+    assert_eq!(end, EndCause::RuntimeDied { reason: "lost_by_node".to_owned() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_should_be_gone_is_told_so_again() {
+    let before = World::new(Manner::Prompt).await;
+    let id = before.create(CreateAsk::default()).await.record.id;
+    let node = FakeNode::new(Manner::Prompt);
+    node.has.lock().insert(id.clone(), node.report_of(&id, 1, ObservedPhase::Running));
+    before.control.sandbox_delete(&before.project, &SandboxRef::Id(id.clone())).await.expect("ok");
+    let after = World::over(before.store, node, true).await;
+    let told = after.node.told.lock().get(&id).cloned().expect("it was told");
+    assert!(matches!(told.target, NodeTarget::Terminated(EndCause::Deleted)));
+    assert!(after.node.has.lock().is_empty(), "and then forgot it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_store_deletes_nobodys_work() {
+    let before = World::new(Manner::Prompt).await;
+    let id = before.create(CreateAsk::default()).await.record.id;
+    let empty = Arc::new(MemoryStore::default());
+    let after = World::over(Arc::clone(&empty), before.node, true).await;
+    assert_eq!(after.control.orphans().await, [id.clone()]);
+    assert!(after.node.has.lock().contains_key(&id));
+    assert!(empty.sandbox_list_live().await.expect("a list").is_empty());
+    let told = after.node.told.lock().get(&id).cloned().expect("from its first life");
+    assert!(matches!(told.target, NodeTarget::Running(_)), "it was never told to end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_and_doubled_reports_move_nothing_back() {
+    let world = World::new(Manner::Prompt).await;
+    let id: SandboxId = world.create(CreateAsk::default()).await.record.id;
+    world.node.say(&id, 1, ObservedPhase::Starting).await;
+    world.node.say(&id, 1, ObservedPhase::Running).await;
+    world.node.say(&id, 7, ObservedPhase::Ended(EndCause::TimedOut)).await;
+    let sandbox = SandboxRef::Id(id);
+    let view = world.control.sandbox_fetch(&world.project, &sandbox).await.expect("it is there");
+    assert_eq!(view.status, SandboxStatus::Running);
+}

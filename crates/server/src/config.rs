@@ -1,0 +1,362 @@
+//! `tarn.toml`: every key, its default, and the checks that need no machine.
+//!
+//! Unknown keys are refused: a misspelt limit must not be silently the default.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) api: ApiConfig,
+    pub(crate) ingress: IngressSection,
+    pub(crate) node: NodeSection,
+    pub(crate) pool: PoolSection,
+    pub(crate) network: NetworkSection,
+    pub(crate) dns: DnsSection,
+    pub(crate) limits: LimitsSection,
+    pub(crate) admission: AdmissionSection,
+    pub(crate) retention: RetentionSection,
+    pub(crate) log: LogSection,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ApiConfig {
+    /// Where the API listens. Port 0 takes a free one. Default: 127.0.0.1:8900.
+    pub(crate) listen: SocketAddr,
+    /// The URL that clients are told, when it is not `http://<listen>`.
+    pub(crate) public_url: Option<String>,
+}
+
+/// `[ingress]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct IngressSection {
+    /// Where the ingress listens. Port 0 takes a free one. Default: 127.0.0.1:9443.
+    pub(crate) listen: SocketAddr,
+    /// `sandbox_url` and `ingress_endpoint` of every sandbox, when a proxy stands before the
+    /// ingress.
+    pub(crate) public_url: Option<String>,
+    /// Further domains under which sandboxes are addressed, beside `local` and `localhost`.
+    pub(crate) domains: Vec<String>,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NodeSection {
+    /// `gvisor`, or `sim` where it is explicitly allowed. Default: gvisor.
+    pub(crate) runtime: RuntimeChoice,
+    /// The most processes inside one sandbox. Default: 1024.
+    pub(crate) processes: u32,
+    /// How long a sandbox that the store does not know is kept, in seconds. Default: 7 days.
+    pub(crate) orphan_grace_secs: u64,
+}
+
+/// Which isolation technology a node uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RuntimeChoice {
+    /// gVisor.
+    Gvisor,
+    /// In memory; for tests and benches.
+    Sim,
+}
+
+/// `[pool]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PoolSection {
+    /// The first size of the pool image in MiB, where the data directory cannot reflink.
+    /// Default: 4096.
+    pub(crate) initial_mb: u64,
+    /// The largest size it may grow to, in MiB. Default: 1048576.
+    pub(crate) max_mb: u64,
+}
+
+/// `[network]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NetworkSection {
+    /// The range from which host-side addresses are taken. Default: 198.18.0.0/15.
+    pub(crate) range: String,
+    /// How many free slots are kept built. Default: 8.
+    pub(crate) spare_slots: u16,
+    /// The most sandboxes with a network at one time. Default: 1000.
+    pub(crate) max_slots: u16,
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DnsSection {
+    /// Where queries are forwarded; empty = `TARN_DNS_UPSTREAM`, else the host's resolvers.
+    pub(crate) upstream: Vec<SocketAddr>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LimitsSection {
+    /// The least CPUs of a sandbox. Default: 0.1.
+    pub(crate) cpus_min: f64,
+    /// The most CPUs of a sandbox. Default: those of the largest node.
+    pub(crate) cpus_max: Option<f64>,
+    /// The least memory, in MiB. Default: 128.
+    pub(crate) memory_min_mb: u64,
+    /// The most memory, in MiB. Default: that of the largest node.
+    pub(crate) memory_max_mb: Option<u64>,
+    /// The least disk, in MiB. Default: 1024.
+    pub(crate) disk_min_mb: u64,
+    /// The most disk, in MiB. Default: 102400.
+    pub(crate) disk_max_mb: u64,
+    /// The longest time limit in seconds, and what 0 asks for. Default: unlimited.
+    pub(crate) timeout_max_secs: Option<u64>,
+}
+
+/// `[admission]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AdmissionSection {
+    /// How many times the CPUs may be promised. Default: 16.
+    pub(crate) cpu_overcommit: u32,
+    /// The least memory that stays free, in MiB. Default: 1024.
+    pub(crate) memory_reserve_mb: u64,
+    /// The part of the memory that stays free at least, in percent. Default: 10.
+    pub(crate) memory_reserve_percent: u64,
+    /// What each start under way may still take, in MiB. Default: 64.
+    pub(crate) memory_per_start_mb: u64,
+}
+
+/// `[retention]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RetentionSection {
+    /// How long a terminated sandbox stays in the ordinary list, in seconds. Default: 24 h.
+    pub(crate) archive_after_secs: u64,
+    /// How long it stays in the archive after that, in seconds. Default: 30 days.
+    pub(crate) archive_keep_secs: u64,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogSection {
+    /// What is logged: a level, or directives such as `info,tarn_node=debug`. Default: info.
+    pub(crate) filter: String,
+    /// `text` or `json`. Default: text.
+    pub(crate) format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads a file; without one every key has its default.
+    pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("read the configuration {}", path.display()))?;
+        let config: Self = toml::from_str(&text)
+            .with_context(|| format!("understand the configuration {}", path.display()))?;
+        config.check().with_context(|| format!("check the configuration {}", path.display()))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let limits = &self.limits;
+        ensure!(limits.cpus_min > 0.0, "limits.cpus_min must be above 0");
+        ensure!(limits.memory_min_mb >= 64, "limits.memory_min_mb must be at least 64");
+        ensure!(limits.disk_min_mb >= 64, "limits.disk_min_mb must be at least 64");
+        ensure!(limits.disk_min_mb <= limits.disk_max_mb, "limits.disk_min_mb is above disk_max_mb");
+        ensure!(self.admission.cpu_overcommit > 0, "admission.cpu_overcommit must be above 0");
+        ensure!(self.admission.memory_reserve_percent < 100, "admission.memory_reserve_percent must be below 100");
+        ensure!(self.node.processes >= 16, "node.processes must be at least 16");
+        ensure!(self.network.max_slots > 0, "network.max_slots must be above 0");
+        ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
+        Ok(())
+    }
+
+    /// Refuses to serve keys and code in clear text beyond this machine.
+    pub(crate) fn check_exposure(&self, insecure_http: bool) -> anyhow::Result<()> {
+        for (key, listen) in [("api", self.api.listen), ("ingress", self.ingress.listen)] {
+            if !listen.ip().is_loopback() && !insecure_http {
+                bail!(
+                    "{key}.listen is {listen}, which other machines can reach, and there is no TLS: \
+                     keys and data would travel in clear text. Listen on 127.0.0.1 behind a proxy \
+                     that speaks TLS, or say --insecure-http if the network is trusted"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl sections ===
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self { listen: loopback(8900), public_url: None }
+    }
+}
+
+impl Default for IngressSection {
+    fn default() -> Self {
+        Self { listen: loopback(9443), public_url: None, domains: Vec::new() }
+    }
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        Self { runtime: RuntimeChoice::Gvisor, processes: 1024, orphan_grace_secs: 7 * 24 * 3600 }
+    }
+}
+
+impl Default for PoolSection {
+    fn default() -> Self {
+        Self { initial_mb: 4096, max_mb: 1 << 20 }
+    }
+}
+
+impl Default for NetworkSection {
+    fn default() -> Self {
+        Self { range: "198.18.0.0/15".to_owned(), spare_slots: 8, max_slots: 1000 }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            cpus_min: 0.1,
+            cpus_max: None,
+            memory_min_mb: 128,
+            memory_max_mb: None,
+            disk_min_mb: 1024,
+            disk_max_mb: 102_400,
+            timeout_max_secs: None,
+        }
+    }
+}
+
+impl Default for AdmissionSection {
+    fn default() -> Self {
+        Self {
+            cpu_overcommit: 16,
+            memory_reserve_mb: 1024,
+            memory_reserve_percent: 10,
+            memory_per_start_mb: 64,
+        }
+    }
+}
+
+impl Default for RetentionSection {
+    fn default() -> Self {
+        Self { archive_after_secs: 24 * 3600, archive_keep_secs: 30 * 24 * 3600 }
+    }
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// Where the server keeps its things, below the data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct DataDir {
+    pub(crate) root: PathBuf,
+}
+
+// === impl DataDir ===
+
+impl DataDir {
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn default_key(&self) -> PathBuf {
+        self.root.join("default.key")
+    }
+
+    pub(crate) fn node_id(&self) -> PathBuf {
+        self.root.join("node.id")
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.root.join("store").join("tarn.sqlite")
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.root.join("ledger")
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    pub(crate) fn netns(&self) -> PathBuf {
+        self.run().join("netns")
+    }
+
+    pub(crate) fn runsc(&self) -> PathBuf {
+        self.root.join("runsc")
+    }
+
+    pub(crate) fn addresses(&self) -> PathBuf {
+        self.run().join("addresses.json")
+    }
+
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.root.join("admin.sock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_example_is_the_defaults() {
+        let text = include_str!("../../../tarn.toml.example");
+        let example: Config = toml::from_str(text).expect("the example is understood");
+        let default = Config::default();
+        assert_eq!(format!("{example:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        for text in ["[api]\nlissten = \"127.0.0.1:1\"", "[apy]", "[limits]\ncpus = 1"] {
+            assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn clear_text_stays_on_this_machine_unless_said() {
+        let mut config = Config::default();
+        assert!(config.check_exposure(false).is_ok());
+        config.api.listen = "0.0.0.0:8900".parse().expect("an address");
+        assert!(config.check_exposure(false).is_err());
+        assert!(config.check_exposure(true).is_ok());
+    }
+}

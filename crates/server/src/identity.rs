@@ -1,0 +1,205 @@
+//! Who this server is: its data directory, the lock on it, its tag, its node id, its default key.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    future::Future,
+    io::{Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest as _, Sha256};
+use tarn_task::Entropy;
+use tarn_types::{BootId, InstanceTag, NodeId};
+
+use crate::config::DataDir;
+
+/// The lock that keeps a second server off a data directory, as long as it lives.
+#[derive(Debug)]
+pub(crate) struct DataLock {
+    _file: Flock<File>,
+}
+
+/// Returns the data directory of a user who named none.
+#[allow(clippy::disallowed_methods, reason = "the server crate reads the environment")]
+pub(crate) fn default_data_dir() -> anyhow::Result<PathBuf> {
+    if let Some(state) = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()) {
+        return Ok(PathBuf::from(state).join("tarn"));
+    }
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let home = home.ok_or_else(|| anyhow!("there is no home directory; say --data-dir DIR"))?;
+    Ok(home.join(".local/state/tarn"))
+}
+
+/// Returns the assets directory of a user who named none.
+#[allow(clippy::disallowed_methods, reason = "the server crate reads the environment")]
+pub(crate) fn default_assets_dir() -> anyhow::Result<PathBuf> {
+    if let Some(data) = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()) {
+        return Ok(PathBuf::from(data).join("tarn"));
+    }
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let home = home.ok_or_else(|| anyhow!("there is no home directory; say --assets-dir DIR"))?;
+    Ok(home.join(".local/share/tarn"))
+}
+
+/// Makes the data directory if need be, and returns its real path.
+pub(crate) fn open_data_dir(asked: &DataDir) -> anyhow::Result<DataDir> {
+    let root = &asked.root;
+    for dir in [root.clone(), asked.run(), asked.root.join("store")] {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("make the directory {}", dir.display()))?;
+    }
+    let root = fs::canonicalize(root)
+        .with_context(|| format!("find the real path of {}", root.display()))?;
+    Ok(DataDir { root })
+}
+
+/// Takes the data directory for this process.
+pub(crate) fn lock(data: &DataDir) -> anyhow::Result<DataLock> {
+    let path = data.lock();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    let mut holder = String::new();
+    file.read_to_string(&mut holder).with_context(|| format!("read {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            file.set_len(0).context("clear the lock file")?;
+            write!(file, "{}", std::process::id()).context("write the lock file")?;
+            Ok(DataLock { _file: file })
+        }
+        Err((_file, _errno)) => bail!(
+            "the data directory {} is in use by the tarn server with pid {}; stop that one, or \
+             give this one another --data-dir",
+            data.root.display(),
+            if holder.is_empty() { "unknown" } else { holder.trim() },
+        ),
+    }
+}
+
+/// Derives the tag of all host objects from the data directory's real path.
+pub(crate) fn tag(data: &DataDir) -> InstanceTag {
+    use std::os::unix::ffi::OsStrExt as _;
+    let hash = Sha256::digest(data.root.as_os_str().as_bytes());
+    let mut first = [0; 6];
+    first.copy_from_slice(&hash[..6]);
+    InstanceTag::from_hash(first)
+}
+
+/// Returns the id of this node, making it at the first start.
+pub(crate) fn node_id(data: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<NodeId> {
+    let path = data.node_id();
+    let text = read_or_make(&path, || NodeId::from_random(entropy.bytes()).to_string())?;
+    text.trim().parse().with_context(|| format!("understand {}", path.display()))
+}
+
+/// Returns the default key, making it at the first start.
+pub(crate) fn default_key(
+    data: &DataDir,
+    make: impl FnOnce() -> String,
+) -> anyhow::Result<String> {
+    let text = read_or_make(&data.default_key(), make)?;
+    Ok(text.trim().to_owned())
+}
+
+/// Returns the running boot of the host.
+pub(crate) fn boot_id() -> anyhow::Result<BootId> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(BootId::new(&fs::read_to_string(path).with_context(|| format!("read {path}"))?))
+}
+
+/// Runs one future on a small runtime of its own.
+pub(crate) fn block_on<F: Future<Output = anyhow::Result<()>>>(future: F) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(future)
+}
+
+/// Writes a file that only its owner may read, in one step.
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let temp = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temp)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temp, path)
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => Ok(text),
+        Ok(_) => {
+            let text = make();
+            write_private(path, &format!("{text}\n"))?;
+            Ok(text)
+        }
+        Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => {
+            let text = make();
+            write_private(path, &format!("{text}\n"))?;
+            Ok(text)
+        }
+        Err(bad) => Err(bad).with_context(|| format!("read {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tarn_task::SeededEntropy;
+
+    use super::*;
+
+    fn data() -> (tempfile::TempDir, DataDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = open_data_dir(&DataDir { root: dir.path().join("data") }).expect("it is made");
+        (dir, data)
+    }
+
+    #[test]
+    fn one_server_a_directory() {
+        let (_dir, data) = data();
+        let first = lock(&data).expect("free");
+        let refused = lock(&data).expect_err("taken").to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        drop(first);
+        drop(lock(&data).expect("free again"));
+    }
+
+    #[test]
+    fn identity_is_made_once() {
+        let (_dir, data) = data();
+        let id = |seed| node_id(&data, &SeededEntropy::new(seed)).expect("an id");
+        assert_eq!(id(1), id(2));
+        let key = default_key(&data, || "tl_apiKey_1".to_owned()).expect("a key");
+        let again = default_key(&data, || "tl_apiKey_2".to_owned()).expect("a key");
+        assert_eq!((key.as_str(), again.as_str()), ("tl_apiKey_1", "tl_apiKey_1"));
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(data.default_key()).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn tags_differ_by_directory() {
+        let tag = |path: &str| tag(&DataDir { root: path.into() });
+        assert_ne!(tag("/a"), tag("/b"));
+        assert_eq!(tag("/a"), tag("/a"));
+    }
+}
