@@ -32,7 +32,7 @@ use crate::{
     Pool,
     blank::Blanks,
     loopdev, mount,
-    step::{HostStepError, StepContext as _},
+    step::{HostStepError, StepContext as _, chain},
 };
 
 /// How many jobs block at once: mounts wait on the disk more than they compute.
@@ -168,10 +168,14 @@ impl Shared {
         let disk = self.disk(id);
         let blank = self.blanks.get(whole_blocks(size))?;
         disk.make_dirs()?;
-        let built = self.fill(&disk, &blank, template, id);
-        if let Err(error) = built {
-            if let Err(undo) = disk.remove(&self.next_trash(id)) {
-                tracing::warn!(sandbox.id = %id, error = %undo, "undoing a layer failed");
+        if let Err(error) = self.fill(&disk, &blank, template, id) {
+            let trash = self.next_trash(id);
+            match disk.remove(&trash) {
+                Ok(()) => self.remove_trash(&trash),
+                Err(undo) => {
+                    let undo = chain(&undo);
+                    tracing::warn!(sandbox.id = %id, error = undo, "undoing a layer failed");
+                }
             }
             return Err(error.into());
         }
@@ -255,7 +259,7 @@ async fn watch_pool(shared: Arc<Shared>, tasks: Tasks) {
         let look = shared.clone();
         let grown = tasks.spawn_blocking(move || look.pool.grow_if_low()).await;
         if let Ok(Err(error)) = grown {
-            tracing::error!(error = %crate::step::chain(&error), "the pool cannot grow");
+            tracing::error!(error = %chain(&error), "the pool cannot grow");
         }
         tokio::select! {
             () = &mut stopping => return,

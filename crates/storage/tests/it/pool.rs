@@ -90,14 +90,22 @@ async fn it_grows_when_it_runs_low_and_up_to_its_maximum() -> Result<()> {
     let total = server.layers.space().await?.total;
     ensure!(total.mib() > 900, "what it can grow by counts: {total}");
     let layer = server.layers.build(&id(1), &stage.template(), ByteSize::from_mib(700)).await?;
-    // By its own watcher, under a writer, and past its first size.
-    fs::write(layer.path.join("filler"), vec![3; 550 << 20])?;
-    File::open(layer.path.join("filler"))?.sync_all()?;
-    until("the pool to grow twice", || Ok(size()? == 1024)).await?;
+    // By its own watcher, below a writer, and past its first size.
+    let write = |name: &str| {
+        let path = layer.path.join(name);
+        fs::write(&path, vec![3; 270 << 20])?;
+        File::open(&path)?.sync_all()
+    };
+    write("one")?;
+    until("the pool to grow", || Ok(size()? == 768)).await?;
+    write("two")?;
+    until("the pool to grow again", || Ok(size()? == 1024)).await?;
     let allocated = fs::metadata(&image)?.blocks() * 512 / MIB;
     ensure!(allocated >= 1024, "{allocated}");
     ensure!(!server.pool.grow_if_low()?, "the maximum is reached");
-    assert_eq!(fs::read(layer.path.join("filler"))?.len(), 550 << 20);
+    for name in ["one", "two"] {
+        ensure!(fs::read(layer.path.join(name))? == vec![3; 270 << 20], "{name} is whole");
+    }
     server.stop().await;
     Ok(())
 }
