@@ -66,10 +66,11 @@ impl Control {
         if record.intent.node.is_none() {
             self.transition(&record.id, Event::Placed(node.id().clone())).await?;
         }
-        let behind = report.observed.generation < record.intent.generation;
+        let id = report.id.clone();
         self.report(report).await;
-        if behind && record.end.is_none() {
-            self.apply(&record).await;
+        // Also when the node is at this generation: an orphan that is known again thaws by it.
+        if let Some(entry) = self.0.table.get(&id) {
+            self.apply(&entry.now().record).await;
         }
         Ok(())
     }

@@ -31,6 +31,8 @@ pub struct SimLayers {
 #[derive(Debug, Default)]
 pub struct SimSlots {
     claimed: Mutex<BTreeMap<SlotId, (SandboxId, EgressPolicy)>>,
+    /// Those adopted since the last [`Slots::settle`].
+    adopted: Mutex<BTreeSet<SlotId>>,
 }
 
 // === impl SimImages ===
@@ -153,10 +155,13 @@ impl Slots for SimSlots {
         policy: &EgressPolicy,
     ) -> Result<Slot, SlotError> {
         self.claimed.lock().insert(slot, (id.clone(), policy.clone()));
+        self.adopted.lock().insert(slot);
         Ok(Self::slot(slot))
     }
 
     async fn settle(&self) -> Result<(), SlotError> {
+        let adopted = std::mem::take(&mut *self.adopted.lock());
+        self.claimed.lock().retain(|slot, _| adopted.contains(slot));
         Ok(())
     }
 

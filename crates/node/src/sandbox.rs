@@ -373,6 +373,7 @@ impl SandboxTask {
         }
         self.entry.orphaned = orphaned.then(|| self.shared.parts.clock.now());
         self.save(Durability::Synced).await;
+        self.publish();
     }
 
     /// Looks at the clock.
@@ -425,9 +426,15 @@ impl SandboxTask {
         }
     }
 
-    async fn report(&self) {
+    /// Lets others see the sandbox as it is now.
+    fn publish(&self) -> Known {
         let known = known_of(&self.shared, &self.entry, self.endpoint.clone());
         *self.handle.known.lock() = known.clone();
+        known
+    }
+
+    async fn report(&self) {
+        let known = self.publish();
         self.shared.report(&self.entry.id, known.observed, known.endpoint).await;
     }
 }

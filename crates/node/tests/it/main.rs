@@ -1,0 +1,5 @@
+//! A node over a simulated host and runtime: every step's undo, restarts, limits, orphans.
+
+mod adopt;
+mod life;
+mod world;

@@ -1,0 +1,205 @@
+//! A host in memory that outlives the nodes run over it.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tarn_host::{
+    Layers as _,
+    sim::{SimImages, SimLayers, SimSlots},
+};
+use tarn_node::{FixedMemory, MemoryFacts, NodeConfig, NodeParts, NodeService};
+use tarn_node_api::{Node as _, NodeIntent, NodeTarget, Report, ReportSink};
+use tarn_runtime::{
+    Runtime as _,
+    sim::{SimHost, SimRuntime},
+};
+use tarn_task::{ManualClock, SeededEntropy, Tasks};
+use tarn_types::{
+    BootId, ByteSize, EgressPolicy, EndCause, Generation, Launch, MilliCpu, NodeId, ObservedPhase,
+    ProjectId, Resources, SandboxId, UnixMillis,
+};
+use tokio::sync::watch;
+
+/// Keeps the reports of one node.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    reports: Mutex<Vec<Report>>,
+    count: watch::Sender<usize>,
+}
+
+/// What survives a server.
+pub(crate) struct Host {
+    dir: tempfile::TempDir,
+    pub(crate) sim: SimHost,
+    pub(crate) layers: Arc<SimLayers>,
+    pub(crate) slots: Arc<SimSlots>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) boot: Mutex<&'static str>,
+}
+
+/// A node over a host.
+pub(crate) struct World {
+    pub(crate) host: Arc<Host>,
+    pub(crate) node: NodeService,
+    pub(crate) sink: Arc<Sink>,
+    pub(crate) tasks: Tasks,
+}
+
+// === impl Sink ===
+
+#[async_trait]
+impl ReportSink for Sink {
+    async fn report(&self, report: Report) {
+        self.reports.lock().push(report);
+        self.count.send_modify(|count| *count += 1);
+    }
+}
+
+impl Sink {
+    fn last(&self, id: &SandboxId) -> Option<Report> {
+        self.reports.lock().iter().rev().find(|report| report.id == *id).cloned()
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            dir: tempfile::tempdir().expect("a directory"),
+            sim: SimHost::new(Tasks::new()),
+            layers: Arc::default(),
+            slots: Arc::default(),
+            clock: Arc::new(ManualClock::at(UnixMillis(1_000_000))),
+            boot: Mutex::new("boot-1"),
+        })
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.dir.path().join("ledger")
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        std::fs::read_dir(self.ledger()).map_or(0, Iterator::count)
+    }
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::over(Host::new()).await
+    }
+
+    /// Starts a node over a host that may have a past.
+    pub(crate) async fn over(host: Arc<Host>) -> Self {
+        let tasks = Tasks::new();
+        let (count, _) = watch::channel(0);
+        let sink = Arc::new(Sink { reports: Mutex::default(), count });
+        let (events, inbox) = tokio::sync::mpsc::channel(64);
+        let config = NodeConfig {
+            id: NodeId::from_random([5; 16]),
+            ledger_dir: host.ledger(),
+            tarnd: PathBuf::from("/sim/tarnd"),
+            hostname: "tl-sbx".to_owned(),
+            processes: 64,
+            cpu: MilliCpu::from_milli(2000),
+            boot_id: BootId::new(*host.boot.lock()),
+            orphan_grace_secs: 100,
+        };
+        let gib = ByteSize::from_mib(1024);
+        let parts = NodeParts {
+            runtime: Arc::new(SimRuntime::on(&host.sim, events)),
+            images: Arc::new(SimImages::new(&["img"])),
+            layers: Arc::clone(&host.layers) as _,
+            slots: Arc::clone(&host.slots) as _,
+            memory: Arc::new(FixedMemory(MemoryFacts { total: gib, available: gib })),
+            sink: Arc::clone(&sink) as _,
+            clock: Arc::clone(&host.clock) as _,
+            entropy: Arc::new(SeededEntropy::new(1)),
+            tasks: tasks.clone(),
+        };
+        let node = NodeService::start(config, parts, inbox).await.expect("the node starts");
+        Self { host, node, sink, tasks }
+    }
+
+    /// Ends the server and starts another over the same host.
+    pub(crate) async fn restart(self) -> Self {
+        assert_eq!(self.tasks.shutdown(Duration::from_secs(5)).await, 0, "tasks hang");
+        Self::over(self.host).await
+    }
+
+    pub(crate) async fn run(&self, id: &SandboxId) -> Report {
+        self.apply(id, 1, NodeTarget::Running(launch())).await;
+        self.wait(id, |report| report.observed.phase != ObservedPhase::Starting).await
+    }
+
+    pub(crate) async fn apply(&self, id: &SandboxId, generation: u64, target: NodeTarget) {
+        let intent = NodeIntent {
+            id: id.clone(),
+            project: ProjectId::from_random([2; 16]),
+            generation: Generation(generation),
+            target,
+        };
+        self.node.apply(intent).await.expect("the intent is taken");
+    }
+
+    /// Waits for a report of a sandbox that satisfies a condition.
+    pub(crate) async fn wait(&self, id: &SandboxId, wanted: impl Fn(&Report) -> bool) -> Report {
+        let mut count = self.sink.count.subscribe();
+        let found = async {
+            loop {
+                if let Some(report) = self.sink.last(id).filter(|report| wanted(report)) {
+                    break report;
+                }
+                count.changed().await.expect("the sink lives");
+            }
+        };
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, found).await.expect("the report comes")
+    }
+
+    pub(crate) async fn wait_end(&self, id: &SandboxId) -> EndCause {
+        let ended = |report: &Report| matches!(report.observed.phase, ObservedPhase::Ended(_));
+        match self.wait(id, ended).await.observed.phase {
+            ObservedPhase::Ended(cause) => cause,
+            ObservedPhase::Starting | ObservedPhase::Running => unreachable!("waited for an end"),
+        }
+    }
+
+    /// Asserts that the host has nothing of any sandbox, once the ledger is as small as said.
+    pub(crate) async fn assert_clean(&self, ledger_entries: usize) {
+        let clean = async {
+            while self.host.entries() != ledger_entries {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), clean).await.expect("the ledger empties");
+        assert!(self.host.layers.list().await.expect("a list").is_empty(), "a layer is left");
+        assert_eq!(self.host.slots.policy(tarn_host::SlotId(0)), None, "a slot is left");
+        let (events, _inbox) = tokio::sync::mpsc::channel(1);
+        let left = SimRuntime::on(&self.host.sim, events).list().await.expect("a list");
+        assert!(left.is_empty(), "the runtime has {left:?}");
+    }
+}
+
+pub(crate) fn id(n: u8) -> SandboxId {
+    SandboxId::from_random([n; 21])
+}
+
+pub(crate) fn launch() -> Launch {
+    Launch {
+        image: "img".parse().expect("a good name"),
+        resources: Resources::default(),
+        entrypoint: None,
+        egress: EgressPolicy::OPEN,
+        named: false,
+        timeout_secs: 600,
+    }
+}
+
+/// Says whether a daemon port takes connections.
+pub(crate) async fn answers(daemon: SocketAddr) -> bool {
+    tokio::net::TcpStream::connect(daemon).await.is_ok()
+}
