@@ -2,9 +2,12 @@
 //!
 //! A runtime reports the state of its own backend and nothing else; what a user sees is composed
 //! elsewhere. It knows no images, networks or ledgers: it gets a mounted root file system, a
-//! network namespace and limits.
+//! network namespace and limits. [`sim`] is the runtime for tests and benches; [`conformance`] is
+//! what every runtime must do.
 
+pub mod conformance;
 mod contract;
+pub mod sim;
 
 pub use contract::{
     Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeExit, RuntimeKind,

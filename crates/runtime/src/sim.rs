@@ -1,0 +1,110 @@
+//! The simulated runtime: sandboxes in memory, each with a daemon that answers over real HTTP.
+//!
+//! It makes everything around a runtime testable without root and measurable without a runtime's
+//! own time: nothing in it waits unless told to. The daemon is a scripted part of spec 05 with a
+//! few commands. Nothing is isolated, so a server refuses this runtime outside tests and benches.
+//!
+//! A [`SimHost`] stands for the machine and a [`SimRuntime`] for the server's hold on it: drop the
+//! runtime, keep the host, make another runtime, and the sandboxes are there to be adopted.
+
+mod answer;
+mod daemon;
+mod fault;
+mod file;
+mod host;
+mod process;
+mod script;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tarn_task::Tasks;
+use tarn_types::SandboxId;
+use tokio::sync::mpsc;
+
+use self::host::Watch;
+pub use self::{
+    fault::{Faults, SimStep},
+    host::SimHost,
+};
+use crate::{
+    Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeKind, RuntimeSpec,
+    RuntimeStats, Started,
+};
+
+/// Drives the sandboxes of a [`SimHost`].
+pub struct SimRuntime {
+    host: SimHost,
+    watch: Arc<Watch>,
+}
+
+// === impl SimRuntime ===
+
+impl SimRuntime {
+    /// Makes a runtime on a host of its own, whose daemons are tasks of `tasks`.
+    #[must_use]
+    pub fn new(tasks: Tasks, events: mpsc::Sender<RuntimeEvent>) -> Self {
+        Self::on(&SimHost::new(tasks), events)
+    }
+
+    /// Makes a runtime on a host that may have sandboxes already.
+    #[must_use]
+    pub fn on(host: &SimHost, events: mpsc::Sender<RuntimeEvent>) -> Self {
+        Self { host: host.clone(), watch: Arc::new(Watch::new(events)) }
+    }
+
+    /// Returns the host, which also makes sandboxes die or run short of memory.
+    #[must_use]
+    pub fn host(&self) -> &SimHost {
+        &self.host
+    }
+
+    /// Returns the switch of the host's faults.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.host.faults()
+    }
+}
+
+#[async_trait]
+impl Runtime for SimRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Sim
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { enforces_limits: false, freeze: true }
+    }
+
+    async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        self.host.create(spec).await
+    }
+
+    async fn start(&self, id: &SandboxId) -> Result<Started, RuntimeError> {
+        self.host.start(id, &self.watch).await
+    }
+
+    async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError> {
+        Ok(self.host.adopt(&spec.id, &self.watch))
+    }
+
+    async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.host.set_frozen(id, SimStep::Freeze).await
+    }
+
+    async fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.host.set_frozen(id, SimStep::Thaw).await
+    }
+
+    async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
+        self.host.stats(id)
+    }
+
+    async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.host.delete(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, RuntimeError> {
+        Ok(self.host.list())
+    }
+}
