@@ -1,1 +1,35 @@
-//! tarn-runtime-oci.
+//! The runtimes that speak the OCI command line; today gVisor's `runsc`.
+//!
+//! Pure parts decide, and are tested by tables: the bundle's `config.json` ([`oci`]), the limits
+//! ([`limits`]), the memory policy ([`pressure`]), the backend's state file ([`state`]), the
+//! layout of cgroups ([`cgroup`]). [`gvisor`] performs.
+//!
+//! The driver knows no images, networks or ledgers, and takes no command inside a sandbox: the
+//! daemon there is somebody else's.
+//!
+//! # What this crate leaves on a host
+//!
+//! For a sandbox: its cgroups `tarn_<tag>/<id>`, the directory `bundle/<id>`, three files and a
+//! shape file under `root/`, and the processes in the cgroups. Every one of them carries the id,
+//! so what a crash leaves half made is found and removed by [`tarn_runtime::Runtime::delete`].
+//! For a server: the cgroups `tarn_<tag>` and, while it runs, one pinned empty network namespace.
+
+mod bundle;
+mod cgroup;
+mod command;
+mod config;
+mod doctor;
+mod gvisor;
+mod limits;
+mod netns;
+mod oci;
+mod paths;
+mod pressure;
+mod process;
+mod state;
+mod sys;
+mod watch;
+
+pub use config::{GvisorConfig, GvisorDeadlines};
+pub use doctor::{Fact, examine};
+pub use gvisor::{GvisorRuntime, GvisorStartError};

@@ -1,0 +1,78 @@
+//! Writes what the backend reads: the bundle and the shape file.
+
+use std::{fs, io, path::Path};
+
+use rustix::{
+    fs::{Dir, Mode, OFlags, ResolveFlags, mkdirat, open, openat2},
+    io::Errno,
+};
+use tarn_runtime::RuntimeSpec;
+
+use crate::{limits::Limits, oci, paths::Paths};
+
+/// Makes the bundle. The directory is the claim on the id: an error of the kind `AlreadyExists`
+/// says that somebody has it.
+pub(crate) fn claim(paths: &Paths, spec: &RuntimeSpec) -> io::Result<()> {
+    fs::create_dir(paths.bundle(&spec.id))
+}
+
+/// Fills the bundle, and prepares the root file system.
+pub(crate) fn write(paths: &Paths, spec: &RuntimeSpec, limits: &Limits) -> io::Result<()> {
+    fs::write(paths.shape(&spec.id), limits.shape())?;
+    let config = serde_json::to_vec(&oci::config(spec))?;
+    fs::write(paths.bundle(&spec.id).join("config.json"), config)?;
+    keep_tmp_on_disk(&spec.rootfs)
+}
+
+/// Removes bundle and shape file.
+pub(crate) fn remove(paths: &Paths, id: &tarn_types::SandboxId) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    gone(fs::remove_file(paths.shape(id)))?;
+    gone(fs::remove_dir_all(paths.bundle(id)))
+}
+
+/// Puts a directory into an empty `/tmp`.
+///
+/// Over an empty `/tmp`, or none, the backend mounts a file system in memory: what is written
+/// there would then count as memory and be lost by a file system snapshot. The directory is one
+/// that `/tmp` has on most systems anyway. The path is resolved without following links, as the
+/// tree may come from a tenant's snapshot.
+fn keep_tmp_on_disk(rootfs: &Path) -> io::Result<()> {
+    let open_mode = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let shared = Mode::RWXU | Mode::RWXG | Mode::RWXO | Mode::SVTX;
+    let root = open(rootfs, open_mode, Mode::empty())?;
+    let tmp = match openat2(&root, "tmp", open_mode, Mode::empty(), resolve) {
+        Ok(tmp) => tmp,
+        Err(Errno::NOENT) => {
+            make_shared(&root, "tmp", shared)?;
+            openat2(&root, "tmp", open_mode, Mode::empty(), resolve)?
+        }
+        // Not a directory: the backend leaves that alone, too.
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let is_empty = Dir::read_from(&tmp)?
+        .filter_map(Result::ok)
+        .all(|entry| [c".", c".."].contains(&entry.file_name()));
+    if is_empty {
+        make_shared(&tmp, ".X11-unix", shared)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory with exactly these permissions, whatever the process's mask.
+fn make_shared(parent: impl std::os::fd::AsFd, name: &str, mode: Mode) -> io::Result<()> {
+    mkdirat(&parent, name, Mode::RWXU)?;
+    let made = rustix::fs::openat(
+        &parent,
+        name,
+        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    rustix::fs::fchmod(&made, mode)?;
+    Ok(())
+}

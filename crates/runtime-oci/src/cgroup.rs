@@ -1,0 +1,254 @@
+//! The cgroups of sandboxes: `tarn_<tag>/<id>` in each hierarchy, versions 1 and 2.
+//!
+//! They are ours and not the backend's: the backend is run inside them, so everything it starts
+//! is in them from its first page, and membership says what belongs to a sandbox even when the
+//! backend's own files are half written.
+
+mod layout;
+mod memory;
+mod value;
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tarn_types::{InstanceTag, SandboxId};
+
+use self::{
+    layout::Controller,
+    value::{Need, Setting},
+};
+pub(crate) use self::{
+    layout::{CgroupVersion, Layout, LayoutError},
+    memory::{MemoryAlarm, MemoryGauge},
+};
+use crate::limits::Limits;
+
+/// The hierarchies, with a parent group of ours in each.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups {
+    layout: Layout,
+    parent: String,
+}
+
+/// The groups of one sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct SandboxCgroup {
+    layout: Layout,
+    /// Below each hierarchy.
+    path: PathBuf,
+}
+
+// === impl Cgroups ===
+
+impl Cgroups {
+    /// Makes the parent groups.
+    ///
+    /// # Errors
+    /// Fails when a group cannot be made or, on version 2, cannot hand on its controllers.
+    pub(crate) fn open(layout: Layout, tag: &InstanceTag) -> io::Result<Self> {
+        let cgroups = Self { layout, parent: format!("tarn_{tag}") };
+        if cgroups.layout.version() == CgroupVersion::V2 {
+            let base = cgroups.layout.dir(Controller::Memory);
+            fs::write(base.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+        }
+        for dir in cgroups.layout.dirs() {
+            create_group(&dir.join(&cgroups.parent))?;
+        }
+        if cgroups.layout.version() == CgroupVersion::V2 {
+            let parent = cgroups.layout.dir(Controller::Memory).join(&cgroups.parent);
+            fs::write(parent.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+        }
+        Ok(cgroups)
+    }
+
+    pub(crate) fn can_freeze(&self) -> bool {
+        self.layout.can_freeze()
+    }
+
+    pub(crate) fn sandbox(&self, id: &SandboxId) -> SandboxCgroup {
+        let path = Path::new(&self.parent).join(id.as_str());
+        SandboxCgroup { layout: self.layout.clone(), path }
+    }
+
+    /// Returns every sandbox that has a group in any hierarchy.
+    pub(crate) fn list(&self) -> io::Result<Vec<SandboxId>> {
+        let mut ids = Vec::new();
+        for dir in self.layout.dirs() {
+            for entry in fs::read_dir(dir.join(&self.parent))? {
+                let name = entry?.file_name();
+                ids.extend(name.to_str().and_then(|name| name.parse::<SandboxId>().ok()));
+            }
+        }
+        Ok(ids)
+    }
+}
+
+// === impl SandboxCgroup ===
+
+impl SandboxCgroup {
+    fn dir(&self, controller: Controller) -> PathBuf {
+        self.layout.dir(controller).join(&self.path)
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        self.layout.dirs().into_iter().map(|dir| dir.join(&self.path))
+    }
+
+    /// Makes the groups and sets every limit but the CPU quota.
+    pub(crate) fn create(&self, limits: &Limits) -> io::Result<()> {
+        for dir in self.dirs() {
+            create_group(&dir)?;
+        }
+        self.set_all(&value::at_create(self.layout.version(), limits))
+    }
+
+    /// Sets the CPU quota. It comes after the start, so that a small sandbox boots at full speed.
+    pub(crate) fn set_cpu_quota(&self, limits: &Limits) -> io::Result<()> {
+        self.set_all(&value::at_start(self.layout.version(), limits))
+    }
+
+    fn set_all(&self, settings: &[Setting]) -> io::Result<()> {
+        for Setting { controller, file, value, need } in settings {
+            let path = self.dir(*controller).join(file);
+            match fs::write(&path, value) {
+                Ok(()) => {}
+                Err(error)
+                    if *need == Need::IfPresent && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(at(&path, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens, in each hierarchy, the file by which a process enters.
+    pub(crate) fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+        self.dirs()
+            .map(|dir| {
+                let path = dir.join("cgroup.procs");
+                let file = OpenOptions::new().write(true).open(&path);
+                file.map(OwnedFd::from).map_err(|error| at(&path, &error))
+            })
+            .collect()
+    }
+
+    /// Returns the processes of the sandbox, dead ones not included. No group: none.
+    pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
+        // Every process is in every hierarchy, but one caught between fork and exec may have
+        // entered the first only.
+        let mut pids = Vec::new();
+        for dir in self.dirs() {
+            match fs::read_to_string(dir.join("cgroup.procs")) {
+                Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+                // The second: the group was removed while the file was open.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Tells every process to stand still, or to go on. Takes a moment; see
+    /// [`SandboxCgroup::is_settled`].
+    pub(crate) fn set_frozen(&self, motion: Motion) -> io::Result<()> {
+        let (file, word) = match (self.layout.version(), motion) {
+            (CgroupVersion::V1, Motion::Frozen) => ("freezer.state", "FROZEN"),
+            (CgroupVersion::V1, Motion::Thawed) => ("freezer.state", "THAWED"),
+            (CgroupVersion::V2, Motion::Frozen) => ("cgroup.freeze", "1"),
+            (CgroupVersion::V2, Motion::Thawed) => ("cgroup.freeze", "0"),
+        };
+        if !self.layout.can_freeze() {
+            return Ok(());
+        }
+        fs::write(self.dir(Controller::Freezer).join(file), word)
+    }
+
+    /// Says whether every process has come to stand still, or runs again.
+    pub(crate) fn is_settled(&self, motion: Motion) -> io::Result<bool> {
+        let dir = self.dir(Controller::Freezer);
+        let frozen = match self.layout.version() {
+            // The third state, FREEZING, is neither.
+            CgroupVersion::V1 => match fs::read_to_string(dir.join("freezer.state"))?.trim() {
+                "FROZEN" => Motion::Frozen,
+                "THAWED" => Motion::Thawed,
+                _ => return Ok(false),
+            },
+            CgroupVersion::V2 => {
+                let events = fs::read_to_string(dir.join("cgroup.events"))?;
+                if value::field(&events, "frozen") == Some(1) {
+                    Motion::Frozen
+                } else {
+                    Motion::Thawed
+                }
+            }
+        };
+        Ok(frozen == motion)
+    }
+
+    /// Returns the CPU time used, in microseconds.
+    pub(crate) fn cpu_micros(&self) -> io::Result<u64> {
+        let dir = self.dir(Controller::CpuAccount);
+        match self.layout.version() {
+            CgroupVersion::V1 => {
+                let nanos = value::number(&fs::read_to_string(dir.join("cpuacct.usage"))?);
+                Ok(nanos / 1000)
+            }
+            CgroupVersion::V2 => {
+                let stat = fs::read_to_string(dir.join("cpu.stat"))?;
+                Ok(value::field(&stat, "usage_usec").unwrap_or(0))
+            }
+        }
+    }
+
+    pub(crate) fn memory(&self) -> MemoryGauge {
+        MemoryGauge::new(self.layout.version(), self.dir(Controller::Memory))
+    }
+
+    /// Removes the groups. A group stays busy for a moment after its last process ended.
+    pub(crate) async fn remove(&self) -> io::Result<()> {
+        for dir in self.dirs() {
+            let mut pause = Duration::from_millis(1);
+            loop {
+                match fs::remove_dir(&dir) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        tokio::time::sleep(pause).await;
+                        pause = pause.saturating_mul(2).min(Duration::from_millis(50));
+                    }
+                    Err(error) => return Err(at(&dir, &error)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether processes stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Motion {
+    Frozen,
+    Thawed,
+}
+
+fn create_group(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(dir, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
+}
+
+/// Adds the path, which the system's errors lack.
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

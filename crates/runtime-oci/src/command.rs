@@ -1,0 +1,140 @@
+//! Runs the backend's command line, with a deadline.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tarn_runtime::RuntimeError;
+use tarn_types::SandboxId;
+use tokio::process::{Child, Command};
+
+use crate::{paths::Paths, sys};
+
+/// The flags of every command, besides the paths. They are part of a memory snapshot: a change
+/// makes older ones useless.
+const FLAGS: [&str; 12] = [
+    "--platform=systrap",
+    "--network=sandbox",
+    // The layer below is ours, so disk limits, fsync and snapshots are real.
+    "--overlay2=none",
+    "--file-access=exclusive",
+    "--file-access-mounts=exclusive",
+    "--ignore-cgroups",
+    "--host-settings=ignore",
+    // Else a control connection left open delays the end of a sandbox by 15 s.
+    "--control-rpc-stop-timeout=0",
+    // Its default depends on the date of the build.
+    "--sidecar-usage-policy=STRICT",
+    // sudo.
+    "--allow-suid",
+    // ping. Packets are filtered outside the sandbox in any case.
+    "--net-raw",
+    "--gofer-network-namespace=null",
+];
+
+/// The most of a complaint that goes into an error.
+const MOST_DETAIL: usize = 500;
+
+/// The backend's program and where its files go.
+#[derive(Debug, Clone)]
+pub(crate) struct Runsc {
+    program: PathBuf,
+    paths: Paths,
+}
+
+/// One command on one sandbox.
+pub(crate) struct Call<'a> {
+    /// What it does, for errors.
+    pub(crate) step: &'static str,
+    pub(crate) id: &'a SandboxId,
+    pub(crate) limit: Duration,
+}
+
+// === impl Runsc ===
+
+impl Runsc {
+    pub(crate) fn new(runsc_dir: &Path, paths: Paths) -> Self {
+        Self { program: runsc_dir.join("runsc"), paths }
+    }
+
+    fn command(&self, id: &SandboxId, words: &[OsString]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .arg(joined("--root=", self.paths.root()))
+            .arg(joined("--log=", &self.paths.log(id)))
+            .args(FLAGS)
+            .args(words)
+            // What is inherited stays with the sandbox for life: no pipe, which would break with
+            // us, and no file, which would grow.
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .env_clear()
+            .current_dir("/")
+            // A key pressed on our terminal is not meant for it.
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Spawns the command that makes a sandbox. It blocks for milliseconds.
+    pub(crate) fn spawn_create(
+        &self,
+        id: &SandboxId,
+        doors: Vec<std::os::fd::OwnedFd>,
+    ) -> std::io::Result<Child> {
+        let bundle = joined("--bundle=", &self.paths.bundle(id));
+        let mut command = self.command(id, &["create".into(), bundle, id.as_str().into()]);
+        sys::confine(&mut command, doors);
+        command.spawn()
+    }
+
+    /// Spawns the command that starts a sandbox.
+    pub(crate) fn spawn_start(&self, id: &SandboxId) -> std::io::Result<Child> {
+        self.command(id, &["start".into(), id.as_str().into()]).spawn()
+    }
+
+    /// Waits for a command's success.
+    pub(crate) async fn finish(
+        &self,
+        call: &Call<'_>,
+        mut child: Child,
+    ) -> Result<(), RuntimeError> {
+        let Call { step, id, limit } = *call;
+        let status = match tokio::time::timeout(limit, child.wait()).await {
+            Ok(status) => {
+                status.map_err(|source| RuntimeError::Host { step, id: id.clone(), source })?
+            }
+            Err(_elapsed) => {
+                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                // Dropping the child kills it.
+                return Err(RuntimeError::Timeout { step, id: id.clone(), limit_ms });
+            }
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let log = fs::read_to_string(self.paths.log(id)).unwrap_or_default();
+        let detail = match complaint(&log) {
+            Some(text) => text,
+            None => format!("runsc ended with {status} and said nothing"),
+        };
+        Err(RuntimeError::Backend { step, id: id.clone(), detail })
+    }
+}
+
+fn joined(flag: &str, path: &Path) -> OsString {
+    let mut word = OsString::from(flag);
+    word.push(path);
+    word
+}
+
+/// Finds what a log says went wrong: its last line, without the stamp.
+fn complaint(log: &str) -> Option<String> {
+    let last = log.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(last.trim().chars().take(MOST_DETAIL).collect())
+}

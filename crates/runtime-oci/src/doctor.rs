@@ -1,0 +1,141 @@
+//! Says whether a machine can run the driver, and what to do where it cannot.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use tokio::process::Command;
+
+use crate::{
+    cgroup::{CgroupVersion, Layout},
+    config::GvisorConfig,
+};
+
+/// One requirement, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// What is required.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do when it is not there.
+    pub remedy: &'static str,
+}
+
+/// The answer of our prewarmer to `--identify`.
+const PREWARMER: &str = "tarn-prewarmer 1\n";
+
+/// The sentry and what it needs beside `runsc`, besides the prewarmer.
+const SIDECARS: [&str; 2] = ["gvisor_sentry", "checkpointgofer"];
+
+const SETUP: &str = "./x setup";
+const BUILD: &str = "./x build";
+
+/// How long a trial may take; they take milliseconds.
+const TRIAL: Duration = Duration::from_secs(20);
+
+/// Checks everything that the driver needs. Changes nothing.
+pub async fn examine(config: &GvisorConfig) -> Vec<Fact> {
+    let dir = &config.runsc_dir;
+    let mut facts = vec![
+        fact("gVisor (runsc)", SETUP, version(dir).await),
+        fact("gVisor's other programs", SETUP, sidecars(dir)),
+        fact("tarn's prewarmer for gVisor", BUILD, prewarmer(dir).await),
+        fact("cgroup controllers", "mount memory, cpu, cpuacct and pids", controllers()),
+        fact("cgroup freezer", "mount the controller `freezer`", freezer()),
+    ];
+    if facts.iter().all(|fact| fact.ok) {
+        let remedy = "allow seccomp and ptrace; in a container: --privileged";
+        facts.push(fact("gVisor starts a sandbox", remedy, trial(dir).await));
+    }
+    facts
+}
+
+/// Checks the installation alone; the error says what is the matter.
+pub(crate) async fn check_installation(dir: &Path) -> Result<(), String> {
+    version(dir).await?;
+    sidecars(dir)?;
+    prewarmer(dir).await?;
+    Ok(())
+}
+
+fn fact(name: &'static str, remedy: &'static str, found: Result<String, String>) -> Fact {
+    let ok = found.is_ok();
+    Fact { name, ok, detail: found.unwrap_or_else(|problem| problem), remedy }
+}
+
+async fn version(dir: &Path) -> Result<String, String> {
+    let program = dir.join("runsc");
+    let text = output(&program, &["--version"]).await?;
+    let version = text.lines().next().and_then(|line| line.strip_prefix("runsc version "));
+    version.map(str::to_owned).ok_or_else(|| format!("{} names no version", program.display()))
+}
+
+fn sidecars(dir: &Path) -> Result<String, String> {
+    for name in SIDECARS {
+        let path = dir.join("gvisor-bin").join(name);
+        if !path.is_file() {
+            return Err(format!("{} is missing", path.display()));
+        }
+    }
+    Ok(SIDECARS.join(", "))
+}
+
+/// gVisor's own program of that name would do, but would show each sandbox the host's memory.
+async fn prewarmer(dir: &Path) -> Result<String, String> {
+    let path = dir.join("gvisor-bin").join("gvisor-sentry-prewarmer");
+    let answer = output(&path, &["--identify"]).await?;
+    if answer == PREWARMER {
+        return Ok(answer.trim().to_owned());
+    }
+    Err(format!("{} is not tarn's, or not of this version", path.display()))
+}
+
+fn controllers() -> Result<String, String> {
+    let layout = Layout::detect().map_err(|error| error.to_string())?;
+    Ok(match layout.version() {
+        CgroupVersion::V1 => "cgroup version 1".to_owned(),
+        CgroupVersion::V2 => "cgroup version 2".to_owned(),
+    })
+}
+
+fn freezer() -> Result<String, String> {
+    let layout = Layout::detect().map_err(|error| error.to_string())?;
+    if layout.can_freeze() {
+        return Ok("found".to_owned());
+    }
+    Err("missing: sandboxes cannot be frozen".to_owned())
+}
+
+/// Runs a command in a throw-away sandbox, on the platform that ours use.
+async fn trial(dir: &Path) -> Result<String, String> {
+    let flags = [
+        "--platform=systrap",
+        "--network=none",
+        "--ignore-cgroups",
+        "--host-settings=ignore",
+        "--sidecar-usage-policy=STRICT",
+        "--gofer-network-namespace=new",
+        "do",
+        "--quiet",
+        "/bin/true",
+    ];
+    output(&dir.join("runsc"), &flags).await.map(|_| "systrap".to_owned())
+}
+
+/// Returns what a program prints when it succeeds, else why it did not.
+async fn output(program: &Path, words: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).env_clear().kill_on_drop(true);
+    let shown = program.display();
+    let done = match tokio::time::timeout(TRIAL, command.output()).await {
+        Ok(done) => done.map_err(|error| format!("{shown} cannot be run: {error}"))?,
+        Err(_elapsed) => return Err(format!("{shown} did not end in {} s", TRIAL.as_secs())),
+    };
+    if done.status.success() {
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+    }
+    let complaint = String::from_utf8_lossy(&done.stderr);
+    let last = complaint.lines().last().unwrap_or_default();
+    Err(format!("{shown} ended with {}: {last}", done.status))
+}

@@ -1,0 +1,436 @@
+//! The gVisor driver: performs what the other modules decide.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tarn_runtime::{
+    Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeKind, RuntimeSpec,
+    RuntimeStats, Started,
+};
+use tarn_task::Tasks;
+use tarn_types::{ByteSize, ErrorClass, SandboxId};
+use thiserror::Error;
+use tokio::{
+    process::Child,
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+use tracing::warn;
+
+use crate::{
+    bundle,
+    cgroup::{Cgroups, Layout, LayoutError, Motion, SandboxCgroup},
+    command::{Call, Runsc},
+    config::GvisorConfig,
+    doctor,
+    limits::Limits,
+    netns,
+    paths::{self, Paths},
+    pressure::Round,
+    process::{self, Process},
+    state::{BackendState, BackendStatus},
+    watch::Watch,
+};
+
+/// Why the driver cannot be used on this machine.
+#[derive(Debug, Error)]
+pub enum GvisorStartError {
+    /// gVisor is not there, incomplete, or not ours.
+    #[error("{what}; run `./x setup` and `./x build`")]
+    Installation {
+        /// What is the matter.
+        what: String,
+    },
+    /// The machine's cgroups do not do.
+    #[error("find the cgroup hierarchies")]
+    Cgroups(#[from] LayoutError),
+    /// A step on the host failed.
+    #[error("{step}")]
+    Host {
+        /// Which.
+        step: &'static str,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs sandboxes on gVisor.
+#[derive(Debug)]
+pub struct GvisorRuntime {
+    config: GvisorConfig,
+    paths: Paths,
+    runsc: Runsc,
+    cgroups: Cgroups,
+    tasks: Tasks,
+    events: mpsc::Sender<RuntimeEvent>,
+    known: Mutex<HashMap<SandboxId, Known>>,
+    /// Creates and starts beyond this many only slow each other down.
+    turns: Semaphore,
+}
+
+/// A sandbox created or adopted by this process.
+#[derive(Debug)]
+struct Known {
+    spec: Arc<RuntimeSpec>,
+    watch: Option<JoinHandle<()>>,
+}
+
+// === impl GvisorStartError ===
+
+impl GvisorStartError {
+    /// Sorts the error.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Installation { .. } | Self::Cgroups(_) => ErrorClass::Unavailable,
+            Self::Host { .. } => ErrorClass::Internal,
+        }
+    }
+}
+
+// === impl GvisorRuntime ===
+
+impl GvisorRuntime {
+    /// Checks gVisor and the host, and makes what all sandboxes share.
+    ///
+    /// Needs root. Sandboxes of an earlier process are left alone until they are adopted.
+    ///
+    /// # Errors
+    /// Fails when gVisor is incomplete, a controller is missing, or the host refuses.
+    pub async fn new(
+        config: GvisorConfig,
+        tasks: Tasks,
+        events: mpsc::Sender<RuntimeEvent>,
+    ) -> Result<Self, GvisorStartError> {
+        doctor::check_installation(&config.runsc_dir)
+            .await
+            .map_err(|what| GvisorStartError::Installation { what })?;
+        let host = |step| move |source| GvisorStartError::Host { step, source };
+        let paths = Paths::new(&config.state_dir);
+        for dir in [paths.root(), paths.bundles(), &paths.shapes()] {
+            fs::create_dir_all(dir).map_err(host("make the runtime's directories"))?;
+        }
+        let cgroups = Cgroups::open(Layout::detect()?, &config.tag)
+            .map_err(host("make the parent cgroups"))?;
+        netns::pin(&paths.null_netns()).map_err(host("pin an empty network namespace"))?;
+        tasks.spawn("gvisor-netns", release_netns(tasks.clone(), paths.clone()));
+        Ok(Self {
+            runsc: Runsc::new(&config.runsc_dir, paths.clone()),
+            turns: Semaphore::new(config.parallel_starts.max(1)),
+            known: Mutex::default(),
+            config,
+            paths,
+            cgroups,
+            tasks,
+            events,
+        })
+    }
+
+    /// Makes the bundle and the cgroups, and spawns the command. Blocks: run it apart.
+    async fn spawn_create(&self, spec: &RuntimeSpec, limits: Limits) -> io::Result<Child> {
+        let (paths, runsc, spec) = (self.paths.clone(), self.runsc.clone(), spec.clone());
+        let cgroup = self.cgroups.sandbox(&spec.id);
+        blocking(&self.tasks, move || {
+            bundle::write(&paths, &spec, &limits)?;
+            cgroup.create(&limits)?;
+            runsc.spawn_create(&spec.id, cgroup.doors()?)
+        })
+        .await
+    }
+
+    async fn create_claimed(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        let id = &spec.id;
+        let limits = Limits::of(spec);
+        let spawned = self.spawn_create(spec, limits).await;
+        let child = spawned.map_err(host("prepare", id))?;
+        let call = Call { step: "create", id, limit: self.config.deadlines.create };
+        self.runsc.finish(&call, child).await
+    }
+
+    /// Returns the backend's state, if it has the sandbox and names a process.
+    fn backend_state(&self, id: &SandboxId) -> Result<Option<BackendState>, RuntimeError> {
+        let step = "read the state";
+        let text = match fs::read_to_string(self.paths.state(id)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(RuntimeError::Host { step, id: id.clone(), source }),
+        };
+        BackendState::parse(&text).map_err(|error| RuntimeError::Backend {
+            step,
+            id: id.clone(),
+            detail: error.to_string(),
+        })
+    }
+
+    /// Takes hold of a running sentry and watches it.
+    fn watch(
+        &self,
+        spec: &Arc<RuntimeSpec>,
+        pid: u32,
+        round: Round,
+    ) -> Result<Option<Started>, RuntimeError> {
+        let id = &spec.id;
+        let cgroup = self.cgroups.sandbox(id);
+        let limits = Limits::of(spec);
+        let Some(sentry) = Process::open(pid).map_err(host("watch", id))? else {
+            return Ok(None);
+        };
+        // The number alone proves nothing; membership in its cgroup does.
+        let members = cgroup.processes().map_err(host("watch", id))?;
+        let Some(pid_started) = process::start_time(pid) else {
+            return Ok(None);
+        };
+        if members.binary_search(&pid).is_err() {
+            return Ok(None);
+        }
+        cgroup.set_cpu_quota(&limits).map_err(host("limit the CPU", id))?;
+        let watch = Watch {
+            id: id.clone(),
+            sentry,
+            cgroup,
+            bounds: limits.memory,
+            events: self.events.clone(),
+            tasks: self.tasks.clone(),
+        };
+        let handle = self.tasks.spawn("gvisor-watch", watch.run(round));
+        let known = Known { spec: Arc::clone(spec), watch: Some(handle) };
+        let earlier = self.known.lock().insert(id.clone(), known);
+        if let Some(watch) = earlier.and_then(|known| known.watch) {
+            watch.abort();
+        }
+        let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);
+        Ok(Some(Started { daemon, pid, pid_started }))
+    }
+
+    /// Stops watching. No event follows.
+    async fn forget(&self, id: &SandboxId) {
+        let known = self.known.lock().remove(id);
+        if let Some(watch) = known.and_then(|known| known.watch) {
+            watch.abort();
+            // It ends by the abort, or has ended.
+            drop(watch.await);
+        }
+    }
+
+    /// Ends and removes everything of a sandbox. The bundle, which is the claim on the id, goes
+    /// last, so that what is left after a crash is still listed.
+    async fn clear(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        let cgroup = self.cgroups.sandbox(id);
+        let limit = self.config.deadlines.delete;
+        within(limit, "end the processes", id, process::end_all(&cgroup)).await?;
+        for file in self.paths.backend_files(id) {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(host("remove the state", id)(error));
+                }
+                _ => {}
+            }
+        }
+        within(limit, "remove the cgroups", id, cgroup.remove()).await?;
+        bundle::remove(&self.paths, id).map_err(host("remove the bundle", id))
+    }
+
+    async fn set_motion(&self, id: &SandboxId, motion: Motion) -> Result<(), RuntimeError> {
+        if !self.cgroups.can_freeze() {
+            let what = "freeze without the cgroup controller `freezer`";
+            return Err(RuntimeError::NotSupported { what });
+        }
+        let step = match motion {
+            Motion::Frozen => "freeze",
+            Motion::Thawed => "thaw",
+        };
+        let cgroup = self.living(id)?;
+        cgroup.set_frozen(motion).map_err(host(step, id))?;
+        let settled = until_settled(&cgroup, motion);
+        let done = within(self.config.deadlines.freeze, step, id, settled).await;
+        if done.is_err() && motion == Motion::Frozen {
+            // Half frozen is worse than running.
+            cgroup.set_frozen(Motion::Thawed).map_err(host(step, id))?;
+        }
+        done
+    }
+
+    /// Returns the cgroup of a sandbox that has processes.
+    fn living(&self, id: &SandboxId) -> Result<SandboxCgroup, RuntimeError> {
+        let cgroup = self.cgroups.sandbox(id);
+        if cgroup.processes().map_err(host("find the processes", id))?.is_empty() {
+            return Err(RuntimeError::NotFound { id: id.clone() });
+        }
+        Ok(cgroup)
+    }
+}
+
+#[async_trait]
+impl Runtime for GvisorRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Gvisor
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { enforces_limits: true, freeze: self.cgroups.can_freeze() }
+    }
+
+    async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        let id = &spec.id;
+        let _turn = self.turns.acquire().await;
+        match bundle::claim(&self.paths, spec) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(RuntimeError::Exists { id: id.clone() });
+            }
+            Err(error) => return Err(host("make the bundle", id)(error)),
+        }
+        if let Err(error) = self.create_claimed(spec).await {
+            if let Err(undo) = self.clear(id).await {
+                warn!(sandbox.id = %id, error = %undo, "a failed create could not be undone");
+            }
+            return Err(error);
+        }
+        let known = Known { spec: Arc::new(spec.clone()), watch: None };
+        self.known.lock().insert(id.clone(), known);
+        Ok(())
+    }
+
+    async fn start(&self, id: &SandboxId) -> Result<Started, RuntimeError> {
+        let _turn = self.turns.acquire().await;
+        let known = self.known.lock().get(id).map(|known| Arc::clone(&known.spec));
+        let spec = known.ok_or_else(|| RuntimeError::NotFound { id: id.clone() })?;
+        let (runsc, sandbox) = (self.runsc.clone(), id.clone());
+        let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox)).await;
+        let child = spawned.map_err(host("start", id))?;
+        let call = Call { step: "start", id, limit: self.config.deadlines.start };
+        self.runsc.finish(&call, child).await?;
+        let state = self.backend_state(id)?;
+        let started = match state {
+            Some(state) => self.watch(&spec, state.pid, Round::default())?,
+            None => None,
+        };
+        started.ok_or_else(|| RuntimeError::Backend {
+            step: "start",
+            id: id.clone(),
+            detail: "the sandbox ended at once".to_owned(),
+        })
+    }
+
+    async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError> {
+        let spec = Arc::new(spec.clone());
+        let Some(state) = self.backend_state(&spec.id)? else {
+            return Ok(Adopted::Gone);
+        };
+        match state.status {
+            BackendStatus::Running => {
+                let started = self.watch(&spec, state.pid, Round::inherited())?;
+                Ok(started.map_or(Adopted::Gone, Adopted::Running))
+            }
+            BackendStatus::Created => {
+                let members = self.cgroups.sandbox(&spec.id).processes();
+                let members = members.map_err(host("find the processes", &spec.id))?;
+                if members.binary_search(&state.pid).is_err() {
+                    return Ok(Adopted::Gone);
+                }
+                let id = spec.id.clone();
+                self.known.lock().insert(id, Known { spec, watch: None });
+                Ok(Adopted::Created)
+            }
+            BackendStatus::Other => Ok(Adopted::Gone),
+        }
+    }
+
+    async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.set_motion(id, Motion::Frozen).await
+    }
+
+    async fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.set_motion(id, Motion::Thawed).await
+    }
+
+    async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
+        let cgroup = self.living(id)?;
+        let usage = cgroup.memory().usage().map_err(host("read the memory", id))?;
+        let cpu_micros = cgroup.cpu_micros().map_err(host("read the CPU time", id))?;
+        Ok(RuntimeStats { memory: ByteSize::from_bytes(usage), cpu_micros })
+    }
+
+    async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.forget(id).await;
+        self.clear(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, RuntimeError> {
+        let found = [
+            names(self.paths.root(), paths::id_of_backend_file),
+            names(self.paths.bundles(), |name| name.parse().ok()),
+            names(&self.paths.shapes(), |name| name.parse().ok()),
+            self.cgroups.list(),
+        ];
+        let mut ids = BTreeSet::new();
+        for part in found {
+            // The contract's errors name a sandbox, and here there is none: the nil id stands in.
+            let nil = || SandboxId::from_random([0; SandboxId::LENGTH]);
+            let fail = |source| RuntimeError::Host { step: "list", id: nil(), source };
+            ids.extend(part.map_err(fail)?);
+        }
+        Ok(ids.into_iter().collect())
+    }
+}
+
+/// Lets go of the shared namespace at shutdown, so that no mount of ours stays behind.
+async fn release_netns(tasks: Tasks, paths: Paths) {
+    tasks.stopping().await;
+    if let Err(error) = netns::unpin(&paths.null_netns()) {
+        warn!(%error, "the empty network namespace stays mounted");
+    }
+}
+
+async fn until_settled(cgroup: &SandboxCgroup, motion: Motion) -> io::Result<()> {
+    while !cgroup.is_settled(motion)? {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+/// Runs a step of deletion or freezing under its deadline.
+async fn within(
+    limit: Duration,
+    step: &'static str,
+    id: &SandboxId,
+    work: impl Future<Output = io::Result<()>>,
+) -> Result<(), RuntimeError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(host(step, id)),
+        Err(_elapsed) => {
+            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            Err(RuntimeError::Timeout { step, id: id.clone(), limit_ms })
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    tasks: &Tasks,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tasks.spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn host(step: &'static str, id: &SandboxId) -> impl FnOnce(io::Error) -> RuntimeError {
+    let id = id.clone();
+    move |source| RuntimeError::Host { step, id, source }
+}
+
+/// Collects what a rule recognises among the names in a directory.
+fn names(dir: &Path, recognise: impl Fn(&str) -> Option<SandboxId>) -> io::Result<Vec<SandboxId>> {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        ids.extend(entry?.file_name().to_str().and_then(&recognise));
+    }
+    Ok(ids)
+}

@@ -1,0 +1,107 @@
+//! Host processes: recognising, ending and waiting for them.
+
+use std::{fs, io, os::fd::OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+
+use crate::{
+    cgroup::{Motion, SandboxCgroup},
+    sys,
+};
+
+/// A process that cannot be mistaken for another of the same number.
+#[derive(Debug)]
+pub(crate) struct Process {
+    descriptor: AsyncFd<OwnedFd>,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Takes hold of a process. `None`: there is none of that number.
+    pub(crate) fn open(pid: u32) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
+        match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(descriptor) => {
+                let descriptor = sys::readable(descriptor)?;
+                Ok(Some(Self { descriptor }))
+            }
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Kills it. Does nothing when it has ended.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(self.descriptor.get_ref(), Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Resolves when it has ended, whoever its parent is. Cancel safe.
+    pub(crate) async fn ended(&self) -> io::Result<()> {
+        self.descriptor.readable().await.map(drop)
+    }
+}
+
+/// Kills every process of a sandbox and waits for their end.
+///
+/// Membership in the sandbox's cgroup decides who is killed, so a number used again by somebody
+/// else is safe. The caller sets the deadline.
+pub(crate) async fn end_all(cgroup: &SandboxCgroup) -> io::Result<()> {
+    loop {
+        let pids = cgroup.processes()?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let mut held = Vec::with_capacity(pids.len());
+        for pid in pids {
+            held.extend(Process::open(pid)?.map(|process| (pid, process)));
+        }
+        // What is still a member now is what was taken hold of above.
+        let members = cgroup.processes()?;
+        held.retain(|(pid, _)| members.binary_search(pid).is_ok());
+        for (_, process) in &held {
+            process.kill()?;
+        }
+        // On version 1 a frozen process dies only when it is thawed.
+        cgroup.set_frozen(Motion::Thawed).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        for (_, process) in &held {
+            process.ended().await?;
+        }
+    }
+}
+
+/// Returns the start time of a process in clock ticks since boot; `None` when there is none.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_start_time(&stat)
+}
+
+/// Field 22 of `proc_pid_stat(5)`. The name, field 2, may hold anything, parentheses included.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_found_behind_any_name() {
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        for name in ["a", "a b) S 1", "((("] {
+            assert_eq!(parse_start_time(&format!("12 ({name}) {tail}")), Some(4711), "{name}");
+        }
+        assert_eq!(parse_start_time("12 (a) S 1"), None);
+        assert!(start_time(std::process::id()).is_some());
+    }
+}

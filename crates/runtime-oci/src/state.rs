@@ -1,0 +1,81 @@
+//! The backend's state file. Pure.
+
+use serde::Deserialize;
+
+/// How far the backend says a sandbox has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackendStatus {
+    /// Made, not started.
+    Created,
+    /// Started; it may have ended since, as nobody writes that down.
+    Running,
+    /// Anything else: half made, or over.
+    Other,
+}
+
+/// What we read of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BackendState {
+    pub(crate) status: BackendStatus,
+    /// The sentry on the host.
+    pub(crate) pid: u32,
+}
+
+#[derive(Deserialize)]
+struct StateFile {
+    status: serde_json::Value,
+    sandbox: Option<SandboxPart>,
+}
+
+#[derive(Deserialize)]
+struct SandboxPart {
+    pid: u32,
+}
+
+// === impl BackendState ===
+
+impl BackendState {
+    /// Reads the text of a state file. `None`: it names no process.
+    ///
+    /// # Errors
+    /// Fails when the text is not the JSON of a state file.
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, serde_json::Error> {
+        let file: StateFile = serde_json::from_str(text)?;
+        let status = match file.status.as_str() {
+            Some("created") => BackendStatus::Created,
+            Some("running") => BackendStatus::Running,
+            _ => BackendStatus::Other,
+        };
+        let pid = file.sandbox.map_or(0, |sandbox| sandbox.pid);
+        Ok((pid != 0).then_some(Self { status, pid }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_and_process_are_read_and_the_rest_ignored() {
+        for (text, expected) in [
+            (r#"{"id":"x","status":"created","sandbox":{"pid":7,"uid":-1}}"#, Some(("c", 7))),
+            (r#"{"status":"running","sandbox":{"pid":9},"goferPid":3}"#, Some(("r", 9))),
+            (r#"{"status":"stopped","sandbox":{"pid":9}}"#, Some(("o", 9))),
+            (r#"{"status":"stopped","sandbox":{"pid":0}}"#, None),
+            (r#"{"status":"creating","sandbox":null}"#, None),
+            (r#"{"status":3}"#, None),
+        ] {
+            let read = BackendState::parse(text).unwrap().map(|state| {
+                let status = match state.status {
+                    BackendStatus::Created => "c",
+                    BackendStatus::Running => "r",
+                    BackendStatus::Other => "o",
+                };
+                (status, state.pid)
+            });
+            assert_eq!(read, expected, "{text}");
+        }
+        assert!(BackendState::parse("").is_err());
+        assert!(BackendState::parse("{}").is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! Watches one running sandbox: its end, and its memory.
+
+use std::{io, time::Duration};
+
+use tarn_runtime::{RuntimeEvent, RuntimeExit};
+use tarn_task::Tasks;
+use tarn_types::SandboxId;
+use tokio::{sync::mpsc, time::Instant};
+use tracing::{info, warn};
+
+use crate::{
+    cgroup::{MemoryAlarm, SandboxCgroup},
+    limits::MemoryBounds,
+    pressure::{NewLimit, Round, Then},
+    process::{self, Process},
+};
+
+/// How long the helpers of a dead sentry may take to follow it; they take milliseconds.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Everything one watch needs.
+pub(crate) struct Watch {
+    pub(crate) id: SandboxId,
+    pub(crate) sentry: Process,
+    pub(crate) cgroup: SandboxCgroup,
+    pub(crate) bounds: MemoryBounds,
+    pub(crate) events: mpsc::Sender<RuntimeEvent>,
+    pub(crate) tasks: Tasks,
+}
+
+/// How a bout of pressure ended.
+enum RoundEnd {
+    Calm,
+    SentryEnded,
+    Lost,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Watches until the sandbox ends, and reports that; or until the server stops.
+    ///
+    /// May be aborted at any moment: then a loan may stay, which the next watch takes back.
+    pub(crate) async fn run(self, first: Round) {
+        let exit = tokio::select! {
+            () = self.tasks.stopping() => return,
+            exit = self.observe(first) => exit,
+        };
+        self.sweep().await;
+        info!(sandbox.id = %self.id, ?exit, "sandbox ended by itself");
+        let event = RuntimeEvent::Exited { id: self.id.clone(), exit };
+        tokio::select! {
+            () = self.tasks.stopping() => {}
+            sent = self.events.send(event) => {
+                if sent.is_err() {
+                    warn!(sandbox.id = %self.id, "nobody listens to the end of the sandbox");
+                }
+            }
+        }
+    }
+
+    async fn observe(&self, first: Round) -> RuntimeExit {
+        let mut alarm = self.set_alarm();
+        let mut round = first;
+        loop {
+            match self.relieve(&mut round).await {
+                RoundEnd::Calm => {}
+                RoundEnd::SentryEnded => return self.cause(),
+                RoundEnd::Lost => return self.end_out_of_memory().await,
+            }
+            tokio::select! {
+                // An error means that the kernel knows the process no more.
+                _ = self.sentry.ended() => return self.cause(),
+                () = ring(&mut alarm) => round = Round::default(),
+            }
+        }
+    }
+
+    fn set_alarm(&self) -> Option<MemoryAlarm> {
+        match self.cgroup.memory().alarm(self.bounds.soft) {
+            Ok(alarm) => Some(alarm),
+            Err(error) => {
+                warn!(sandbox.id = %self.id, %error, "memory cannot be watched: at its limit the sandbox will hang");
+                None
+            }
+        }
+    }
+
+    /// Goes through one bout of pressure, if there is one.
+    async fn relieve(&self, round: &mut Round) -> RoundEnd {
+        let began = Instant::now();
+        loop {
+            let reading = match self.cgroup.memory().read() {
+                Ok(reading) => reading,
+                // The group is gone, and with it the sandbox: its end is noticed elsewhere.
+                Err(_) => return RoundEnd::Calm,
+            };
+            let verdict = round.judge(self.bounds, reading, began.elapsed());
+            if verdict.announce {
+                self.announce(reading.usage);
+            }
+            let moved = match verdict.limit {
+                Some(limit) => self.move_limit(limit, round).await,
+                None => Ok(()),
+            };
+            let pause = match verdict.then {
+                Then::Again(pause) => pause,
+                Then::Calm if moved.is_ok() => return RoundEnd::Calm,
+                Then::Calm => Duration::from_millis(10),
+                Then::GiveUp => return RoundEnd::Lost,
+            };
+            tokio::select! {
+                _ = self.sentry.ended() => return RoundEnd::SentryEnded,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Does not wait for room: whoever is that far behind learns of lasting pressure again.
+    fn announce(&self, usage: u64) {
+        info!(sandbox.id = %self.id, usage_bytes = usage, "sandbox is out of memory");
+        let event = RuntimeEvent::MemoryPressure { id: self.id.clone() };
+        if self.events.try_send(event).is_err() {
+            warn!(sandbox.id = %self.id, "nobody takes the memory pressure");
+        }
+    }
+
+    async fn move_limit(&self, limit: NewLimit, round: &mut Round) -> io::Result<()> {
+        match limit {
+            NewLimit::Raised(bytes) => {
+                let raised = self.cgroup.memory().set_limit(bytes);
+                if let Err(error) = &raised {
+                    warn!(sandbox.id = %self.id, %error, "memory cannot be lent");
+                }
+                raised
+            }
+            NewLimit::Restored(bytes) => {
+                // Pushing out page cache takes a while.
+                let memory = self.cgroup.memory();
+                let lowered = self.tasks.spawn_blocking(move || memory.set_limit(bytes)).await;
+                lowered.map_err(io::Error::other)??;
+                round.repaid();
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the sentry's helpers have followed it, so that who hears of the end finds
+    /// nothing running.
+    async fn sweep(&self) {
+        let swept = tokio::time::timeout(SWEEP, process::end_all(&self.cgroup)).await;
+        if !matches!(swept, Ok(Ok(()))) {
+            warn!(sandbox.id = %self.id, ?swept, "some of its processes are still there");
+        }
+    }
+
+    async fn end_out_of_memory(&self) -> RuntimeExit {
+        warn!(sandbox.id = %self.id, "sandbox could not be saved from running out of memory");
+        if let Err(error) = self.sentry.kill() {
+            warn!(sandbox.id = %self.id, %error, "sandbox cannot be killed");
+        }
+        // An error means that the kernel knows the process no more.
+        drop(self.sentry.ended().await);
+        RuntimeExit::OutOfMemory
+    }
+
+    fn cause(&self) -> RuntimeExit {
+        if self.cgroup.memory().has_killed() {
+            RuntimeExit::OutOfMemory
+        } else {
+            RuntimeExit::Died("sentry_ended")
+        }
+    }
+}
+
+/// Waits for an alarm; for ever when there is none.
+async fn ring(alarm: &mut Option<MemoryAlarm>) {
+    if let Some(set) = alarm {
+        if set.ring().await.is_ok() {
+            return;
+        }
+        // A broken alarm would ring without end.
+        *alarm = None;
+    }
+    std::future::pending().await
+}
