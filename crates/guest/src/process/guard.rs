@@ -17,14 +17,20 @@ const INTERVAL_SECOND_LINE: Duration = Duration::from_millis(500);
 
 /// Watches until the daemon ends; sleeps while the sandbox is empty.
 pub(crate) async fn run(daemon: Rc<Daemon>, max_processes: usize) {
-    let interval = if daemon.has_pids_group() { INTERVAL_SECOND_LINE } else { INTERVAL_ALONE };
+    // With a bound in the kernel, a full sandbox is told so by `fork`, and that is enough: only
+    // processes that have left the group can be more, and the host has room for a few.
+    let (interval, bound) = if daemon.has_pids_group() {
+        (INTERVAL_SECOND_LINE, max_processes.saturating_add(max_processes / 4 + 16))
+    } else {
+        (INTERVAL_ALONE, max_processes)
+    };
     loop {
         let count = {
             let mut census = daemon.census.borrow_mut();
             census.refresh(&daemon.processes);
             census.guest_count()
         };
-        if count > max_processes {
+        if count > bound {
             kill_most_numerous(&daemon, max_processes).await;
         } else if count == 0 && daemon.processes.running() == 0 {
             daemon.started.notified().await;
