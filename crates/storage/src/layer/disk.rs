@@ -14,6 +14,7 @@ use std::{
 
 use rustix::{io::Errno, mount::MountFlags};
 
+use super::forget::forget_large_files;
 use crate::{
     blank::{UPPER, WORK},
     loopdev::{self, LoopDevice},
@@ -40,6 +41,14 @@ const ROOT_OPTIONS: &str = "redirect_dir=on,index=off,metacopy=off,xino=on";
 #[derive(Debug, Clone)]
 pub(crate) struct LayerDisk {
     dir: PathBuf,
+}
+
+/// How long to wait for something the kernel still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    FiveSeconds,
+    /// That long was waited already.
+    None,
 }
 
 // === impl LayerDisk ===
@@ -97,19 +106,26 @@ impl LayerDisk {
 
     /// Unmounts everything and moves what is left out of the way, to `trash`.
     ///
-    /// Starts from whatever is there: a layer half built, half removed, or whole.
+    /// Starts from whatever is there: a layer half built, half removed, or whole. One that somebody
+    /// still uses leaves the tree after 5 s, but stays known until it is free: that is an error, and
+    /// may be tried again.
     pub(crate) fn remove(&self, trash: &Path) -> Result<(), HostStepError> {
         if !self.exists() {
             return Ok(());
         }
+        if mount::is_on(&self.root(), OVERLAY_MAGIC)? {
+            forget_large_files(&self.layer().join(UPPER));
+        }
+        let mut patience = Patience::FiveSeconds;
         for target in [self.root(), self.layer()] {
             if mount::unmount(&target)? == mount::Unmounted::Detached {
                 tracing::warn!(path = %target.display(), "still in use after 5 s, detached");
+                patience = Patience::None;
             }
             // Copies in other mount namespaces go with the mount point.
             mount::remove_mount_point(&target)?;
         }
-        self.wait_for_loop()?;
+        self.wait_for_loop(patience)?;
         match fs::rename(&self.dir, trash) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(HostStepError::new("move to the trash", &self.dir, error))
@@ -119,8 +135,12 @@ impl LayerDisk {
     }
 
     /// Waits until no loop device holds the image: only then is the layer truly gone.
-    fn wait_for_loop(&self) -> Result<(), HostStepError> {
-        let detached = mount::wait_until(|| Ok(loopdev::attached_beneath(&self.dir)?.is_empty()))?;
+    fn wait_for_loop(&self, patience: Patience) -> Result<(), HostStepError> {
+        let is_free = || Ok(loopdev::attached_beneath(&self.dir)?.is_empty());
+        let detached = match patience {
+            Patience::FiveSeconds => mount::wait_until(is_free)?,
+            Patience::None => is_free()?,
+        };
         if detached {
             return Ok(());
         }

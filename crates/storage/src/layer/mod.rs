@@ -8,6 +8,7 @@
 //! would be another if it took 20).
 
 mod disk;
+mod forget;
 mod id_lock;
 
 use std::{
@@ -35,7 +36,7 @@ use crate::{
     step::{HostStepError, StepContext as _, chain},
 };
 
-/// How many jobs block at once: mounts wait on the disk more than they compute.
+/// How many jobs of a kind block at once: mounts wait on the disk more than they compute.
 const JOBS: usize = 16;
 /// How often the pool is looked at; see [`crate::PoolSizing`] for what must hold until then.
 const LOOK: Duration = Duration::from_millis(500);
@@ -47,8 +48,17 @@ const BLOCK: u64 = 4096;
 pub struct HostLayers {
     shared: Arc<Shared>,
     tasks: Tasks,
-    jobs: Arc<Semaphore>,
+    makers: Arc<Semaphore>,
+    removers: Arc<Semaphore>,
     locks: IdLocks,
+}
+
+/// Which bound a job counts against.
+#[derive(Debug, Clone, Copy)]
+enum JobKind {
+    Make,
+    /// Removals can wait seconds for a last user or a slow disk; no build shall wait for them.
+    Remove,
 }
 
 /// What the jobs need.
@@ -78,7 +88,8 @@ impl HostLayers {
         let this = Self {
             shared,
             tasks: tasks.clone(),
-            jobs: Arc::new(Semaphore::new(JOBS)),
+            makers: Arc::new(Semaphore::new(JOBS)),
+            removers: Arc::new(Semaphore::new(JOBS)),
             locks: IdLocks::default(),
         };
         let shared = this.shared.clone();
@@ -92,7 +103,7 @@ impl HostLayers {
     /// # Errors
     /// Fails when the blank cannot be formatted.
     pub async fn prepare(&self, size: ByteSize) -> Result<(), LayerError> {
-        self.job(None, move |shared| {
+        self.job(JobKind::Make, None, move |shared| {
             shared.blanks.get(whole_blocks(size))?;
             Ok(())
         })
@@ -102,6 +113,7 @@ impl HostLayers {
     /// Runs blocking work, alone for its sandbox.
     async fn job<T: Send + 'static>(
         &self,
+        kind: JobKind,
         id: Option<&SandboxId>,
         work: impl FnOnce(&Shared) -> Result<T, LayerError> + Send + 'static,
     ) -> Result<T, LayerError> {
@@ -109,7 +121,11 @@ impl HostLayers {
             Some(id) => Some(self.locks.lock(id).await),
             None => None,
         };
-        let permit = self.jobs.clone().acquire_owned().await.expect("it is never closed");
+        let jobs = match kind {
+            JobKind::Make => &self.makers,
+            JobKind::Remove => &self.removers,
+        };
+        let permit = jobs.clone().acquire_owned().await.expect("it is never closed");
         let shared = self.shared.clone();
         let job = self.tasks.spawn_blocking(move || {
             let _held = (guard, permit);
@@ -130,17 +146,18 @@ impl Layers for HostLayers {
         size: ByteSize,
     ) -> Result<RootFs, LayerError> {
         let (name, lower) = (id.clone(), template.root.clone());
-        self.job(Some(id), move |shared| shared.build(&name, &lower, size)).await
+        self.job(JobKind::Make, Some(id), move |shared| shared.build(&name, &lower, size)).await
     }
 
     async fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {
         let name = id.clone();
-        self.job(Some(id), move |shared| shared.adopt(&name)).await
+        self.job(JobKind::Make, Some(id), move |shared| shared.adopt(&name)).await
     }
 
     async fn release(&self, id: &SandboxId) -> Result<(), LayerError> {
         let name = id.clone();
-        let trash = self.job(Some(id), move |shared| shared.release(&name)).await?;
+        let trash =
+            self.job(JobKind::Remove, Some(id), move |shared| shared.release(&name)).await?;
         // Unlinking a large image takes its time; nobody needs to wait for it.
         let shared = self.shared.clone();
         self.tasks.spawn_blocking(move || shared.remove_trash(&trash));
@@ -148,11 +165,11 @@ impl Layers for HostLayers {
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, LayerError> {
-        self.job(None, |shared| shared.list()).await
+        self.job(JobKind::Make, None, |shared| shared.list()).await
     }
 
     async fn space(&self) -> Result<PoolSpace, LayerError> {
-        self.job(None, |shared| Ok(shared.pool.space()?)).await
+        self.job(JobKind::Make, None, |shared| Ok(shared.pool.space()?)).await
     }
 }
 

@@ -265,7 +265,7 @@ impl Pool {
     }
 }
 
-/// Unmounts and detaches everything that lies beneath a data directory: roots, layers, the pool.
+/// Unmounts what this crate mounted beneath a data directory: roots, layers, the pool's image.
 ///
 /// For tests, and for taking a data directory away; no file is removed. Blocks.
 ///
@@ -277,13 +277,28 @@ pub fn remove_all_mounts(data_dir: &Path) -> Result<(), HostStepError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(HostStepError::new("resolve", data_dir, error)),
     };
+    let (dir, image) = (data_dir.join("pool"), data_dir.join("pool.img"));
+    let image_loops = loopdev::attached_beneath(&image)?;
     let mut lingering = None;
-    for entry in mount::mounts_beneath(&data_dir)?.into_iter().rev() {
+    for entry in mount::mounts_beneath(&dir)?.into_iter().rev() {
+        let is_image = image_loops.iter().any(|it| *it.device == *entry.source);
+        if entry.target == dir && !is_image {
+            // The operator gave the pool a disk of its own.
+            continue;
+        }
         if mount::unmount(&entry.target)? == mount::Unmounted::Detached {
             lingering = Some(entry.target);
+            continue;
         }
+        // Takes the copies in other mount namespaces along.
+        mount::remove_mount_point(&entry.target)?;
+        fs::create_dir(&entry.target).step("make", &entry.target)?;
     }
-    let gone = mount::wait_until(|| Ok(loopdev::attached_beneath(&data_dir)?.is_empty()))?;
+    let is_ours = |backing: &Path| backing.starts_with(&dir) || *backing == image;
+    let gone = mount::wait_until(|| {
+        let attached = loopdev::attached_beneath(&data_dir)?;
+        Ok(!attached.iter().any(|it| is_ours(&it.backing)))
+    })?;
     match lingering {
         Some(target) => Err(HostStepError::new("unmount", &target, Errno::BUSY)),
         None if !gone => Err(HostStepError::new("detach the loops of", &data_dir, Errno::BUSY)),

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
     path::Path,
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -303,6 +304,35 @@ async fn a_layer_that_stays_in_use_stays_listed_until_it_is_free() -> Result<()>
 }
 
 #[tokio::test]
+async fn copies_in_other_mount_namespaces_go_along() -> Result<()> {
+    let stage = Stage::new()?;
+    let server = stage.server()?;
+    let empty = stage.census()?;
+    for number in [1, 2] {
+        server.layers.build(&id(number), &stage.template(), ByteSize::from_mib(64)).await?;
+    }
+    // As a container runtime or a service with a private /tmp would.
+    let mut other = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "60"])
+        .spawn()?;
+    let namespace = |who: &str| fs::read_link(format!("/proc/{who}/ns/mnt"));
+    let (own, pid) = (namespace("self")?, other.id().to_string());
+    until("the copy", || Ok(namespace(&pid)? != own)).await?;
+
+    let released = server.layers.release(&id(1)).await;
+    let settled = stage.census();
+    server.stop().await;
+    let removed = tarn_storage::remove_all_mounts(&stage.data());
+    other.kill()?;
+    other.wait()?;
+    released?;
+    removed?;
+    assert_eq!(settled?.loops, empty.loops + 1);
+    assert_eq!(stage.census()?.loops, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn two_data_directories_do_not_meet() -> Result<()> {
     let stages = [Stage::new()?, Stage::new()?];
     let servers = [stages[0].server()?, stages[1].server()?];
@@ -351,5 +381,21 @@ async fn without_clones_layers_are_copied() -> Result<()> {
     next.layers.release(&id(1)).await?;
     stage.settles_at(&Census { mounts: 0, loops: 0, files: 0 }).await?;
     next.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_yet_written_is_not_written_for_a_removal() -> Result<()> {
+    let stage = Stage::new()?;
+    let server = stage.server()?;
+    let root = server.layers.build(&id(1), &stage.template(), ByteSize::from_mib(256)).await?.path;
+    let image = File::open(root.with_file_name("disk.img"))?;
+    let before = image.metadata()?.blocks() * 512;
+    fs::write(root.join("filler"), vec![1; 100 << 20])?;
+    server.layers.release(&id(1)).await?;
+    let after = image.metadata()?.blocks() * 512;
+    // Some may have been written by the kernel meanwhile, on a busy machine all of it.
+    ensure!(after < before + 110 * MIB, "{before} {after}");
+    server.stop().await;
     Ok(())
 }

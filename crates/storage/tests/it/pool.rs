@@ -173,9 +173,14 @@ async fn something_else_mounted_over_the_pool_is_an_error() -> Result<()> {
     }
     drop(pool);
     remove_all_mounts(&stage.data())?;
-    let flags = rustix::mount::MountFlags::empty();
-    rustix::mount::mount("none", stage.data().join("pool"), "tmpfs", flags, None)?;
+    let over = stage.data().join("pool");
+    rustix::mount::mount("none", &over, "tmpfs", rustix::mount::MountFlags::empty(), None)?;
     let error = Pool::open(&stage.data(), &tag(), small());
+    let removed = remove_all_mounts(&stage.data());
+    let kept = stage.census()?.mounts;
+    rustix::mount::unmount(&over, rustix::mount::UnmountFlags::empty())?;
     assert!(matches!(error, Err(PoolError::Step(_))), "{error:?}");
+    removed?;
+    assert_eq!(kept, 1, "what is not ours is left alone");
     Ok(())
 }
