@@ -1,0 +1,187 @@
+//! Which slot is in which state. Pure: it decides, others act.
+//!
+//! ```text
+//!            build            take             release
+//! (nothing) ──────▶ Building ──────▶ Free ──────▶ Claimed ──────▶ Cleaning
+//!     ▲                                ▲                              │
+//!     │ enough are free                └──────────────────────────────┤
+//!     └───────────────────────────────────────────────────────────────┘
+//! ```
+//! After a start there are also slots `Found` on the host, to be adopted or removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tarn_host::SlotId;
+
+/// The state of a slot that the host has, or is about to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Left by an earlier life of this server; nobody asked for it yet.
+    Found,
+    /// Being built; nobody may have it yet.
+    Building,
+    /// Whole, closed, nobody's.
+    Free,
+    /// A sandbox's.
+    Claimed,
+    /// Being closed, emptied and made ready, or removed.
+    Cleaning,
+}
+
+/// The states of all slots of a server.
+#[derive(Debug)]
+pub(crate) struct Book {
+    spare: usize,
+    maximum: u16,
+    settled: bool,
+    waiting: usize,
+    states: BTreeMap<SlotId, State>,
+}
+
+/// What a claim gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// This slot, which is the caller's now.
+    Slot(SlotId),
+    /// Nothing yet: one is on its way.
+    Wait,
+    /// Nothing: every slot has a sandbox.
+    Exhausted,
+}
+
+/// What becomes of a slot whose sandbox is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Afterlife {
+    /// It is made ready for another.
+    Reuse,
+    /// It is removed: enough are free.
+    Remove,
+}
+
+// === impl Book ===
+
+impl Book {
+    /// Opens the book with the slots that the host has.
+    pub(crate) fn new(spare: u16, maximum: u16, found: BTreeSet<SlotId>) -> Self {
+        let states = found.into_iter().map(|slot| (slot, State::Found)).collect();
+        Self { spare: usize::from(spare), maximum, settled: false, waiting: 0, states }
+    }
+
+    /// Returns the state of a slot, if there is such a slot.
+    pub(crate) fn state(&self, slot: SlotId) -> Option<State> {
+        self.states.get(&slot).copied()
+    }
+
+    /// Takes a free slot.
+    pub(crate) fn take(&mut self) -> Take {
+        if let Some(slot) = self.first(State::Free) {
+            self.states.insert(slot, State::Claimed);
+            return Take::Slot(slot);
+        }
+        let full = self.count(State::Claimed) >= usize::from(self.maximum);
+        if full { Take::Exhausted } else { Take::Wait }
+    }
+
+    /// Counts a claim that waits for a slot.
+    pub(crate) fn begin_wait(&mut self) {
+        self.waiting += 1;
+    }
+
+    /// Counts a claim that waits no more.
+    pub(crate) fn end_wait(&mut self) {
+        self.waiting -= 1;
+    }
+
+    /// Takes a slot that was found, for the sandbox that lives in it.
+    pub(crate) fn adopt(&mut self, slot: SlotId) -> bool {
+        let found = self.state(slot) == Some(State::Found);
+        if found {
+            self.states.insert(slot, State::Claimed);
+        }
+        found
+    }
+
+    /// Undoes an adoption that went wrong later.
+    pub(crate) fn unadopt(&mut self, slot: SlotId) {
+        self.states.insert(slot, State::Found);
+    }
+
+    /// Ends the time of adoption: returns the slots nobody asked for, which are being removed now.
+    pub(crate) fn settle(&mut self) -> BTreeSet<SlotId> {
+        self.settled = true;
+        let left: BTreeSet<_> = self.all(State::Found).collect();
+        for slot in &left {
+            self.states.insert(*slot, State::Cleaning);
+        }
+        left
+    }
+
+    /// Says whether the time of adoption is over.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Decides which slots to build now, and notes them as being built.
+    ///
+    /// Nothing is built until half of the spare ones are used, so that a steady coming and going
+    /// reuses slots instead of building and removing them.
+    pub(crate) fn plan_builds(&mut self) -> Vec<SlotId> {
+        let coming = self.count(State::Free) + self.count(State::Building);
+        if !self.settled || coming >= self.waiting + self.spare.div_ceil(2) {
+            return Vec::new();
+        }
+        let wanted = self.waiting + self.spare - coming;
+        let unused: Vec<SlotId> = (1..=self.maximum)
+            .map(SlotId)
+            .filter(|slot| !self.states.contains_key(slot))
+            .take(wanted)
+            .collect();
+        self.states.extend(unused.iter().map(|slot| (*slot, State::Building)));
+        unused
+    }
+
+    /// Notes that a slot is whole and closed.
+    pub(crate) fn ready(&mut self, slot: SlotId) {
+        self.states.insert(slot, State::Free);
+    }
+
+    /// Notes that a slot is not there any more.
+    pub(crate) fn gone(&mut self, slot: SlotId) {
+        self.states.remove(&slot);
+    }
+
+    /// Ends a claim. Says no for a slot that has none.
+    pub(crate) fn release(&mut self, slot: SlotId) -> bool {
+        let claimed = self.state(slot) == Some(State::Claimed);
+        if claimed {
+            self.states.insert(slot, State::Cleaning);
+        }
+        claimed
+    }
+
+    /// Decides what becomes of a slot that is being cleaned.
+    pub(crate) fn afterlife(&self) -> Afterlife {
+        if self.count(State::Free) >= self.spare + self.waiting {
+            Afterlife::Remove
+        } else {
+            Afterlife::Reuse
+        }
+    }
+
+    /// Counts the slots in a state.
+    pub(crate) fn count(&self, state: State) -> usize {
+        self.all(state).count()
+    }
+
+    fn first(&self, state: State) -> Option<SlotId> {
+        self.all(state).next()
+    }
+
+    fn all(&self, state: State) -> impl Iterator<Item = SlotId> {
+        self.states.iter().filter(move |(_, known)| **known == state).map(|(slot, _)| *slot)
+    }
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

@@ -1,0 +1,104 @@
+use super::*;
+
+fn settled(spare: u16, maximum: u16) -> Book {
+    let mut book = Book::new(spare, maximum, BTreeSet::new());
+    assert!(book.settle().is_empty());
+    book
+}
+
+fn build(book: &mut Book) -> usize {
+    let slots = book.plan_builds();
+    for slot in &slots {
+        book.ready(*slot);
+    }
+    slots.len()
+}
+
+fn take(book: &mut Book) -> SlotId {
+    match book.take() {
+        Take::Slot(slot) => slot,
+        other @ (Take::Wait | Take::Exhausted) => panic!("a slot was to be had: {other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_built_or_given_before_adoption_is_over() {
+    let mut book = Book::new(4, 10, [SlotId(1), SlotId(2), SlotId(3)].into());
+    assert!(book.plan_builds().is_empty());
+    assert!(book.adopt(SlotId(2)));
+    assert!(!book.adopt(SlotId(2)), "adopted twice");
+    assert!(!book.adopt(SlotId(9)), "adopted a slot that is not there");
+    assert_eq!(book.settle(), [SlotId(1), SlotId(3)].into());
+    assert_eq!(book.plan_builds(), [SlotId(4), SlotId(5), SlotId(6), SlotId(7)]);
+}
+
+#[test]
+fn steady_coming_and_going_builds_nothing() {
+    let mut book = settled(8, 100);
+    assert_eq!(build(&mut book), 8);
+    for _ in 0..20 {
+        let taken: Vec<_> = (0..4).map(|_| take(&mut book)).collect();
+        assert_eq!(build(&mut book), 0);
+        for slot in taken {
+            assert!(book.release(slot));
+            assert_eq!(book.afterlife(), Afterlife::Reuse);
+            book.ready(slot);
+        }
+    }
+    assert_eq!(book.count(State::Free), 8);
+}
+
+#[test]
+fn a_burst_is_built_for_and_removed_again() {
+    let mut book = settled(8, 100);
+    build(&mut book);
+    let mut taken = Vec::new();
+    while taken.len() < 20 {
+        match book.take() {
+            Take::Slot(slot) => taken.push(slot),
+            Take::Wait => {
+                book.begin_wait();
+                assert!(build(&mut book) > 0);
+                book.end_wait();
+            }
+            Take::Exhausted => panic!("there are a hundred"),
+        }
+    }
+    for slot in taken {
+        assert!(book.release(slot));
+        match book.afterlife() {
+            Afterlife::Reuse => book.ready(slot),
+            Afterlife::Remove => book.gone(slot),
+        }
+    }
+    assert_eq!(book.count(State::Free), 8);
+    assert_eq!(book.states.len(), 8);
+}
+
+#[test]
+fn the_maximum_holds_and_a_release_ends_it() {
+    let mut book = settled(1, 2);
+    build(&mut book);
+    let first = take(&mut book);
+    assert_eq!(book.take(), Take::Wait);
+    build(&mut book);
+    take(&mut book);
+    assert_eq!(book.take(), Take::Exhausted);
+    assert!(book.plan_builds().is_empty());
+    assert!(book.release(first));
+    assert!(!book.release(first), "released twice");
+    assert_eq!(book.take(), Take::Wait, "it is on its way");
+    book.ready(first);
+    assert_eq!(book.take(), Take::Slot(first));
+}
+
+#[test]
+fn no_spare_slots_still_serves_those_who_wait() {
+    let mut book = settled(0, 5);
+    assert!(book.plan_builds().is_empty());
+    assert_eq!(book.take(), Take::Wait);
+    book.begin_wait();
+    assert_eq!(build(&mut book), 1);
+    assert!(matches!(book.take(), Take::Slot(_)));
+    book.end_wait();
+}

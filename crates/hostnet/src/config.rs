@@ -1,0 +1,104 @@
+//! What an operator may choose.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use tarn_types::InstanceTag;
+
+use crate::{
+    error::SlotsStartError,
+    plan::{AddressRange, GATEWAY, MOST_SLOTS},
+};
+
+/// The port of resolvers named by address alone.
+const DNS_PORT: u16 = 53;
+
+/// Says how the slots of one server are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotsConfig {
+    /// Marks everything made on the host.
+    pub tag: InstanceTag,
+    /// Holds one file for each slot, on which its namespace is mounted. Made if missing.
+    pub run_dir: PathBuf,
+    /// Where host-side addresses are taken from.
+    pub range: AddressRange,
+    /// How many slots are kept ready. Default: 8.
+    pub spare: u16,
+    /// How many slots there may be, at most 1000, which is the default.
+    pub maximum: u16,
+    /// The resolvers that sandboxes are answered from, in order of preference. If empty, those of
+    /// `/etc/resolv.conf`, as they are at the start.
+    pub dns_upstreams: Vec<SocketAddr>,
+}
+
+// === impl SlotsConfig ===
+
+impl SlotsConfig {
+    /// Makes a configuration of defaults.
+    #[must_use]
+    pub fn new(tag: InstanceTag, run_dir: PathBuf) -> Self {
+        Self {
+            tag,
+            run_dir,
+            range: AddressRange::DEFAULT,
+            spare: 8,
+            maximum: MOST_SLOTS,
+            dns_upstreams: Vec::new(),
+        }
+    }
+
+    /// Refuses what cannot be.
+    pub(crate) fn check(&self) -> Result<(), SlotsStartError> {
+        if (1..=MOST_SLOTS).contains(&self.maximum) {
+            return Ok(());
+        }
+        Err(SlotsStartError::Config(format!(
+            "{} network slots are not possible: choose 1 to {MOST_SLOTS}",
+            self.maximum
+        )))
+    }
+
+    /// Returns the resolvers to ask.
+    pub(crate) fn upstreams(&self) -> Vec<SocketAddr> {
+        if !self.dns_upstreams.is_empty() {
+            return self.dns_upstreams.clone();
+        }
+        // A host without the file has no resolver; sandboxes are then told that none answers.
+        parse_resolv_conf(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    }
+}
+
+/// Reads the resolvers out of a `resolv.conf`.
+fn parse_resolv_conf(text: &str) -> Vec<SocketAddr> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
+        // Ours is not one to ask; it would be us again.
+        .filter(|address: &IpAddr| *address != IpAddr::V4(GATEWAY))
+        .map(|address| SocketAddr::new(address, DNS_PORT))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_are_read_in_order_and_nonsense_is_passed_over() {
+        let text = "# by hand\nsearch example.com\nnameserver 10.0.0.53\n nameserver\t::1\n\
+                    nameserver fe80::1%eth0\nnameserver 169.254.77.1\nnameserver\noptions edns0\n";
+        let found: Vec<String> = parse_resolv_conf(text).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.0.0.53:53", "[::1]:53"]);
+    }
+
+    #[test]
+    fn the_number_of_slots_is_bounded() {
+        let tag: InstanceTag = "abc123".parse().expect("the test writes a good tag");
+        for (maximum, good) in [(0, false), (1, true), (1000, true), (1001, false)] {
+            let config = SlotsConfig { maximum, ..SlotsConfig::new(tag.clone(), PathBuf::new()) };
+            assert_eq!(config.check().is_ok(), good, "{maximum}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What this host has, lacks, or has that stands in the way.
+
+use serde_json::Value;
+
+use crate::{
+    config::SlotsConfig,
+    error::StepFailure,
+    plan::Names,
+    rules::{list, nft},
+    ruleset::{Openings, compile},
+    uplink,
+};
+
+/// One thing that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// What it is, in a few words.
+    pub name: &'static str,
+    /// Whether it is as tarn needs it.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do, if it isn't.
+    pub remedy: Option<String>,
+}
+
+/// Checks what network slots need of the host. Changes nothing. Blocking.
+#[must_use]
+pub fn facts(config: &SlotsConfig) -> Vec<Fact> {
+    let mut facts =
+        vec![nft_version(), rules_accepted(config), forwarding(config), resolvers(config)];
+    facts.extend(foreign_drops(config));
+    facts
+}
+
+fn nft_version() -> Fact {
+    let name = "nftables";
+    match nft(&["--version"], "") {
+        Ok(version) => Fact::good(name, version.trim().to_owned()),
+        Err(failure) => Fact::bad(name, text(&failure), "apt-get install nftables".into()),
+    }
+}
+
+/// Has the kernel check the whole rule set without loading it.
+fn rules_accepted(config: &SlotsConfig) -> Fact {
+    let name = "kernel rules";
+    let names = Names::new(config.tag.clone());
+    let Some(block) = config.range.candidates(&config.tag).next() else {
+        return Fact::bad(name, "the address range is empty".into(), "set another".into());
+    };
+    let script = compile(&names, config.range, block, &Openings::default());
+    match nft(&["-c", "-f", "-"], &script) {
+        Ok(_) => Fact::good(name, "the kernel takes tarn's rules".into()),
+        Err(failure) => Fact::bad(
+            name,
+            text(&failure),
+            "run as root, on a kernel with nf_tables (inet family, nat, fib, conntrack) as of \
+             Linux 5.10"
+                .into(),
+        ),
+    }
+}
+
+fn forwarding(config: &SlotsConfig) -> Fact {
+    let name = "forwarding";
+    let uplinks = match uplink::find(config.range) {
+        Ok(uplinks) => uplinks,
+        Err(failure) => return Fact::bad(name, text(&failure), "run as root on Linux".into()),
+    };
+    if uplinks.names.is_empty() {
+        return Fact::bad(
+            name,
+            "no route leads to the internet".into(),
+            "add a default route, or use sandboxes without internet".into(),
+        );
+    }
+    let list = uplinks.names.into_iter().collect::<Vec<_>>().join(", ");
+    match uplink::host_forwards() {
+        Ok(true) => Fact::good(name, format!("the host forwards; uplinks: {list}")),
+        Ok(false) => Fact::good(
+            name,
+            format!("off; tarn switches it on for {list} alone and lets nobody else use it"),
+        ),
+        Err(failure) => {
+            Fact::bad(name, text(&failure), "mount /proc/sys writable where tarn runs".into())
+        }
+    }
+}
+
+fn resolvers(config: &SlotsConfig) -> Fact {
+    let name = "resolvers";
+    let upstreams = config.upstreams();
+    if upstreams.is_empty() {
+        return Fact::bad(
+            name,
+            "none is configured and /etc/resolv.conf names none: sandboxes get SERVFAIL".into(),
+            "set TARN_DNS_UPSTREAM".into(),
+        );
+    }
+    let list = upstreams.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Fact::good(name, list)
+}
+
+/// Finds chains of others that drop by default what sandboxes send or are sent: an accept of ours
+/// does not overrule them, and we do not touch them.
+fn foreign_drops(config: &SlotsConfig) -> Vec<Fact> {
+    let chains = match list("chains") {
+        Ok(chains) => chains,
+        Err(failure) => {
+            return vec![Fact::bad("other firewalls", text(&failure), "run as root".into())];
+        }
+    };
+    let found = dropping_chains(&chains);
+    if found.is_empty() {
+        return vec![Fact::good("other firewalls", "none drops by default".into())];
+    }
+    let prefix = Names::new(config.tag.clone()).interface_prefix();
+    found.into_iter().map(|(hook, place)| foreign_drop(&prefix, hook, &place)).collect()
+}
+
+fn foreign_drop(prefix: &str, hook: &str, place: &str) -> Fact {
+    let remedy = if hook == "forward" {
+        format!(
+            "let tarn's interfaces through, with Docker: iptables -I DOCKER-USER -i {prefix}+ -j \
+             ACCEPT && iptables -I DOCKER-USER -o {prefix}+ -m conntrack --ctstate \
+             ESTABLISHED,RELATED -j ACCEPT; otherwise the same in its own configuration. tarn's \
+             own rules still decide what a sandbox may reach"
+        )
+    } else {
+        let port = crate::plan::RESOLVER_PORT;
+        format!(
+            "let sandboxes ask tarn's resolver: accept udp and tcp port {port} from interfaces \
+             {prefix}+ to {}, for instance with ufw: ufw allow in proto udp to {0} port {port}",
+            crate::plan::GATEWAY
+        )
+    };
+    Fact::bad("other firewalls", format!("{place} drops by default"), remedy)
+}
+
+/// Returns hook and name of base chains with policy drop that are not ours.
+fn dropping_chains(chains: &[Value]) -> Vec<(&'static str, String)> {
+    chains
+        .iter()
+        .filter_map(|entry| {
+            let chain = entry.get("chain")?;
+            let field = |key: &str| chain.get(key).and_then(Value::as_str);
+            let hook = ["forward", "input"].into_iter().find(|hook| field("hook") == Some(hook))?;
+            let (family, table, name) = (field("family")?, field("table")?, field("name")?);
+            let concerns = ["ip", "inet"].contains(&family) && !table.starts_with("tarn_");
+            (concerns && field("policy") == Some("drop"))
+                .then(|| (hook, format!("{family} {table} {name}")))
+        })
+        .collect()
+}
+
+fn text(failure: &StepFailure) -> String {
+    format!("{}: {}", failure.step, failure.detail.trim())
+}
+
+// === impl Fact ===
+
+impl Fact {
+    fn good(name: &'static str, detail: String) -> Self {
+        Self { name, ok: true, detail, remedy: None }
+    }
+
+    fn bad(name: &'static str, detail: String, remedy: String) -> Self {
+        Self { name, ok: false, detail, remedy: Some(remedy) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_of_others_that_drop_are_named() {
+        let chains = serde_json::json!([
+            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
+            {"chain": {"family": "inet", "table": "ufw", "name": "in", "hook": "input", "policy": "drop"}},
+            {"chain": {"family": "ip6", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "accept"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}},
+            {"chain": {"family": "inet", "table": "tarn_x", "name": "x", "hook": "input", "policy": "drop"}},
+        ]);
+        let found = dropping_chains(chains.as_array().expect("it is an array"));
+        let expected =
+            [("forward", "ip filter FORWARD".to_owned()), ("input", "inet ufw in".to_owned())];
+        assert_eq!(found, expected);
+        let fact = foreign_drop("tabc123", "forward", &found[0].1);
+        assert!(!fact.ok && fact.remedy.expect("it has one").contains("-i tabc123+ -j ACCEPT"));
+    }
+}

@@ -1,0 +1,76 @@
+//! Flows the kernel remembers (`linux/netfilter/nfnetlink_conntrack.h`).
+
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+
+use super::{
+    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP},
+    socket::{Family, NetlinkError, dump, transact},
+};
+
+const SUBSYSTEM: u16 = 1;
+const IPCTNL_MSG_CT_GET: u16 = 1;
+const IPCTNL_MSG_CT_DELETE: u16 = 2;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_FILTER_F_CTA_IP_SRC: u32 = 1;
+const CTA_FILTER_F_CTA_IP_DST: u32 = 2;
+const NFGENMSG: [u8; 4] = [2, 0, 0, 0];
+
+/// Makes the kernel forget every flow from or to an address.
+///
+/// Listed and deleted one by one: deleting by filter needs Linux 6.8. A kernel older than 5.8
+/// lists every flow instead of the filtered ones, so each is looked at again here.
+pub(crate) fn forget_flows(address: Ipv4Addr) -> Result<usize, NetlinkError> {
+    let mut doomed = Vec::new();
+    for (side, flag) in
+        [(CTA_IP_V4_SRC, CTA_FILTER_F_CTA_IP_SRC), (CTA_IP_V4_DST, CTA_FILTER_F_CTA_IP_DST)]
+    {
+        let message = Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &NFGENMSG)
+            .nested(CTA_TUPLE_ORIG, |tuple| {
+                tuple.nested(CTA_TUPLE_IP, |ip| ip.attribute(side, &address.octets()))
+            })
+            .nested(CTA_FILTER, |filter| {
+                filter.attribute(CTA_FILTER_ORIG_FLAGS, &flag.to_ne_bytes())
+            });
+        dump(Family::Netfilter, message, |payload| doomed.extend(deletion(payload, address)))?;
+    }
+    let count = doomed.len();
+    for message in doomed {
+        match transact(Family::Netfilter, vec![message]) {
+            Ok(()) => {}
+            // It ended by itself meanwhile.
+            Err(error) if error.errno == Errno::ENOENT => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+fn deletion(flow: &[u8], address: Ipv4Addr) -> Option<Message> {
+    let attributes = Attributes::behind(flow, NFGENMSG.len());
+    let tuple = attributes.find(CTA_TUPLE_ORIG)?;
+    let ip = Attributes::inside(Attributes::inside(tuple).find(CTA_TUPLE_IP)?);
+    let ours = [CTA_IP_V4_SRC, CTA_IP_V4_DST]
+        .into_iter()
+        .any(|side| ip.find(side) == Some(address.octets().as_slice()));
+    if !ours {
+        return None;
+    }
+    let message = Message::new(kind(IPCTNL_MSG_CT_DELETE), NLM_F_ACK, &NFGENMSG)
+        .nested(CTA_TUPLE_ORIG, |inner| inner.raw(tuple));
+    Some(match attributes.find(CTA_ZONE) {
+        Some(zone) => message.attribute(CTA_ZONE, zone),
+        None => message,
+    })
+}
+
+fn kind(message: u16) -> u16 {
+    (SUBSYSTEM << 8) | message
+}

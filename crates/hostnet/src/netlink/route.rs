@@ -1,0 +1,234 @@
+//! Links, addresses, routes and neighbours (`linux/rtnetlink.h`).
+
+use std::{
+    net::Ipv4Addr,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+use super::{
+    message::{
+        Attributes, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
+        read_u32,
+    },
+    socket::{Family, NetlinkError, dump, transact},
+};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFF_UP: u32 = 1;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RT_TABLE_MAIN: u8 = 254;
+const RT_TABLE_LOCAL: u32 = 255;
+const RTPROT_STATIC: u8 = 4;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
+const RTN_UNICAST: u8 = 1;
+
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
+
+const AF_INET: u8 = 2;
+const IFINFOMSG: usize = 16;
+const RTMSG: usize = 12;
+
+/// One end of a veth pair: what it is called and where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its hardware address.
+    pub(crate) mac: [u8; 6],
+    /// Its namespace; the calling thread's if none.
+    pub(crate) netns: Option<BorrowedFd<'a>>,
+}
+
+/// An interface of the calling thread's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+}
+
+/// An IPv4 route of the calling thread's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) network: Ipv4Addr,
+    pub(crate) prefix: u8,
+    /// Whether it leads to other hosts, rather than to the host itself or nowhere.
+    pub(crate) onward: bool,
+    /// The interfaces it leads out of.
+    pub(crate) interfaces: Vec<u32>,
+}
+
+/// Carries changes out, in order.
+pub(crate) fn run(messages: Vec<Message>) -> Result<(), NetlinkError> {
+    transact(Family::Route, messages)
+}
+
+/// Makes a veth pair; both ends are down.
+pub(crate) fn new_veth(near: Place<'_>, far: Place<'_>, mtu: u32) -> Message {
+    let end = |message: Message, place: Place<'_>| {
+        let message = message
+            .attribute(IFLA_IFNAME, &terminated(place.name))
+            .attribute(IFLA_ADDRESS, &place.mac)
+            .attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        match place.netns {
+            Some(netns) => message.attribute(IFLA_NET_NS_FD, &netns.as_raw_fd().to_ne_bytes()),
+            None => message,
+        }
+    };
+    let message =
+        Message::new(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link_head(0, 0));
+    end(message, near).nested(IFLA_LINKINFO, |info| {
+        info.attribute(IFLA_INFO_KIND, b"veth").nested(IFLA_INFO_DATA, |data| {
+            data.nested(VETH_INFO_PEER, |peer| end(peer.raw(&link_head(0, 0)), far))
+        })
+    })
+}
+
+/// Sets an interface up.
+pub(crate) fn lift(index: u32) -> Message {
+    Message::new(RTM_NEWLINK, NLM_F_ACK, &link_head(index, IFF_UP))
+}
+
+/// Deletes an interface, and with it its peer.
+pub(crate) fn delete_interface(name: &str) -> Message {
+    Message::new(RTM_DELLINK, NLM_F_ACK, &link_head(0, 0)).attribute(IFLA_IFNAME, &terminated(name))
+}
+
+/// Gives an interface an address, or leaves it there.
+pub(crate) fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> Message {
+    let mut head = [AF_INET, prefix, 0, RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    head[4..8].copy_from_slice(&index.to_ne_bytes());
+    Message::new(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &head)
+        .attribute(IFA_LOCAL, &address.octets())
+        .attribute(IFA_ADDRESS, &address.octets())
+}
+
+/// Adds a route, or replaces the one to the same place.
+///
+/// `via` is the gateway; without one the place is on the link itself, and `source` is the address
+/// that the host uses toward it.
+pub(crate) fn add_route(
+    index: u32,
+    network: Ipv4Addr,
+    prefix: u8,
+    via: Option<Ipv4Addr>,
+    source: Option<Ipv4Addr>,
+) -> Message {
+    let scope = if via.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
+    let head =
+        [AF_INET, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
+    let mut message = Message::new(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &head)
+        .attribute(RTA_OIF, &index.to_ne_bytes());
+    if prefix > 0 {
+        message = message.attribute(RTA_DST, &network.octets());
+    }
+    if let Some(via) = via {
+        message = message.attribute(RTA_GATEWAY, &via.octets());
+    }
+    if let Some(source) = source {
+        message = message.attribute(RTA_PREFSRC, &source.octets());
+    }
+    message
+}
+
+/// Fixes the hardware address of a neighbour for good.
+pub(crate) fn add_neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> Message {
+    let mut head = [AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    head[4..8].copy_from_slice(&index.to_ne_bytes());
+    head[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    Message::new(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &head)
+        .attribute(NDA_DST, &address.octets())
+        .attribute(NDA_LLADDR, &mac)
+}
+
+/// Lists the interfaces.
+pub(crate) fn interfaces() -> Result<Vec<Interface>, NetlinkError> {
+    let mut found = Vec::new();
+    dump(Family::Route, Message::new(RTM_GETLINK, NLM_F_DUMP, &link_head(0, 0)), |payload| {
+        found.extend(read_interface(payload));
+    })?;
+    Ok(found)
+}
+
+/// Lists the IPv4 routes of every table but the host's own addresses'.
+pub(crate) fn routes() -> Result<Vec<Route>, NetlinkError> {
+    let head = [AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut found = Vec::new();
+    dump(Family::Route, Message::new(RTM_GETROUTE, NLM_F_DUMP, &head), |payload| {
+        found.extend(read_route(payload));
+    })?;
+    Ok(found)
+}
+
+fn read_interface(payload: &[u8]) -> Option<Interface> {
+    let attributes = Attributes::behind(payload, IFINFOMSG);
+    let name = attributes.find(IFLA_IFNAME)?;
+    Some(Interface {
+        index: read_u32(payload, 4)?,
+        name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(),
+        mtu: read_u32(attributes.find(IFLA_MTU)?, 0)?,
+    })
+}
+
+fn read_route(payload: &[u8]) -> Option<Route> {
+    let attributes = Attributes::behind(payload, RTMSG);
+    let prefix = *payload.get(1)?;
+    let table = attributes
+        .find(RTA_TABLE)
+        .and_then(|value| read_u32(value, 0))
+        .unwrap_or(u32::from(*payload.get(4)?));
+    let network = match attributes.find(RTA_DST) {
+        Some(value) => Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?),
+        None => Ipv4Addr::UNSPECIFIED,
+    };
+    let mut interfaces: Vec<u32> =
+        attributes.find(RTA_OIF).and_then(|value| read_u32(value, 0)).into_iter().collect();
+    // struct rtnexthop: length (2), flags, hops, interface (4), attributes.
+    let mut hops = attributes.find(RTA_MULTIPATH).unwrap_or_default();
+    while let Some(index) = read_u32(hops, 4) {
+        interfaces.push(index);
+        let size = usize::from(u16::from_ne_bytes([hops[0], hops[1]])).next_multiple_of(4);
+        hops = if size < 8 { &[] } else { hops.get(size..).unwrap_or_default() };
+    }
+    let onward = table != RT_TABLE_LOCAL && *payload.get(7)? == RTN_UNICAST;
+    Some(Route { network, prefix, onward, interfaces })
+}
+
+fn link_head(index: u32, flags: u32) -> [u8; IFINFOMSG] {
+    let mut head = [0; IFINFOMSG];
+    head[4..8].copy_from_slice(&index.to_ne_bytes());
+    head[8..12].copy_from_slice(&flags.to_ne_bytes());
+    head[12..16].copy_from_slice(&flags.to_ne_bytes());
+    head
+}
+
+fn terminated(name: &str) -> Vec<u8> {
+    [name.as_bytes(), &[0]].concat()
+}

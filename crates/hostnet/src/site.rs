@@ -1,0 +1,219 @@
+//! Slots as objects of the host: a namespace, a pair of interfaces, addresses.
+//!
+//! Blocking. A slot is a file in the run directory on which its namespace is mounted, and an
+//! interface of the same name; whatever has only one of them was left by a crash.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    net::Ipv4Addr,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{NSFS_MAGIC, statfs},
+};
+use tarn_host::SlotId;
+
+use crate::{
+    error::{Step as _, StepFailure},
+    netlink::{
+        Place, add_address, add_neighbour, add_route, change_routes, delete_interface, interfaces,
+        lift, new_veth,
+    },
+    plan::{GATEWAY, GATEWAY_MAC, INSIDE, INSIDE_MAC, LINK_PREFIX, Names},
+};
+
+/// The interface inside, as runtimes expect it.
+const INSIDE_INTERFACE: &str = "eth0";
+/// The namespace of the calling thread.
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
+
+/// Where slots are built.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) names: Names,
+    pub(crate) run_dir: PathBuf,
+}
+
+/// The slots that the host has.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Those with both a namespace and an interface.
+    pub(crate) whole: BTreeSet<SlotId>,
+    /// Those that a crash left half built or half removed.
+    pub(crate) broken: BTreeSet<SlotId>,
+}
+
+// === impl Site ===
+
+impl Site {
+    /// Returns the file that is a slot's namespace.
+    pub(crate) fn netns(&self, slot: SlotId) -> PathBuf {
+        self.run_dir.join(self.names.interface(slot))
+    }
+
+    /// Says whether a slot has both a namespace and an interface.
+    pub(crate) fn is_whole(&self, slot: SlotId) -> bool {
+        let interface = self.names.interface(slot);
+        is_namespace(&self.netns(slot)) && if_nametoindex(interface.as_str()).is_ok()
+    }
+
+    /// Looks at what the host has.
+    pub(crate) fn survey(&self) -> Result<Survey, StepFailure> {
+        let linked: BTreeSet<SlotId> = interfaces()
+            .step("list interfaces")?
+            .iter()
+            .filter_map(|interface| self.names.slot(&interface.name))
+            .collect();
+        let mut filed = BTreeSet::new();
+        let entries = match fs::read_dir(&self.run_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries.step("read run directory")?),
+        };
+        for entry in entries.into_iter().flatten() {
+            let entry = entry.step("read run directory")?;
+            filed.extend(entry.file_name().to_str().and_then(|name| self.names.slot(name)));
+        }
+        let whole: BTreeSet<SlotId> = linked
+            .intersection(&filed)
+            .copied()
+            .filter(|slot| is_namespace(&self.netns(*slot)))
+            .collect();
+        let broken = linked.union(&filed).copied().filter(|slot| !whole.contains(slot)).collect();
+        Ok(Survey { whole, broken })
+    }
+
+    /// Builds a slot. Nothing of it stays if that fails.
+    pub(crate) fn build(
+        &self,
+        slot: SlotId,
+        address: Ipv4Addr,
+        mtu: u32,
+    ) -> Result<(), StepFailure> {
+        let built = self.raise(slot, address, mtu);
+        if built.is_err() {
+            // The first failure is the one to tell; what stays is found again by the next survey.
+            drop(self.demolish(slot));
+        }
+        built
+    }
+
+    /// Puts the addresses inside back, which a runtime takes away at start
+    /// (`runtime-gvisor.md` §7).
+    pub(crate) fn refresh(&self, slot: SlotId) -> Result<(), StepFailure> {
+        let netns = File::open(self.netns(slot)).step("open namespace")?;
+        in_thread(move || {
+            setns(netns, CloneFlags::CLONE_NEWNET).step("enter namespace")?;
+            furnish_inside()
+        })
+    }
+
+    /// Removes all of a slot that there is.
+    pub(crate) fn demolish(&self, slot: SlotId) -> Result<(), StepFailure> {
+        match change_routes(vec![delete_interface(&self.names.interface(slot))]) {
+            Ok(()) => {}
+            Err(error) if error.errno == Errno::ENODEV => {}
+            Err(error) => return Err(error).step("delete interface"),
+        }
+        let file = self.netns(slot);
+        // Once for each mount on the file; more than one only after a crash between two builds.
+        while is_namespace(&file) {
+            umount2(&file, MntFlags::MNT_DETACH).step("unmount namespace")?;
+        }
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).step("remove namespace file")
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn raise(&self, slot: SlotId, address: Ipv4Addr, mtu: u32) -> Result<(), StepFailure> {
+        let file = self.netns(slot);
+        if file.exists() {
+            // Left by a build that failed and could not be undone.
+            self.demolish(slot)?;
+        }
+        File::create(&file).step("create namespace file")?;
+        let host = File::open(OWN_NETNS).step("open own namespace")?;
+        let name = self.names.interface(slot);
+        let near = name.clone();
+        in_thread(move || {
+            unshare(CloneFlags::CLONE_NEWNET).step("make namespace")?;
+            mount(Some(OWN_NETNS), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .step("mount namespace")?;
+            close_ipv6("all");
+            close_ipv6("default");
+            let inside = Place { name: INSIDE_INTERFACE, mac: INSIDE_MAC, netns: None };
+            let outside = Place { name: &near, mac: GATEWAY_MAC, netns: Some(host.as_fd()) };
+            change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")?;
+            furnish_inside()
+        })?;
+        furnish_outside(&name, address)
+    }
+}
+
+/// Sets up the host's end.
+fn furnish_outside(name: &str, address: Ipv4Addr) -> Result<(), StepFailure> {
+    close_ipv6(name);
+    // Forwarding is asked of the interface that a packet comes in by; the host's own setting
+    // stays as it is. The strict reverse-path check is the net below the rules: it drops
+    // whatever still has its inside address.
+    for (key, value) in [("forwarding", "1"), ("rp_filter", "1"), ("accept_redirects", "0")] {
+        fs::write(format!("/proc/sys/net/ipv4/conf/{name}/{key}"), value)
+            .step("set interface options")?;
+    }
+    let index = if_nametoindex(name).step("find interface")?;
+    change_routes(vec![
+        add_address(index, GATEWAY, 32),
+        lift(index),
+        add_route(index, address, 32, None, Some(GATEWAY)),
+        // The rewriting comes before the neighbour is looked up.
+        add_neighbour(index, INSIDE, INSIDE_MAC),
+    ])
+    .step("set up the host's end")
+}
+
+/// Sets up loopback and the end inside, as the calling thread's namespace has them.
+fn furnish_inside() -> Result<(), StepFailure> {
+    let loopback = if_nametoindex("lo").step("find loopback")?;
+    let index = if_nametoindex(INSIDE_INTERFACE).step("find interface inside")?;
+    change_routes(vec![
+        lift(loopback),
+        add_address(index, INSIDE, LINK_PREFIX),
+        lift(index),
+        add_route(index, Ipv4Addr::UNSPECIFIED, 0, Some(GATEWAY), None),
+        // Fixed, so that nobody needs to answer ARP, which the reverse-path check would forbid.
+        add_neighbour(index, GATEWAY, GATEWAY_MAC),
+    ])
+    .step("set up the end inside")
+}
+
+/// Takes IPv6 off an interface. The rules drop it anyway; a kernel without IPv6 has no such file.
+fn close_ipv6(interface: &str) {
+    drop(fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "1"));
+}
+
+/// Runs work in a thread of its own, which may change its namespace and then ends.
+fn in_thread<T: Send>(
+    work: impl FnOnce() -> Result<T, StepFailure> + Send,
+) -> Result<T, StepFailure> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("slot-netns".into()).spawn_scoped(scope, work);
+        thread.step("start thread")?.join().unwrap_or_else(|_| {
+            Err(StepFailure { step: "run in namespace", detail: "the thread panicked".into() })
+        })
+    })
+}
+
+fn is_namespace(file: &Path) -> bool {
+    statfs(file).is_ok_and(|status| status.filesystem_type() == NSFS_MAGIC)
+}

@@ -1,0 +1,260 @@
+//! The slots of a host, behind the trait that a node sees.
+
+mod keeper;
+mod tenant;
+
+use std::{
+    fs,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tarn_host::{Slot, SlotError, SlotId, Slots};
+use tarn_task::Tasks;
+use tarn_types::{EgressPolicy, SandboxId};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, timeout_at},
+};
+
+use self::tenant::Tenants;
+use crate::{
+    book::{Book, Take},
+    config::SlotsConfig,
+    dns::Forwarder,
+    error::{SlotsStartError, Step as _, StepFailure},
+    plan::{AddressRange, Block, Names},
+    reserve::reserve,
+    rules::Rules,
+    site::Site,
+    uplink,
+};
+
+/// How long a claim waits for a slot to be built. One takes milliseconds; a burst of hundreds on a
+/// small machine takes seconds.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
+/// Slots built at a time: the kernel makes namespaces one after the other anyway.
+const BUILDS_AT_A_TIME: usize = 2;
+
+/// The network slots of this host. Clones share them.
+///
+/// Dropping it removes nothing: slots belong to sandboxes, which live on. The next start finds
+/// them again.
+#[derive(Debug, Clone)]
+pub struct HostSlots {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    site: Site,
+    block: Block,
+    rules: Rules,
+    range: AddressRange,
+    maximum: u16,
+    book: Mutex<Book>,
+    tenants: Mutex<Tenants>,
+    forwarder: Arc<Forwarder>,
+    /// The size of packets that the uplinks take.
+    mtu: AtomicU32,
+    builds: Semaphore,
+    /// Why the last build failed, for claims that waited in vain.
+    failure: Mutex<Option<(SlotId, String)>>,
+    /// Moves whenever the book may answer differently.
+    changed: watch::Sender<()>,
+    /// Wakes the keeper.
+    wake: Notify,
+    tasks: Tasks,
+}
+
+/// Gives a slot back if the claim that took it is dropped half way.
+struct Unfinished {
+    inner: Arc<Inner>,
+    slot: Option<SlotId>,
+}
+
+/// Counts a claim as waiting for as long as it lives.
+struct Waiting<'a>(&'a Mutex<Book>);
+
+// === impl HostSlots ===
+
+impl HostSlots {
+    /// Takes hold of the slots of this host: loads the rules, finds what an earlier life of this
+    /// server left, and starts keeping slots ready in the background (after
+    /// [`Slots::settle`]).
+    ///
+    /// Sandboxes in slots of an earlier life keep their network throughout.
+    ///
+    /// # Errors
+    /// Fails when the host lacks what is needed (see [`crate::facts`]) or refuses a step.
+    pub async fn start(config: SlotsConfig, tasks: Tasks) -> Result<Self, SlotsStartError> {
+        config.check()?;
+        let own = tasks.clone();
+        let inner = tasks
+            .spawn_blocking(move || Inner::open(&config, own))
+            .await
+            .step("start network slots")??;
+        let inner = Arc::new(inner);
+        tasks.spawn("slot_keeper", keeper::keep(Arc::clone(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// Returns how many slots are ready for a claim.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.inner.book.lock().count(crate::book::State::Free)
+    }
+}
+
+#[async_trait]
+impl Slots for HostSlots {
+    async fn claim(&self, id: &SandboxId, policy: &EgressPolicy) -> Result<Slot, SlotError> {
+        let slot = self.inner.take().await?;
+        let mut unfinished = Unfinished { inner: Arc::clone(&self.inner), slot: Some(slot) };
+        let place = Arc::clone(&self.inner).occupy(slot, id, policy).await?;
+        unfinished.slot = None;
+        Ok(place)
+    }
+
+    async fn set_policy(&self, slot: SlotId, policy: &EgressPolicy) -> Result<(), SlotError> {
+        Arc::clone(&self.inner).set_policy(slot, policy).await
+    }
+
+    async fn adopt(
+        &self,
+        slot: SlotId,
+        id: &SandboxId,
+        policy: &EgressPolicy,
+    ) -> Result<Slot, SlotError> {
+        Arc::clone(&self.inner).adopt(slot, id, policy).await
+    }
+
+    async fn settle(&self) -> Result<(), SlotError> {
+        let inner = Arc::clone(&self.inner);
+        let settled = inner.tasks.clone().spawn_blocking(move || inner.settle()).await;
+        settled.step("settle").map_err(|failure| failure.of(SlotId(0)))?
+    }
+
+    async fn release(&self, slot: SlotId) {
+        let inner = Arc::clone(&self.inner);
+        // In a task of its own: whoever asks may stop waiting, the slot must be closed.
+        let released = inner.tasks.clone().spawn("slot_release", inner.vacate(slot));
+        if let Err(error) = released.await {
+            tracing::error!(slot = slot.0, %error, "release of a network slot was cut short");
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Blocking.
+    fn open(config: &SlotsConfig, tasks: Tasks) -> Result<Self, SlotsStartError> {
+        fs::create_dir_all(&config.run_dir).step("make run directory")?;
+        let names = Names::new(config.tag.clone());
+        let block = reserve(&names, config.range)?;
+        let rules = Rules::load(names.clone(), config.range, block)?;
+        let site = Site { names, run_dir: config.run_dir.clone() };
+        let survey = site.survey()?;
+        let uplinks = uplink::find(config.range)?;
+        tracing::info!(
+            tag = %config.tag, addresses = %block, found = survey.whole.len(),
+            broken = survey.broken.len(), uplinks = ?uplinks.names, mtu = uplinks.mtu,
+            "network slots ready to be adopted"
+        );
+        let found = survey.whole.into_iter().chain(survey.broken).collect();
+        let inner = Self {
+            site,
+            block,
+            rules,
+            range: config.range,
+            maximum: config.maximum,
+            book: Mutex::new(Book::new(config.spare, config.maximum, found)),
+            tenants: Mutex::default(),
+            forwarder: Arc::new(Forwarder::new(config.upstreams())),
+            mtu: AtomicU32::new(uplinks.mtu),
+            builds: Semaphore::new(BUILDS_AT_A_TIME),
+            failure: Mutex::default(),
+            changed: watch::Sender::new(()),
+            wake: Notify::new(),
+            tasks,
+        };
+        inner.follow_uplinks()?;
+        Ok(inner)
+    }
+
+    /// Takes a free slot out of the book, or waits for one.
+    async fn take(&self) -> Result<SlotId, SlotError> {
+        let mut changed = self.changed.subscribe();
+        let deadline = Instant::now() + CLAIM_PATIENCE;
+        let mut waiting = None;
+        loop {
+            let taken = self.take_now()?;
+            self.wake.notify_one();
+            if let Some(slot) = taken {
+                return Ok(slot);
+            }
+            if waiting.is_none() {
+                waiting = Some(Waiting::begin(&self.book));
+                self.wake.notify_one();
+            }
+            if timeout_at(deadline, changed.changed()).await.is_err() {
+                return Err(self.waited_in_vain());
+            }
+        }
+    }
+
+    fn take_now(&self) -> Result<Option<SlotId>, SlotError> {
+        let mut book = self.book.lock();
+        if !book.is_settled() {
+            let detail = "slots are claimed only after settle".to_owned();
+            return Err(StepFailure { step: "claim", detail }.of(SlotId(0)));
+        }
+        match book.take() {
+            Take::Slot(slot) => Ok(Some(slot)),
+            Take::Wait => Ok(None),
+            Take::Exhausted => Err(SlotError::Exhausted(self.maximum)),
+        }
+    }
+
+    fn waited_in_vain(&self) -> SlotError {
+        let (slot, detail) = self.failure.lock().clone().unwrap_or_else(|| {
+            (SlotId(0), format!("none was ready within {} s", CLAIM_PATIENCE.as_secs()))
+        });
+        StepFailure { step: "build", detail }.of(slot)
+    }
+
+    /// Tells whoever waits that the book has changed.
+    fn note(&self) {
+        self.changed.send_replace(());
+        self.wake.notify_one();
+    }
+}
+
+// === impl Unfinished ===
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            let inner = Arc::clone(&self.inner);
+            inner.tasks.clone().spawn("slot_release", inner.vacate(slot));
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl<'a> Waiting<'a> {
+    fn begin(book: &'a Mutex<Book>) -> Self {
+        book.lock().begin_wait();
+        Self(book)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().end_wait();
+    }
+}

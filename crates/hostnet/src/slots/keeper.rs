@@ -1,0 +1,97 @@
+//! Keeps slots ready, and looks after what others may change on the host.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tarn_host::SlotId;
+
+use super::Inner;
+use crate::{error::StepFailure, uplink};
+
+/// How often the host is looked at: an uplink may have come, another program may have flushed the
+/// rules.
+const ROUND: Duration = Duration::from_secs(5);
+
+/// Runs until shutdown.
+pub(super) async fn keep(inner: Arc<Inner>) {
+    let mut stopping = std::pin::pin!(inner.tasks.stopping());
+    loop {
+        for slot in inner.book.lock().plan_builds() {
+            inner.tasks.spawn("slot_build", Arc::clone(&inner).build(slot));
+        }
+        tokio::select! {
+            () = &mut stopping => return,
+            () = inner.wake.notified() => {}
+            () = tokio::time::sleep(ROUND) => {
+                let own = Arc::clone(&inner);
+                let looked = inner.tasks.spawn_blocking(move || own.look_around()).await;
+                if let Err(error) = looked {
+                    tracing::error!(%error, "network slots cannot be looked after");
+                }
+            }
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Builds a slot that the book has planned.
+    async fn build(self: Arc<Self>, slot: SlotId) {
+        let Ok(_permit) = self.builds.acquire().await else { return };
+        let inner = Arc::clone(&self);
+        let built = self.tasks.spawn_blocking(move || {
+            let mtu = inner.mtu.load(Ordering::Relaxed);
+            inner.site.build(slot, inner.block.address(slot), mtu)?;
+            inner.forget(slot)
+        });
+        let failure = match built.await {
+            Ok(Ok(())) => {
+                self.book.lock().ready(slot);
+                self.note();
+                return;
+            }
+            Ok(Err(StepFailure { step, detail })) => format!("{step}: {detail}"),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(slot = slot.0, failure, "network slot could not be built");
+        // Not noted as a change: the next round tries again, rather than this one without pause.
+        self.book.lock().gone(slot);
+        *self.failure.lock() = Some((slot, failure));
+    }
+
+    /// Blocking.
+    fn look_around(&self) {
+        match self.rules.heal() {
+            Ok(false) => {}
+            Ok(true) => tracing::error!(
+                "another program removed tarn's rules; sandboxes were cut off until now. \
+                 If a firewall service flushes the whole rule set, have it flush its own table"
+            ),
+            Err(failure) => tracing::error!(
+                step = failure.step,
+                detail = failure.detail,
+                "tarn's rules cannot be checked"
+            ),
+        }
+        if let Err(failure) = self.follow_uplinks() {
+            tracing::warn!(
+                step = failure.step,
+                detail = failure.detail,
+                "uplinks cannot be followed"
+            );
+        }
+    }
+
+    /// Sees to forwarding on whatever leads to the internet now. Blocking.
+    pub(super) fn follow_uplinks(&self) -> Result<(), StepFailure> {
+        let uplinks = uplink::find(self.range)?;
+        self.mtu.store(uplinks.mtu, Ordering::Relaxed);
+        let guarded = uplink::forward_on(&uplinks, &self.rules.guarded())?;
+        // The guard first: there must be no moment in which the host routes for its neighbours.
+        self.rules.guard(guarded.clone())?;
+        uplink::switch_on(&guarded)
+    }
+}

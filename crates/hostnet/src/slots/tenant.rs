@@ -1,0 +1,201 @@
+//! Sandboxes in slots: moving in, changing the policy, moving out.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use tarn_host::{Slot, SlotError, SlotId};
+use tarn_types::{EgressPolicy, SandboxId};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::Inner;
+use crate::{
+    book::Afterlife,
+    dns::{Ears, serve},
+    error::{Step as _, StepFailure},
+    netlink::forget_flows,
+};
+
+/// The sandboxes in slots. Its lock is held over each change of a claimed slot's rules, so that a
+/// late change of policy cannot open a slot that has just been released.
+pub(super) type Tenants = BTreeMap<SlotId, Tenant>;
+
+/// A sandbox in a slot.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    sandbox: SandboxId,
+    policy: watch::Sender<EgressPolicy>,
+    resolver: JoinHandle<()>,
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Opens a slot for a sandbox. The resolver listens before the first packet can come.
+    ///
+    /// Runs to its end even if dropped; the slot is the sandbox's then.
+    pub(super) async fn occupy(
+        self: Arc<Self>,
+        slot: SlotId,
+        id: &SandboxId,
+        policy: &EgressPolicy,
+    ) -> Result<Slot, SlotError> {
+        let address = self.block.address(slot);
+        let ears = Ears::open(&self.site.names.interface(slot), address)
+            .step("listen for DNS")
+            .map_err(|failure| failure.of(slot))?;
+        let (sender, receiver) = watch::channel(policy.clone());
+        let (forwarder, stopping) = (Arc::clone(&self.forwarder), self.tasks.stopping());
+        let resolver = self.tasks.spawn("slot_resolver", async move {
+            tokio::select! {
+                () = stopping => {}
+                () = serve(ears, receiver, forwarder) => {}
+            }
+        });
+        let tenant = Tenant { sandbox: id.clone(), policy: sender, resolver };
+        let place = Slot { id: slot, netns: self.site.netns(slot), address: IpAddr::V4(address) };
+        let policy = policy.clone();
+        let inner = Arc::clone(&self);
+        let opened = self.tasks.spawn_blocking(move || {
+            let mut tenants = inner.tenants.lock();
+            tenants.insert(slot, tenant);
+            inner.rules.open(slot, &policy)
+        });
+        flatten(opened.await).map_err(|failure| failure.of(slot))?;
+        tracing::info!(slot = slot.0, sandbox.id = %id, %address, "network slot opened");
+        Ok(place)
+    }
+
+    pub(super) async fn set_policy(
+        self: Arc<Self>,
+        slot: SlotId,
+        policy: &EgressPolicy,
+    ) -> Result<(), SlotError> {
+        let policy = policy.clone();
+        let changed = self.tasks.clone().spawn_blocking(move || {
+            let tenants = self.tenants.lock();
+            let tenant = tenants.get(&slot).ok_or(SlotError::Missing { slot })?;
+            self.rules.open(slot, &policy).map_err(|failure| failure.of(slot))?;
+            let old = tenant.policy.send_replace(policy.clone());
+            tracing::info!(
+                slot = slot.0, sandbox.id = %tenant.sandbox, ?old, new = ?policy, "policy changed"
+            );
+            Ok(())
+        });
+        changed.await.step("change policy").map_err(|failure| failure.of(slot))?
+    }
+
+    pub(super) async fn adopt(
+        self: Arc<Self>,
+        slot: SlotId,
+        id: &SandboxId,
+        policy: &EgressPolicy,
+    ) -> Result<Slot, SlotError> {
+        if !self.site.is_whole(slot) || !self.book.lock().adopt(slot) {
+            return Err(SlotError::Missing { slot });
+        }
+        let adopted = Arc::clone(&self).occupy(slot, id, policy).await;
+        if adopted.is_err() {
+            // Not reused: its sandbox still lives in it. Settling removes it.
+            self.tenants.lock().remove(&slot);
+            self.book.lock().unadopt(slot);
+        }
+        adopted
+    }
+
+    /// Closes a slot and has it made ready in the background.
+    pub(super) async fn vacate(self: Arc<Self>, slot: SlotId) {
+        if !self.book.lock().release(slot) {
+            return;
+        }
+        let inner = Arc::clone(&self);
+        let closed = self.tasks.spawn_blocking(move || {
+            let mut tenants = inner.tenants.lock();
+            let tenant = tenants.remove(&slot);
+            (tenant, inner.rules.close(&[slot].into()))
+        });
+        let (tenant, closed) = match closed.await {
+            Ok((tenant, closed)) => (tenant, closed),
+            Err(error) => (None, Err(error).step("close")),
+        };
+        if let Err(failure) = &closed {
+            tracing::error!(
+                slot = slot.0,
+                step = failure.step,
+                detail = failure.detail,
+                "network slot cannot be closed: removing it"
+            );
+        }
+        let tasks = self.tasks.clone();
+        tasks.spawn("slot_cleaning", self.clean(slot, tenant, closed.is_ok()));
+    }
+
+    /// Empties a closed slot and makes it ready, or removes it.
+    async fn clean(self: Arc<Self>, slot: SlotId, tenant: Option<Tenant>, closed: bool) {
+        if let Some(tenant) = tenant {
+            tracing::info!(slot = slot.0, sandbox.id = %tenant.sandbox, "network slot closed");
+            // Waited for: its sockets must be gone before the next sandbox's are opened.
+            tenant.resolver.abort();
+            drop(tenant.resolver.await);
+        }
+        let inner = Arc::clone(&self);
+        let cleaned = self.tasks.spawn_blocking(move || inner.clean_now(slot, closed)).await;
+        if let Err(failure) = flatten(cleaned) {
+            self.book.lock().gone(slot);
+            tracing::warn!(
+                slot = slot.0,
+                step = failure.step,
+                detail = failure.detail,
+                "network slot was not fit to be reused"
+            );
+        }
+        self.note();
+    }
+
+    /// Blocking. Removes the slot if it cannot be made ready.
+    fn clean_now(&self, slot: SlotId, closed: bool) -> Result<(), StepFailure> {
+        let wanted = closed && self.book.lock().afterlife() == Afterlife::Reuse;
+        let readied = wanted.then(|| {
+            self.site.refresh(slot)?;
+            self.forget(slot)
+        });
+        if let Some(Ok(())) = readied {
+            self.book.lock().ready(slot);
+            return Ok(());
+        }
+        self.site.demolish(slot)?;
+        self.forget(slot)?;
+        self.book.lock().gone(slot);
+        readied.unwrap_or(Ok(()))
+    }
+
+    /// Makes the kernel forget the flows of whoever had a slot. Blocking.
+    ///
+    /// Without it a packet that comes late would be translated back and reach the next sandbox.
+    pub(super) fn forget(&self, slot: SlotId) -> Result<(), StepFailure> {
+        forget_flows(self.block.address(slot)).step("forget flows").map(drop)
+    }
+
+    /// Removes what nobody adopted. Blocking.
+    pub(super) fn settle(&self) -> Result<(), SlotError> {
+        let left = self.book.lock().settle();
+        let tenants: Vec<_> = self.tenants.lock().keys().copied().collect();
+        let mut closing = self.rules.live();
+        closing.retain(|slot| !tenants.contains(slot));
+        closing.extend(&left);
+        let mut outcome = self.rules.close(&closing).map_err(|failure| failure.of(SlotId(0)));
+        for slot in &left {
+            let removed = self.site.demolish(*slot).and_then(|()| self.forget(*slot));
+            outcome = outcome.and(removed.map_err(|failure| failure.of(*slot)));
+            self.book.lock().gone(*slot);
+        }
+        tracing::info!(adopted = tenants.len(), removed = left.len(), "network slots settled");
+        self.note();
+        outcome
+    }
+}
+
+/// Makes one failure out of two kinds.
+fn flatten<T>(
+    joined: Result<Result<T, StepFailure>, tokio::task::JoinError>,
+) -> Result<T, StepFailure> {
+    joined.step("finish in the background")?
+}

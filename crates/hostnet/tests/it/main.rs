@@ -1,0 +1,7 @@
+//! Slots on real namespaces: each test has a whole host to itself, which needs root.
+
+mod dns;
+mod host;
+mod lifetime;
+mod reach;
+mod timing;
