@@ -1,0 +1,11 @@
+//! The real `tarnd` on loopback, driven over HTTP: every route, and every way to be refused.
+
+mod access;
+mod daemon;
+mod file;
+mod follow;
+mod hostile;
+mod pressure;
+mod process;
+mod run;
+mod tree;
