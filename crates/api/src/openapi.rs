@@ -1,0 +1,323 @@
+//! The OpenAPI 3.1 document: paths from the route table, schemas from the wire types.
+//!
+//! It shows what is built, nothing else. Paths are written here and not by macros at the handlers,
+//! because the table is what the router is made from.
+
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi as _;
+
+use crate::{
+    Access, ErrorBody, ErrorCode, Family, Operation, ROUTES, Route, Serving,
+    request::{CreateKey, CreateSandbox, GpuRequest, ResourcesRequest, UpdateSandbox},
+    response::{
+        AdminSandbox, AdminSandboxList, CreateSandboxResponse, ErrorDetails, GpuInfo, HealthBody,
+        KeyEntry, KeyIdentity, KeyList, NetworkConfig, NewKeyBody, OrphanList, ProjectBody,
+        ResourcesInfo, SandboxInfo, SandboxList,
+    },
+};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(components(schemas(
+    AdminSandbox,
+    AdminSandboxList,
+    CreateKey,
+    CreateSandbox,
+    CreateSandboxResponse,
+    ErrorBody,
+    ErrorDetails,
+    GpuInfo,
+    GpuRequest,
+    HealthBody,
+    KeyEntry,
+    KeyIdentity,
+    KeyList,
+    NetworkConfig,
+    NewKeyBody,
+    OrphanList,
+    ProjectBody,
+    ResourcesInfo,
+    ResourcesRequest,
+    SandboxInfo,
+    SandboxList,
+    UpdateSandbox
+)))]
+struct Schemas;
+
+/// The body of a success.
+enum Answer {
+    Json(&'static str),
+    Text,
+    AnyJson,
+}
+
+/// Returns the document, with a line break at its end: the bytes of `docs/openapi.json`.
+#[must_use]
+pub fn openapi_json() -> String {
+    let schemas = json!(Schemas::openapi())["components"]["schemas"].take();
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let Serving::Built(operation) = route.serving else { continue };
+        for path in route.paths() {
+            let item = operation_item(route, &path, operation);
+            let methods = paths.entry(path).or_insert_with(|| json!({}));
+            methods[route.method.as_str().to_ascii_lowercase()] = item;
+        }
+    }
+    let document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "tarn",
+            "description": "Agent sandboxes on one's own machines, speaking the Tensorlake sandbox \
+                API. Routes of the admin tag answer only on the unix socket `admin.sock`.",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "http://127.0.0.1:8900"}],
+        "tags": [
+            {"name": "sandboxes"}, {"name": "platform"}, {"name": "server"}, {"name": "admin"},
+        ],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    });
+    format!("{document:#}\n")
+}
+
+fn operation_item(route: &Route, path: &str, operation: Operation) -> Value {
+    let (tag, summary) = summary(operation);
+    // An operation id is unique in a document, and most rows have two paths.
+    let flat = route.family == Family::Project && path == route.path;
+    let suffix = if flat { "_flat" } else { "" };
+    let mut item = json!({
+        "tags": [tag],
+        "summary": summary,
+        "operationId": format!("{}{suffix}", operation.as_str()),
+        "parameters": parameters(path, operation),
+        "responses": responses(route, operation),
+        "security": if route.access == Access::Key { json!([{"key": []}]) } else { json!([]) },
+    });
+    if let Some(schema) = request(operation) {
+        item["requestBody"] = json!({
+            "required": false,
+            "content": {"application/json": {"schema": reference(schema)}},
+        });
+    }
+    item
+}
+
+fn responses(route: &Route, operation: Operation) -> Value {
+    let mut responses = Map::new();
+    for (status, text, answer) in success(operation) {
+        let mut response = json!({"description": text});
+        match answer {
+            Answer::Json(schema) => {
+                response["content"] = json!({"application/json": {"schema": reference(schema)}});
+            }
+            Answer::AnyJson => {
+                response["content"] = json!({"application/json": {"schema": {"type": "object"}}});
+            }
+            Answer::Text => {
+                response["content"] = json!({"text/plain": {"schema": {"type": "string"}}});
+            }
+        }
+        responses.insert(status.to_string(), response);
+    }
+    let mut errors = errors(operation).to_vec();
+    if route.access == Access::Key {
+        errors.extend([ErrorCode::Unauthenticated, ErrorCode::Forbidden]);
+    }
+    if !matches!(operation, Operation::Healthz | Operation::OpenApi | Operation::Metrics) {
+        errors.extend([ErrorCode::Internal, ErrorCode::Unavailable]);
+    }
+    errors.sort_unstable_by_key(|code| (code.status(), *code));
+    for chunk in errors.chunk_by(|a, b| a.status() == b.status()) {
+        let words: Vec<_> = chunk.iter().map(|code| format!("`{code}`")).collect();
+        let response = json!({
+            "description": words.join(", "),
+            "content": {"application/json": {"schema": reference("ErrorBody")}},
+        });
+        responses.insert(chunk[0].status().to_string(), response);
+    }
+    Value::Object(responses)
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+fn parameters(path: &str, operation: Operation) -> Value {
+    let mut parameters: Vec<_> = path
+        .split('/')
+        .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| {
+            json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"},
+                "description": path_parameter(name)})
+        })
+        .collect();
+    let mut query = |name: &str, text: &str, schema: Value| {
+        let parameter = json!({"name": name, "in": "query", "required": false, "schema": schema,
+            "description": text});
+        parameters.push(parameter);
+    };
+    if matches!(operation, Operation::SandboxList | Operation::ArchivedSandboxList) {
+        let limit = "At most so many; above 1000 counts as 1000; absent = all, up to 10000.";
+        query("limit", limit, json!({"type": "integer", "minimum": 1}));
+        query("cursor", "A cursor from an earlier page.", json!({"type": "string"}));
+        let ways = json!({"type": "string", "enum": ["forward", "backward"]});
+        query("direction", "Toward older or newer sandboxes.", ways);
+        let words = tarn_types::SandboxStatus::ALL.map(tarn_types::SandboxStatus::as_str);
+        query("status", "Only those with this status.", json!({"type": "string", "enum": words}));
+    }
+    if operation == Operation::SandboxCreate {
+        let milliseconds = || json!({"type": "integer", "minimum": 0});
+        for (name, text) in [
+            ("X-Tensorlake-Request-Timeout-Ms", "The caller's budget; absent = hold at most 30 s."),
+            ("X-Tensorlake-Request-Timeout-Grace-Ms", "Answer so long before the budget ends."),
+        ] {
+            parameters.push(json!({"name": name, "in": "header", "required": false,
+                "schema": milliseconds(), "description": text}));
+        }
+    }
+    Value::Array(parameters)
+}
+
+fn path_parameter(name: &str) -> &'static str {
+    match name {
+        "ns" => "`default` (the key's own project), or the name or id of that project.",
+        "sid" => "The sandbox's id or name.",
+        "o" => "The organization's id.",
+        "p" => "The project's id.",
+        _ => "The id.",
+    }
+}
+
+/// Returns the tag and the one sentence of an operation.
+fn summary(operation: Operation) -> (&'static str, &'static str) {
+    match operation {
+        Operation::SandboxCreate => (
+            "sandboxes",
+            "Creates a sandbox, and waits until it runs or the caller's budget is nearly spent",
+        ),
+        Operation::SandboxList => ("sandboxes", "Lists sandboxes, newest first"),
+        Operation::SandboxFetch => ("sandboxes", "Returns a sandbox"),
+        Operation::SandboxUpdate => ("sandboxes", "Changes a sandbox, all or nothing"),
+        Operation::SandboxDelete => {
+            ("sandboxes", "Ends a sandbox; again on an ended one changes nothing")
+        }
+        Operation::ArchivedSandboxList => ("sandboxes", "Lists archived sandboxes, newest first"),
+        Operation::ArchivedSandboxFetch => ("sandboxes", "Returns an archived sandbox"),
+        Operation::KeyIntrospect => ("platform", "Tells what the key opens"),
+        Operation::ProjectFetch => ("platform", "Returns the key's project"),
+        Operation::Healthz => ("server", "Says that the process answers"),
+        Operation::Readyz => ("server", "Says whether sandboxes can be created"),
+        Operation::Metrics => ("server", "Returns metrics in the Prometheus text format"),
+        Operation::OpenApi => ("server", "Returns this document"),
+        Operation::AdminKeyCreate => {
+            ("admin", "Makes an API key, and its project if there is none of that name")
+        }
+        Operation::AdminKeyList => ("admin", "Lists the keys of all projects, oldest first"),
+        Operation::AdminKeyRevoke => ("admin", "Revokes a key; again changes nothing"),
+        Operation::AdminSandboxList => ("admin", "Lists the sandboxes of all projects"),
+        Operation::AdminOrphanList => {
+            ("admin", "Lists the sandboxes that a node has and the store does not know")
+        }
+    }
+}
+
+/// Returns the schema of an operation's body, if it takes one.
+fn request(operation: Operation) -> Option<&'static str> {
+    match operation {
+        Operation::SandboxCreate => Some("CreateSandboxRequest"),
+        Operation::SandboxUpdate => Some("UpdateSandboxRequest"),
+        Operation::AdminKeyCreate => Some("CreateKeyRequest"),
+        Operation::SandboxList
+        | Operation::SandboxFetch
+        | Operation::SandboxDelete
+        | Operation::ArchivedSandboxList
+        | Operation::ArchivedSandboxFetch
+        | Operation::KeyIntrospect
+        | Operation::ProjectFetch
+        | Operation::Healthz
+        | Operation::Readyz
+        | Operation::Metrics
+        | Operation::OpenApi
+        | Operation::AdminKeyList
+        | Operation::AdminKeyRevoke
+        | Operation::AdminSandboxList
+        | Operation::AdminOrphanList => None,
+    }
+}
+
+/// Returns the statuses of success, with what they mean and their body.
+fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
+    match operation {
+        Operation::SandboxCreate => &[
+            (200, "Running, ended, or still pending", Answer::Json("CreateSandboxResponse")),
+            (202, "With `wait: false`: queued", Answer::Json("CreateSandboxResponse")),
+        ],
+        Operation::SandboxList | Operation::ArchivedSandboxList => {
+            &[(200, "A page", Answer::Json("SandboxList"))]
+        }
+        Operation::SandboxFetch | Operation::SandboxUpdate | Operation::ArchivedSandboxFetch => {
+            &[(200, "The sandbox", Answer::Json("SandboxInfo"))]
+        }
+        Operation::SandboxDelete => &[(200, "The end is durable", Answer::AnyJson)],
+        Operation::KeyIntrospect => &[(200, "The key's identity", Answer::Json("KeyIdentity"))],
+        Operation::ProjectFetch => &[(200, "The project", Answer::Json("ProjectBody"))],
+        Operation::Healthz => &[(200, "It does", Answer::Json("HealthBody"))],
+        Operation::Readyz => &[(200, "They can", Answer::Json("HealthBody"))],
+        Operation::Metrics => &[(200, "The metrics", Answer::Text)],
+        Operation::OpenApi => &[(200, "This document", Answer::AnyJson)],
+        Operation::AdminKeyCreate => {
+            &[(200, "The key, shown this once", Answer::Json("NewKeyBody"))]
+        }
+        Operation::AdminKeyList => &[(200, "The keys", Answer::Json("KeyList"))],
+        Operation::AdminKeyRevoke => &[(200, "It opens nothing any more", Answer::AnyJson)],
+        Operation::AdminSandboxList => &[(200, "The sandboxes", Answer::Json("AdminSandboxList"))],
+        Operation::AdminOrphanList => &[(200, "Their ids", Answer::Json("OrphanList"))],
+    }
+}
+
+/// Returns the errors that are an operation's own.
+fn errors(operation: Operation) -> &'static [ErrorCode] {
+    match operation {
+        Operation::SandboxCreate => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::LimitExceeded,
+            ErrorCode::NotSupported,
+            ErrorCode::SandboxEphemeral,
+            ErrorCode::NoSuchGpu,
+            ErrorCode::ImageNotFound,
+            ErrorCode::SandboxNameTaken,
+            ErrorCode::PayloadTooLarge,
+        ],
+        Operation::SandboxUpdate => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::NotSupported,
+            ErrorCode::SandboxEphemeral,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxNameTaken,
+            ErrorCode::SandboxTerminated,
+            ErrorCode::PayloadTooLarge,
+        ],
+        Operation::SandboxList | Operation::ArchivedSandboxList => &[ErrorCode::InvalidRequest],
+        Operation::SandboxFetch | Operation::SandboxDelete | Operation::ArchivedSandboxFetch => {
+            &[ErrorCode::SandboxNotFound]
+        }
+        Operation::ProjectFetch | Operation::AdminKeyRevoke => &[ErrorCode::NotFound],
+        Operation::AdminKeyCreate => &[ErrorCode::InvalidRequest, ErrorCode::PayloadTooLarge],
+        Operation::KeyIntrospect
+        | Operation::Healthz
+        | Operation::Readyz
+        | Operation::Metrics
+        | Operation::OpenApi
+        | Operation::AdminKeyList
+        | Operation::AdminSandboxList
+        | Operation::AdminOrphanList => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! What callers send: JSON and query strings, parsed strictly.
+
+mod admin;
+mod create;
+mod fields;
+mod list;
+mod update;
+
+pub use admin::CreateKey;
+pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
+pub use list::{Direction, ListSandboxes};
+pub use update::{NetworkChange, UpdateSandbox};
+
+/// A parsed request, and the keys of it that nobody knew.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed<T> {
+    /// The request.
+    pub value: T,
+    /// The JSON paths that were ignored, for a debug log line; at most sixteen.
+    pub ignored: Vec<String>,
+}

@@ -1,0 +1,13 @@
+//! What the control plane answers. The official clients read these through strict structs: which
+//! keys may be `null`, which must be absent, and which must be there is spec 00 §5.
+
+mod admin;
+mod platform;
+mod sandbox;
+
+pub use admin::{AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList};
+pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody};
+pub use sandbox::{
+    CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,
+    SandboxFacts, SandboxInfo, SandboxList,
+};

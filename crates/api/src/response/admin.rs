@@ -1,0 +1,99 @@
+//! What the command line reads from the administrative socket.
+
+use serde::{Deserialize, Serialize};
+use tarn_types::{KeyId, ProjectId, UnixMillis};
+use utoipa::ToSchema;
+
+/// A key just made; its secret is shown this once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewKeyBody {
+    /// The key's id, for `tarn key revoke`.
+    pub id: String,
+    /// The key itself.
+    pub key: String,
+    /// The id of the project it opens.
+    pub project: String,
+}
+
+/// A key, without the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyEntry {
+    /// Its id.
+    pub id: String,
+    /// The id of the project it opens.
+    pub project: String,
+    /// The name of that project.
+    pub project_name: String,
+    /// When it was made, in milliseconds since the epoch.
+    pub created_at: i64,
+    /// When it was revoked, in milliseconds since the epoch; null = it opens its project.
+    pub revoked_at: Option<i64>,
+}
+
+/// All keys, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyList {
+    /// The keys.
+    pub keys: Vec<KeyEntry>,
+}
+
+/// A sandbox of any project, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminSandbox {
+    /// Its id.
+    pub id: String,
+    /// Its name, if it is a named one.
+    pub name: Option<String>,
+    /// The name of its project.
+    pub project_name: String,
+    /// Its status.
+    pub status: String,
+    /// Its image.
+    pub image: String,
+    /// When it was accepted, in milliseconds since the epoch.
+    pub created_at: i64,
+}
+
+/// The sandboxes of all projects, each project's newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminSandboxList {
+    /// The sandboxes.
+    pub sandboxes: Vec<AdminSandbox>,
+}
+
+/// The sandboxes that a node has and the store does not know: frozen and kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OrphanList {
+    /// Their ids.
+    pub orphans: Vec<String>,
+}
+
+// === impl NewKeyBody ===
+
+impl std::fmt::Debug for NewKeyBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKeyBody").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+// === impl KeyEntry ===
+
+impl KeyEntry {
+    /// Makes the entry of one key.
+    #[must_use]
+    pub fn new(
+        id: &KeyId,
+        project: &ProjectId,
+        project_name: &str,
+        created_at: UnixMillis,
+        revoked_at: Option<UnixMillis>,
+    ) -> Self {
+        Self {
+            id: id.to_string(),
+            project: project.to_string(),
+            project_name: project_name.to_owned(),
+            created_at: created_at.0,
+            revoked_at: revoked_at.map(|at| at.0),
+        }
+    }
+}

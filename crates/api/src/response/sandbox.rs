@@ -1,0 +1,305 @@
+//! Sandboxes as the clients read them (spec 01 §2–§4).
+
+use serde::Serialize;
+use tarn_types::{
+    EgressPolicy, EndCause, Resources, SandboxRecord, SandboxStatus, TerminationReason, UnixMillis,
+};
+use utoipa::ToSchema;
+
+/// Where clients find the ingress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngressAddress {
+    /// The absolute URL of a sandbox's daemon, such as `http://127.0.0.1:9443`.
+    pub sandbox_url: String,
+    /// The base from which clients build the URLs of user ports, such as `http://localhost:9443`.
+    pub ingress_endpoint: String,
+}
+
+/// Everything that the answers about one sandbox are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct SandboxFacts<'a> {
+    /// What is stored of it.
+    pub record: &'a SandboxRecord,
+    /// Its public status.
+    pub status: SandboxStatus,
+    /// The name of its project.
+    pub namespace: &'a str,
+    /// The isolation technology of its node.
+    pub runtime: &'a str,
+    /// When it was archived; only in answers about archived ones.
+    pub archived_at: Option<UnixMillis>,
+}
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct SandboxInfo {
+    /// Its id. Never `sandbox_id` beside it: the clients hold that for a duplicate.
+    pub id: String,
+    /// The name of its project.
+    pub namespace: String,
+    /// `pending`, `running`, `snapshotting`, `suspending`, `suspended` or `terminated`.
+    pub status: &'static str,
+    /// Its name, if it is a named one.
+    pub name: Option<String>,
+    /// The image it was booted from.
+    pub image: String,
+    /// Its shape.
+    pub resources: ResourcesInfo,
+    /// The effective time limit in seconds; 0 = unlimited.
+    pub timeout_secs: u64,
+    /// The entrypoint as requested.
+    pub entrypoint: Option<Vec<String>>,
+    /// The policy as set; null = never set, which means open.
+    pub network_policy: Option<NetworkConfig>,
+    /// Whether exposed user ports answer without credentials.
+    pub allow_unauthenticated_access: bool,
+    /// The user ports that the ingress routes; null = only the daemon's.
+    pub exposed_ports: Option<Vec<u16>>,
+    /// The mounted file systems.
+    pub file_systems: Vec<serde_json::Value>,
+    /// Whether ingress traffic wakes it.
+    pub auto_resume: bool,
+    /// Why it is still pending.
+    pub pending_reason: Option<&'static str>,
+    /// How it ended; null unless terminated.
+    pub outcome: Option<String>,
+    /// Why it ended, where that has a word of its own.
+    pub termination_reason: Option<&'static str>,
+    /// What went wrong, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_details: Option<ErrorDetails>,
+    /// The URL of its daemon: while it is running, suspended, suspending or snapshotting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_url: Option<String>,
+    /// The base of its user ports' URLs, whenever `sandbox_url` is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_endpoint: Option<String>,
+    /// The node that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executor_id: Option<String>,
+    /// The isolation technology, such as `gvisor`.
+    pub runtime: String,
+    /// When it was accepted, in milliseconds since the epoch.
+    pub created_at: i64,
+    /// When it ended, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminated_at: Option<i64>,
+    /// When it was archived, in milliseconds since the epoch; only in the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archived_at: Option<i64>,
+}
+
+/// The shape of a sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ResourcesInfo {
+    /// CPUs, fractions included.
+    pub cpus: f64,
+    /// Memory in MiB.
+    pub memory_mb: u64,
+    /// Disk in MiB.
+    pub disk_mb: u64,
+    /// The same number as `disk_mb`, for older clients.
+    pub ephemeral_disk_mb: u64,
+    /// Its GPUs.
+    pub gpus: Vec<GpuInfo>,
+}
+
+/// Some GPUs of one model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct GpuInfo {
+    /// How many.
+    pub count: u32,
+    /// Which.
+    pub model: String,
+}
+
+/// What a sandbox may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NetworkConfig {
+    /// Whether the internet is open.
+    #[schema(default = true, required = false)]
+    pub allow_internet_access: bool,
+    /// What alone may be reached; not supported yet, must be empty.
+    #[schema(required = false)]
+    pub allow_out: Vec<String>,
+    /// What may not be reached; not supported yet, must be empty.
+    #[schema(required = false)]
+    pub deny_out: Vec<String>,
+}
+
+/// What went wrong, in words for a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorDetails {
+    /// What happened, and what to do.
+    pub message: String,
+}
+
+/// The answer to a create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CreateSandboxResponse {
+    /// The new sandbox's id.
+    pub sandbox_id: String,
+    /// Its status; `terminated` when its start failed.
+    pub status: &'static str,
+    /// Its name, if it is a named one.
+    pub name: Option<String>,
+    /// Why it is still pending.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_reason: Option<&'static str>,
+    /// The URL of its daemon, once it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_url: Option<String>,
+    /// The base of its user ports' URLs, once it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_endpoint: Option<String>,
+    /// How it ended, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why it ended, where that has a word of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub termination_reason: Option<&'static str>,
+    /// What went wrong, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_details: Option<ErrorDetails>,
+}
+
+/// A page of sandboxes, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct SandboxList {
+    /// The sandboxes.
+    pub sandboxes: Vec<SandboxInfo>,
+    /// With `direction=backward`: the page before; null at the newest.
+    pub prev_cursor: Option<String>,
+    /// The page after; null at the oldest.
+    pub next_cursor: Option<String>,
+}
+
+// === impl SandboxFacts ===
+
+impl SandboxFacts<'_> {
+    /// Says whether clients may route to it (spec 01 §3.1).
+    fn is_routable(&self) -> bool {
+        match self.status {
+            SandboxStatus::Running
+            | SandboxStatus::Snapshotting
+            | SandboxStatus::Suspending
+            | SandboxStatus::Suspended => true,
+            SandboxStatus::Pending | SandboxStatus::Terminated => false,
+        }
+    }
+
+    /// Returns the ingress's address while the sandbox is routable.
+    fn address<'a>(&self, ingress: &'a IngressAddress) -> Option<&'a IngressAddress> {
+        self.is_routable().then_some(ingress)
+    }
+
+    fn name(&self) -> Option<String> {
+        self.record.asked.name.as_ref().map(ToString::to_string)
+    }
+
+    fn pending_reason(&self) -> Option<&'static str> {
+        let pending = self.status == SandboxStatus::Pending;
+        let reason = self.record.intent.pending_reason.filter(|_| pending)?;
+        Some(reason.as_str())
+    }
+
+    /// Returns why it ended. Until it is `terminated` in public, nothing of an end is shown.
+    fn end(&self) -> Option<&EndCause> {
+        self.record.end.as_ref().filter(|_| self.status.is_terminal())
+    }
+
+    fn termination_reason(&self) -> Option<&'static str> {
+        self.end()?.termination_reason().map(TerminationReason::as_str)
+    }
+
+    fn error_details(&self) -> Option<ErrorDetails> {
+        self.end()?.error_message().map(|message| ErrorDetails { message })
+    }
+}
+
+// === impl SandboxInfo ===
+
+impl SandboxInfo {
+    /// Makes the answer about one sandbox.
+    #[must_use]
+    pub fn new(facts: &SandboxFacts<'_>, ingress: &IngressAddress) -> Self {
+        let (record, asked) = (facts.record, &facts.record.asked);
+        let address = facts.address(ingress);
+        Self {
+            id: record.id.to_string(),
+            namespace: facts.namespace.to_owned(),
+            status: facts.status.as_str(),
+            name: facts.name(),
+            image: asked.image.to_string(),
+            resources: asked.resources.into(),
+            timeout_secs: asked.timeout_secs,
+            entrypoint: asked.entrypoint.clone(),
+            network_policy: asked.network.as_ref().map(NetworkConfig::from),
+            allow_unauthenticated_access: asked.ports.unauthenticated,
+            exposed_ports: asked.ports.exposed.as_ref().map(|ports| ports.as_slice().to_vec()),
+            file_systems: Vec::new(),
+            auto_resume: asked.auto_resume,
+            pending_reason: facts.pending_reason(),
+            outcome: facts.end().map(|end| end.outcome().to_string()),
+            termination_reason: facts.termination_reason(),
+            error_details: facts.error_details(),
+            sandbox_url: address.map(|address| address.sandbox_url.clone()),
+            ingress_endpoint: address.map(|address| address.ingress_endpoint.clone()),
+            executor_id: record.intent.node.as_ref().map(ToString::to_string),
+            runtime: facts.runtime.to_owned(),
+            created_at: record.created_at.0,
+            terminated_at: record
+                .terminated_at
+                .filter(|_| facts.status.is_terminal())
+                .map(|at| at.0),
+            archived_at: facts.archived_at.map(|at| at.0),
+        }
+    }
+}
+
+// === impl CreateSandboxResponse ===
+
+impl CreateSandboxResponse {
+    /// Makes the answer to a create.
+    #[must_use]
+    pub fn new(facts: &SandboxFacts<'_>, ingress: &IngressAddress) -> Self {
+        let address = facts.address(ingress);
+        Self {
+            sandbox_id: facts.record.id.to_string(),
+            status: facts.status.as_str(),
+            name: facts.name(),
+            pending_reason: facts.pending_reason(),
+            sandbox_url: address.map(|address| address.sandbox_url.clone()),
+            ingress_endpoint: address.map(|address| address.ingress_endpoint.clone()),
+            reason: facts.end().map(|end| end.outcome().to_string()),
+            termination_reason: facts.termination_reason(),
+            error_details: facts.error_details(),
+        }
+    }
+}
+
+impl From<Resources> for ResourcesInfo {
+    fn from(resources: Resources) -> Self {
+        let disk_mb = resources.disk.mib();
+        Self {
+            cpus: resources.cpu.cpus(),
+            memory_mb: resources.memory.mib(),
+            disk_mb,
+            ephemeral_disk_mb: disk_mb,
+            gpus: Vec::new(),
+        }
+    }
+}
+
+impl From<&EgressPolicy> for NetworkConfig {
+    fn from(policy: &EgressPolicy) -> Self {
+        Self {
+            allow_internet_access: policy.allow_internet_access,
+            allow_out: Vec::new(),
+            deny_out: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

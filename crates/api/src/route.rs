@@ -1,0 +1,350 @@
+//! Every route there is: the one table that the router, the OpenAPI document and their tests are
+//! made from. Its rows are those of spec 00 §4 and our own under `/tarn/v1` (design §3).
+
+/// An HTTP method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Makes, or does.
+    Post,
+    /// Replaces.
+    Put,
+    /// Changes.
+    Patch,
+    /// Removes.
+    Delete,
+}
+
+/// Under which prefixes a route's path is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Flat, and under `/v1/namespaces/{ns}` (spec 00 §2).
+    Project,
+    /// Under `/platform/v1`, and under `/platform/v1/organizations/{o}/projects/{p}` (spec 08).
+    Platform,
+    /// As it stands.
+    Exact,
+}
+
+/// Who may call a route, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Whoever sends a valid key.
+    Key,
+    /// Anybody.
+    Public,
+    /// Whoever can open the administrative socket; elsewhere the route does not exist.
+    Admin,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Serving {
+    /// It works.
+    Built(Operation),
+    /// It answers 400 `NOT_SUPPORTED`, naming the feature: a 404 would read as "no such sandbox".
+    NotBuilt(&'static str),
+    /// It answers 404 `NOT_FOUND` by decision: clients take that for "not offered here".
+    Absent,
+}
+
+/// Every operation that is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is described by its row and its entry in the document")]
+pub enum Operation {
+    SandboxCreate,
+    SandboxList,
+    SandboxFetch,
+    SandboxUpdate,
+    SandboxDelete,
+    ArchivedSandboxList,
+    ArchivedSandboxFetch,
+    KeyIntrospect,
+    ProjectFetch,
+    Healthz,
+    Readyz,
+    Metrics,
+    OpenApi,
+    AdminKeyCreate,
+    AdminKeyList,
+    AdminKeyRevoke,
+    AdminSandboxList,
+    AdminOrphanList,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path below the family's prefix; `{x}` is one segment, `{*x}` the rest.
+    pub path: &'static str,
+    /// Under which prefixes it is served.
+    pub family: Family,
+    /// Who may call it.
+    pub access: Access,
+    /// What it does.
+    pub serving: Serving,
+}
+
+use Access::{Admin, Key, Public};
+use Family::{Exact, Platform, Project};
+use Method::{Delete, Get, Patch, Post, Put};
+
+const fn built(method: Method, path: &'static str, family: Family, operation: Operation) -> Route {
+    Route { method, path, family, access: Key, serving: Serving::Built(operation) }
+}
+
+const fn later(method: Method, path: &'static str, family: Family, feature: &'static str) -> Route {
+    Route { method, path, family, access: Key, serving: Serving::NotBuilt(feature) }
+}
+
+const fn own(method: Method, path: &'static str, access: Access, operation: Operation) -> Route {
+    Route { method, path, family: Exact, access, serving: Serving::Built(operation) }
+}
+
+const SUSPEND: &str = "suspend and resume";
+const SNAPSHOTS: &str = "snapshots";
+const FORK: &str = "copying a running sandbox";
+const FILE_SYSTEMS: &str = "file systems";
+const LOGS: &str = "persisted logs";
+const POOLS: &str = "sandbox pools";
+const SECRETS: &str = "secrets";
+const IMAGES: &str = "registering and building images";
+const SSH: &str = "SSH";
+
+/// Every route.
+pub const ROUTES: &[Route] = &[
+    // Rows 1–5 of spec 00 §4.
+    built(Post, "/sandboxes", Project, Operation::SandboxCreate),
+    built(Get, "/sandboxes", Project, Operation::SandboxList),
+    built(Get, "/sandboxes/{sid}", Project, Operation::SandboxFetch),
+    built(Patch, "/sandboxes/{sid}", Project, Operation::SandboxUpdate),
+    built(Delete, "/sandboxes/{sid}", Project, Operation::SandboxDelete),
+    // Rows 6–13.
+    later(Post, "/sandboxes/{sid}/suspend", Project, SUSPEND),
+    later(Post, "/sandboxes/{sid}/resume", Project, SUSPEND),
+    later(Post, "/sandboxes/{sid}/snapshot", Project, SNAPSHOTS),
+    later(Get, "/sandboxes/{sid}/snapshots", Project, SNAPSHOTS),
+    later(Get, "/snapshots", Project, SNAPSHOTS),
+    later(Get, "/snapshots/{id}", Project, SNAPSHOTS),
+    later(Delete, "/snapshots/{id}", Project, SNAPSHOTS),
+    later(Post, "/sandboxes/{sid}/copy", Project, FORK),
+    // Rows 14–17.
+    later(Post, "/sandboxes/{sid}/file_systems", Project, FILE_SYSTEMS),
+    later(Delete, "/sandboxes/{sid}/file_systems", Project, FILE_SYSTEMS),
+    later(Get, "/sandboxes/{sid}/logs", Project, LOGS),
+    later(Get, "/sandboxes/{sid}/processes", Project, LOGS),
+    // Rows 18–19.
+    built(Get, "/archived-sandboxes", Project, Operation::ArchivedSandboxList),
+    built(Get, "/archived-sandboxes/{id}", Project, Operation::ArchivedSandboxFetch),
+    // Rows 20–25.
+    later(Post, "/sandbox-pools", Project, POOLS),
+    later(Get, "/sandbox-pools", Project, POOLS),
+    later(Get, "/sandbox-pools/{id}", Project, POOLS),
+    later(Put, "/sandbox-pools/{id}", Project, POOLS),
+    later(Delete, "/sandbox-pools/{id}", Project, POOLS),
+    later(Post, "/sandbox-pools/{id}/sandboxes", Project, POOLS),
+    // Row 26.
+    built(Post, "/platform/v1/keys/introspect", Exact, Operation::KeyIntrospect),
+    // Row 27.
+    later(Get, "/secrets", Platform, SECRETS),
+    later(Put, "/secrets", Platform, SECRETS),
+    later(Get, "/secrets/{id}", Platform, SECRETS),
+    later(Delete, "/secrets/{id}", Platform, SECRETS),
+    // Row 28: the legacy image family.
+    later(Get, "/sandbox-templates", Platform, IMAGES),
+    later(Post, "/sandbox-templates", Platform, IMAGES),
+    later(Get, "/sandbox-templates/by-name/{name}", Platform, IMAGES),
+    later(Delete, "/sandbox-templates/by-name/{name}", Platform, IMAGES),
+    later(Get, "/sandbox-templates/{id}", Platform, IMAGES),
+    later(Delete, "/sandbox-templates/{id}", Platform, IMAGES),
+    later(Post, "/sandbox-template-builds", Platform, IMAGES),
+    later(Post, "/sandbox-template-builds/{id}/complete", Platform, IMAGES),
+    later(Delete, "/sandbox-images/{name}", Project, IMAGES),
+    // Row 29: the CAS image family. Names keep a raw `/` here.
+    later(Get, "/images/v4/images", Exact, IMAGES),
+    later(Get, "/images/v4/images/name/{*name}", Exact, IMAGES),
+    later(Delete, "/images/v4/images/name/{*name}", Exact, IMAGES),
+    later(Get, "/images/v4/images/{id}", Exact, IMAGES),
+    later(Delete, "/images/v4/images/{id}", Exact, IMAGES),
+    later(Get, "/images/v4/names/{*reference}", Exact, IMAGES),
+    later(Post, "/images/v4/builds", Exact, IMAGES),
+    later(Get, "/images/v4/builds/{id}", Exact, IMAGES),
+    later(Post, "/images/v4/builds/{id}/context/seal", Exact, IMAGES),
+    later(Post, "/images/v4/builds/cancel", Exact, IMAGES),
+    // Row 30. Without a token route 0.5.163 says cleanly that there is no registry (spec 08 §4).
+    Route {
+        method: Post,
+        path: "/artifact-storage/v1/token",
+        family: Exact,
+        access: Key,
+        serving: Serving::Absent,
+    },
+    later(Get, "/platform/v1/organizations/{o}/projects/{p}/file-systems", Exact, FILE_SYSTEMS),
+    later(Post, "/platform/v1/organizations/{o}/projects/{p}/file-systems", Exact, FILE_SYSTEMS),
+    later(
+        Delete,
+        "/platform/v1/organizations/{o}/projects/{p}/file-systems/{id}",
+        Exact,
+        FILE_SYSTEMS,
+    ),
+    // Row 31. Usage of the hosted service is no route: the fallback's 404 is the answer.
+    later(Get, "/platform/v1/users/me/ssh-keys", Exact, SSH),
+    later(Post, "/platform/v1/users/me/ssh-keys", Exact, SSH),
+    later(Delete, "/platform/v1/users/me/ssh-keys/{id}", Exact, SSH),
+    built(Get, "/platform/v1/organizations/{o}/projects/{p}", Exact, Operation::ProjectFetch),
+    // Our own.
+    own(Get, "/healthz", Public, Operation::Healthz),
+    own(Get, "/readyz", Public, Operation::Readyz),
+    own(Get, "/metrics", Public, Operation::Metrics),
+    own(Get, "/openapi.json", Public, Operation::OpenApi),
+    own(Post, "/tarn/v1/keys", Admin, Operation::AdminKeyCreate),
+    own(Get, "/tarn/v1/keys", Admin, Operation::AdminKeyList),
+    own(Delete, "/tarn/v1/keys/{id}", Admin, Operation::AdminKeyRevoke),
+    own(Get, "/tarn/v1/sandboxes", Admin, Operation::AdminSandboxList),
+    own(Get, "/tarn/v1/orphans", Admin, Operation::AdminOrphanList),
+];
+
+// === impl Method ===
+
+impl Method {
+    /// Returns the method's name in a request.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+// === impl Operation ===
+
+impl Operation {
+    /// Returns the operation's id, as in the document, in logs and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SandboxCreate => "sandbox_create",
+            Self::SandboxList => "sandbox_list",
+            Self::SandboxFetch => "sandbox_fetch",
+            Self::SandboxUpdate => "sandbox_update",
+            Self::SandboxDelete => "sandbox_delete",
+            Self::ArchivedSandboxList => "archived_sandbox_list",
+            Self::ArchivedSandboxFetch => "archived_sandbox_fetch",
+            Self::KeyIntrospect => "key_introspect",
+            Self::ProjectFetch => "project_fetch",
+            Self::Healthz => "healthz",
+            Self::Readyz => "readyz",
+            Self::Metrics => "metrics",
+            Self::OpenApi => "openapi",
+            Self::AdminKeyCreate => "admin_key_create",
+            Self::AdminKeyList => "admin_key_list",
+            Self::AdminKeyRevoke => "admin_key_revoke",
+            Self::AdminSandboxList => "admin_sandbox_list",
+            Self::AdminOrphanList => "admin_orphan_list",
+        }
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Returns what logs and metrics call the route.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Built(operation) => operation.as_str(),
+            Self::NotBuilt(_) => "not_built",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    /// Returns every path pattern under which the route is served.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        let prefixes: &[&str] = match self.family {
+            Project => &["/v1/namespaces/{ns}", ""],
+            Platform => &["/platform/v1", "/platform/v1/organizations/{o}/projects/{p}"],
+            Exact => &[""],
+        };
+        prefixes.iter().map(|prefix| format!("{prefix}{}", self.path)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_row_is_there_twice() {
+        let mut seen = BTreeSet::new();
+        for route in ROUTES {
+            for path in route.paths() {
+                assert!(seen.insert((route.method, path.clone())), "{:?} {path}", route.method);
+            }
+        }
+    }
+
+    #[test]
+    fn every_row_of_the_spec_is_there() {
+        let has = |method, path: &str| {
+            let found = |route: &&Route| {
+                route.method == method && route.paths().iter().any(|each| each == path)
+            };
+            assert!(ROUTES.iter().find(found).is_some(), "{method:?} {path}");
+        };
+        for prefix in ["", "/v1/namespaces/{ns}"] {
+            for (method, path) in [
+                (Post, "/sandboxes"),
+                (Get, "/sandboxes"),
+                (Get, "/sandboxes/{sid}"),
+                (Patch, "/sandboxes/{sid}"),
+                (Delete, "/sandboxes/{sid}"),
+                (Post, "/sandboxes/{sid}/suspend"),
+                (Post, "/sandboxes/{sid}/resume"),
+                (Post, "/sandboxes/{sid}/snapshot"),
+                (Get, "/sandboxes/{sid}/snapshots"),
+                (Get, "/snapshots"),
+                (Get, "/snapshots/{id}"),
+                (Delete, "/snapshots/{id}"),
+                (Post, "/sandboxes/{sid}/copy"),
+                (Post, "/sandboxes/{sid}/file_systems"),
+                (Delete, "/sandboxes/{sid}/file_systems"),
+                (Get, "/sandboxes/{sid}/logs"),
+                (Get, "/sandboxes/{sid}/processes"),
+                (Get, "/archived-sandboxes"),
+                (Get, "/archived-sandboxes/{id}"),
+                (Post, "/sandbox-pools"),
+                (Get, "/sandbox-pools"),
+                (Get, "/sandbox-pools/{id}"),
+                (Put, "/sandbox-pools/{id}"),
+                (Delete, "/sandbox-pools/{id}"),
+                (Post, "/sandbox-pools/{id}/sandboxes"),
+                (Delete, "/sandbox-images/{name}"),
+            ] {
+                has(method, &format!("{prefix}{path}"));
+            }
+        }
+        has(Post, "/platform/v1/keys/introspect");
+        has(Put, "/platform/v1/secrets");
+        has(Put, "/platform/v1/organizations/{o}/projects/{p}/secrets");
+        has(Get, "/platform/v1/organizations/{o}/projects/{p}/sandbox-templates/by-name/{name}");
+        has(Get, "/images/v4/images/name/{*name}");
+        has(Post, "/artifact-storage/v1/token");
+        has(Post, "/platform/v1/organizations/{o}/projects/{p}/file-systems");
+        has(Get, "/platform/v1/users/me/ssh-keys");
+        has(Get, "/platform/v1/organizations/{o}/projects/{p}");
+    }
+}
