@@ -1,11 +1,11 @@
 //! Blanks: empty, formatted layers of each size asked for, ready to be cloned.
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fs::{self, File},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use parking_lot::Mutex;
@@ -36,27 +36,37 @@ pub(crate) struct Blanks {
     dir: PathBuf,
     /// Held while a blank is made, so that a burst of one new size makes it once.
     making: Mutex<()>,
+    uses: Mutex<Uses>,
+}
+
+/// Which blanks were used when, by counting.
+#[derive(Debug, Default)]
+struct Uses {
+    count: u64,
+    last: HashMap<PathBuf, u64>,
 }
 
 // === impl Blanks ===
 
 impl Blanks {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, making: Mutex::new(()) }
+        Self { dir, making: Mutex::new(()), uses: Mutex::default() }
     }
 
-    /// Returns the blank of a size, formatting it if there is none.
-    pub(crate) fn get(&self, size: ByteSize) -> Result<PathBuf, HostStepError> {
+    /// Opens the blank of a size, formatting it if there is none.
+    pub(crate) fn open(&self, size: ByteSize) -> Result<File, HostStepError> {
         let path = self.dir.join(format!("{FORMAT}-{}.img", size.bytes()));
-        if path.exists() {
-            return Ok(path);
+        self.uses.lock().note(&path);
+        if let Ok(blank) = File::open(&path) {
+            return Ok(blank);
         }
         let _making = self.making.lock();
         if !path.exists() {
             self.evict(KEPT - 1)?;
             self.make(&path, size)?;
         }
-        Ok(path)
+        // While the lock is held nobody evicts it; later, the open file is enough.
+        File::open(&path).step("open", &path)
     }
 
     fn make(&self, path: &Path, size: ByteSize) -> Result<(), HostStepError> {
@@ -78,23 +88,32 @@ impl Blanks {
         Ok(())
     }
 
-    /// Removes the oldest blanks but some; a clone needs its blank no more.
+    /// Removes the blanks longest unused but some; a clone needs its blank no more.
     fn evict(&self, keep: usize) -> Result<(), HostStepError> {
         let mut blanks = Vec::new();
         for entry in fs::read_dir(&self.dir).step("list", &self.dir)? {
-            let entry = entry.step("list", &self.dir)?;
-            let made = entry.metadata().and_then(|it| it.modified());
-            let is_blank = entry.path().extension().is_some_and(|it| it == "img");
-            if is_blank {
-                blanks.push((made.unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+            let path = entry.step("list", &self.dir)?.path();
+            if path.extension().is_some_and(|it| it == "img") {
+                blanks.push((self.uses.lock().last.get(&path).copied(), path));
             }
         }
+        // Those that this server never used come first.
         blanks.sort_unstable();
         let surplus = blanks.len().saturating_sub(keep);
         for (_, path) in &blanks[..surplus] {
             fs::remove_file(path).step("remove", path)?;
+            self.uses.lock().last.remove(path);
         }
         Ok(())
+    }
+}
+
+// === impl Uses ===
+
+impl Uses {
+    fn note(&mut self, path: &Path) {
+        self.count += 1;
+        self.last.insert(path.to_owned(), self.count);
     }
 }
 
@@ -149,18 +168,23 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_is_made_once_and_old_ones_go() -> anyhow::Result<()> {
+    fn a_blank_is_made_once_and_the_longest_unused_go() -> anyhow::Result<()> {
+        use std::os::unix::fs::MetadataExt as _;
         let dir = tempfile::tempdir()?;
         let blanks = Blanks::new(dir.path().to_owned());
-        let first = blanks.get(ByteSize::from_mib(64))?;
-        let made = fs::metadata(&first)?.modified()?;
-        assert_eq!(blanks.get(ByteSize::from_mib(64))?, first);
-        assert_eq!(fs::metadata(&first)?.modified()?, made);
-        assert_eq!(fs::metadata(&first)?.len(), 64 << 20);
+        let inode = |mib| -> anyhow::Result<u64> {
+            let meta = blanks.open(ByteSize::from_mib(mib))?.metadata()?;
+            assert_eq!(meta.len(), mib << 20);
+            Ok(meta.ino())
+        };
+        let (first, second) = (inode(64)?, inode(65)?);
+        assert_ne!(first, second);
+        assert_eq!(inode(64)?, first, "the very same file");
 
-        let second = blanks.get(ByteSize::from_mib(65))?;
+        fs::write(dir.path().join("v0-1.img"), "of an older server")?;
         blanks.evict(1)?;
-        assert!(!first.exists() && second.exists());
+        assert!(dir.path().join(format!("{FORMAT}-{}.img", 64 << 20)).exists());
+        assert_eq!(fs::read_dir(dir.path())?.count(), 2, "it and the skeleton");
         Ok(())
     }
 }

@@ -13,7 +13,8 @@ mod id_lock;
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -104,7 +105,7 @@ impl HostLayers {
     /// Fails when the blank cannot be formatted.
     pub async fn prepare(&self, size: ByteSize) -> Result<(), LayerError> {
         self.job(JobKind::Make, None, move |shared| {
-            shared.blanks.get(whole_blocks(size))?;
+            shared.blanks.open(whole_blocks(size))?;
             Ok(())
         })
         .await
@@ -183,7 +184,7 @@ impl Shared {
     fn build(&self, id: &SandboxId, template: &Path, size: ByteSize) -> Result<RootFs, LayerError> {
         self.pool.check_room()?;
         let disk = self.disk(id);
-        let blank = self.blanks.get(whole_blocks(size))?;
+        let blank = self.blanks.open(whole_blocks(size))?;
         disk.make_dirs()?;
         if let Err(error) = self.fill(&disk, &blank, template, id) {
             let trash = self.next_trash(id);
@@ -202,7 +203,7 @@ impl Shared {
     fn fill(
         &self,
         disk: &LayerDisk,
-        blank: &Path,
+        blank: &File,
         template: &Path,
         id: &SandboxId,
     ) -> Result<(), HostStepError> {
@@ -272,11 +273,18 @@ impl Shared {
 /// Keeps room in the pool until shutdown.
 async fn watch_pool(shared: Arc<Shared>, tasks: Tasks) {
     let mut stopping = std::pin::pin!(tasks.stopping());
+    let mut trouble = None;
     loop {
         let look = shared.clone();
         let grown = tasks.spawn_blocking(move || look.pool.grow_if_low()).await;
-        if let Ok(Err(error)) = grown {
-            tracing::error!(error = %chain(&error), "the pool cannot grow");
+        let now = grown.ok().and_then(Result::err).map(|error| chain(&error));
+        // Twice a second the same line would drown the others.
+        if now != trouble {
+            match &now {
+                Some(error) => tracing::error!(error, "the pool runs low and cannot grow"),
+                None => tracing::info!("the pool can grow again"),
+            }
+            trouble = now;
         }
         tokio::select! {
             () = &mut stopping => return,

@@ -247,14 +247,13 @@ impl Pool {
     }
 
     /// Copies a file within the pool, sharing its blocks where the file system can.
-    pub(crate) fn clone_file(&self, from: &Path, to: &Path) -> Result<(), HostStepError> {
-        let source = File::open(from).step("open", from)?;
+    pub(crate) fn clone_file(&self, source: &File, to: &Path) -> Result<(), HostStepError> {
         let target = OpenOptions::new().write(true).create_new(true).open(to).step("make", to)?;
         match self.kind {
             PoolKind::DataDir | PoolKind::XfsImage => {
-                ioctl_ficlone(&target, &source).step("clone into", to)
+                ioctl_ficlone(&target, source).step("clone into", to)
             }
-            PoolKind::PlainCopies => copy_sparse(&source, &target).step("copy into", to),
+            PoolKind::PlainCopies => copy_sparse(source, &target).step("copy into", to),
         }
     }
 
