@@ -69,10 +69,10 @@ pub(crate) async fn end_all(cgroup: &SandboxCgroup) -> io::Result<()> {
             process.kill()?;
         }
         // On version 1 a frozen process dies only when it is thawed.
-        cgroup.set_frozen(Motion::Thawed).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        match cgroup.set_frozen(Motion::Thawed) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         for (_, process) in &held {
             process.ended().await?;
         }

@@ -90,10 +90,9 @@ impl Watch {
     async fn relieve(&self, round: &mut Round) -> RoundEnd {
         let began = Instant::now();
         loop {
-            let reading = match self.cgroup.memory().read() {
-                Ok(reading) => reading,
-                // The group is gone, and with it the sandbox: its end is noticed elsewhere.
-                Err(_) => return RoundEnd::Calm,
+            // Without a group there is no sandbox: its end is noticed elsewhere.
+            let Ok(reading) = self.cgroup.memory().read() else {
+                return RoundEnd::Calm;
             };
             let verdict = round.judge(self.bounds, reading, began.elapsed());
             if verdict.announce {

@@ -160,7 +160,7 @@ impl MemoryAlarm {
         std::future::poll_fn(|context| {
             for fd in &self.descriptors {
                 while let std::task::Poll::Ready(guard) = fd.poll_read_ready(context) {
-                    match guard?.try_io(|fd| ready(fd)) {
+                    match guard?.try_io(ready) {
                         Ok(result) => return std::task::Poll::Ready(result),
                         // Not ready after all: ask again, which registers us.
                         Err(_would_block) => {}

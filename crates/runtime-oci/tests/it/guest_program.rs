@@ -4,6 +4,7 @@
 //! a static file that needs no root file system around it.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs,
     io::{BufRead as _, BufReader, Write as _},
@@ -52,7 +53,12 @@ fn answer(stream: TcpStream) -> Option<()> {
     let path = request.split(' ').nth(1)?.to_owned();
     let body = act(&path);
     let mut stream = stream;
-    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).ok()
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .ok()
 }
 
 fn act(path: &str) -> String {
@@ -99,15 +105,16 @@ fn hog(mib: usize) {
     thread::sleep(Duration::from_secs(3600));
 }
 
-fn processes() -> Vec<(i32, u64)> {
-    let mut found = Vec::new();
+fn processes() -> BTreeMap<i32, u64> {
+    // By number: gVisor lists some twice once there are more than fit one call.
+    let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
         let resident = statm.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-        found.push((pid, resident));
+        found.insert(pid, resident);
     }
     found
 }

@@ -8,12 +8,16 @@ use std::{
     process::Command,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU16, Ordering},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use tarn_runtime::{Runtime as _, RuntimeEvent, RuntimeSpec, Started};
 use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
 use tarn_task::Tasks;
@@ -32,11 +36,14 @@ pub(crate) struct Host {
     dir: tempfile::TempDir,
     tag: InstanceTag,
     slots: Mutex<Vec<String>>,
+    /// The server's.
     tasks: Mutex<Vec<Tasks>>,
+    /// The test's own.
+    beside: Tasks,
 }
 
 /// A slot number for each sandbox of this process.
-static NEXT_SLOT: AtomicU8 = AtomicU8::new(0);
+static NEXT_SLOT: AtomicU16 = AtomicU16::new(0);
 
 // === impl Host ===
 
@@ -44,11 +51,21 @@ impl Host {
     pub(crate) fn new() -> Arc<Self> {
         let tag = InstanceTag::from_hash(random());
         let dir = tempfile::Builder::new().prefix("tarn-oci-").tempdir_in("/var/tmp").unwrap();
-        Arc::new(Self { dir, tag, slots: Mutex::default(), tasks: Mutex::default() })
+        Arc::new(Self {
+            dir,
+            tag,
+            slots: Mutex::default(),
+            tasks: Mutex::default(),
+            beside: Tasks::new(),
+        })
     }
 
     pub(crate) fn config(&self) -> GvisorConfig {
         GvisorConfig::new(runsc_dir(), self.state_dir(), self.tag.clone())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -65,13 +82,44 @@ impl Host {
         &self,
         events: mpsc::Sender<RuntimeEvent>,
     ) -> Arc<GvisorRuntime> {
-        let earlier: Vec<Tasks> = self.tasks.lock().drain(..).collect();
-        for tasks in earlier {
-            assert_eq!(tasks.shutdown(PATIENCE).await, 0, "every task ends at shutdown");
-        }
+        self.stop().await;
         let tasks = Tasks::new();
         self.tasks.lock().push(tasks.clone());
         Arc::new(GvisorRuntime::new(self.config(), tasks, events).await.unwrap())
+    }
+
+    /// Ends the server; its sandboxes stay.
+    pub(crate) async fn stop(&self) {
+        let running: Vec<Tasks> = self.tasks.lock().drain(..).collect();
+        for tasks in running {
+            assert_eq!(tasks.shutdown(PATIENCE).await, 0, "every task ends at shutdown");
+        }
+    }
+
+    /// Spawns what a test does beside itself.
+    pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.beside.spawn("test", future)
+    }
+
+    /// Returns the limit on a sandbox's memory that is in force.
+    pub(crate) fn memory_limit(&self, id: &SandboxId) -> u64 {
+        let limit = ["memory.limit_in_bytes", "memory.high"].map(|file| self.memory_file(id, file));
+        limit.iter().flatten().find_map(|text| text.trim().parse().ok()).unwrap()
+    }
+
+    /// Says whether a sandbox stands still for want of memory.
+    pub(crate) fn is_stuck(&self, id: &SandboxId) -> bool {
+        let control = self.memory_file(id, "memory.oom_control");
+        control.is_some_and(|text| text.contains("under_oom 1"))
+    }
+
+    fn memory_file(&self, id: &SandboxId, file: &str) -> Option<String> {
+        let dirs = cgroup_dirs(&format!("tarn_{}/{id}", self.tag));
+        dirs.iter().find_map(|dir| fs::read_to_string(dir.join(file)).ok())
     }
 
     /// Prepares a sandbox of 256 MiB and one CPU.
@@ -201,6 +249,22 @@ pub(crate) async fn answers(started: &Started) {
     until("the daemon answers", || async move { ask(daemon, "/").await.is_ok() }).await;
 }
 
+/// Kills a sandbox from outside and waits for its end.
+pub(crate) fn end_sentry(started: &Started) {
+    let pid = Pid::from_raw(i32::try_from(started.pid).unwrap()).unwrap();
+    let sentry = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    pidfd_send_signal(&sentry, Signal::KILL).unwrap();
+    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&sentry, PollFlags::IN)], Some(&limit)).unwrap();
+    assert_eq!(ended, 1, "the sentry ends");
+}
+
+/// Reads a line of `/proc/meminfo`, in KiB.
+pub(crate) fn meminfo_kib(meminfo: &str, name: &str) -> u64 {
+    let line = meminfo.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// Puts the address into a sandbox's namespace; the backend takes it out at each start.
 pub(crate) fn give_address(spec: &RuntimeSpec) {
     let (name, address) = (slot_name(spec), spec.address);
@@ -217,10 +281,11 @@ fn remove_slot(name: &str) {
 }
 
 /// Parallel test processes get different ranges by their id.
-fn address(slot: u8, host: u8) -> Ipv4Addr {
-    assert!(slot < 64, "more sandboxes than this process has addresses");
-    let third = u8::try_from(std::process::id() % 256).unwrap();
-    Ipv4Addr::new(198, 19, third, slot * 4 + host)
+fn address(slot: u16, host: u16) -> Ipv4Addr {
+    assert!(slot < 256, "more sandboxes than this process has addresses");
+    let range = u16::try_from(std::process::id() % 64).unwrap();
+    let [third, fourth] = (range * 1024 + slot * 4 + host).to_be_bytes();
+    Ipv4Addr::new(198, 19, third, fourth)
 }
 
 fn ip(line: &str) {

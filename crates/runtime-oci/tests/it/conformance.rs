@@ -1,0 +1,108 @@
+//! What every runtime must do.
+
+use std::{fs, sync::Arc};
+
+use async_trait::async_trait;
+use tarn_runtime::{
+    Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeKind, RuntimeSpec,
+    RuntimeStats, Started,
+    conformance::{self, Fixture},
+};
+use tarn_runtime_oci::GvisorRuntime;
+use tarn_types::SandboxId;
+use tokio::sync::mpsc;
+
+use crate::host::{Host, end_sentry, give_address};
+
+/// A host of the suite.
+struct GvisorFixture(Arc<Host>);
+
+/// The driver, and what the network layer does beside it: the backend takes the address out of
+/// the namespace at each start, and a slot gets it back before it is used again.
+struct WithSlots(Arc<GvisorRuntime>);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gvisor_conforms() {
+    let host = Host::new();
+    let skipped = conformance::run(Arc::new(GvisorFixture(host))).await;
+    assert_eq!(skipped, [("a runtime that cannot freeze says so", "the runtime freezes")]);
+}
+
+// === impl GvisorFixture ===
+
+#[async_trait]
+impl Fixture for GvisorFixture {
+    async fn runtime(&self, events: mpsc::Sender<RuntimeEvent>) -> Arc<dyn Runtime> {
+        Arc::new(WithSlots(self.0.runtime_with(events).await))
+    }
+
+    async fn prepare(&self) -> RuntimeSpec {
+        self.0.prepare()
+    }
+
+    async fn prepare_unstartable(&self) -> Option<RuntimeSpec> {
+        let mut spec = self.0.prepare();
+        spec.tarnd = spec.rootfs.join("no-such-program");
+        Some(spec)
+    }
+
+    async fn release(&self, spec: &RuntimeSpec) {
+        self.0.release(spec);
+    }
+
+    async fn kill(&self, _spec: &RuntimeSpec, started: &Started) {
+        end_sentry(started);
+    }
+
+    async fn leftovers(&self, spec: &RuntimeSpec) -> Vec<String> {
+        assert!(fs::exists(&spec.rootfs).unwrap(), "the root file system is not the runtime's");
+        self.0.leftovers(&spec.id)
+    }
+}
+
+// === impl WithSlots ===
+
+#[async_trait]
+impl Runtime for WithSlots {
+    fn kind(&self) -> RuntimeKind {
+        self.0.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        self.0.create(spec).await?;
+        give_address(spec);
+        Ok(())
+    }
+
+    async fn start(&self, id: &SandboxId) -> Result<Started, RuntimeError> {
+        self.0.start(id).await
+    }
+
+    async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError> {
+        self.0.adopt(spec).await
+    }
+
+    async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.0.freeze(id).await
+    }
+
+    async fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.0.thaw(id).await
+    }
+
+    async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
+        self.0.stats(id).await
+    }
+
+    async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.0.delete(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, RuntimeError> {
+        self.0.list().await
+    }
+}

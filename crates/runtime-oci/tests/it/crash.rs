@@ -1,0 +1,86 @@
+//! The server is killed in the middle.
+
+use std::{sync::Arc, time::Duration};
+
+use tarn_runtime::{Adopted, Runtime as _};
+
+use crate::host::{Host, boot};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_cut_short_anywhere_can_be_deleted() {
+    let host = Host::new();
+    for millis in [0, 1, 3, 6, 10, 15, 22, 30, 45, 70] {
+        let (runtime, _events) = host.runtime().await;
+        let spec = host.prepare();
+        let cut = {
+            let (runtime, spec) = (Arc::clone(&runtime), spec.clone());
+            host.spawn(async move { runtime.create(&spec).await })
+        };
+        // The one thing that this test is about is time.
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        cut.abort();
+        drop(cut.await);
+        drop(runtime);
+        let (runtime, _events) = host.runtime().await;
+        let listed = runtime.list().await.unwrap();
+        let is_left = !host.leftovers(&spec.id).is_empty();
+        assert_eq!(listed.contains(&spec.id), is_left, "after {millis} ms");
+        assert!(listed.len() <= 1, "{listed:?} after {millis} ms");
+        runtime.delete(&spec.id).await.unwrap();
+        assert_eq!(host.leftovers(&spec.id), Vec::<String>::new(), "after {millis} ms");
+        host.release(&spec);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_half_made_is_not_adopted() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let spec = host.prepare();
+    std::fs::create_dir(host.state_dir().join("bundle").join(spec.id.as_str())).unwrap();
+    assert_eq!(runtime.list().await.unwrap(), std::slice::from_ref(&spec.id));
+    assert_eq!(runtime.adopt(&spec).await.unwrap(), Adopted::Gone);
+    runtime.delete(&spec.id).await.unwrap();
+    assert_eq!(runtime.list().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_create_says_why_and_leaves_nothing() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let mut spec = host.prepare();
+    spec.netns = "/run/netns/no-such-namespace".into();
+    let error = runtime.create(&spec).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("no-such-namespace"), "{text}");
+    assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_cannot_run_is_named() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let mut spec = host.prepare();
+    spec.tarnd = "/etc/hostname".into();
+    runtime.create(&spec).await.unwrap();
+    let error = runtime.start(&spec.id).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("/.tarn/tarnd"), "{text}");
+    runtime.delete(&spec.id).await.unwrap();
+    assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_mounted_after_shutdown() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let spec = host.prepare();
+    boot(&runtime, &spec).await;
+    host.stop().await;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = host.state_dir().to_string_lossy().into_owned();
+    assert!(!mounts.contains(&ours), "{mounts}");
+    let (runtime, _events) = host.runtime().await;
+    assert!(matches!(runtime.adopt(&spec).await.unwrap(), Adopted::Running(_)));
+    runtime.delete(&spec.id).await.unwrap();
+}
