@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Sleep;
 
-use crate::{meter::End, stats::GaugeGuard, upstream::Lease};
+use crate::{ingress::ClientPhase, meter::End, stats::GaugeGuard, upstream::Lease};
 
 /// How long an upload waits for the sandbox's `100 Continue`; older servers never send one
 /// (RFC 9110 §10.1.1).
@@ -72,7 +72,7 @@ pub(crate) enum GateAnswer {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     inner: Incoming,
-    client_gone: Arc<AtomicBool>,
+    client: Arc<ClientPhase>,
     /// None for a request without a body.
     upload: Option<Arc<Upload>>,
     gate: Option<Arc<Gate>>,
@@ -139,9 +139,9 @@ impl Gate {
 // === impl RequestBody ===
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, client_gone: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(inner: Incoming, client: Arc<ClientPhase>) -> Self {
         let upload = (!inner.is_end_stream()).then(Arc::default);
-        Self { inner, client_gone, upload, gate: None, patience: None }
+        Self { inner, client, upload, gate: None, patience: None }
     }
 
     /// Holds the body back until the gate opens.
@@ -187,7 +187,7 @@ impl Body for RequestBody {
         ready!(self.poll_gate(cx));
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         let frame = match frame {
-            None if self.client_gone.load(SeqCst) => Some(Err(BodyError::ClientGone)),
+            None if self.client.is_gone() => Some(Err(BodyError::ClientGone)),
             None => None,
             Some(frame) => Some(frame.map_err(BodyError::Read)),
         };

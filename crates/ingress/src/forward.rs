@@ -69,6 +69,7 @@ fn switch(
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *answer.headers_mut() = std::mem::take(headers);
     head::clean_response(answer.headers_mut(), Upgrade::WebSocket);
+    client.phase().become_tunnel();
     tunnel::spawn(shared, client.clone(), ends, lease, active);
     answer
 }
@@ -84,7 +85,7 @@ fn outgoing(
     upgrade: Upgrade,
 ) -> Result<Request<RequestBody>, IngressError> {
     let (mut parts, body) = request.into_parts();
-    let body = RequestBody::new(body, client.gone());
+    let body = RequestBody::new(body, Arc::clone(client.phase()));
     let waits = expects_continue(parts.version, &parts.headers);
     let body = if waits { body.gated() } else { body };
     let port = address.port;
@@ -233,6 +234,12 @@ fn explain(error: &SendError, address: &Address, route: &Route) -> IngressError 
             IngressCode::ConnectionClosed,
             format!(
                 "port {port} of sandbox {id} closed the connection before it answered; the request may have been executed"
+            ),
+        ),
+        (SendError::NoHttp2, _) => (
+            IngressCode::ProxyError,
+            format!(
+                "port {port} of sandbox {id} does not speak HTTP/2, which gRPC needs; check the program there"
             ),
         ),
         (SendError::Malformed(_), _) => (

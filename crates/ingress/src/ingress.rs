@@ -29,9 +29,16 @@ pub struct Ingress {
 #[derive(Debug, Clone)]
 pub struct ClientConnection {
     peer: SocketAddr,
-    gone: Arc<AtomicBool>,
+    phase: Arc<ClientPhase>,
     /// Keeps the place among `max_connections` also for what outlives the connection's task.
     _place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// What has become of a client's connection.
+#[derive(Debug, Default)]
+pub(crate) struct ClientPhase {
+    gone: AtomicBool,
+    tunnel: AtomicBool,
 }
 
 /// What all parts of the ingress share.
@@ -123,12 +130,12 @@ impl ClientConnection {
     /// Describes a connection by its peer's address.
     #[must_use]
     pub fn new(peer: SocketAddr) -> Self {
-        Self { peer, gone: Arc::default(), _place: None }
+        Self { peer, phase: Arc::default(), _place: None }
     }
 
     /// Notes that the connection is over, so that uploads on it count as broken, not as whole.
     pub fn end(&self) {
-        self.gone.store(true, SeqCst);
+        self.phase.gone.store(true, SeqCst);
     }
 
     pub(crate) fn holding(peer: SocketAddr, place: OwnedSemaphorePermit) -> Self {
@@ -139,7 +146,25 @@ impl ClientConnection {
         self.peer
     }
 
-    pub(crate) fn gone(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.gone)
+    pub(crate) fn phase(&self) -> &Arc<ClientPhase> {
+        &self.phase
+    }
+}
+
+// === impl ClientPhase ===
+
+impl ClientPhase {
+    /// Says whether the connection is over, so that a body's end on it means nothing.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(SeqCst)
+    }
+
+    /// Notes that from now on the connection is only bytes.
+    pub(crate) fn become_tunnel(&self) {
+        self.tunnel.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.tunnel.load(SeqCst)
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     ingress::{ClientConnection, Ingress},
-    socket,
+    socket::{self, ClientStream},
     stats::Gauge,
 };
 
@@ -105,6 +105,7 @@ impl Ingress {
     ) {
         let _open = self.shared.stats.enter(Gauge::Connections);
         socket::prepare(&stream);
+        let stream = ClientStream::new(stream, Arc::clone(client.phase()));
         let config = Arc::clone(&self.shared.config);
         let spoke = Arc::new(Notify::new());
         let service = {

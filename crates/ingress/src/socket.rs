@@ -1,9 +1,107 @@
-//! How every socket of the ingress is set up.
+//! How every socket of the ingress is set up, and how a client's is closed.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use rustix::net::sockopt;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Sleep,
+};
+
+use crate::ingress::ClientPhase;
+
+/// How long a client may go on sending after our last byte.
+const LINGER: Duration = Duration::from_secs(2);
+const DISCARD_BYTES: usize = 16 << 10;
+
+/// A client's socket that closes without destroying what the client has not read yet.
+///
+/// An upload may be answered before it is read: a wrong key, a sandbox that is gone. Closing a
+/// socket with unread bytes resets it, and the reset throws the answer away at the client's end.
+/// So after the last byte whatever still comes is read and dropped, for a while.
+#[derive(Debug)]
+pub(crate) struct ClientStream {
+    stream: TcpStream,
+    phase: Arc<ClientPhase>,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+// === impl ClientStream ===
+
+impl ClientStream {
+    pub(crate) fn new(stream: TcpStream, phase: Arc<ClientPhase>) -> Self {
+        Self { stream, phase, linger: None }
+    }
+
+    /// Reads and drops until the client closes or has had its time.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; DISCARD_BYTES];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER))).as_mut().poll(cx)
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        // A tunnel closes half by half: what still comes is for the sandbox.
+        if self.phase.is_tunnel() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_discard(cx));
+        Poll::Ready(Ok(()))
+    }
+}
 
 /// Sets the socket up: no delay for small writes, and probes that notice a vanished peer.
 pub(crate) fn prepare(stream: &TcpStream) {

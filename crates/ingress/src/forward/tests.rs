@@ -19,6 +19,7 @@ fn failures_get_the_codes_of_the_spec() {
         (SendError::WriteIdle, Code::WriteTimeout, Code::WriteTimeout),
         (SendError::ReadIdle, Code::ReadTimeout, Code::ReadTimeout),
         (SendError::Gone, Code::ConnectionClosed, Code::ConnectionClosed),
+        (SendError::NoHttp2, Code::ProxyError, Code::ProxyError),
         (SendError::ClientBody, Code::InvalidRequest, Code::InvalidRequest),
     ];
     let route = Route {

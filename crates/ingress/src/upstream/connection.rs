@@ -49,6 +49,9 @@ pub(crate) enum SendError {
     /// The connection closed before it accepted one byte of the request.
     #[error("the connection closed before the request was sent")]
     NotSent,
+    /// The port did not greet back in HTTP/2.
+    #[error("the port does not speak HTTP/2")]
+    NoHttp2,
     /// No byte moved for the idle time while the body was being sent.
     #[error("the sandbox did not accept the request's body in time")]
     WriteIdle,
@@ -155,7 +158,10 @@ impl Upstreams {
         match channel.exchange(request).await {
             Ok(response) => Ok(Sent { response, lease: lease(channel, used) }),
             Err(Attempt::Failed(error)) => Err(error),
-            Err(Attempt::Returned(_)) => Err(SendError::NotSent),
+            Err(Attempt::Returned(_)) => Err(match target.protocol {
+                Protocol::Http1 => SendError::NotSent,
+                Protocol::Http2 => SendError::NoHttp2,
+            }),
         }
     }
 
@@ -255,7 +261,7 @@ impl Channel {
             Self::Http1(connection) => connection.sender.try_send_request(request).await,
             Self::Http2(handle) => handle.sender.try_send_request(request).await,
         };
-        if let Some(gate) = gate {
+        if let (Some(gate), true) = (gate, answer.is_ok()) {
             gate.answer(GateAnswer::Refuse);
         }
         answer.map_err(|error| self.diagnose(error, written_before, upload.as_deref()))

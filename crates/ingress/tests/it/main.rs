@@ -1,0 +1,15 @@
+//! The ingress between real sockets: clients on one side, stand-ins for sandboxes on the other.
+
+mod access;
+mod client;
+mod drain;
+mod grpc;
+mod hold;
+mod hostile;
+mod latency;
+mod pool;
+mod sandbox;
+mod stream;
+mod upgrade;
+mod upload;
+mod world;
