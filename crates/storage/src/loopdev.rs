@@ -19,16 +19,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::OFlags, io::Errno};
+use parking_lot::Mutex;
+use rustix::{
+    fs::{OFlags, major, minor, stat},
+    io::Errno,
+};
 
 use crate::step::{HostStepError, StepContext as _};
 
+/// Where a device in sysfs names the file behind it.
+const BACKING_FILE: &str = "loop/backing_file";
 const CONTROL: &str = "/dev/loop-control";
+/// Loop devices are block devices of this major number (kernel `devices.txt`).
+const LOOP_MAJOR: u32 = 7;
 const NAME_SIZE: usize = 64;
 const FLAG_AUTOCLEAR: u32 = 4;
 const FLAG_DIRECT_IO: u32 = 16;
 /// How often a device that somebody else took first is given up for another.
 const ATTACH_TRIES: usize = 64;
+
+/// Held while a device is chosen and attached (under 1 ms).
+static ATTACHING: Mutex<()> = Mutex::new(());
 
 /// An attached loop device; it stays attached while this or a mount holds it.
 #[derive(Debug)]
@@ -81,7 +92,6 @@ mod request {
     use super::LoopConfig;
 
     nix::ioctl_none_bad!(ctl_get_free, 0x4C82);
-    nix::ioctl_write_int_bad!(ctl_add, 0x4C80);
     nix::ioctl_write_ptr_bad!(configure, 0x4C0A, LoopConfig);
     nix::ioctl_none_bad!(set_capacity, 0x4C07);
 }
@@ -96,19 +106,19 @@ impl LoopDevice {
         let control = open_device(Path::new(CONTROL)).step("open", Path::new(CONTROL))?;
         let (backing, flags) = open_backing(file).step("open", file)?;
         let config = LoopConfig::new(backing.as_raw_fd(), name, flags).step("attach", file)?;
-        let mut index = free_index(&control).step("find a free loop device for", file)?;
+        // One at a time: the kernel names the same free device to all who ask at once. Making one
+        // for each instead would leave the host with ever more of them.
+        let _turn = ATTACHING.lock();
         for _ in 0..ATTACH_TRIES {
+            let index = free_index(&control).step("find a free loop device for", file)?;
             let path = PathBuf::from(format!("/dev/loop{index}"));
             let device = open_device(&path).step("open", &path)?;
             // SAFETY: the descriptor is an open loop device and `config` is a complete
             // `struct loop_config` that outlives the call.
             match unsafe { request::configure(device.as_raw_fd(), &raw const config) } {
                 Ok(_) => return Ok(Self { path, _device: device }),
-                // Somebody was faster. A device made just for us cannot be taken by those who ask
-                // for the first free one, so twenty builds at once do not chase one another.
-                Err(nix::errno::Errno::EBUSY) => {
-                    index = new_index(&control).step("make a loop device for", file)?;
-                }
+                // Another process was faster.
+                Err(nix::errno::Errno::EBUSY) => {}
                 Err(errno) => return Err(HostStepError::new("attach", file, errno)),
             }
         }
@@ -156,6 +166,13 @@ impl LoopConfig {
 // === impl AttachedLoop ===
 
 impl AttachedLoop {
+    /// Says whether the device still holds that file.
+    pub(crate) fn is_attached(&self) -> bool {
+        let Some(name) = self.device.file_name() else { return false };
+        let backing = fs::read_to_string(Path::new("/sys/block").join(name).join(BACKING_FILE));
+        backing.is_ok_and(|it| backing_path(&it) == self.backing)
+    }
+
     /// Takes over the new size of the backing file.
     pub(crate) fn refresh_capacity(&self) -> Result<(), HostStepError> {
         let device = open_device(&self.device).step("open", &self.device)?;
@@ -176,7 +193,7 @@ pub(crate) fn attached_beneath(dir: &Path) -> Result<Vec<AttachedLoop>, HostStep
             continue;
         }
         // A device that is free, or was freed a moment ago, has no such file.
-        let Ok(backing) = fs::read_to_string(entry.path().join("loop/backing_file")) else {
+        let Ok(backing) = fs::read_to_string(entry.path().join(BACKING_FILE)) else {
             continue;
         };
         let backing = backing_path(&backing);
@@ -185,6 +202,20 @@ pub(crate) fn attached_beneath(dir: &Path) -> Result<Vec<AttachedLoop>, HostStep
         }
     }
     Ok(found)
+}
+
+/// Returns the loop device below the file system that a path is on, if one is.
+pub(crate) fn below(path: &Path) -> Option<AttachedLoop> {
+    let device = stat(path).ok()?.st_dev;
+    let (major, minor) = (major(device), minor(device));
+    if major != LOOP_MAJOR {
+        return None;
+    }
+    let backing = fs::read_to_string(format!("/sys/block/loop{minor}/{BACKING_FILE}")).ok()?;
+    Some(AttachedLoop {
+        device: PathBuf::from(format!("/dev/loop{minor}")),
+        backing: backing_path(&backing),
+    })
 }
 
 /// Says whether this process may use loop devices.
@@ -221,11 +252,6 @@ fn open_backing(file: &Path) -> io::Result<(File, u32)> {
 fn free_index(control: &File) -> nix::Result<i32> {
     // SAFETY: the descriptor is an open /dev/loop-control; the call takes no argument.
     unsafe { request::ctl_get_free(control.as_raw_fd()) }
-}
-
-fn new_index(control: &File) -> nix::Result<i32> {
-    // SAFETY: the descriptor is an open /dev/loop-control; -1 asks for any new number.
-    unsafe { request::ctl_add(control.as_raw_fd(), -1) }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use rustix::{io::Errno, mount::MountFlags};
 use super::forget::forget_large_files;
 use crate::{
     blank::{UPPER, WORK},
-    loopdev::{self, LoopDevice},
+    loopdev::{self, AttachedLoop, LoopDevice},
     mount::{self, EXT4_MAGIC, OVERLAY_MAGIC},
     step::{HostStepError, StepContext as _},
 };
@@ -116,6 +116,8 @@ impl LayerDisk {
         if mount::is_on(&self.root(), OVERLAY_MAGIC)? {
             forget_large_files(&self.layer().join(UPPER));
         }
+        // Asked while it is mounted, for looking through all devices takes longer the more there are.
+        let device = loopdev::below(&self.layer()).filter(|it| it.backing == self.image());
         let mut patience = Patience::FiveSeconds;
         for target in [self.root(), self.layer()] {
             if mount::unmount(&target)? == mount::Unmounted::Detached {
@@ -125,7 +127,7 @@ impl LayerDisk {
             // Copies in other mount namespaces go with the mount point.
             mount::remove_mount_point(&target)?;
         }
-        self.wait_for_loop(patience)?;
+        self.wait_for_loop(device.as_ref(), patience)?;
         match fs::rename(&self.dir, trash) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(HostStepError::new("move to the trash", &self.dir, error))
@@ -135,8 +137,15 @@ impl LayerDisk {
     }
 
     /// Waits until no loop device holds the image: only then is the layer truly gone.
-    fn wait_for_loop(&self, patience: Patience) -> Result<(), HostStepError> {
-        let is_free = || Ok(loopdev::attached_beneath(&self.dir)?.is_empty());
+    fn wait_for_loop(
+        &self,
+        device: Option<&AttachedLoop>,
+        patience: Patience,
+    ) -> Result<(), HostStepError> {
+        let is_free = || match device {
+            Some(device) => Ok(!device.is_attached()),
+            None => Ok(loopdev::attached_beneath(&self.dir)?.is_empty()),
+        };
         let detached = match patience {
             Patience::FiveSeconds => mount::wait_until(is_free)?,
             Patience::None => is_free()?,
