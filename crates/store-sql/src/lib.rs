@@ -1,1 +1,6 @@
-//! tarn-store-sql.
+//! The [`Store`](tarn_store::Store) on SQL. SQLite for now; another database gets the same verbs
+//! under the same file names beside it.
+
+mod sqlite;
+
+pub use sqlite::{SqliteOpenError, SqliteStore, WriteCounts};

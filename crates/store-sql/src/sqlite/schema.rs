@@ -1,0 +1,72 @@
+//! The schema and its forward-only migrations.
+
+use std::path::Path;
+
+use sqlx::{AssertSqlSafe, SqliteConnection};
+
+use super::SqliteOpenError;
+
+/// Number n brings schema n - 1 to schema n. Never change one that was released: add another.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_init.sql")];
+
+/// Marks a file as tarn's: "tarn" in ASCII (`PRAGMA application_id`).
+const APPLICATION_ID: i64 = 0x7461_726e;
+
+/// Brings a database to the present schema, one committed migration at a time.
+pub(super) async fn migrate(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), SqliteOpenError> {
+    let open = |source| SqliteOpenError::Open { path: path.to_owned(), source };
+    let found = number(connection, "PRAGMA user_version").await.map_err(open)?;
+    let application = number(connection, "PRAGMA application_id").await.map_err(open)?;
+    let tables = number(connection, "SELECT count(*) FROM sqlite_schema").await.map_err(open)?;
+    let fresh = application == 0 && found == 0 && tables == 0;
+    if !fresh && application != APPLICATION_ID {
+        return Err(SqliteOpenError::Foreign { path: path.to_owned() });
+    }
+    for (version, migration) in (1_i64..).zip(MIGRATIONS) {
+        if version <= found {
+            continue;
+        }
+        let applied = apply(connection, version, migration).await;
+        applied.map_err(|source| SqliteOpenError::Migrate {
+            path: path.to_owned(),
+            version,
+            source,
+        })?;
+        tracing::info!(schema.old = version - 1, schema.new = version, "database migrated");
+    }
+    let known = (1_i64..).zip(MIGRATIONS).last().map_or(0, |(version, _)| version);
+    if found > known {
+        return Err(SqliteOpenError::Newer { path: path.to_owned(), found, known });
+    }
+    Ok(())
+}
+
+async fn apply(
+    connection: &mut SqliteConnection,
+    version: i64,
+    migration: &'static str,
+) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+    let applied = async {
+        sqlx::raw_sql(migration).execute(&mut *connection).await?;
+        // A pragma takes no parameters; both values are numbers of this file.
+        let mark = format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}; COMMIT"
+        );
+        sqlx::raw_sql(AssertSqlSafe(mark)).execute(&mut *connection).await
+    };
+    let applied = applied.await;
+    if let Err(error) = applied {
+        // It may be rolled back already; what counts is the first error.
+        drop(sqlx::raw_sql("ROLLBACK").execute(connection).await);
+        return Err(error);
+    }
+    Ok(())
+}
+
+async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(sql).fetch_one(connection).await
+}
