@@ -1,0 +1,53 @@
+"""Create → first output through the official SDK: the floor, tarn without a runtime, tarn on gVisor."""
+
+import argparse
+import pathlib
+import signal
+import sys
+
+import measure
+import report
+from harness import env
+from harness.server import sweep
+from targets import Targets
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="few samples; reports the bounds without failing on them")
+    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = arguments()
+    count, sizes = (10, [5]) if asked.small else (50, [5, 20])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sweep()
+    with Targets() as targets:
+        disk = measure.Disk(targets.servers["sim"].data)
+        for _ in range(20):
+            disk.probe()
+        place = report.machine(targets.servers["sim"].data)
+        print(f"{count} lives in a row, bursts of {sizes}; {place}", flush=True)
+        sequential = measure.sequential(targets.all, count, disk.probe)
+        measure.burst(targets.all[0], max(sizes))  # The client's own threads and sockets, once.
+        bursts = {str(n): {t.name: measure.burst(t, n) for t in targets.all} for n in sizes}
+    print("\n" + report.table(f"{count} in a row", sequential))
+    for size, result in bursts.items():
+        print("\n" + report.table(f"{size} at once", result))
+    print(f"\nfdatasync of 4 KiB: p50 {report.p50(disk.samples):.2f} ms, p95 {report.quantile(disk.samples, 0.95):.2f} ms")
+    checks = report.bounds(sequential, bursts, disk.samples)
+    for good, text in checks:
+        print(("pass  " if good else "FAIL  ") + text)
+    for text in targets.complaints:
+        print(f"FAIL  {text}")
+    path = asked.json or env.LOGS.parent / "bench.json"
+    report.write(path, machine=place, sequential=sequential, bursts=bursts, fdatasync=disk.samples, checks=checks)
+    print(f"raw samples: {path}")
+    return int(bool(targets.complaints) or (not asked.small and not all(good for good, _ in checks)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Tables, bounds and the raw samples."""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+from importlib.metadata import version
+
+
+def quantile(samples: list[float], q: float) -> float:
+    """The value that a share `q` of the samples does not exceed."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]
+
+
+def p50(samples: list[float]) -> float:
+    return statistics.median(samples)
+
+
+def table(title: str, results: dict[str, dict[str, list[float]]]) -> str:
+    """One row a phase: the floor, then each target and what it takes more."""
+    floor_name, *names = results
+    head = f"{title:<22}{floor_name + ' p50':>10}{'p95':>9}"
+    head += "".join(f" |{name + ' p50':>11}{'p95':>9}{'Δp50':>9}{'Δp95':>9}" for name in names)
+    lines = [head, "-" * len(head)]
+    for phase, floor in results[floor_name].items():
+        line = f"{phase + ' (ms)':<22}{p50(floor):>10.2f}{quantile(floor, 0.95):>9.2f}"
+        for name in names:
+            mine = results[name][phase]
+            middle, high = p50(mine), quantile(mine, 0.95)
+            line += f" |{middle:>11.2f}{high:>9.2f}{middle - p50(floor):>9.2f}{high - quantile(floor, 0.95):>9.2f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def bounds(sequential: dict, bursts: dict, disk: list[float]) -> list[tuple[bool, str]]:
+    """The bounds that the project promises, each with its figure."""
+    checks = []
+    fsync = p50(disk)
+    overhead = p50(sequential["sim"]["create+run"]) - p50(sequential["stub"]["create+run"])
+    limit = 3 + 4 * fsync
+    text = f"create+run on sim over the floor: {overhead:.2f} ms ≤ 3 ms + 4 × {fsync:.2f} ms = {limit:.2f} ms"
+    checks.append((overhead <= limit, text))
+    first = p50(sequential["gvisor"]["create+run"])
+    checks.append((first <= 200, f"gVisor, create → first output, p50: {first:.1f} ms ≤ 200 ms"))
+    if "20" in bursts:
+        took = bursts["20"]["gvisor"]["create all"][0]
+        checks.append((took <= 2500, f"gVisor, 20 concurrent creates, all running: {took:.0f} ms ≤ 2500 ms"))
+    return checks
+
+
+def machine(directory: pathlib.Path) -> dict:
+    """Where the samples were taken."""
+    mounts = [line.split() for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()]
+    mount = max((m for m in mounts if str(directory).startswith(m[1])), key=lambda m: len(m[1]))
+    return {
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "load": os.getloadavg(),
+        "file_system": mount[2],
+        "python": platform.python_version(),
+        "sdk": version("tensorlake"),
+    }
+
+
+def write(path: pathlib.Path, **results) -> None:
+    """Keeps the raw samples."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1))

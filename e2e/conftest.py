@@ -1,0 +1,96 @@
+"""Fixtures of all suites. A module's `SERVER = {...}` says how its server is made."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness import server as servers  # noqa: E402
+from harness.dns import NameServer  # noqa: E402
+from harness.sdk import Sdk  # noqa: E402
+
+# `timeout` and CI end a run with SIGTERM; an interrupt lets every fixture clean up the host.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+_counts = {"passed": 0, "failed": 0}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_start():
+    """Removes what a killed run left."""
+    servers.sweep()
+
+
+@pytest.fixture(scope="session")
+def names():
+    """The name server behind every tarn server of this run."""
+    server = NameServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def new_server(request, names):
+    """Makes servers that end with the module; what they leave on the host fails it."""
+    made = []
+
+    def make(label: str = "", start: bool = True, **options):
+        name = request.module.__name__.rpartition(".")[2].removeprefix("test_") + label
+        server = servers.Server(name, dns=names.address, **options)
+        made.append(server)
+        return server.start() if start else server
+
+    yield make
+    complaints = [f"{server.name}: {text}" for server in made for text in server.close()]
+    if complaints:
+        pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def server(request, new_server):
+    """The module's server."""
+    return new_server(**getattr(request.module, "SERVER", {}))
+
+
+@pytest.fixture
+def sdk(server):
+    """The official Python SDK on the module's server; ends what the test created with it."""
+    kit = Sdk(server)
+    yield kit
+    kit.close()
+
+
+@pytest.fixture(scope="module")
+def box(server):
+    """A sandbox for tests that do not harm it, through the SDK."""
+    kit = Sdk(server)
+    yield kit.create()
+    kit.close()
+
+
+@pytest.fixture
+def sandbox(server):
+    """The id of a sandbox of the test's own, without an SDK."""
+    made = server.create()
+    yield made
+    server.delete(made)
+
+
+def pytest_runtest_logreport(report):
+    """Counts a test once, and an error of a fixture as a failure."""
+    if report.failed:
+        _counts["failed"] += 1
+    elif report.when == "call" and report.passed:
+        _counts["passed"] += 1
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Tells e2e/run the counts; errors of collection are failures."""
+    if path := os.environ.get("TARN_E2E_COUNTS"):
+        broken = exitstatus in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED)
+        _counts["failed"] += int(broken and not _counts["failed"])
+        Path(path).write_text(json.dumps(_counts))

@@ -1,0 +1,21 @@
+"""What is tested and how much of it, from the environment that `./x test` sets."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LOGS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-logs" / "e2e"
+
+TARN = os.environ["TARN_BIN"]
+TARND = os.environ["TARND_BIN"]
+ASSETS = os.environ["TARN_ASSETS_DIR"]
+NODE = os.environ.get("TARN_NODE", "")
+NODE_MODULES = os.environ.get("TARN_NODE_MODULES", "")
+
+# `--full` runs the scale that the issue's "Must show" names.
+FULL = bool(os.environ.get("TARN_E2E_FULL"))
+
+
+def scale(small: int, full: int) -> int:
+    """Chooses a count by the scale of this run."""
+    return full if FULL else small

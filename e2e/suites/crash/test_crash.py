@@ -1,0 +1,207 @@
+"""kill -9 of the server: nothing acknowledged is lost, nothing half made stays (issue, must show 6)."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from harness import env, host
+from harness.wait import until
+from suites.crash import counters
+
+MANY = 10
+BURST = 20
+
+
+def settled(server, sandboxes=()):
+    """Waits until every sandbox but the given is gone from the host."""
+    until(lambda: server.running() == set(sandboxes), timeout=30, what="the end of the others")
+
+
+def test_killed_with_ten_running(new_server):
+    server = new_server("-ten")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: counters.start(server), range(MANY)))
+    before = {s: counters.read(server, s) for s in made}
+    server.kill()
+    killed = time.monotonic()
+    pids = {s: host.sandbox_processes(server.data, s) for s in made}
+    assert all(pids.values()), "they live on without a server"
+    # The server stays away for longer than any pause that a busy machine causes.
+    until(lambda: time.monotonic() - killed > 3, what="three seconds without a server")
+    start = time.monotonic()
+    server.start()
+    ready = time.monotonic() - start
+    assert server.running() == set(made)
+    assert {s: host.sandbox_processes(server.data, s)[:1] for s in made} == {s: p[:1] for s, p in pids.items()}
+    away = time.monotonic() - killed
+    for sandbox in made:
+        after = counters.read(server, sandbox)
+        assert after.longest_pause < 2.0, f"stood still for {after.longest_pause} s in {away:.1f} s"
+        assert after.count > before[sandbox].count + 20 * 3, (before[sandbox], after)
+    print(f"restart to ready with {MANY} running: {ready:.2f} s")
+    for sandbox in made:
+        assert server.run(sandbox, "echo works").out == "works"
+        server.delete(sandbox)
+    settled(server)
+    for sandbox in made:
+        assert server.info(sandbox)["outcome"] == "Success(UserTerminated)"
+        until(lambda s=sandbox: not host.sandbox_processes(server.data, s), what=f"the end of {sandbox}")
+
+
+def test_killed_again_and_again(new_server):
+    server = new_server("-again")
+    made = counters.start(server)
+    for _ in range(env.scale(3, 10)):
+        server.restart(kill=True)
+        assert server.running() == {made}
+        assert server.run(made, "echo works").out == "works"
+    assert counters.read(server, made).longest_pause < 2.0
+
+
+def test_an_orderly_end_leaves_them_running(new_server):
+    server = new_server("-orderly")
+    made = counters.start(server, name="keeps-running")
+    assert server.stop() == 0
+    assert "running" in server.tail(5), "it says that sandboxes are left running"
+    assert host.sandbox_processes(server.data, made)
+    server.start()
+    assert server.running() == {made}
+    assert server.run("keeps-running", "echo works").out == "works"
+
+
+def test_the_time_limit_holds_over_a_crash(new_server):
+    server = new_server("-limit")
+    short, long = server.create(timeout_secs=2), server.create(timeout_secs=600)
+    server.kill()
+    born = time.monotonic()
+    until(lambda: time.monotonic() - born > 2.5, what="the limit while no server runs")
+    server.start()
+    until(lambda: server.info(short)["status"] == "terminated", timeout=5, what="its end within 5 s")
+    assert server.info(short)["outcome"] == "Success(Timeout)"
+    assert server.running() == {long}
+
+
+def burst_create(server, name):
+    """One create of a burst: its answer, or None when the server died before it came."""
+    try:
+        reply = server.call("POST", "/sandboxes", {"name": name, "timeout_secs": 0}, timeout=60)
+    except OSError:
+        return None
+    except Exception as bad:  # http.client's own errors when the connection dies half way
+        assert "http" in type(bad).__module__, bad
+        return None
+    return reply
+
+
+@pytest.mark.parametrize("answered", [1, 5])
+def test_killed_in_the_middle_of_twenty_creates(new_server, answered):
+    server = new_server(f"-burst{answered}")
+    warm = [server.create() for _ in range(4)]
+    for sandbox in warm:
+        server.delete(sandbox)
+    settled(server)
+    baseline = steady(server)
+    names, replies, first = [f"burst-{n}" for n in range(BURST)], {}, threading.Semaphore(0)
+
+    def create(name):
+        replies[name] = burst_create(server, name)
+        first.release()
+
+    threads = [threading.Thread(target=create, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for _ in range(answered):
+        assert first.acquire(timeout=30)
+    server.kill()
+    for thread in threads:
+        thread.join()
+    promised = {n: r.json()["sandbox_id"] for n, r in replies.items() if r is not None and r.status == 200}
+    assert promised and len(promised) < BURST, "the kill came in the middle"
+    server.start()
+    there = check_all_or_nothing(server, names, promised)
+    print(f"{len(promised)} answered, {len(there)} there after the restart, {BURST - len(there)} gone")
+    for sandbox in there.values():
+        server.delete(sandbox)
+    settled(server)
+    until(lambda: smaller(host.counts(server.data), baseline), timeout=30, what=f"nothing more than {baseline}")
+
+
+def check_all_or_nothing(server, names, promised):
+    """Every sandbox is settled: it runs and works, or it is gone and its name is free."""
+    there = {}
+    for name in names:
+        settle = lambda n=name: (r := server.call("GET", f"/sandboxes/{n}")).status == 404 or (  # noqa: E731
+            r.json()["status"] != "pending" and r
+        )
+        reply = until(settle, timeout=30, what=f"{name} to settle")
+        if reply is not True:
+            assert reply.json()["status"] == "running", reply
+            there[name] = reply.json()["id"]
+            assert server.run(there[name], "echo works").out == "works"
+    for name, sandbox in promised.items():
+        assert there.get(name) == sandbox, f"{name} was answered and must be there"
+    for sandbox in {s["id"] for s in server.call("GET", "/sandboxes").json()["sandboxes"]} - set(there.values()):
+        assert not host.sandbox_processes(server.data, sandbox), f"{sandbox} is terminated and must not live"
+    return there
+
+
+def steady(server):
+    """The counts of a server at rest, once they have stopped changing."""
+    seen: list = []
+
+    def unchanged():
+        seen.append(host.counts(server.data))
+        return len(seen) > 5 and all(s == seen[-1] for s in seen[-5:]) and seen[-1]
+
+    return until(unchanged, timeout=30, what="a server at rest")
+
+
+def smaller(now, before):
+    """Nothing of any kind is more than before; terminated sandboxes stay in the store, not the host."""
+    return all(count <= before.get(kind, 0) for kind, count in now.items())
+
+
+def test_an_emptied_store_harms_nobody(new_server):
+    server = new_server("-store")
+    made = [counters.start(server) for _ in range(2)]
+    before = {s: counters.read(server, s) for s in made}
+    server.kill()
+    for path in (server.data / "store").iterdir():
+        path.unlink()
+    server.start()
+    assert server.call("GET", "/sandboxes").json()["sandboxes"] == []
+    frozen = lambda: all(cpu_stands(server, s) for s in made)  # noqa: E731
+    until(frozen, timeout=20, what="orphans to be frozen")
+    assert all(host.sandbox_processes(server.data, s) for s in made), "frozen, not removed"
+    doctor = server.command("doctor")
+    for sandbox in made:
+        assert sandbox in doctor.stdout + doctor.stderr, f"doctor names {sandbox}: {doctor}"
+    new = server.create()
+    assert server.run(new, "echo works").out == "works"
+    server.restart()
+    assert all(host.sandbox_processes(server.data, s) for s in made), "still kept after another start"
+    assert server.running() == {new}
+    assert before
+
+
+def cpu_stands(server, sandbox) -> bool:
+    """Whether a counting sandbox uses no CPU for a fifth of a second."""
+    used, start = host.cpu_seconds(server.data, sandbox), time.monotonic()
+    until(lambda: time.monotonic() - start > 0.2)
+    return host.cpu_seconds(server.data, sandbox) == used
+
+
+def test_the_store_is_what_was_answered(new_server):
+    """Every create that was answered is known after a crash right behind the answer."""
+    server = new_server("-durable")
+    for _ in range(env.scale(3, 10)):
+        reply = server.call("POST", "/sandboxes", {"wait": False, "timeout_secs": 0})
+        assert reply.status == 202
+        server.kill()
+        server.start()
+        made = json.loads(reply.body)["sandbox_id"]
+        info = until(lambda m=made: (i := server.info(m))["status"] != "pending" and i, timeout=20)
+        assert info["status"] == "running", info
+        server.delete(made)

@@ -1,0 +1,88 @@
+"""Servers beside each other, and in each other's way."""
+
+import os
+import socket
+import subprocess
+
+from harness import host
+from harness.wait import until
+
+
+def ended(process: subprocess.Popen) -> int:
+    """Waits for the end of a server that must refuse."""
+    try:
+        return process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_second_server_on_the_same_directory_is_refused(server):
+    made = server.create()
+    second = server.spawn(server.config_text().replace(server.api.rpartition("//")[2], "127.0.0.1:0"))
+    assert ended(second) != 0
+    said = server.tail(3)
+    assert str(server.process.pid) in said and str(server.data) in said, said
+    assert server.run(made, "echo undisturbed").out == "undisturbed"
+    server.delete(made)
+
+
+def test_purge_is_refused_while_a_server_runs(server):
+    made = server.create()
+    purge = server.command("purge", "--data-dir", str(server.data))
+    assert purge.returncode != 0 and str(server.process.pid) in purge.stderr, purge
+    assert server.run(made, "echo undisturbed").out == "undisturbed"
+    server.delete(made)
+
+
+def test_a_busy_port_is_named_with_its_owner(new_server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = new_server("-busy", start=False)
+        config = other.config_text().replace('[api]\nlisten = "127.0.0.1:0"', f'[api]\nlisten = "127.0.0.1:{port}"')
+        assert ended(other.spawn(config)) != 0
+        said = other.log_text()
+        assert str(port) in said and str(os.getpid()) in said, said
+    other.start()
+
+
+def test_bad_configuration_is_refused(new_server):
+    other = new_server("-config", start=False)
+    for text, words in [
+        ('[api]\nlissten = "127.0.0.1:0"', ["lissten"]),
+        ('[api]\nlisten = "0.0.0.0:0"', ["0.0.0.0", "--insecure-http"]),
+        ('[node]\nruntime = "magic"', ["runtime", "magic"]),
+        ('[node]\nruntime = "sim"', ["sim"]),
+        ("nonsense", ["tarn.toml"]),
+    ]:
+        before = len(other.log_text())
+        assert ended(other.spawn(text)) != 0, text
+        said = other.log_text()[before:]
+        assert all(word in said for word in words), said
+        assert "panicked" not in said
+
+
+def test_two_servers_side_by_side(new_server):
+    one, two = new_server("-one"), new_server("-two")
+    mine, yours = one.create(name="same"), two.create(name="same")
+    assert host.tag_of(one.data) != host.tag_of(two.data)
+    assert one.running() == {mine} and two.running() == {yours}
+    assert one.run(mine, "hostname").out == two.run(yours, "hostname").out == "tl-sbx"
+    assert one.call("GET", "/sandboxes", key=two.key).status == 401, "keys are not shared"
+    one.restart(kill=True)
+    one.delete(mine)
+    until(lambda: not host.sandbox_processes(one.data, mine), what="the end of one's sandbox")
+    one.stop()
+    assert one.command("purge", "--data-dir", str(one.data)).returncode == 0
+    left = {kind: names for kind, names in host.objects(one.data).items() if names}
+    assert not left, left
+    assert two.run(yours, "echo undisturbed").out == "undisturbed"
+    assert two.create()
+
+
+def test_the_same_key_every_time(server):
+    first = server.key
+    server.restart()
+    assert server.key == first == (server.data / "default.key").read_text().strip()
