@@ -4,6 +4,7 @@ and metadata addresses, so that a leak in the isolation ends there and nowhere e
 import fcntl
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -86,6 +87,14 @@ class Lab:
         """Asks an address from the host itself: the proof that the lab answers there."""
         command = ["curl", "-s", "-m", "5", "--interface", HOST, f"http://{address}:{PORT}/"]
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+
+    def control_udp(self, address: str) -> bytes:
+        """The same for a datagram."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+            channel.settimeout(5)
+            channel.bind((HOST, 0))
+            channel.sendto(b"x", (address, 53))
+            return channel.recv(100)
 
     def close(self) -> None:
         """Removes all of it."""

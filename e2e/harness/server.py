@@ -237,7 +237,7 @@ def dispose(home: pathlib.Path) -> list[str]:
     if data.exists():
         left = host.objects(data)
         try:
-            purge = command(data, "purge", "--data-dir", str(data), timeout=120)
+            purge = command(data, "purge", "--yes", timeout=120)
             if purge.returncode:
                 complaints.append(f"tarn purge failed: {purge.stderr.strip()[-600:]}")
         except (subprocess.TimeoutExpired, OSError) as bad:

@@ -29,7 +29,7 @@ def test_a_second_server_on_the_same_directory_is_refused(server):
 
 def test_purge_is_refused_while_a_server_runs(server):
     made = server.create()
-    purge = server.command("purge", "--data-dir", str(server.data))
+    purge = server.command("purge", "--yes")
     assert purge.returncode != 0 and str(server.process.pid) in purge.stderr, purge
     assert server.run(made, "echo undisturbed").out == "undisturbed"
     server.delete(made)
@@ -75,7 +75,7 @@ def test_two_servers_side_by_side(new_server):
     one.delete(mine)
     until(lambda: not host.sandbox_processes(one.data, mine), what="the end of one's sandbox")
     one.stop()
-    assert one.command("purge", "--data-dir", str(one.data)).returncode == 0
+    assert one.command("purge", "--yes").returncode == 0
     left = {kind: names for kind, names in host.objects(one.data).items() if names}
     assert not left, left
     assert two.run(yours, "echo undisturbed").out == "undisturbed"

@@ -134,6 +134,7 @@ def test_no_internet_means_nothing_and_refused(server, lab, names, closed_box):
 
 
 def test_another_resolver_is_closed(server, lab, open_box):
+    assert lab.control_udp(OUTSIDE) == b"outside"
     cannot(server, open_box, ["udp", OUTSIDE, 53], ["tcp", OUTSIDE, 53])
 
 
@@ -142,6 +143,7 @@ def test_private_and_metadata_addresses_are_closed(server, lab, request, kind):
     box = request.getfixturevalue(kind)
     for address in FORBIDDEN:
         assert "outside" in lab.control(address), f"the lab answers at {address}"
+        assert lab.control_udp(address) == b"outside"
     cannot(server, box, *(["tcp", address, PORT] for address in FORBIDDEN))
     cannot(server, box, *(["udp", address, 53] for address in FORBIDDEN))
 

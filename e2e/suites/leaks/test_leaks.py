@@ -87,7 +87,7 @@ def test_purge_leaves_nothing_at_all(new_server):
     assert own.run(made, "sleep 1000 >/dev/null 2>&1 & echo on").out == "on"
     own.kill()
     assert any(host.objects(own.data).values())
-    purge = own.command("purge", "--data-dir", str(own.data))
+    purge = own.command("purge", "--yes")
     assert purge.returncode == 0, purge.stderr
     left = {kind: names for kind, names in host.objects(own.data).items() if names}
     assert not left, left

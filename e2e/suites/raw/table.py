@@ -120,6 +120,8 @@ OBJECT = {
     "status unknown": ("GET", f"{S}?status=sleeping", None, *BAD),
     # --- routes and methods ---
     "no such route": ("GET", "/nope", None, 404, "NOT_FOUND"),
+    # Spec 08 §4: only a 404 here makes 0.5.163 say cleanly that there is no registry.
+    "no file-system registry": ("POST", "/artifact-storage/v1/token", None, 404, "NOT_FOUND"),
     "no such route below": ("GET", f"{S}/{{id}}/nope", None, 404, "NOT_FOUND"),
     "put on the collection": ("PUT", S, {}, 405, "METHOD_NOT_ALLOWED"),
     "post on one": ("POST", f"{S}/{{id}}", {}, 405, "METHOD_NOT_ALLOWED"),
@@ -147,15 +149,13 @@ NOT_BUILT = [
     ("DELETE", "/sandbox-pools/abc"),
     ("POST", "/sandbox-pools/abc/sandboxes"),
     ("GET", "/platform/v1/secrets"),
-    ("GET", "/platform/v1/organizations/o/projects/p/secrets"),
     ("GET", "/platform/v1/sandbox-templates"),
     ("GET", "/platform/v1/sandbox-template-builds/abc"),
     ("DELETE", "/sandbox-images/abc"),
     ("GET", "/images/v4/images"),
-    ("POST", "/artifact-storage/v1/token"),
     ("GET", "/platform/v1/organizations/o/projects/p/file-systems"),
     ("GET", "/platform/v1/users/me/ssh-keys"),
-    ("GET", "/platform/v1/organizations/o/projects/p"),
+    ("GET", "/platform/v1/organizations/o/projects/p/secrets"),
 ]
 
 # Toward the daemon of a running sandbox, through the ingress.
