@@ -273,13 +273,16 @@ async fn a_release_waits_for_the_last_user() -> Result<()> {
     let server = stage.server()?;
     let empty = stage.census()?;
     let root = server.layers.build(&id(1), &stage.template(), ByteSize::from_mib(64)).await?.path;
-    let user = File::create(root.join("held"))?;
+    fs::write(root.join("held"), vec![1; 2 << 20])?;
+    let user = File::open(root.join("held"))?;
     let name = id(1);
-    let release = server.layers.release(&name);
-    let (released, ()) = tokio::join!(release, async {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let (released, freed) = tokio::join!(server.layers.release(&name), async {
+        // That a large file is emptied shows that the removal has begun.
+        until("the removal to begin", || Ok(user.metadata()?.len() == 0)).await?;
         drop(user);
+        Ok::<_, anyhow::Error>(())
     });
+    freed?;
     released?;
     stage.settles_at(&empty).await?;
     server.stop().await;
