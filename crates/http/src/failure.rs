@@ -1,0 +1,126 @@
+//! From refusals and errors to answers: status, body, headers and log line, in one place.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use tarn_api::{ErrorBody, ErrorCode, Refusal};
+use tarn_control::ControlError;
+use tarn_types::ErrorClass;
+
+/// Why a request is answered with an error.
+///
+/// As a response it is only a status with itself attached: [`crate::frame`] writes the body,
+/// because it alone knows the path, and some paths want the text twice.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    code: ErrorCode,
+    text: String,
+    /// For our log only.
+    detail: Option<String>,
+}
+
+/// Whether the body repeats its text as `message`, where the `tl` CLI looks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyStyle {
+    Plain,
+    WithMessage,
+}
+
+/// How long a client should wait before it tries again what is not available, in seconds.
+const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
+
+// === impl Failure ===
+
+impl Failure {
+    pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), detail: None }
+    }
+
+    /// Answers for a handler that panicked; what it said is in the log already.
+    pub(crate) fn panicked() -> Self {
+        let text = "internal error; the server's log says more under this request's id";
+        Self {
+            detail: Some("a handler panicked".to_owned()),
+            ..Self::new(ErrorCode::Internal, text)
+        }
+    }
+
+    /// Writes the answer.
+    pub(crate) fn render(self, style: BodyStyle) -> Response {
+        let message = (style == BodyStyle::WithMessage).then(|| self.text.clone());
+        let status = status(self.code);
+        let body = ErrorBody { error: self.text, code: self.code, message };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECS);
+        }
+        response
+    }
+
+    /// Writes the log line: once, here, with what callers must not see.
+    pub(crate) fn log(&self, request_id: &str) {
+        let (code, text) = (self.code.as_str(), self.text.as_str());
+        let detail = self.detail.as_deref().unwrap_or_default();
+        match self.code.class() {
+            ErrorClass::Internal => {
+                tracing::error!(request.id = request_id, code, text, detail, "request failed");
+            }
+            ErrorClass::Unavailable => {
+                tracing::warn!(request.id = request_id, code, text, detail, "request not served");
+            }
+            ErrorClass::Invalid
+            | ErrorClass::NotFound
+            | ErrorClass::Conflict
+            | ErrorClass::Denied
+            | ErrorClass::Quota
+            | ErrorClass::Cancelled => {
+                tracing::debug!(request.id = request_id, code, text, "request refused");
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.code(), refusal.to_string())
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        let code = match &error {
+            ControlError::Unauthenticated => ErrorCode::Unauthenticated,
+            ControlError::Invalid { .. } => ErrorCode::InvalidRequest,
+            ControlError::LimitExceeded { .. } => ErrorCode::LimitExceeded,
+            ControlError::NoSuchGpu(_) => ErrorCode::NoSuchGpu,
+            ControlError::ImageNotFound { .. } => ErrorCode::ImageNotFound,
+            ControlError::SandboxNotFound(_) => ErrorCode::SandboxNotFound,
+            ControlError::NameTaken { .. } => ErrorCode::SandboxNameTaken,
+            ControlError::Terminated(_) => ErrorCode::SandboxTerminated,
+            ControlError::Ephemeral { .. } => ErrorCode::SandboxEphemeral,
+            ControlError::NotFound(_) => ErrorCode::NotFound,
+            ControlError::Unavailable { .. } => ErrorCode::Unavailable,
+            ControlError::Internal { .. } => ErrorCode::Internal,
+        };
+        let detail = error.detail().map(str::to_owned);
+        Self { code, text: error.to_string(), detail }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = status(self.code).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+fn status(code: ErrorCode) -> StatusCode {
+    StatusCode::from_u16(code.status()).expect("every code's status is a number of three digits")
+}

@@ -1,0 +1,149 @@
+//! Every metric of the HTTP layer, and the Prometheus text of all.
+//!
+//! Written by hand: three metrics of fixed labels need no library, and other components add their
+//! own text.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use axum::http::StatusCode;
+use parking_lot::Mutex;
+use tarn_types::SandboxStatus;
+
+/// The upper bounds of the create histogram, in milliseconds.
+const CREATE_BOUNDS_MS: [u64; 11] = [25, 50, 100, 200, 300, 500, 1000, 2500, 5000, 10_000, 30_000];
+
+/// Counts what the HTTP layer does.
+#[derive(Debug, Default)]
+pub(crate) struct HttpMetrics {
+    /// By route label and status class: both come from fixed sets.
+    requests: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    create: Histogram,
+}
+
+/// How many creates took at most each bound. The last place counts all.
+#[derive(Debug, Default)]
+struct Histogram {
+    counts: [AtomicU64; CREATE_BOUNDS_MS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+// === impl HttpMetrics ===
+
+impl HttpMetrics {
+    pub(crate) fn count(&self, route: &'static str, status: StatusCode) {
+        *self.requests.lock().entry((route, class(status))).or_default() += 1;
+    }
+
+    pub(crate) fn observe_create(&self, took: Duration) {
+        self.create.observe(took);
+    }
+
+    /// Writes the metrics as text.
+    pub(crate) fn render(&self, sandboxes: &[(SandboxStatus, usize)]) -> String {
+        let mut text = String::new();
+        // Writing to a `String` cannot fail.
+        _ = self.write(&mut text, sandboxes);
+        text
+    }
+
+    fn write(&self, text: &mut String, sandboxes: &[(SandboxStatus, usize)]) -> std::fmt::Result {
+        text.push_str(
+            "# HELP tarn_http_requests_total Requests answered, by route and class of status.\n\
+             # TYPE tarn_http_requests_total counter\n",
+        );
+        for ((route, class), count) in &*self.requests.lock() {
+            writeln!(
+                text,
+                "tarn_http_requests_total{{route=\"{route}\",status=\"{class}\"}} {count}"
+            )?;
+        }
+        self.create.write(text)?;
+        text.push_str(
+            "# HELP tarn_sandboxes Live sandboxes, by status.\n# TYPE tarn_sandboxes gauge\n",
+        );
+        for (status, count) in sandboxes {
+            writeln!(text, "tarn_sandboxes{{status=\"{}\"}} {count}", status.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Histogram ===
+
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let bounds = CREATE_BOUNDS_MS.iter().chain([&u64::MAX]);
+        for (count, bound) in self.counts.iter().zip(bounds) {
+            if millis <= *bound {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.sum_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        const NAME: &str = "tarn_sandbox_create_duration_seconds";
+        writeln!(text, "# HELP {NAME} How long creates were held, where they were.")?;
+        writeln!(text, "# TYPE {NAME} histogram")?;
+        let labels = CREATE_BOUNDS_MS.map(seconds);
+        let labels = labels.iter().map(String::as_str).chain(["+Inf"]);
+        for (count, label) in self.counts.iter().zip(labels) {
+            let count = count.load(Ordering::Relaxed);
+            writeln!(text, "{NAME}_bucket{{le=\"{label}\"}} {count}")?;
+        }
+        let sum_us = self.sum_us.load(Ordering::Relaxed);
+        writeln!(text, "{NAME}_sum {}.{:06}", sum_us / 1_000_000, sum_us % 1_000_000)?;
+        let all = self.counts[CREATE_BOUNDS_MS.len()].load(Ordering::Relaxed);
+        writeln!(text, "{NAME}_count {all}")
+    }
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{}.{:03}", millis / 1000, millis % 1000)
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let metrics = HttpMetrics::default();
+        metrics.count("sandbox_create", StatusCode::OK);
+        metrics.count("sandbox_create", StatusCode::OK);
+        metrics.count("none", StatusCode::NOT_FOUND);
+        metrics.observe_create(Duration::from_millis(40));
+        metrics.observe_create(Duration::from_secs(60));
+        let text = metrics.render(&[(SandboxStatus::Running, 3)]);
+        for line in [
+            "tarn_http_requests_total{route=\"none\",status=\"4xx\"} 1",
+            "tarn_http_requests_total{route=\"sandbox_create\",status=\"2xx\"} 2",
+            "tarn_sandbox_create_duration_seconds_bucket{le=\"0.025\"} 0",
+            "tarn_sandbox_create_duration_seconds_bucket{le=\"0.050\"} 1",
+            "tarn_sandbox_create_duration_seconds_bucket{le=\"30.000\"} 1",
+            "tarn_sandbox_create_duration_seconds_bucket{le=\"+Inf\"} 2",
+            "tarn_sandbox_create_duration_seconds_sum 60.040000",
+            "tarn_sandbox_create_duration_seconds_count 2",
+            "tarn_sandboxes{status=\"running\"} 3",
+        ] {
+            assert!(text.lines().any(|each| each == line), "{line}\n{text}");
+        }
+    }
+}

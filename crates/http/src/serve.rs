@@ -1,0 +1,131 @@
+//! Accepting connections, bounding them, and draining them at the end.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tarn_task::Tasks;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
+
+/// The bounds of a listener; all are configuration.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// How many connections are open at most; more wait in the kernel's queue. Default: 4096.
+    pub max_connections: usize,
+    /// How long a connection may take to send a request's head, waiting for the next request
+    /// included. Default: 120 s: above the 90 s after which the clients' pools give up idle
+    /// connections, so that it is never us who close one that a client is about to use.
+    pub header_timeout: Duration,
+    /// How long requests in flight may take once shutdown has begun. Default: 10 s.
+    pub drain: Duration,
+}
+
+/// How long accepting pauses when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+// === impl ServeConfig ===
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            header_timeout: Duration::from_secs(120),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves a TCP listener until shutdown begins, then lets requests in flight finish.
+///
+/// Returns when the last connection is closed, or when `config.drain` is over.
+pub async fn serve_tcp(listener: TcpListener, router: Router, tasks: Tasks, config: ServeConfig) {
+    let accept = async || {
+        let (stream, _peer) = listener.accept().await?;
+        // Answers are small; one that waits for more to send is a late one.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    serve(accept, router, tasks, config).await;
+}
+
+/// Serves a unix socket, as [`serve_tcp`] does a port.
+pub async fn serve_unix(listener: UnixListener, router: Router, tasks: Tasks, config: ServeConfig) {
+    let accept = async || listener.accept().await.map(|(stream, _peer)| stream);
+    serve(accept, router, tasks, config).await;
+}
+
+/// Binds a unix socket that only its owner can open, in place of one that a dead server left.
+///
+/// The directory must be closed to others: between the binding and the change of mode the
+/// directory's mode is what keeps them out. That no server is alive on the socket is for the
+/// caller's lock to know.
+///
+/// # Errors
+/// Fails when something else than a socket is there, and when binding does.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::from(io::ErrorKind::AlreadyExists)),
+        Err(absent) if absent.kind() == io::ErrorKind::NotFound => {}
+        Err(failed) => return Err(failed),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn serve<S, A>(accept: A, router: Router, tasks: Tasks, config: ServeConfig)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: AsyncFn() -> io::Result<S>,
+{
+    let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+    let graceful = GracefulShutdown::new();
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = tasks.stopping() => break,
+            next = next => next,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        drop(tasks.spawn("http-connection", async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+            drop(place);
+        }));
+    }
+    if tokio::time::timeout(config.drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests did not end in time; what they began goes on");
+    }
+}
