@@ -6,7 +6,7 @@ mod platform;
 mod sandbox;
 
 pub use admin::{AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList};
-pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody};
+pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,
     SandboxFacts, SandboxInfo, SandboxList,

@@ -1,1 +1,16 @@
-//! tarn-cli.
+//! The commands of `tarn` that talk to a running server, over its administrative socket.
+//!
+//! They use the HTTP API and nothing else. stdout is data and stderr the rest; a command that
+//! fails exits with the code of [`CliError::exit_code`].
+
+mod client;
+mod command;
+mod data_dir;
+mod error;
+mod table;
+
+pub use command::{
+    ClientCommand, KeyCommand, ListOptions, OrphanCommand, SandboxCommand, run, run_to,
+};
+pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
+pub use error::CliError;

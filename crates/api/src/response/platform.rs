@@ -70,9 +70,17 @@ impl ProjectBody {
     }
 }
 
-/// Writes a time as text; `None` for one that no calendar has.
-pub(crate) fn rfc3339(at: UnixMillis) -> Option<String> {
+fn rfc3339(at: UnixMillis) -> Option<String> {
     jiff::Timestamp::from_millisecond(at.0).ok().map(|at| format!("{at:.3}"))
+}
+
+/// Writes a time in milliseconds since the epoch as RFC 3339 text in whole seconds, for people.
+///
+/// Returns `None` for a time that no calendar has.
+#[must_use]
+pub fn rfc3339_secs(millis: i64) -> Option<String> {
+    let second = millis.div_euclid(1000);
+    jiff::Timestamp::from_second(second).ok().map(|at| format!("{at:.0}"))
 }
 
 #[cfg(test)]

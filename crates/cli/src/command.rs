@@ -1,0 +1,183 @@
+//! The commands: what the command line says, and what is done about it.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
+
+use crate::{
+    CliError,
+    client::AdminClient,
+    table::{table, time},
+};
+
+/// A command for a running server.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ClientCommand {
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Look at the sandboxes of all projects
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
+    /// Look at sandboxes that a node has and the store does not know
+    #[command(subcommand)]
+    Orphan(OrphanCommand),
+}
+
+/// What can be done with API keys.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key; stdout is the key alone, and it is shown this once
+    Create {
+        /// The project that the key opens; it is made if there is none of that name
+        #[arg(long, value_name = "NAME", default_value = "default")]
+        project: String,
+    },
+    /// List keys, without the keys themselves
+    List(ListOptions),
+    /// Revoke a key; it opens nothing from then on
+    Revoke {
+        /// The key's id, as `tarn key list` shows it
+        id: String,
+    },
+}
+
+/// What can be done with sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum SandboxCommand {
+    /// List the sandboxes of all projects, each project's newest first
+    List(ListOptions),
+}
+
+/// What can be done with orphans.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum OrphanCommand {
+    /// List them: they are frozen and kept until an operator decides
+    List(ListOptions),
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct ListOptions {
+    /// Print JSON instead of columns
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs a command against the server of a data directory, and prints to stdout.
+///
+/// # Errors
+/// Fails when no server runs there, when it refuses, and when stdout cannot be written.
+pub async fn run(command: ClientCommand, data_dir: &Path) -> Result<(), CliError> {
+    // Not locked before the answer is there: nothing else may wait for stdout so long.
+    let mut text = Vec::new();
+    run_to(command, data_dir, &mut text).await?;
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(&text)
+        .and_then(|()| stdout.flush())
+        .map_err(|source| CliError::Output { source })
+}
+
+/// Runs a command, and prints to a writer.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_to(
+    command: ClientCommand,
+    data_dir: &Path,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let client = AdminClient::new(data_dir);
+    let text = match command {
+        ClientCommand::Key(command) => key(&client, command).await?,
+        ClientCommand::Sandbox(SandboxCommand::List(options)) => {
+            list_sandboxes(&client, options).await?
+        }
+        ClientCommand::Orphan(OrphanCommand::List(options)) => {
+            list_orphans(&client, options).await?
+        }
+    };
+    out.write_all(text.as_bytes()).map_err(|source| CliError::Output { source })
+}
+
+async fn key(client: &AdminClient, command: KeyCommand) -> Result<String, CliError> {
+    match command {
+        KeyCommand::Create { project } => {
+            let body = json!({"project": project});
+            let made: NewKeyBody = client.call(Method::POST, "/tarn/v1/keys", Some(&body)).await?;
+            Ok(format!("{}\n", made.key))
+        }
+        KeyCommand::List(options) => list_keys(client, options).await,
+        KeyCommand::Revoke { id } => {
+            // An id is letters, digits and `_`; anything else would be another path.
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if id.is_empty() || !id.chars().all(good) {
+                let message = format!("`{id}` is no id of a key; `tarn key list` shows them");
+                return Err(CliError::Refused { message, code: "NOT_FOUND".to_owned() });
+            }
+            let path = format!("/tarn/v1/keys/{id}");
+            client.call::<Value>(Method::DELETE, &path, None).await?;
+            Ok(String::new())
+        }
+    }
+}
+
+async fn list_keys(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
+    let list: KeyList = client.call(Method::GET, "/tarn/v1/keys", None).await?;
+    if options.json {
+        return Ok(pretty(&list));
+    }
+    let rows: Vec<_> = list
+        .keys
+        .into_iter()
+        .map(|key| {
+            let state = match key.revoked_at {
+                Some(at) => format!("revoked {}", time(at)),
+                None => "valid".to_owned(),
+            };
+            [key.id, key.project_name, time(key.created_at), state]
+        })
+        .collect();
+    Ok(table(["ID", "PROJECT", "CREATED", "STATE"], &rows))
+}
+
+async fn list_sandboxes(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
+    let list: AdminSandboxList = client.call(Method::GET, "/tarn/v1/sandboxes", None).await?;
+    if options.json {
+        return Ok(pretty(&list));
+    }
+    let rows: Vec<_> = list
+        .sandboxes
+        .into_iter()
+        .map(|sandbox| {
+            let name = sandbox.name.unwrap_or_else(|| "-".to_owned());
+            let created = time(sandbox.created_at);
+            [sandbox.id, name, sandbox.project_name, sandbox.status, sandbox.image, created]
+        })
+        .collect();
+    Ok(table(["ID", "NAME", "PROJECT", "STATUS", "IMAGE", "CREATED"], &rows))
+}
+
+async fn list_orphans(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
+    let list: OrphanList = client.call(Method::GET, "/tarn/v1/orphans", None).await?;
+    if options.json {
+        return Ok(pretty(&list));
+    }
+    let rows: Vec<_> = list.orphans.into_iter().map(|id| [id]).collect();
+    Ok(table(["ID"], &rows))
+}
+
+fn pretty(list: &impl Serialize) -> String {
+    format!("{:#}\n", json!(list))
+}
+
+#[cfg(test)]
+mod tests;
