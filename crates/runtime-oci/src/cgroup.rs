@@ -66,6 +66,11 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// Returns the parent group of every hierarchy.
+    pub(crate) fn parents(&self) -> Vec<PathBuf> {
+        self.layout.dirs().into_iter().map(|dir| dir.join(&self.parent)).collect()
+    }
+
     pub(crate) fn can_freeze(&self) -> bool {
         self.layout.can_freeze()
     }

@@ -76,17 +76,17 @@ pub(crate) enum RuntimeChoice {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct PoolSection {
     /// The first size of the pool image in MiB, where the data directory cannot reflink.
-    /// Default: 4096.
+    /// Default: 8192.
     pub(crate) initial_mb: u64,
-    /// The largest size it may grow to, in MiB. Default: 1048576.
-    pub(crate) max_mb: u64,
+    /// The largest size it may grow to, in MiB. Default: as far as the disk below allows.
+    pub(crate) max_mb: Option<u64>,
 }
 
 /// `[network]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct NetworkSection {
-    /// The range from which host-side addresses are taken. Default: 198.18.0.0/15.
+    /// The range from which host-side addresses are taken. Default: 198.18.0.0/16.
     pub(crate) range: String,
     /// How many free slots are kept built. Default: 8.
     pub(crate) spare_slots: u16,
@@ -185,9 +185,15 @@ impl Config {
         ensure!(limits.cpus_min > 0.0, "limits.cpus_min must be above 0");
         ensure!(limits.memory_min_mb >= 64, "limits.memory_min_mb must be at least 64");
         ensure!(limits.disk_min_mb >= 64, "limits.disk_min_mb must be at least 64");
-        ensure!(limits.disk_min_mb <= limits.disk_max_mb, "limits.disk_min_mb is above disk_max_mb");
+        ensure!(
+            limits.disk_min_mb <= limits.disk_max_mb,
+            "limits.disk_min_mb is above disk_max_mb"
+        );
         ensure!(self.admission.cpu_overcommit > 0, "admission.cpu_overcommit must be above 0");
-        ensure!(self.admission.memory_reserve_percent < 100, "admission.memory_reserve_percent must be below 100");
+        ensure!(
+            self.admission.memory_reserve_percent < 100,
+            "admission.memory_reserve_percent must be below 100"
+        );
         ensure!(self.node.processes >= 16, "node.processes must be at least 16");
         ensure!(self.network.max_slots > 0, "network.max_slots must be above 0");
         ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
@@ -231,13 +237,13 @@ impl Default for NodeSection {
 
 impl Default for PoolSection {
     fn default() -> Self {
-        Self { initial_mb: 4096, max_mb: 1 << 20 }
+        Self { initial_mb: 8192, max_mb: None }
     }
 }
 
 impl Default for NetworkSection {
     fn default() -> Self {
-        Self { range: "198.18.0.0/15".to_owned(), spare_slots: 8, max_slots: 1000 }
+        Self { range: "198.18.0.0/16".to_owned(), spare_slots: 8, max_slots: 1000 }
     }
 }
 

@@ -104,10 +104,7 @@ pub(crate) fn node_id(data: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<N
 }
 
 /// Returns the default key, making it at the first start.
-pub(crate) fn default_key(
-    data: &DataDir,
-    make: impl FnOnce() -> String,
-) -> anyhow::Result<String> {
+pub(crate) fn default_key(data: &DataDir, make: impl FnOnce() -> String) -> anyhow::Result<String> {
     let text = read_or_make(&data.default_key(), make)?;
     Ok(text.trim().to_owned())
 }
@@ -131,12 +128,8 @@ pub(crate) fn block_on<F: Future<Output = anyhow::Result<()>>>(future: F) -> any
 pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let temp = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temp)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temp, path)

@@ -10,8 +10,10 @@ pub(crate) async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpL
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(listener),
         Err(busy) if busy.kind() == std::io::ErrorKind::AddrInUse => {
-            let owner = owner(address)
-                .map_or_else(|| "another process".to_owned(), |(pid, name)| format!("{name} (pid {pid})"));
+            let owner = owner(address).map_or_else(
+                || "another process".to_owned(),
+                |(pid, name)| format!("{name} (pid {pid})"),
+            );
             bail!(
                 "{what} cannot listen on {address}: {owner} has it. End that process, or choose \
                  another address in tarn.toml"
@@ -33,9 +35,9 @@ fn owner(address: SocketAddr) -> Option<(u32, String)> {
             continue;
         };
         let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
-        let holds = fds
-            .flatten()
-            .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()));
+        let holds = fds.flatten().any(|fd| {
+            fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str())
+        });
         if holds {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Some((pid, name.trim().to_owned()));

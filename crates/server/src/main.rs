@@ -10,6 +10,7 @@ mod host;
 mod identity;
 mod listen;
 mod purge;
+mod serve;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -58,10 +59,27 @@ fn main() -> ExitCode {
             println!("{}", tarn_http::openapi_json());
             Ok(())
         }
-        Command::Client(command) => identity::block_on(tarn_cli::run(command, &data_dir.root)),
+        Command::Client(command) => return client(command, &data_dir),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(bad) => fail(&bad),
+    }
+}
+
+/// Runs a command against a running server; its exit code says what kind of trouble there was.
+#[allow(clippy::print_stderr, reason = "this is the command line")]
+fn client(command: tarn_cli::ClientCommand, data: &config::DataDir) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    let done = identity::block_on(async {
+        if let Err(bad) = tarn_cli::run(command, &data.root).await {
+            code = ExitCode::from(bad.exit_code());
+            eprintln!("tarn: {:#}", anyhow::Error::from(bad));
+        }
+        Ok(())
+    });
+    match done {
+        Ok(()) => code,
         Err(bad) => fail(&bad),
     }
 }

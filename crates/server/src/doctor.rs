@@ -1,0 +1,242 @@
+//! `tarn doctor`: each requirement, found or not, what it costs to lack it, and the remedy.
+//!
+//! `tarn up` makes the same checks and stops with the same words.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+use tarn_api::response::OrphanList;
+use tarn_cli::{ClientCommand, ListOptions, OrphanCommand};
+use tarn_hostnet::SlotsConfig;
+use tarn_runtime_oci::GvisorConfig;
+
+use crate::{config::DataDir, host::runsc_dir, identity};
+
+/// What `tarn doctor` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Where gVisor and the images are [default: $XDG_DATA_HOME/tarn, else ~/.local/share/tarn].
+    #[arg(long, env = "TARN_ASSETS_DIR", value_name = "DIR")]
+    assets_dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) name: String,
+    pub(crate) ok: bool,
+    /// What was found, and what it costs where it is not well.
+    pub(crate) detail: String,
+    /// What to do about it.
+    pub(crate) remedy: Option<String>,
+    /// Whether the server starts without it.
+    pub(crate) optional: bool,
+}
+
+/// Prints every finding. Fails when something required is missing.
+#[allow(clippy::print_stderr, reason = "this is the command line")]
+pub(crate) fn run(args: &DoctorArgs, data: &DataDir) -> ExitCode {
+    let mut findings = Vec::new();
+    let looked = identity::block_on(async {
+        let assets = args.assets_dir.clone().map_or_else(identity::default_assets_dir, Ok)?;
+        findings = look(&assets, data).await;
+        findings.extend(server_findings(data).await);
+        print(&findings, args.json)
+    });
+    if let Err(bad) = looked {
+        eprintln!("tarn: {bad:#}");
+        return ExitCode::FAILURE;
+    }
+    if findings.iter().any(|finding| !finding.ok && !finding.optional) {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Stops a start that cannot succeed, with the words of the doctor.
+pub(crate) async fn require(assets: &Path, data: &DataDir) -> anyhow::Result<()> {
+    let findings = look(assets, data).await;
+    for finding in findings.iter().filter(|finding| !finding.ok && finding.optional) {
+        tracing::warn!("{}", line(finding));
+    }
+    let missing: Vec<String> =
+        findings.iter().filter(|finding| !finding.ok && !finding.optional).map(line).collect();
+    if !missing.is_empty() {
+        bail!("this machine lacks what sandboxes need:\n  {}", missing.join("\n  "));
+    }
+    Ok(())
+}
+
+async fn look(assets: &Path, data: &DataDir) -> Vec<Finding> {
+    let mut findings = vec![root()];
+    findings.extend(tarn_storage::host_facts().into_iter().map(|fact| Finding {
+        // Without XFS the pool copies, which works and is slow.
+        optional: fact.name.contains("xfs"),
+        name: fact.name.to_owned(),
+        ok: fact.ok,
+        detail: fact.detail,
+        remedy: fact.remedy,
+    }));
+    findings.extend(network_findings(data));
+    findings.extend(gvisor_findings(assets, data).await);
+    findings.push(images(assets));
+    findings
+}
+
+fn root() -> Finding {
+    let ok = nix::unistd::geteuid().is_root();
+    Finding {
+        name: "root".to_owned(),
+        ok,
+        detail: if ok {
+            "runs as root".to_owned()
+        } else {
+            "namespaces, mounts and cgroups need root; no sandbox can be made".to_owned()
+        },
+        remedy: (!ok).then(|| "start it with sudo".to_owned()),
+        optional: false,
+    }
+}
+
+/// Without these no slot can be made; the rest of the network's facts are advice.
+const NETWORK_REQUIRED: [&str; 2] = ["nftables", "kernel rules"];
+
+fn network_findings(data: &DataDir) -> Vec<Finding> {
+    let config = SlotsConfig::new(identity::tag(data), data.netns());
+    let facts = tarn_hostnet::facts(&config).into_iter();
+    facts
+        .map(|fact| Finding {
+            optional: !NETWORK_REQUIRED.contains(&fact.name),
+            name: fact.name.to_owned(),
+            ok: fact.ok,
+            detail: fact.detail,
+            remedy: fact.remedy,
+        })
+        .collect()
+}
+
+async fn gvisor_findings(assets: &Path, data: &DataDir) -> Vec<Finding> {
+    let dir = match runsc_dir(assets) {
+        Ok(dir) => dir,
+        Err(bad) => {
+            return vec![Finding {
+                name: "gVisor (runsc)".to_owned(),
+                ok: false,
+                detail: format!("{bad:#}"),
+                remedy: Some("./x setup".to_owned()),
+                optional: false,
+            }];
+        }
+    };
+    let config = GvisorConfig::new(dir, data.runsc(), identity::tag(data));
+    let facts = tarn_runtime_oci::examine(&config).await.into_iter();
+    facts
+        .map(|fact| Finding {
+            name: fact.name.to_owned(),
+            ok: fact.ok,
+            remedy: (!fact.ok).then(|| fact.remedy.to_owned()),
+            detail: fact.detail,
+            optional: false,
+        })
+        .collect()
+}
+
+fn images(assets: &Path) -> Finding {
+    let dir = assets.join("images");
+    let count = std::fs::read_dir(&dir)
+        .map(|entries| {
+            entries.flatten().filter(|entry| entry.path().join("image.json").exists()).count()
+        })
+        .unwrap_or(0);
+    Finding {
+        name: "stock image".to_owned(),
+        ok: count > 0,
+        detail: if count > 0 {
+            format!("{count} in {}", dir.display())
+        } else {
+            format!("none in {}; no sandbox can be made", dir.display())
+        },
+        remedy: (count == 0).then(|| "./x setup".to_owned()),
+        optional: false,
+    }
+}
+
+/// What only a running server knows: sandboxes that its store does not.
+async fn server_findings(data: &DataDir) -> Vec<Finding> {
+    let name = "orphaned sandboxes".to_owned();
+    match orphans(data).await {
+        Err(_no_server) => vec![Finding {
+            name,
+            ok: true,
+            detail: "no server runs on this data directory, so there is nobody to ask".to_owned(),
+            remedy: None,
+            optional: true,
+        }],
+        Ok(orphans) if orphans.is_empty() => {
+            vec![Finding { name, ok: true, detail: "none".to_owned(), remedy: None, optional: true }]
+        }
+        Ok(orphans) => vec![Finding {
+            name,
+            ok: false,
+            detail: format!(
+                "{} frozen and kept, because the store does not know them: {}",
+                orphans.len(),
+                orphans.join(", ")
+            ),
+            remedy: Some(
+                "if the store was replaced by mistake, stop the server, restore the store and start \
+                 again; otherwise they are removed after node.orphan_grace_secs"
+                    .to_owned(),
+            ),
+            optional: true,
+        }],
+    }
+}
+
+/// Asks the server of the data directory, by the same command that an operator would use.
+async fn orphans(data: &DataDir) -> anyhow::Result<Vec<String>> {
+    let list = ClientCommand::Orphan(OrphanCommand::List(ListOptions { json: true }));
+    let mut text = Vec::new();
+    tarn_cli::run_to(list, &data.root, &mut text).await?;
+    let list: OrphanList = serde_json::from_slice(&text)?;
+    Ok(list.orphans)
+}
+
+fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(findings)?)?;
+        return Ok(());
+    }
+    let colour = out.is_terminal();
+    for finding in findings {
+        let (mark, code) = match (finding.ok, finding.optional) {
+            (true, _) => ("ok     ", "32"),
+            (false, true) => ("warning", "33"),
+            (false, false) => ("missing", "31"),
+        };
+        if colour {
+            write!(out, "\x1b[{code}m{mark}\x1b[0m ")?;
+        } else {
+            write!(out, "{mark} ")?;
+        }
+        writeln!(out, "{}", line(finding))?;
+    }
+    Ok(())
+}
+
+fn line(finding: &Finding) -> String {
+    match &finding.remedy {
+        Some(remedy) => format!("{}: {} → {remedy}", finding.name, finding.detail),
+        None => format!("{}: {}", finding.name, finding.detail),
+    }
+}

@@ -1,0 +1,132 @@
+//! The concrete parts of a node: the only place that names them.
+
+use std::{path::Path, path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+use tarn_host::{
+    Images, Layers, Slots,
+    sim::{SimImages, SimLayers, SimSlots},
+};
+use tarn_hostnet::{HostSlots, SlotsConfig};
+use tarn_runtime::{Runtime, RuntimeEvent, sim::SimRuntime};
+use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
+use tarn_storage::{Daemons, HostLayers, Pool, PoolOptions, PoolSizing, StockImages};
+use tarn_task::Tasks;
+use tarn_types::{ByteSize, InstanceTag, Resources};
+use tokio::sync::mpsc;
+
+use crate::config::{Config, DataDir, RuntimeChoice};
+
+/// How many runtime events may wait: one for each sandbox of a large node at once.
+const EVENT_BOUND: usize = 1024;
+
+/// What a node is built from.
+pub(crate) struct Host {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) layers: Arc<dyn Layers>,
+    pub(crate) slots: Arc<dyn Slots>,
+    /// The host's copy of `tarnd`.
+    pub(crate) tarnd: PathBuf,
+    pub(crate) events: mpsc::Receiver<RuntimeEvent>,
+}
+
+/// What building a host needs to know.
+pub(crate) struct HostPlan<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) data: &'a DataDir,
+    pub(crate) assets: &'a Path,
+    pub(crate) tarnd: &'a Path,
+    pub(crate) tag: &'a InstanceTag,
+    pub(crate) tasks: &'a Tasks,
+}
+
+// === impl Host ===
+
+impl Host {
+    /// Opens the parts that the configuration asks for.
+    pub(crate) async fn open(plan: &HostPlan<'_>) -> anyhow::Result<Self> {
+        match plan.config.node.runtime {
+            RuntimeChoice::Gvisor => Self::real(plan).await,
+            RuntimeChoice::Sim => Ok(Self::simulated(plan.tasks)),
+        }
+    }
+
+    async fn real(plan: &HostPlan<'_>) -> anyhow::Result<Self> {
+        let (events, inbox) = mpsc::channel(EVENT_BOUND);
+        let tasks = plan.tasks;
+        let tarnd = Daemons::new(&plan.data.root)
+            .install(plan.tarnd)
+            .with_context(|| format!("install the sandbox daemon {}", plan.tarnd.display()))?;
+        let runtime = GvisorRuntime::new(gvisor_config(plan)?, tasks.clone(), events)
+            .await
+            .context("start the gVisor runtime")?;
+        let pool = open_pool(plan).context("open the storage pool")?;
+        let layers = HostLayers::start(Arc::new(pool), tasks);
+        layers.prepare(Resources::default().disk).await.context("prepare a blank layer")?;
+        let slots = HostSlots::start(slots_config(plan)?, tasks.clone())
+            .await
+            .context("start the network slots")?;
+        Ok(Self {
+            runtime: Arc::new(runtime),
+            images: Arc::new(StockImages::open(plan.assets, tasks.clone())),
+            layers: Arc::new(layers),
+            slots: Arc::new(slots),
+            tarnd,
+            events: inbox,
+        })
+    }
+
+    fn simulated(tasks: &Tasks) -> Self {
+        let (events, inbox) = mpsc::channel(EVENT_BOUND);
+        tracing::warn!("the simulated runtime isolates nothing; it is for tests and benches");
+        Self {
+            runtime: Arc::new(SimRuntime::new(tasks.clone(), events)),
+            images: Arc::new(SimImages::new(&[
+                "tensorlake/ubuntu-minimal",
+                "tensorlake/debian-minimal",
+            ])),
+            layers: Arc::new(SimLayers::default()),
+            slots: Arc::new(SimSlots::default()),
+            tarnd: PathBuf::from("/sim/tarnd"),
+            events: inbox,
+        }
+    }
+}
+
+/// Finds the installed version of gVisor.
+pub(crate) fn runsc_dir(assets: &Path) -> anyhow::Result<PathBuf> {
+    let current = assets.join("runsc").join("current");
+    let version = std::fs::read_to_string(&current).with_context(|| {
+        format!("read {}; run `./x setup`, which installs gVisor", current.display())
+    })?;
+    Ok(assets.join("runsc").join(version.trim()))
+}
+
+pub(crate) fn gvisor_config(plan: &HostPlan<'_>) -> anyhow::Result<GvisorConfig> {
+    Ok(GvisorConfig::new(runsc_dir(plan.assets)?, plan.data.runsc(), plan.tag.clone()))
+}
+
+fn open_pool(plan: &HostPlan<'_>) -> anyhow::Result<Pool> {
+    let section = &plan.config.pool;
+    let sizing = PoolSizing {
+        initial: ByteSize::from_mib(section.initial_mb),
+        max: section.max_mb.map(ByteSize::from_mib),
+        ..PoolSizing::default()
+    };
+    let options = PoolOptions { sizing, ..PoolOptions::default() };
+    Ok(Pool::open(&plan.data.root, plan.tag, options)?)
+}
+
+fn slots_config(plan: &HostPlan<'_>) -> anyhow::Result<SlotsConfig> {
+    let section = &plan.config.network;
+    let mut config = SlotsConfig::new(plan.tag.clone(), plan.data.netns());
+    config.range = section
+        .range
+        .parse()
+        .with_context(|| format!("understand network.range `{}`", section.range))?;
+    config.spare = section.spare_slots;
+    config.maximum = section.max_slots;
+    config.dns_upstreams = plan.config.dns.upstream.clone();
+    Ok(config)
+}

@@ -1,0 +1,351 @@
+//! `tarn up`: read, check, open, attach, serve, wait for a signal, drain.
+//!
+//! Sandboxes are not this process's children in any sense that matters. It ends; they live on.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use tarn_control::{Control, ControlConfig, ControlParts, Limits};
+use tarn_ingress::{Ingress, IngressConfig, PublicScheme};
+use tarn_node::{
+    FixedMemory, MemoryFacts, MemoryGauge, NodeConfig, NodeParts, NodeService, ProcMemory,
+};
+use tarn_scheduler::AdmissionRule;
+use tarn_store_sql::SqliteStore;
+use tarn_task::{Entropy, OsEntropy, SystemClock, Tasks};
+use tarn_types::{ByteSize, MilliCpu, SandboxStatus};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::{
+    addresses::Addresses,
+    config::{Config, DataDir, LogFormat, RuntimeChoice},
+    doctor,
+    host::{Host, HostPlan},
+    identity, listen,
+};
+
+/// How long requests in flight may take after a signal.
+const DRAIN: Duration = Duration::from_secs(12);
+
+/// The name of the project of the default key.
+const DEFAULT_PROJECT: &str = "default";
+
+/// What `tarn up` takes.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Where gVisor and the images are [default: $XDG_DATA_HOME/tarn, else ~/.local/share/tarn].
+    #[arg(long, env = "TARN_ASSETS_DIR", value_name = "DIR")]
+    assets_dir: Option<PathBuf>,
+    /// The sandbox daemon to install [default: `tarnd` beside this program].
+    #[arg(long, value_name = "FILE")]
+    tarnd: Option<PathBuf>,
+    /// The configuration [default: `tarn.toml` in the data directory, if there is one].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Serve plain HTTP to other machines, keys and all.
+    #[arg(long)]
+    insecure_http: bool,
+    /// Allow `node.runtime = "sim"`, which isolates nothing; for tests and benches.
+    #[arg(long, hide = true)]
+    allow_simulated_runtime: bool,
+}
+
+/// Runs the server until a signal.
+pub(crate) fn run(args: UpArgs, data: DataDir) -> anyhow::Result<()> {
+    let data = identity::open_data_dir(&data)?;
+    let config = read_config(&args, &data)?;
+    config.check_exposure(args.insecure_http)?;
+    if config.node.runtime == RuntimeChoice::Sim && !args.allow_simulated_runtime {
+        bail!(
+            "node.runtime = \"sim\" isolates nothing and is for tests and benches; say \"gvisor\""
+        );
+    }
+    start_log(&config)?;
+    let _lock = identity::lock(&data)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let done = runtime.block_on(serve(&args, &config, &data));
+    // What still runs is background work that was told to stop; nobody waits for it.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+fn read_config(args: &UpArgs, data: &DataDir) -> anyhow::Result<Config> {
+    let beside = data.root.join("tarn.toml");
+    let path = args.config.clone().or_else(|| beside.exists().then_some(beside));
+    let mut config = Config::read(path.as_deref())?;
+    if config.dns.upstream.is_empty() {
+        config.dns.upstream = upstream_from_environment()?;
+    }
+    Ok(config)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the server crate reads the environment")]
+fn upstream_from_environment() -> anyhow::Result<Vec<std::net::SocketAddr>> {
+    let Ok(list) = std::env::var("TARN_DNS_UPSTREAM") else { return Ok(Vec::new()) };
+    let parse = |entry: &str| {
+        let entry = entry.trim();
+        entry.parse().with_context(|| format!("TARN_DNS_UPSTREAM: `{entry}` is not ADDRESS:PORT"))
+    };
+    list.split(',').filter(|entry| !entry.trim().is_empty()).map(parse).collect()
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
+        .with_context(|| format!("understand log.filter `{}`", config.log.filter))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match config.log.format {
+        LogFormat::Text => log.with_ansi(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(|bad| anyhow::anyhow!("start the log: {bad}"))
+}
+
+async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result<()> {
+    // First of all, so that a signal during the start is not lost.
+    let mut signals = Signals::new()?;
+    let assets = args.assets_dir.clone().map_or_else(identity::default_assets_dir, Ok)?;
+    let api = listen::bind("the API", config.api.listen).await?;
+    let ingress = listen::bind("the ingress", config.ingress.listen).await?;
+    let addresses = Addresses::new(config, api.local_addr()?, ingress.local_addr()?);
+    if config.node.runtime == RuntimeChoice::Gvisor {
+        doctor::require(&assets, data).await?;
+    }
+    protect_from_oom();
+    let tasks = Tasks::new();
+    let started = tokio::select! {
+        started = start(args, config, data, &assets, &tasks) => started?,
+        () = signals.next() => bail!("ended by a signal before it was ready"),
+    };
+    let served = serve_all(config, data, &addresses, &started, &tasks, api, ingress).await;
+    if let Err(bad) = served {
+        tasks.shutdown(DRAIN).await;
+        return Err(bad);
+    }
+    announce(&addresses, &started.key, data)?;
+    signals.next().await;
+    tracing::info!("stopping: no new requests, those in flight are finished");
+    let running = count_running(&started.control);
+    let drained = tokio::select! {
+        hanging = tasks.shutdown(DRAIN) => hanging,
+        () = signals.next() => bail!("ended at once by a second signal"),
+    };
+    if drained > 0 {
+        tracing::warn!(tasks = drained, "some work did not end in time");
+    }
+    say_goodbye(running);
+    Ok(())
+}
+
+/// What `start` makes.
+struct Started {
+    control: Control,
+    key: String,
+}
+
+async fn start(
+    args: &UpArgs,
+    config: &Config,
+    data: &DataDir,
+    assets: &std::path::Path,
+    tasks: &Tasks,
+) -> anyhow::Result<Started> {
+    let tag = identity::tag(data);
+    let tarnd = find_tarnd(args, config)?;
+    let plan = HostPlan { config, data, assets, tarnd: &tarnd, tag: &tag, tasks };
+    let host = Host::open(&plan).await?;
+    let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
+    let store = SqliteStore::open(&data.store(), tasks)
+        .await
+        .with_context(|| format!("open the store {}", data.store().display()))?;
+    let control = Control::start(
+        ControlParts {
+            store: Arc::new(store),
+            images: Arc::clone(&host.images),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::clone(&entropy),
+            tasks: tasks.clone(),
+        },
+        control_config(config, host.runtime.kind().as_str())?,
+    )
+    .await
+    .context("read the store")?;
+    let key = identity::default_key(data, || control.new_secret())?;
+    control.key_ensure(&key, DEFAULT_PROJECT).await.context("store the default key")?;
+    let node = start_node(config, data, host, entropy, &control, tasks).await?;
+    control.attach(Arc::new(node)).await.context("attach the node")?;
+    Ok(Started { control, key })
+}
+
+async fn start_node(
+    config: &Config,
+    data: &DataDir,
+    host: Host,
+    entropy: Arc<dyn Entropy>,
+    control: &Control,
+    tasks: &Tasks,
+) -> anyhow::Result<NodeService> {
+    let simulated = config.node.runtime == RuntimeChoice::Sim;
+    let memory: Arc<dyn MemoryGauge> = if simulated {
+        let plenty = ByteSize::from_mib(1 << 20);
+        Arc::new(FixedMemory(MemoryFacts { total: plenty, available: plenty }))
+    } else {
+        Arc::new(ProcMemory)
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = if simulated { 1024 } else { cores };
+    let node_config = NodeConfig {
+        id: identity::node_id(data, &*entropy)?,
+        ledger_dir: data.ledger(),
+        tarnd: host.tarnd,
+        hostname: "tl-sbx".to_owned(),
+        processes: config.node.processes,
+        cpu: MilliCpu::from_milli(u32::try_from(cores * 1000).unwrap_or(u32::MAX)),
+        boot_id: identity::boot_id()?,
+        orphan_grace_secs: config.node.orphan_grace_secs,
+    };
+    let parts = NodeParts {
+        runtime: host.runtime,
+        images: host.images,
+        layers: host.layers,
+        slots: host.slots,
+        memory,
+        sink: Arc::new(control.clone()),
+        clock: Arc::new(SystemClock),
+        entropy,
+        tasks: tasks.clone(),
+    };
+    NodeService::start(node_config, parts, host.events).await.context("start the node")
+}
+
+async fn serve_all(
+    config: &Config,
+    data: &DataDir,
+    addresses: &Addresses,
+    started: &Started,
+    tasks: &Tasks,
+    api: TcpListener,
+    ingress: TcpListener,
+) -> anyhow::Result<()> {
+    let mut ingress_config = IngressConfig::default();
+    ingress_config.ingress_domains.extend(config.ingress.domains.iter().cloned());
+    if config.ingress.public_url.as_deref().is_some_and(|url| url.starts_with("https:")) {
+        ingress_config.public_scheme = PublicScheme::Https;
+    }
+    let proxy = Ingress::new(ingress_config, Arc::new(started.control.clone()), tasks.clone());
+    crate::serve::api(data, addresses, &started.control, &proxy, tasks, api)?;
+    drop(tasks.spawn("ingress", proxy.serve(ingress)));
+    let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;
+    identity::write_private(&data.addresses(), &text)
+}
+
+fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<ControlConfig> {
+    let limits = &config.limits;
+    let cpus = |key: &str, cpus: f64| {
+        MilliCpu::from_cpus(cpus).with_context(|| format!("understand limits.{key}"))
+    };
+    Ok(ControlConfig {
+        limits: Limits {
+            cpu_min: cpus("cpus_min", limits.cpus_min)?,
+            cpu_max: limits.cpus_max.map(|most| cpus("cpus_max", most)).transpose()?,
+            memory_min: ByteSize::from_mib(limits.memory_min_mb),
+            memory_max: limits.memory_max_mb.map(ByteSize::from_mib),
+            disk_min: ByteSize::from_mib(limits.disk_min_mb),
+            disk_max: ByteSize::from_mib(limits.disk_max_mb),
+            timeout_max_secs: limits.timeout_max_secs,
+        },
+        admission: AdmissionRule {
+            cpu_overcommit: config.admission.cpu_overcommit,
+            memory_reserve: ByteSize::from_mib(config.admission.memory_reserve_mb),
+            memory_reserve_percent: config.admission.memory_reserve_percent,
+            memory_per_start: ByteSize::from_mib(config.admission.memory_per_start_mb),
+            ..AdmissionRule::default()
+        },
+        archive_after_secs: config.retention.archive_after_secs,
+        archive_keep_secs: config.retention.archive_keep_secs,
+        runtime,
+    })
+}
+
+fn find_tarnd(args: &UpArgs, config: &Config) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &args.tarnd {
+        return Ok(path.clone());
+    }
+    let own = std::env::current_exe().context("find this program")?;
+    let beside = own.with_file_name("tarnd");
+    if beside.exists() || config.node.runtime == RuntimeChoice::Sim {
+        return Ok(beside);
+    }
+    bail!(
+        "there is no sandbox daemon at {}; say --tarnd FILE, or start with `./x up`",
+        beside.display()
+    )
+}
+
+/// Under memory pressure the kernel ends sandboxes first and the server last.
+fn protect_from_oom() {
+    if let Err(bad) = std::fs::write("/proc/self/oom_score_adj", "-900") {
+        tracing::warn!(error = %bad, "the server is not protected from the kernel's out-of-memory killer");
+    }
+}
+
+fn count_running(control: &Control) -> usize {
+    let counts = control.live_counts();
+    counts.iter().filter(|(status, _)| *status == SandboxStatus::Running).map(|(_, n)| n).sum()
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
+fn announce(addresses: &Addresses, key: &str, data: &DataDir) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    eprintln!("tarn serves {} from {}", addresses.api, data.root.display());
+    eprintln!("Paste the two lines into the terminal where your client runs:");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "export TENSORLAKE_API_URL={}", addresses.api)
+        .and_then(|()| writeln!(out, "export TENSORLAKE_API_KEY={key}"))
+        .and_then(|()| writeln!(out, "ready"))
+        .and_then(|()| out.flush())
+        .context("print the addresses")
+}
+
+#[allow(clippy::print_stderr, reason = "this is the command line")]
+fn say_goodbye(running: usize) {
+    match running {
+        0 => eprintln!("tarn has stopped; no sandbox was running."),
+        1 => eprintln!(
+            "tarn has stopped; 1 sandbox goes on running and is taken over at the next start."
+        ),
+        n => eprintln!(
+            "tarn has stopped; {n} sandboxes go on running and are taken over at the next start."
+        ),
+    }
+}
+
+/// The signals that end the server.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
