@@ -105,6 +105,10 @@ pub struct InitRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Processes in the sandbox at one time, the daemon not counted.
+    ///
+    /// Bound by `RLIMIT_NPROC` per user, and for root too by a cgroup of the sandbox's kernel,
+    /// where the daemon can make one: under gVisor that takes `--in-sandbox-cgroup=v2` and
+    /// `CAP_SYS_ADMIN` for PID 1. Both count threads.
     pub processes: u32,
     /// Retained output of all processes together: the smaller of 64 MiB and 1/16 of the memory.
     pub output_bytes: u64,

@@ -4,7 +4,8 @@
 //! better one.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::unix::fs::chown,
     path::{Path, PathBuf},
     rc::Rc,
@@ -56,11 +57,7 @@ pub(crate) fn init(daemon: &Rc<Daemon>, request: InitRequest) -> Result<InitResp
     };
     if daemon.role() == Role::Init {
         set_machine_up(&request.hostname, &entropy);
-        if !daemon.has_pids_group()
-            && let Ok(group) = PidsGroup::create(request.limits.processes)
-        {
-            daemon.use_pids_group(group);
-        }
+        bound_processes(daemon, request.limits.processes);
     }
     let entrypoint_pid = match request.entrypoint {
         None => None,
@@ -134,6 +131,21 @@ fn working_dir(account: &Account, asked: Option<&str>) -> Result<PathBuf, ApiErr
 fn set_machine_up(hostname: &str, entropy: &[u8]) {
     _ = nix::unistd::sethostname(hostname);
     drop(fs::write("/dev/urandom", entropy));
+}
+
+/// Has the kernel bound the processes, root's included. A runtime without the controller has a
+/// bound of its own around the sandbox, or none: that is for its log, and the guard goes on.
+fn bound_processes(daemon: &Daemon, max_processes: u32) {
+    if daemon.has_pids_group() {
+        return;
+    }
+    match PidsGroup::create(max_processes) {
+        Ok(group) => daemon.use_pids_group(group),
+        Err(error) => {
+            let text = "tarnd: no cgroup bounds the processes of root";
+            drop(writeln!(io::stderr(), "{text}: {error}"));
+        }
+    }
 }
 
 fn start_entrypoint(

@@ -1,20 +1,28 @@
 //! The bound on the number of processes, first line: a `pids` cgroup of the sandbox's own kernel.
 //!
-//! gVisor does not enforce `RLIMIT_NPROC`, and Linux not for root, but gVisor has a `pids`
-//! controller. Its file system is mounted only while the group is made and then detached, so a
-//! tenant sees none of it; the open `cgroup.procs` keeps it. The daemon itself stays outside:
-//! a full sandbox must not keep it from starting the command that cleans up. Threads count too.
+//! `RLIMIT_NPROC` binds everybody but root, in gVisor as in Linux. A root's fork bomb without a
+//! bound in the kernel starves the guard task, then the sandbox, then the host (measured: 21,000
+//! host processes within seconds), so root needs a cgroup. It must be cgroup v2, which runsc has
+//! with `--in-sandbox-cgroup=v2`: its v1 controller looks at one hierarchy of seven, chosen at
+//! random, for each fork, so a bomb walks through it.
+//!
+//! The file system is mounted only while the group is made and then detached, so a tenant sees
+//! none of it; the open `cgroup.procs` keeps it. The daemon is in a group of its own without a
+//! bound, so that a full sandbox can be cleaned up. Threads count too. Needs `CAP_SYS_ADMIN`,
+//! which a tenant's root has as well: who mounts the file system again and leaves the group
+//! meets the host's fuse and loses the own sandbox.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
     os::fd::{AsRawFd as _, RawFd},
+    path::Path,
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Covered for an instant, before any tenant's process exists; every sandbox has one of them.
-const MOUNT_POINTS: [&str; 2] = ["/sys", "/proc"];
+/// Covered for an instant, before any tenant's process exists; every sandbox has it.
+const MOUNT_POINT: &str = "/sys";
 
 /// The group that every started process joins.
 #[derive(Debug)]
@@ -27,34 +35,26 @@ pub(crate) struct PidsGroup {
 impl PidsGroup {
     /// Makes the group, as PID 1 of a sandbox whose kernel has the controller.
     pub(crate) fn create(max_tasks: u32) -> io::Result<Self> {
-        let mut failure = io::Error::from(io::ErrorKind::NotFound);
-        for point in MOUNT_POINTS {
-            match mount(
-                Some("tarn"),
-                point,
-                Some("cgroup"),
-                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-                Some("pids"),
-            ) {
-                Ok(()) => {
-                    let group = Self::create_at(point, max_tasks);
-                    umount2(point, MntFlags::MNT_DETACH)?;
-                    return group;
-                }
-                Err(errno) => failure = errno.into(),
-            }
-        }
-        Err(failure)
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("tarn"), MOUNT_POINT, Some("cgroup2"), flags, None::<&str>)?;
+        let group = Self::create_below(Path::new(MOUNT_POINT), max_tasks);
+        umount2(MOUNT_POINT, MntFlags::MNT_DETACH)?;
+        group
     }
 
-    fn create_at(point: &str, max_tasks: u32) -> io::Result<Self> {
-        let group = format!("{point}/tarn");
-        match fs::create_dir(&group) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+    /// A group may have processes or children with controllers, not both: hence one for us.
+    fn create_below(root: &Path, max_tasks: u32) -> io::Result<Self> {
+        let (daemon, guests) = (root.join("tarnd"), root.join("guests"));
+        for group in [&daemon, &guests] {
+            match fs::create_dir(group) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
-        fs::write(format!("{group}/pids.max"), max_tasks.to_string())?;
-        let procs = OpenOptions::new().write(true).open(format!("{group}/cgroup.procs"))?;
+        fs::write(daemon.join("cgroup.procs"), "1")?;
+        fs::write(root.join("cgroup.subtree_control"), "+pids")?;
+        fs::write(guests.join("pids.max"), max_tasks.to_string())?;
+        let procs = OpenOptions::new().write(true).open(guests.join("cgroup.procs"))?;
         Ok(Self { procs })
     }
 

@@ -22,3 +22,21 @@ pub(crate) fn read_small_file(path: &str, limit: usize) -> io::Result<Vec<u8>> {
     }
     Ok(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_small_regular_files_are_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        std::fs::write(at("file"), "1234").expect("written");
+        nix::unistd::mkfifo(at("fifo").as_str(), nix::sys::stat::Mode::S_IRWXU).expect("made");
+        assert_eq!(read_small_file(&at("file"), 4).expect("small"), b"1234");
+        assert!(read_small_file(&at("file"), 3).is_err());
+        assert!(read_small_file(&at("fifo"), 4).is_err());
+        assert!(read_small_file("/dev/zero", 4).is_err());
+        assert!(read_small_file(&at("none"), 4).is_err());
+    }
+}

@@ -46,7 +46,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) stdio: [RawFd; 3],
     /// The open `cgroup.procs` of the group that bounds the number of processes.
     pub(crate) process_group_file: Option<RawFd>,
-    /// Its `RLIMIT_NPROC`, which does not bind root, nor anybody in gVisor.
+    /// Its `RLIMIT_NPROC`, which does not bind root.
     pub(crate) max_processes: Option<u64>,
 }
 

@@ -92,9 +92,8 @@ fn a_connection_serves_many_requests() {
 }
 
 #[test]
-fn a_replaced_account_file_does_not_hang_the_daemon() {
+fn a_fifo_in_the_way_is_an_error_not_a_hang() {
     let daemon = TestDaemon::open();
-    // A number needs no account file; a FIFO as working directory is an error, not a hang.
     nix::unistd::mkfifo(&daemon.dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU)
         .expect("made");
     let answer =

@@ -36,15 +36,16 @@ fn a_run_is_start_lines_and_exit() {
 #[test]
 fn lines_come_as_they_are_written() {
     let daemon = TestDaemon::open();
-    let mut stream =
-        daemon.stream("POST", "/processes/run", &shell("echo first; cat gate; echo second"));
-    nix::unistd::mkfifo(&daemon.dir.path().join("gate"), nix::sys::stat::Mode::S_IRWXU)
-        .expect("made");
-    // `cat` may have come before the fifo; then there is nothing to wait for.
-    let pid = stream.next_frame().expect("a start frame")["pid"].as_i64().expect("a pid");
+    let gate = daemon.dir.path().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    let script = "echo first; cat gate; echo last";
+    let mut stream = daemon.stream("POST", "/processes/run", &shell(script));
+    assert!(stream.next_frame().expect("a start frame")["pid"].is_i64());
     assert_eq!(stream.next_frame().expect("a line")["line"], "first");
-    drop(daemon.api("DELETE", &format!("/processes/{pid}"), &Value::Null));
-    assert!(stream.frames().last().expect("an exit frame")["reason"].is_string());
+    // Only now may it go on: the line before did not wait for the end.
+    std::fs::write(&gate, "second\n").expect("opened");
+    let rest: Vec<_> = stream.frames().iter().map(|frame| frame["line"].clone()).collect();
+    assert_eq!(rest, [json!("second"), json!("last"), Value::Null]);
 }
 
 #[test]
