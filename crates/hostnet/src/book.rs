@@ -4,8 +4,8 @@
 //!            build            take             release
 //! (nothing) ──────▶ Building ──────▶ Free ──────▶ Claimed ──────▶ Cleaning
 //!     ▲                                ▲                              │
-//!     │ enough are free                └──────────────────────────────┤
-//!     └───────────────────────────────────────────────────────────────┘
+//!     │                                └──────── Refreshing ◀─────────┤
+//!     └───────────────────────────────────────────────────────────────┘ enough are free
 //! ```
 //! After a start there are also slots `Found` on the host, to be adopted or removed.
 
@@ -24,8 +24,10 @@ pub(crate) enum State {
     Free,
     /// A sandbox's.
     Claimed,
-    /// Being closed, emptied and made ready, or removed.
+    /// Being closed, or removed.
     Cleaning,
+    /// Closed, and being made ready for another sandbox.
+    Refreshing,
 }
 
 /// The states of all slots of a server.
@@ -126,7 +128,7 @@ impl Book {
     /// Nothing is built until half of the spare ones are used, so that a steady coming and going
     /// reuses slots instead of building and removing them.
     pub(crate) fn plan_builds(&mut self) -> Vec<SlotId> {
-        let coming = self.count(State::Free) + self.count(State::Building);
+        let coming = self.coming();
         if !self.settled || coming >= self.waiting + self.spare.div_ceil(2) {
             return Vec::new();
         }
@@ -138,6 +140,17 @@ impl Book {
             .collect();
         self.states.extend(unused.iter().map(|slot| (*slot, State::Building)));
         unused
+    }
+
+    /// Chooses a free slot that is one too many, because who waited for it has gone, and notes
+    /// that it is being removed.
+    pub(crate) fn plan_removal(&mut self) -> Option<SlotId> {
+        if self.coming() <= self.spare + self.waiting {
+            return None;
+        }
+        let surplus = self.all(State::Free).last()?;
+        self.states.insert(surplus, State::Cleaning);
+        Some(surplus)
     }
 
     /// Notes that a slot is whole and closed.
@@ -159,18 +172,26 @@ impl Book {
         claimed
     }
 
-    /// Decides what becomes of a slot that is being cleaned.
-    pub(crate) fn afterlife(&self) -> Afterlife {
-        if self.count(State::Free) >= self.spare + self.waiting {
-            Afterlife::Remove
-        } else {
-            Afterlife::Reuse
+    /// Decides what becomes of a slot that is being cleaned, and notes it.
+    pub(crate) fn afterlife(&mut self, slot: SlotId) -> Afterlife {
+        if self.coming() >= self.spare + self.waiting {
+            return Afterlife::Remove;
         }
+        self.states.insert(slot, State::Refreshing);
+        Afterlife::Reuse
     }
 
     /// Counts the slots in a state.
     pub(crate) fn count(&self, state: State) -> usize {
         self.all(state).count()
+    }
+
+    /// Counts the slots that are free or will be.
+    fn coming(&self) -> usize {
+        [State::Free, State::Building, State::Refreshing]
+            .into_iter()
+            .map(|state| self.count(state))
+            .sum()
     }
 
     fn first(&self, state: State) -> Option<SlotId> {

@@ -41,7 +41,7 @@ fn steady_coming_and_going_builds_nothing() {
         assert_eq!(build(&mut book), 0);
         for slot in taken {
             assert!(book.release(slot));
-            assert_eq!(book.afterlife(), Afterlife::Reuse);
+            assert_eq!(book.afterlife(slot), Afterlife::Reuse);
             book.ready(slot);
         }
     }
@@ -66,13 +66,34 @@ fn a_burst_is_built_for_and_removed_again() {
     }
     for slot in taken {
         assert!(book.release(slot));
-        match book.afterlife() {
+        match book.afterlife(slot) {
             Afterlife::Reuse => book.ready(slot),
             Afterlife::Remove => book.gone(slot),
         }
     }
     assert_eq!(book.count(State::Free), 8);
     assert_eq!(book.states.len(), 8);
+}
+
+#[test]
+fn slots_released_together_do_not_all_count_as_the_one_that_is_missing() {
+    let mut book = settled(2, 10);
+    build(&mut book);
+    let taken = [take(&mut book), take(&mut book)];
+    build(&mut book);
+    assert!(taken.iter().all(|slot| book.release(*slot)));
+    assert_eq!(book.count(State::Free), 2);
+    assert_eq!(taken.map(|slot| book.afterlife(slot)), [Afterlife::Remove; 2]);
+    let mut book = settled(2, 10);
+    build(&mut book);
+    let taken = [take(&mut book), take(&mut book)];
+    build(&mut book);
+    let third = take(&mut book);
+    for slot in taken.into_iter().chain([third]) {
+        book.release(slot);
+    }
+    assert_eq!(book.afterlife(third), Afterlife::Reuse);
+    assert_eq!(taken.map(|slot| book.afterlife(slot)), [Afterlife::Remove; 2]);
 }
 
 #[test]
@@ -90,6 +111,23 @@ fn the_maximum_holds_and_a_release_ends_it() {
     assert_eq!(book.take(), Take::Wait, "it is on its way");
     book.ready(first);
     assert_eq!(book.take(), Take::Slot(first));
+}
+
+#[test]
+fn what_was_built_for_one_who_left_is_removed() {
+    let mut book = settled(2, 10);
+    build(&mut book);
+    let taken = [take(&mut book), take(&mut book)];
+    book.begin_wait();
+    assert_eq!(build(&mut book), 3);
+    assert_eq!(book.plan_removal(), None, "it may still be taken");
+    book.end_wait();
+    let surplus = book.plan_removal().expect("one is too many");
+    assert_eq!(book.plan_removal(), None);
+    assert_eq!(book.afterlife(surplus), Afterlife::Remove);
+    book.gone(surplus);
+    assert_eq!(book.count(State::Free), 2);
+    assert!(taken.iter().all(|slot| book.state(*slot) == Some(State::Claimed)));
 }
 
 #[test]

@@ -116,6 +116,11 @@ impl Block {
         Ipv4Addr::from_bits(self.0.to_bits() + u32::from(slot.0))
     }
 
+    /// Says whether an address is one of this block.
+    pub(crate) fn has(self, address: Ipv4Addr) -> bool {
+        self.overlaps(address, 32)
+    }
+
     /// Names the table whose existence reserves this block on the host.
     pub(crate) fn reservation(self) -> String {
         let [a, b, c, d] = self.0.octets();

@@ -82,14 +82,15 @@ impl Rules {
     /// Opens a slot as far as its policy says.
     pub(crate) fn open(&self, slot: SlotId, policy: &EgressPolicy) -> Result<(), StepFailure> {
         let name = || vec![self.names.interface(slot)];
-        let internet = if policy.allow_internet_access {
-            SetChange::Add(INTERNET, name())
-        } else {
-            SetChange::Remove(INTERNET, name())
-        };
         let mut openings = self.openings.lock();
-        change_sets(&self.names.table(), &[SetChange::Add(LIVE, name()), internet])
-            .step("install policy")?;
+        let mut changes = vec![SetChange::Add(LIVE, name())];
+        if policy.allow_internet_access {
+            changes.push(SetChange::Add(INTERNET, name()));
+        } else if openings.internet.contains(&slot) {
+            // Only then: a deletion so soon after another can wait 10 ms in the kernel.
+            changes.push(SetChange::Remove(INTERNET, name()));
+        }
+        change_sets(&self.names.table(), &changes).step("install policy")?;
         openings.live.insert(slot);
         if policy.allow_internet_access {
             openings.internet.insert(slot);

@@ -11,6 +11,7 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -26,13 +27,15 @@ use crate::{
     error::{Step as _, StepFailure},
     netlink::{
         Place, add_address, add_neighbour, add_route, change_routes, delete_interface, interfaces,
-        lift, new_veth,
+        is_running, lift, new_veth,
     },
     plan::{GATEWAY, GATEWAY_MAC, INSIDE, INSIDE_MAC, LINK_PREFIX, Names},
 };
 
 /// The interface inside, as runtimes expect it.
 const INSIDE_INTERFACE: &str = "eth0";
+/// The kernel connects a link in less than one; this is for machines that are very busy.
+const LINK_PATIENCE_MS: u32 = 5000;
 /// The namespace of the calling thread.
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
@@ -154,10 +157,11 @@ impl Site {
             close_ipv6("default");
             let inside = Place { name: INSIDE_INTERFACE, mac: INSIDE_MAC, netns: None };
             let outside = Place { name: &near, mac: GATEWAY_MAC, netns: Some(host.as_fd()) };
-            change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")?;
-            furnish_inside()
+            change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")
         })?;
-        furnish_outside(&name, address)
+        furnish_outside(&name, address)?;
+        self.refresh(slot)?;
+        wait_until_running(&name)
     }
 }
 
@@ -180,6 +184,18 @@ fn furnish_outside(name: &str, address: Ipv4Addr) -> Result<(), StepFailure> {
         add_neighbour(index, INSIDE, INSIDE_MAC),
     ])
     .step("set up the host's end")
+}
+
+/// Waits for the end that was lifted first, the host's: the kernel connects it in the background,
+/// and drops what is sent by it until then.
+fn wait_until_running(name: &str) -> Result<(), StepFailure> {
+    for _ in 0..LINK_PATIENCE_MS {
+        if is_running(name).step("look at interface")? {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Err(StepFailure { step: "wait for interface", detail: "its link does not come up".into() })
 }
 
 /// Sets up loopback and the end inside, as the calling thread's namespace has them.

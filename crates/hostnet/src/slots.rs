@@ -76,7 +76,7 @@ struct Unfinished {
 }
 
 /// Counts a claim as waiting for as long as it lives.
-struct Waiting<'a>(&'a Mutex<Book>);
+struct Waiting<'a>(&'a Inner);
 
 // === impl HostSlots ===
 
@@ -197,7 +197,7 @@ impl Inner {
                 return Ok(slot);
             }
             if waiting.is_none() {
-                waiting = Some(Waiting::begin(&self.book));
+                waiting = Some(Waiting::begin(self));
                 self.wake.notify_one();
             }
             if timeout_at(deadline, changed.changed()).await.is_err() {
@@ -247,14 +247,15 @@ impl Drop for Unfinished {
 // === impl Waiting ===
 
 impl<'a> Waiting<'a> {
-    fn begin(book: &'a Mutex<Book>) -> Self {
-        book.lock().begin_wait();
-        Self(book)
+    fn begin(inner: &'a Inner) -> Self {
+        inner.book.lock().begin_wait();
+        Self(inner)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().end_wait();
+        self.0.book.lock().end_wait();
+        self.0.wake.notify_one();
     }
 }

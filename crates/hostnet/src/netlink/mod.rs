@@ -10,9 +10,9 @@ mod route;
 mod rule;
 mod socket;
 
-pub(crate) use flow::forget_flows;
+pub(crate) use flow::{forget_flows, forget_flows_of};
 pub(crate) use route::{
     Interface, Place, Route, add_address, add_neighbour, add_route, delete_interface, interfaces,
-    lift, new_veth, routes, run as change_routes,
+    is_running, lift, new_veth, routes, run as change_routes,
 };
 pub(crate) use rule::{SetChange, change_sets, table_exists};

@@ -24,12 +24,14 @@ const RTM_NEWNEIGH: u16 = 28;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
+const IF_OPER_UP: u8 = 6;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -175,6 +177,18 @@ pub(crate) fn interfaces() -> Result<Vec<Interface>, NetlinkError> {
         found.extend(read_interface(payload));
     })?;
     Ok(found)
+}
+
+/// Says whether an interface carries packets yet: it does a moment after both ends are up.
+pub(crate) fn is_running(name: &str) -> Result<bool, NetlinkError> {
+    let message = Message::new(RTM_GETLINK, NLM_F_ACK, &link_head(0, 0))
+        .attribute(IFLA_IFNAME, &terminated(name));
+    let mut running = false;
+    dump(Family::Route, message, |payload| {
+        let state = Attributes::behind(payload, IFINFOMSG).find(IFLA_OPERSTATE);
+        running = state == Some(&[IF_OPER_UP]);
+    })?;
+    Ok(running)
 }
 
 /// Lists the IPv4 routes of every table but the host's own addresses'.

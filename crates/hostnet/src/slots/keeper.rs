@@ -7,7 +7,7 @@ use std::{
 
 use tarn_host::SlotId;
 
-use super::Inner;
+use super::{Inner, tenant::Condition};
 use crate::{error::StepFailure, uplink};
 
 /// How often the host is looked at: an uplink may have come, another program may have flushed the
@@ -18,8 +18,18 @@ const ROUND: Duration = Duration::from_secs(5);
 pub(super) async fn keep(inner: Arc<Inner>) {
     let mut stopping = std::pin::pin!(inner.tasks.stopping());
     loop {
-        for slot in inner.book.lock().plan_builds() {
+        let (builds, surplus) = {
+            let mut book = inner.book.lock();
+            (book.plan_builds(), book.plan_removal())
+        };
+        for slot in builds {
             inner.tasks.spawn("slot_build", Arc::clone(&inner).build(slot));
+        }
+        if let Some(slot) = surplus {
+            // Wakes us again when done, so one at a time is enough.
+            inner
+                .tasks
+                .spawn("slot_cleaning", Arc::clone(&inner).clean(slot, None, Condition::Closed));
         }
         tokio::select! {
             () = &mut stopping => return,
@@ -44,8 +54,7 @@ impl Inner {
         let inner = Arc::clone(&self);
         let built = self.tasks.spawn_blocking(move || {
             let mtu = inner.mtu.load(Ordering::Relaxed);
-            inner.site.build(slot, inner.block.address(slot), mtu)?;
-            inner.forget(slot)
+            inner.site.build(slot, inner.block.address(slot), mtu)
         });
         let failure = match built.await {
             Ok(Ok(())) => {

@@ -1,6 +1,10 @@
 //! Sandboxes in slots: moving in, changing the policy, moving out.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use tarn_host::{Slot, SlotError, SlotId};
 use tarn_types::{EgressPolicy, SandboxId};
@@ -11,7 +15,7 @@ use crate::{
     book::Afterlife,
     dns::{Ears, serve},
     error::{Step as _, StepFailure},
-    netlink::forget_flows,
+    netlink::{forget_flows, forget_flows_of},
 };
 
 /// The sandboxes in slots. Its lock is held over each change of a claimed slot's rules, so that a
@@ -24,6 +28,15 @@ pub(super) struct Tenant {
     sandbox: SandboxId,
     policy: watch::Sender<EgressPolicy>,
     resolver: JoinHandle<()>,
+}
+
+/// Whether a slot to be cleaned is known to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Nothing gets in or out.
+    Closed,
+    /// The rules could not be changed; only removing the slot closes it.
+    Open,
 }
 
 // === impl Inner ===
@@ -95,7 +108,9 @@ impl Inner {
         let adopted = Arc::clone(&self).occupy(slot, id, policy).await;
         if adopted.is_err() {
             // Not reused: its sandbox still lives in it. Settling removes it.
-            self.tenants.lock().remove(&slot);
+            if let Some(tenant) = self.tenants.lock().remove(&slot) {
+                tenant.resolver.abort();
+            }
             self.book.lock().unadopt(slot);
         }
         adopted
@@ -116,20 +131,29 @@ impl Inner {
             Ok((tenant, closed)) => (tenant, closed),
             Err(error) => (None, Err(error).step("close")),
         };
-        if let Err(failure) = &closed {
-            tracing::error!(
-                slot = slot.0,
-                step = failure.step,
-                detail = failure.detail,
-                "network slot cannot be closed: removing it"
-            );
-        }
+        let condition = match closed {
+            Ok(()) => Condition::Closed,
+            Err(failure) => {
+                tracing::error!(
+                    slot = slot.0,
+                    step = failure.step,
+                    detail = failure.detail,
+                    "network slot cannot be closed: removing it"
+                );
+                Condition::Open
+            }
+        };
         let tasks = self.tasks.clone();
-        tasks.spawn("slot_cleaning", self.clean(slot, tenant, closed.is_ok()));
+        tasks.spawn("slot_cleaning", self.clean(slot, tenant, condition));
     }
 
-    /// Empties a closed slot and makes it ready, or removes it.
-    async fn clean(self: Arc<Self>, slot: SlotId, tenant: Option<Tenant>, closed: bool) {
+    /// Empties a slot that nobody has any more and makes it ready, or removes it.
+    pub(super) async fn clean(
+        self: Arc<Self>,
+        slot: SlotId,
+        tenant: Option<Tenant>,
+        condition: Condition,
+    ) {
         if let Some(tenant) = tenant {
             tracing::info!(slot = slot.0, sandbox.id = %tenant.sandbox, "network slot closed");
             // Waited for: its sockets must be gone before the next sandbox's are opened.
@@ -137,41 +161,48 @@ impl Inner {
             drop(tenant.resolver.await);
         }
         let inner = Arc::clone(&self);
-        let cleaned = self.tasks.spawn_blocking(move || inner.clean_now(slot, closed)).await;
+        let cleaned = self.tasks.spawn_blocking(move || inner.clean_now(slot, condition)).await;
         if let Err(failure) = flatten(cleaned) {
-            self.book.lock().gone(slot);
-            tracing::warn!(
+            // It stays in the book as being cleaned, so nobody gets it.
+            tracing::error!(
                 slot = slot.0,
                 step = failure.step,
                 detail = failure.detail,
-                "network slot was not fit to be reused"
+                "network slot withdrawn until the next start"
             );
         }
         self.note();
     }
 
     /// Blocking. Removes the slot if it cannot be made ready.
-    fn clean_now(&self, slot: SlotId, closed: bool) -> Result<(), StepFailure> {
-        let wanted = closed && self.book.lock().afterlife() == Afterlife::Reuse;
-        let readied = wanted.then(|| {
-            self.site.refresh(slot)?;
-            self.forget(slot)
-        });
-        if let Some(Ok(())) = readied {
-            self.book.lock().ready(slot);
-            return Ok(());
+    fn clean_now(&self, slot: SlotId, condition: Condition) -> Result<(), StepFailure> {
+        let closed = condition == Condition::Closed;
+        if closed && self.book.lock().afterlife(slot) == Afterlife::Reuse {
+            match self.site.refresh(slot) {
+                Ok(()) => {
+                    self.forget(slot)?;
+                    self.book.lock().ready(slot);
+                    return Ok(());
+                }
+                Err(failure) => tracing::warn!(
+                    slot = slot.0,
+                    step = failure.step,
+                    detail = failure.detail,
+                    "network slot is not fit to be used again: removing it"
+                ),
+            }
         }
         self.site.demolish(slot)?;
         self.forget(slot)?;
         self.book.lock().gone(slot);
-        readied.unwrap_or(Ok(()))
+        Ok(())
     }
 
     /// Makes the kernel forget the flows of whoever had a slot. Blocking.
     ///
     /// Without it a packet that comes late would be translated back and reach the next sandbox.
-    pub(super) fn forget(&self, slot: SlotId) -> Result<(), StepFailure> {
-        forget_flows(self.block.address(slot)).step("forget flows").map(drop)
+    fn forget(&self, slot: SlotId) -> Result<(), StepFailure> {
+        forget_flows_of(self.block.address(slot)).step("forget flows").map(drop)
     }
 
     /// Removes what nobody adopted. Blocking.
@@ -183,10 +214,18 @@ impl Inner {
         closing.extend(&left);
         let mut outcome = self.rules.close(&closing).map_err(|failure| failure.of(SlotId(0)));
         for slot in &left {
-            let removed = self.site.demolish(*slot).and_then(|()| self.forget(*slot));
-            outcome = outcome.and(removed.map_err(|failure| failure.of(*slot)));
-            self.book.lock().gone(*slot);
+            let removed = self.site.demolish(*slot).map_err(|failure| failure.of(*slot));
+            if removed.is_ok() {
+                self.book.lock().gone(*slot);
+            }
+            outcome = outcome.and(removed);
         }
+        // All addresses but the tenants', not only those of the slots left: a crash may have come
+        // between the removal of a slot and this.
+        let kept: BTreeSet<_> = tenants.iter().map(|slot| self.block.address(*slot)).collect();
+        let forgotten = forget_flows(|source| self.block.has(source) && !kept.contains(&source));
+        let forgotten = forgotten.step("forget flows").map_err(|failure| failure.of(SlotId(0)));
+        outcome = outcome.and(forgotten.map(drop));
         tracing::info!(adopted = tenants.len(), removed = left.len(), "network slots settled");
         self.note();
         outcome

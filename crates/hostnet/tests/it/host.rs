@@ -80,7 +80,7 @@ where
             .enable_all()
             .build()
             .expect("build runtime");
-        runtime.block_on(test(Host { dir: TempDir::new().expect("make directory") }));
+        runtime.block_on(test(Host { dir: TempDir::new_in("/run").expect("make directory") }));
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
