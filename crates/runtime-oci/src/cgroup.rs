@@ -52,16 +52,16 @@ impl Cgroups {
     /// Fails when a group cannot be made or, on version 2, cannot hand on its controllers.
     pub(crate) fn open(layout: Layout, tag: &InstanceTag) -> io::Result<Self> {
         let cgroups = Self { layout, parent: format!("tarn_{tag}") };
-        if cgroups.layout.version() == CgroupVersion::V2 {
-            let base = cgroups.layout.dir(Controller::Memory);
-            fs::write(base.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
-        }
+        let hands_on = cgroups.layout.version() == CgroupVersion::V2;
         for dir in cgroups.layout.dirs() {
-            create_group(&dir.join(&cgroups.parent))?;
-        }
-        if cgroups.layout.version() == CgroupVersion::V2 {
-            let parent = cgroups.layout.dir(Controller::Memory).join(&cgroups.parent);
-            fs::write(parent.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+            let parent = dir.join(&cgroups.parent);
+            if hands_on {
+                hand_on_controllers(dir)?;
+            }
+            create_group(&parent)?;
+            if hands_on {
+                hand_on_controllers(&parent)?;
+            }
         }
         Ok(cgroups)
     }
@@ -242,6 +242,28 @@ pub(crate) enum Motion {
     Thawed,
 }
 
+/// Gives the groups below a version 2 group the controllers that limits need.
+///
+/// A group with processes of its own may not: where they are the service's, or a container's,
+/// they go into a group beside ours first.
+fn hand_on_controllers(dir: &Path) -> io::Result<()> {
+    let control = dir.join("cgroup.subtree_control");
+    let hand_on = || fs::write(&control, "+memory +cpu +pids");
+    let handed = match hand_on() {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let leaf = dir.join("tarn_server");
+            create_group(&leaf)?;
+            for pid in fs::read_to_string(dir.join("cgroup.procs"))?.lines() {
+                // One that ended meanwhile need not move.
+                drop(fs::write(leaf.join("cgroup.procs"), pid));
+            }
+            hand_on()
+        }
+        other => other,
+    };
+    handed.map_err(|error| at(&control, &error))
+}
+
 fn create_group(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(dir, &error)),
@@ -256,4 +278,85 @@ fn is_gone(error: &io::Error) -> bool {
 /// Adds the path, which the system's errors lack.
 fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that looks like a version 2 hierarchy. Version 1 is tested for real.
+    fn fake() -> (tempfile::TempDir, Cgroups) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::V2 { base: dir.path().to_owned() };
+        let cgroups = Cgroups::open(layout, &"abc123".parse().unwrap()).unwrap();
+        (dir, cgroups)
+    }
+
+    fn id() -> SandboxId {
+        SandboxId::from_random([1; 21])
+    }
+
+    #[test]
+    fn version_2_hands_controllers_down_and_lists_its_own() {
+        let (dir, cgroups) = fake();
+        for group in ["", "tarn_abc123"] {
+            let control = dir.path().join(group).join("cgroup.subtree_control");
+            assert_eq!(fs::read_to_string(control).unwrap(), "+memory +cpu +pids");
+        }
+        let group = cgroups.sandbox(&id());
+        assert_eq!(group.processes().unwrap(), Vec::<u32>::new());
+        group.set_all(&[]).unwrap();
+        create_group(&group.dir(Controller::Memory)).unwrap();
+        assert_eq!(cgroups.list().unwrap(), [id()]);
+    }
+
+    #[test]
+    fn version_2_is_read_and_written() {
+        let (_dir, cgroups) = fake();
+        let group = cgroups.sandbox(&id());
+        let dir = group.dir(Controller::Memory);
+        create_group(&dir).unwrap();
+        let file = |name: &str, text: &str| fs::write(dir.join(name), text).unwrap();
+        file("memory.current", "1000000000\n");
+        file("memory.stat", "anon 1\ninactive_file 300000000\nactive_file 100000000\n");
+        file("memory.high", "700000000\n");
+        file("memory.events", "high 3\noom_kill 0\n");
+        file("cpu.stat", "usage_usec 42\nuser_usec 40\n");
+        file("cgroup.events", "populated 1\nfrozen 1\n");
+        file("cgroup.procs", "30\n7\n");
+
+        let memory = group.memory();
+        let reading = memory.read().unwrap();
+        assert_eq!((reading.usage, reading.demand), (1_000_000_000, 600_000_000));
+        assert!(!reading.stuck);
+        memory.set_limit(600_000_000).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("memory.high")).unwrap(), "600000000");
+        assert!(memory.read().unwrap().stuck);
+        assert!(!memory.has_killed());
+        file("memory.events", "high 3\noom_kill 1\n");
+        assert!(memory.has_killed());
+
+        assert_eq!(group.cpu_micros().unwrap(), 42);
+        assert_eq!(group.processes().unwrap(), [7, 30]);
+        assert!(group.is_settled(Motion::Frozen).unwrap());
+        assert!(!group.is_settled(Motion::Thawed).unwrap());
+        group.set_frozen(Motion::Thawed).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("cgroup.freeze")).unwrap(), "0");
+    }
+
+    #[tokio::test]
+    async fn version_2_rings_when_its_events_change() {
+        let (_dir, cgroups) = fake();
+        let group = cgroups.sandbox(&id());
+        let dir = group.dir(Controller::Memory);
+        create_group(&dir).unwrap();
+        let events = dir.join("memory.events");
+        fs::write(&events, "high 0\n").unwrap();
+        let mut alarm = group.memory().alarm(1).unwrap();
+        for round in 1..3 {
+            fs::write(&events, format!("high {round}\n")).unwrap();
+            let rang = tokio::time::timeout(Duration::from_secs(10), alarm.ring()).await;
+            rang.expect("it rings").unwrap();
+        }
+    }
 }

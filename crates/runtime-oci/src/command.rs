@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize;
 use tarn_runtime::RuntimeError;
 use tarn_types::SandboxId;
 use tokio::process::{Child, Command};
@@ -133,8 +134,39 @@ fn joined(flag: &str, path: &Path) -> OsString {
     word
 }
 
-/// Finds what a log says went wrong: its last line, without the stamp.
+/// Finds what a log says went wrong: the message of its last line.
 fn complaint(log: &str) -> Option<String> {
     let last = log.lines().rev().find(|line| !line.trim().is_empty())?;
-    Some(last.trim().chars().take(MOST_DETAIL).collect())
+    let parsed: Option<LogLine> = serde_json::from_str(last).ok();
+    let message = parsed.map_or_else(|| last.trim().to_owned(), |line| line.msg);
+    Some(message.chars().take(MOST_DETAIL).collect())
+}
+
+/// A line of the backend's log.
+#[derive(Deserialize)]
+struct LogLine {
+    msg: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_the_last_message() {
+        for (log, expected) in [
+            (
+                r#"{"msg":"first","level":"warning"}
+{"msg":"last: \"x\"","level":"error"}
+"#,
+                Some("last: \"x\""),
+            ),
+            ("panic: boom\n\n", Some("panic: boom")),
+            ("", None),
+            ("\n", None),
+        ] {
+            assert_eq!(complaint(log).as_deref(), expected, "{log}");
+        }
+        assert_eq!(complaint(&"x".repeat(9999)).map(|text| text.len()), Some(MOST_DETAIL));
+    }
 }

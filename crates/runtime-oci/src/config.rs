@@ -15,8 +15,8 @@ pub struct GvisorConfig {
     pub tag: InstanceTag,
     /// How long each operation may take.
     pub deadlines: GvisorDeadlines,
-    /// How many sandboxes are created or started at one time; the rest wait.
-    pub parallel_starts: usize,
+    /// How many sandboxes are created at one time; the rest wait.
+    pub parallel_creates: usize,
 }
 
 /// How long each operation may take before it counts as failed.
@@ -44,7 +44,7 @@ impl GvisorConfig {
             state_dir,
             tag,
             deadlines: GvisorDeadlines::default(),
-            parallel_starts: cores.saturating_mul(2),
+            parallel_creates: cores.saturating_mul(2),
         }
     }
 }

@@ -43,6 +43,7 @@ pub async fn examine(config: &GvisorConfig) -> Vec<Fact> {
         fact("tarn's prewarmer for gVisor", BUILD, prewarmer(dir).await),
         fact("cgroup controllers", "mount memory, cpu, cpuacct and pids", controllers()),
         fact("cgroup freezer", "mount the controller `freezer`", freezer()),
+        fact("a process that reaps orphans", "in a container: docker run --init", reaper()),
     ];
     if facts.iter().all(|fact| fact.ok) {
         let remedy = "allow seccomp and ptrace; in a container: --privileged";
@@ -105,6 +106,15 @@ fn freezer() -> Result<String, String> {
         return Ok("found".to_owned());
     }
     Err("missing: sandboxes cannot be frozen".to_owned())
+}
+
+/// Sandboxes are nobody's children, so that they outlive the server; their end is heard through
+/// descriptors, but the last of them, their entries in the process table, are for process 1.
+fn reaper() -> Result<String, String> {
+    if std::process::id() == 1 {
+        return Err("tarn is process 1: ended sandboxes stay as zombies".to_owned());
+    }
+    Ok("process 1".to_owned())
 }
 
 /// Runs a command in a throw-away sandbox, on the platform that ours use.

@@ -36,9 +36,12 @@ const PRESSED_PAUSE: Duration = Duration::from_millis(5);
 const RESIGNED_PAUSE: Duration = Duration::from_millis(100);
 const RESIGNED_AFTER: Duration = Duration::from_secs(1);
 
-/// How long an announcement may take to show while everything stands still: the largest process
-/// may have died and left another that took the loan.
+/// How long an announcement may take to show after a loan: by then the largest process should be
+/// dead, and if the sandbox stands still again, another took what it left.
 const STUCK_SETTLE: Duration = Duration::from_millis(20);
+
+/// The same when there was no loan: nothing can have changed inside.
+const HOPELESS_SETTLE: Duration = Duration::from_millis(200);
 
 /// The same while the sandbox runs; doubled each time, as there may be nothing to end.
 const PRESSED_SETTLE: Duration = Duration::from_millis(100);
@@ -69,6 +72,8 @@ pub(crate) struct Round {
     first_stuck: Option<Duration>,
     announced: Option<Duration>,
     announcements: u32,
+    /// The loans at the last announcement.
+    announced_loans: u32,
 }
 
 /// What to do now.
@@ -146,7 +151,9 @@ impl Round {
     }
 
     fn judge_stuck(&mut self, bounds: MemoryBounds, elapsed: Duration) -> Verdict {
-        let announce = self.announce_after(STUCK_SETTLE, elapsed);
+        let lent_since = self.loans > self.announced_loans;
+        let settle = if lent_since { STUCK_SETTLE } else { HOPELESS_SETTLE };
+        let announce = self.announce_after(settle, elapsed);
         let limit = (self.loans < MOST_LOANS).then(|| {
             self.loans += 1;
             self.first_loan.get_or_insert(elapsed);
@@ -167,6 +174,7 @@ impl Round {
         if due {
             self.announced = Some(elapsed);
             self.announcements += 1;
+            self.announced_loans = self.loans;
         }
         due
     }
@@ -241,12 +249,12 @@ mod tests {
     #[test]
     fn loans_grow_to_eight_and_announcements_wait_for_them_to_settle() {
         let mut steps: Vec<Step> = (0..9).map(|n| (n * 2, 348 + 64 * n, true)).collect();
-        steps.push((20, 860, true));
+        steps.extend([(20, 860, true), (200, 860, true), (220, 860, true)]);
         assert_eq!(
             run(&steps),
             [
                 "!+64 2", "+128 2", "+192 2", "+256 2", "+320 2", "+384 2", "+448 2", "+512 2",
-                " 2", "! 2"
+                " 2", "! 2", " 2", "! 2",
             ]
         );
     }

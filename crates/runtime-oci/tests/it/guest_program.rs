@@ -31,9 +31,7 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["hog", mib] => hog(mib.parse().unwrap()),
-        ["spin"] => loop {
-            std::hint::spin_loop();
-        },
+        ["bomb"] => bomb(),
         ["sleep"] => thread::sleep(Duration::from_secs(3600)),
         _ => serve(),
     }
@@ -71,6 +69,10 @@ fn act(path: &str) -> String {
             Err(error) => format!("error: {error}"),
         };
     }
+    if let Some(words) = path.strip_prefix("/fill/") {
+        let (mib, file) = words.split_once('/').unwrap();
+        return fill(&format!("/{file}"), mib.parse().unwrap());
+    }
     match path.split('/').skip(1).collect::<Vec<_>>()[..] {
         ["spawn", ref words @ ..] => spawn(words),
         ["kill-largest"] => kill_largest(),
@@ -103,6 +105,27 @@ fn hog(mib: usize) {
     }
     println!("{}", memory.len());
     thread::sleep(Duration::from_secs(3600));
+}
+
+/// Writes a file of so many MiB.
+fn fill(path: &str, mib: usize) -> String {
+    let written = fs::File::create(path).and_then(|mut file| {
+        let chunk = vec![1; 1 << 20];
+        (0..mib).try_for_each(|_| file.write_all(&chunk))
+    });
+    match written {
+        Ok(()) => "written".to_owned(),
+        Err(error) => format!("error: {error}"),
+    }
+}
+
+/// Two for each one, without end.
+fn bomb() {
+    loop {
+        for _ in 0..2 {
+            drop(Command::new("/proc/self/exe").arg("bomb").spawn());
+        }
+    }
 }
 
 fn processes() -> BTreeMap<i32, u64> {

@@ -1,8 +1,8 @@
 //! What a program inside sees and may do.
 
-use tarn_runtime::Runtime as _;
+use tarn_runtime::{Runtime as _, RuntimeEvent, RuntimeExit};
 
-use crate::host::{Host, ask, boot, meminfo_kib};
+use crate::host::{Host, PATIENCE, ask, boot, meminfo_kib};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_sees_its_own_shape() {
@@ -81,4 +81,37 @@ async fn two_hundred_processes_are_far_from_the_fuse() {
     assert_eq!(ask(daemon, "/processes").await.unwrap(), "201");
     runtime.delete(&spec.id).await.unwrap();
     assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_that_nobody_bounds_ends_its_own_sandbox_only() {
+    let host = Host::new();
+    let (runtime, mut events) = host.runtime().await;
+    // With room for every process, so that it is the fuse that ends it.
+    let (victim, other) = (host.prepare_shape(2048, 1000), host.prepare());
+    let daemon = boot(&runtime, &victim).await.daemon;
+    let bystander = boot(&runtime, &other).await.daemon;
+    // The bomb may leave no time for an answer.
+    let lit = host.spawn(async move { ask(daemon, "/spawn/bomb").await });
+    let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+    let exit = RuntimeExit::Died("sentry_ended");
+    assert_eq!(event, RuntimeEvent::Exited { id: victim.id.clone(), exit });
+    drop(lit.await);
+    assert_eq!(ask(bystander, "/").await.unwrap(), "hello");
+    for spec in [victim, other] {
+        runtime.delete(&spec.id).await.unwrap();
+        assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_memory_is_bounded_by_the_sandboxs_own_size() {
+    let host = Host::new();
+    let (runtime, mut events) = host.runtime().await;
+    let spec = host.prepare();
+    let daemon = boot(&runtime, &spec).await.daemon;
+    let answer = ask(daemon, "/fill/1000/dev/shm/file").await.unwrap();
+    assert!(answer.contains("No space left"), "{answer}");
+    assert!(events.try_recv().is_err());
+    runtime.delete(&spec.id).await.unwrap();
 }

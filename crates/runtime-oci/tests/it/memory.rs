@@ -125,6 +125,42 @@ async fn a_program_can_use_what_it_sees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_cache_is_no_pressure_and_hides_none() {
+    let host = Host::new();
+    let (runtime, mut events) = host.runtime().await;
+    let spec = host.prepare();
+    let daemon = boot(&runtime, &spec).await.daemon;
+    assert_eq!(ask(daemon, "/fill/600/tmp/file").await.unwrap(), "written");
+    assert!(events.try_recv().is_err(), "files are not memory");
+    let (told, mut announced) = mpsc::channel(64);
+    let node = host.spawn(play_node(events, daemon, told));
+    let pid = ask(daemon, "/spawn/hog/4096").await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, announced.recv()).await.unwrap();
+    assert_eq!(event, Some(of(&spec.id)));
+    until("the hog dies", || async { !alive(daemon, &pid).await }).await;
+    until("the limit is restored", || async { host.memory_limit(&spec.id) == LIMIT }).await;
+    node.abort();
+    runtime.delete(&spec.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_sandbox_is_saved_too() {
+    let host = Host::new();
+    let (runtime, events) = host.runtime().await;
+    let spec = host.prepare_shape(64, 1000);
+    let daemon = boot(&runtime, &spec).await.daemon;
+    let (told, mut announced) = mpsc::channel(64);
+    let node = host.spawn(play_node(events, daemon, told));
+    let pid = ask(daemon, "/spawn/hog/4096").await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, announced.recv()).await.unwrap();
+    assert_eq!(event, Some(of(&spec.id)));
+    until("the hog dies", || async { !alive(daemon, &pid).await }).await;
+    assert_eq!(ask(daemon, "/").await.unwrap(), "hello");
+    node.abort();
+    runtime.delete(&spec.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_nobody_saves_is_ended() {
     let host = Host::new();
     let (runtime, mut events) = host.runtime().await;
