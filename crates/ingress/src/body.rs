@@ -1,9 +1,8 @@
 //! Bodies on their way through: frame by frame, never gathered.
 //!
-//! hyper ends the stream of an HTTP/1 body quietly when its connection is dropped, and such an end
-//! looks like that of a whole chunked body. So both directions look at how the connection ended
-//! before they believe an end: a truncated upload must not be stored, a truncated answer must not
-//! be taken for whole.
+//! A body whose connection is dropped ends with an error, never as if it were whole: a truncated
+//! upload must not be stored, a truncated answer not be believed. hyper does that since its drop
+//! guard for body senders; the tests hold it to it.
 
 use std::{
     pin::Pin,
@@ -22,25 +21,16 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Sleep;
 
-use crate::{ingress::ClientPhase, meter::End, stats::GaugeGuard, upstream::Lease};
+use crate::{stats::GaugeGuard, upstream::Lease};
 
 /// How long an upload waits for the sandbox's `100 Continue`; older servers never send one
 /// (RFC 9110 §10.1.1).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Says why a body ended early.
+/// Says that a body ended early.
 #[derive(Debug, Error)]
-pub enum BodyError {
-    /// The connection it came from failed.
-    #[error("read the body")]
-    Read(#[source] hyper::Error),
-    /// The client's connection ended before its body did.
-    #[error("the client's connection ended before its body did")]
-    ClientGone,
-    /// The sandbox's connection ended before its body did.
-    #[error("the sandbox's connection ended before its body did")]
-    SandboxGone,
-}
+#[error("read the body")]
+pub struct BodyError(#[source] hyper::Error);
 
 /// How far the upload of one request has come.
 #[derive(Debug, Default)]
@@ -72,7 +62,6 @@ pub(crate) enum GateAnswer {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     inner: Incoming,
-    client: Arc<ClientPhase>,
     /// None for a request without a body.
     upload: Option<Arc<Upload>>,
     gate: Option<Arc<Gate>>,
@@ -139,9 +128,9 @@ impl Gate {
 // === impl RequestBody ===
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, client: Arc<ClientPhase>) -> Self {
+    pub(crate) fn new(inner: Incoming) -> Self {
         let upload = (!inner.is_end_stream()).then(Arc::default);
-        Self { inner, client, upload, gate: None, patience: None }
+        Self { inner, upload, gate: None, patience: None }
     }
 
     /// Holds the body back until the gate opens.
@@ -186,11 +175,6 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         ready!(self.poll_gate(cx));
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        let frame = match frame {
-            None if self.client.is_gone() => Some(Err(BodyError::ClientGone)),
-            None => None,
-            Some(frame) => Some(frame.map_err(BodyError::Read)),
-        };
         if let Some(upload) = &self.upload {
             match &frame {
                 Some(Err(_)) => upload.broken.store(true, SeqCst),
@@ -199,7 +183,7 @@ impl Body for RequestBody {
                 Some(Ok(_)) => {}
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -269,16 +253,13 @@ impl SandboxBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         let Some(frame) = frame else {
-            if self.lease.as_ref().is_some_and(|lease| lease.end() != End::Open) {
-                return Poll::Ready(Some(Err(BodyError::SandboxGone)));
-            }
             self.complete();
             return Poll::Ready(None);
         };
         if frame.is_ok() && self.inner.is_end_stream() {
             self.complete();
         }
-        Poll::Ready(Some(frame.map_err(BodyError::Read)))
+        Poll::Ready(Some(frame.map_err(BodyError)))
     }
 
     fn complete(&mut self) {

@@ -85,7 +85,7 @@ fn outgoing(
     upgrade: Upgrade,
 ) -> Result<Request<RequestBody>, IngressError> {
     let (mut parts, body) = request.into_parts();
-    let body = RequestBody::new(body, Arc::clone(client.phase()));
+    let body = RequestBody::new(body);
     let waits = expects_continue(parts.version, &parts.headers);
     let body = if waits { body.gated() } else { body };
     let port = address.port;
@@ -172,7 +172,7 @@ pub(crate) fn refuse_connect(method: &Method) -> Result<(), IngressError> {
 
 fn no_endpoint(route: &Route) -> IngressError {
     let message = format!(
-        "sandbox {} runs but its address is not known here yet; the request was not executed, retry",
+        "sandbox {} runs but its address is not known yet; the request was not executed, retry",
         route.id
     );
     IngressError::new(IngressCode::SandboxUpstreamError, message)
@@ -193,6 +193,7 @@ fn unasked_upgrade(address: &Address) -> IngressError {
 /// listens.
 fn explain(error: &SendError, address: &Address, route: &Route) -> IngressError {
     let (port, id) = (address.port, &route.id);
+    let at = format!("port {port} of sandbox {id}");
     tracing::debug!(sandbox.id = %id, port, %error, "a request got no answer");
     let (code, message) = match (error, address.is_daemon()) {
         (SendError::Connect(cause), _) if is_our_shortage(cause) => (
@@ -208,19 +209,14 @@ fn explain(error: &SendError, address: &Address, route: &Route) -> IngressError 
         (SendError::Connect(cause), false) => refused(cause, port, id.as_str()),
         (SendError::ConnectTimeout, false) => (
             IngressCode::ConnectionTimeout,
-            format!(
-                "port {port} of sandbox {id} did not accept a connection in time; check the program there"
-            ),
+            format!("{at} did not accept a connection in time; check the program there"),
         ),
-        (SendError::WriteIdle, _) => (
-            IngressCode::WriteTimeout,
-            format!("port {port} of sandbox {id} stopped reading the request's body"),
-        ),
+        (SendError::WriteIdle, _) => {
+            (IngressCode::WriteTimeout, format!("{at} stopped reading the request's body"))
+        }
         (SendError::ReadIdle, _) => (
             IngressCode::ReadTimeout,
-            format!(
-                "port {port} of sandbox {id} did not answer; the request may have been executed"
-            ),
+            format!("{at} did not answer; the request may have been executed"),
         ),
         (SendError::Gone, _) => (
             IngressCode::ConnectionClosed,
@@ -233,18 +229,16 @@ fn explain(error: &SendError, address: &Address, route: &Route) -> IngressError 
         (SendError::Closed(_) | SendError::NotSent, _) => (
             IngressCode::ConnectionClosed,
             format!(
-                "port {port} of sandbox {id} closed the connection before it answered; the request may have been executed"
+                "{at} closed the connection before it answered; the request may have been executed"
             ),
         ),
         (SendError::NoHttp2, _) => (
             IngressCode::ProxyError,
-            format!(
-                "port {port} of sandbox {id} does not speak HTTP/2, which gRPC needs; check the program there"
-            ),
+            format!("{at} does not speak HTTP/2, which gRPC needs; check the program there"),
         ),
         (SendError::Malformed(_), _) => (
             IngressCode::ProxyError,
-            format!("port {port} of sandbox {id} did not answer in HTTP; check the program there"),
+            format!("{at} did not answer in HTTP; check the program there"),
         ),
     };
     IngressError::new(code, message)

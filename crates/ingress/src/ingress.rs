@@ -37,7 +37,6 @@ pub struct ClientConnection {
 /// What has become of a client's connection.
 #[derive(Debug, Default)]
 pub(crate) struct ClientPhase {
-    gone: AtomicBool,
     tunnel: AtomicBool,
 }
 
@@ -77,8 +76,8 @@ impl Ingress {
 
     /// Answers one request; for a server that shares its port with the API.
     ///
-    /// The server must be hyper's with upgrades, and must call [`ClientConnection::end`] before
-    /// it drops a connection. Dropping the future withdraws the request from the sandbox.
+    /// The server must be hyper's with upgrades. Dropping the future withdraws the request from
+    /// the sandbox.
     pub async fn answer(
         &self,
         client: &ClientConnection,
@@ -133,11 +132,6 @@ impl ClientConnection {
         Self { peer, phase: Arc::default(), _place: None }
     }
 
-    /// Notes that the connection is over, so that uploads on it count as broken, not as whole.
-    pub fn end(&self) {
-        self.phase.gone.store(true, SeqCst);
-    }
-
     pub(crate) fn holding(peer: SocketAddr, place: OwnedSemaphorePermit) -> Self {
         Self { _place: Some(Arc::new(place)), ..Self::new(peer) }
     }
@@ -154,11 +148,6 @@ impl ClientConnection {
 // === impl ClientPhase ===
 
 impl ClientPhase {
-    /// Says whether the connection is over, so that a body's end on it means nothing.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(SeqCst)
-    }
-
     /// Notes that from now on the connection is only bytes.
     pub(crate) fn become_tunnel(&self) {
         self.tunnel.store(true, SeqCst);

@@ -126,7 +126,7 @@ impl Ingress {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        tracing::debug!(error, peer = %client.peer(), "a client's connection broke");
+                        tracing::debug!(error, peer = %client.peer(), "a connection broke");
                     }
                     break;
                 }
@@ -142,8 +142,6 @@ impl Ingress {
                 () = grace.as_mut(), if draining => break,
             }
         }
-        // Before the connection is dropped: bodies still being read from it end broken.
-        client.end();
     }
 }
 

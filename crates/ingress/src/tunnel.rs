@@ -58,12 +58,13 @@ async fn opened(shared: &Shared, ends: Ends<OnUpgrade>) -> Option<Ends<Upgraded>
 async fn carry(shared: &Shared, ends: Ends<Upgraded>, lease: &Lease) {
     let mut client = TokioIo::new(ends.client);
     let mut sandbox = TokioIo::new(ends.sandbox);
+    let copy = copy_bidirectional_with_sizes(&mut client, &mut sandbox, BUFFER_BYTES, BUFFER_BYTES);
     let drained = async {
         shared.tasks.stopping().await;
         tokio::time::sleep(shared.config.drain_grace).await;
     };
     tokio::select! {
-        copied = copy_bidirectional_with_sizes(&mut client, &mut sandbox, BUFFER_BYTES, BUFFER_BYTES) => {
+        copied = copy => {
             if let Err(error) = copied {
                 tracing::debug!(%error, "a WebSocket broke");
             }

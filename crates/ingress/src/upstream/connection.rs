@@ -217,8 +217,8 @@ impl Upstreams {
         let gone = upstream.gone.clone();
         let limit = self.config.idle_timeout;
         let run = async move {
-            // The end is noted before the connection is dropped, and with it the bodies on it:
-            // they look for the note when their stream runs dry.
+            // The end is noted before the connection is dropped: the request that is thrown back
+            // then looks for the note.
             let mut connection = Box::pin(connection);
             tokio::select! {
                 ended = connection.as_mut() => if let Err(error) = ended {
@@ -301,11 +301,6 @@ impl Channel {
 // === impl Lease ===
 
 impl Lease {
-    /// Returns how the connection ended, if it did.
-    pub(crate) fn end(&self) -> End {
-        self.channel.meter().end()
-    }
-
     /// Resolves once no byte has moved on the connection for `limit`.
     pub(crate) async fn idle(&self, limit: Duration) {
         self.channel.meter().idle(limit).await;

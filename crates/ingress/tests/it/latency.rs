@@ -38,7 +38,7 @@ async fn the_detour_is_short() {
     let through = p50(world.address, &request).await;
     let stats = world.stats();
     println!(
-        "p50 direct {direct:?}, through the ingress {through:?}, detour {:?}; {} connections for {} requests",
+        "p50 direct {direct:?}, through {through:?}, detour {:?}; {} connections, {} requests",
         through.saturating_sub(direct),
         stats.upstream_opened,
         ROUNDS

@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use tarn_types::{Generation, SandboxId, SandboxStatus};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 use crate::{
@@ -128,6 +128,37 @@ async fn a_connection_closed_between_requests_is_not_noticed_by_clients() {
     }
     assert!(closed < 200, "not every request can have crossed a close");
     assert!(connections.load(SeqCst) >= 200 - closed);
+}
+
+#[tokio::test]
+async fn a_request_that_a_kept_connection_never_took_is_sent_on_a_new_one() {
+    let world = World::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let id = world.sandbox(listener.local_addr().expect("an address"));
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {id}.local\r\nAuthorization: Bearer {KEY}\r\n\
+         Content-Length: 1\r\n\r\nx"
+    );
+    let mut raw = Raw::connect(world.address).await;
+    raw.write(&request).await;
+    let (mut first, _) = soon("a connection", listener.accept()).await.expect("a connection");
+    assert!(read_request(&mut first).await);
+    first.write_all(OK).await.expect("a write");
+    raw.read_until("\r\n\r\nok").await;
+    eventually("the connection is kept", || world.stats().requests_active == 0).await;
+
+    // All in one step of this thread, which is the only one: the ingress finds the request first,
+    // and that the connection is closed only afterwards.
+    let sent = raw.stream.try_write(request.as_bytes()).expect("room for a request");
+    assert_eq!(sent, request.len());
+    drop(first);
+    let (mut second, _) = soon("another", listener.accept()).await.expect("a connection");
+    assert!(read_request(&mut second).await, "whole, body and all");
+    second.write_all(OK).await.expect("a write");
+    raw.received.clear();
+    raw.read_until("\r\n\r\nok").await;
+    let stats = world.stats();
+    assert_eq!((stats.upstream_opened, stats.upstream_reused, stats.upstream_retried), (2, 1, 1));
 }
 
 #[tokio::test]
