@@ -172,7 +172,7 @@ impl GvisorRuntime {
         })
     }
 
-    /// Takes hold of a running sentry and watches it.
+    /// Takes hold of a running sentry and watches it. Nobody may be watching it already.
     fn watch(
         &self,
         spec: &Arc<RuntimeSpec>,
@@ -204,10 +204,7 @@ impl GvisorRuntime {
         };
         let handle = self.tasks.spawn("gvisor-watch", watch.run(round));
         let known = Known { spec: Arc::clone(spec), watch: Some(handle) };
-        let earlier = self.known.lock().insert(id.clone(), known);
-        if let Some(watch) = earlier.and_then(|known| known.watch) {
-            watch.abort();
-        }
+        self.known.lock().insert(id.clone(), known);
         let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);
         Ok(Some(Started { daemon, pid, pid_started }))
     }
@@ -328,6 +325,8 @@ impl Runtime for GvisorRuntime {
         };
         match state.status {
             BackendStatus::Running => {
+                // Two watches would report its end twice.
+                self.forget(&spec.id).await;
                 let started = self.watch(&spec, state.pid, Round::inherited())?;
                 Ok(started.map_or(Adopted::Gone, Adopted::Running))
             }

@@ -32,6 +32,7 @@ fn main() {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["hog", mib] => hog(mib.parse().unwrap()),
         ["bomb"] => bomb(),
+        ["threads", count] => threads(count.parse().unwrap()),
         ["sleep"] => thread::sleep(Duration::from_secs(3600)),
         _ => serve(),
     }
@@ -117,6 +118,19 @@ fn fill(path: &str, mib: usize) -> String {
         Ok(()) => "written".to_owned(),
         Err(error) => format!("error: {error}"),
     }
+}
+
+/// Sleeps in many threads, after each has run for a moment.
+fn threads(count: usize) {
+    let run = || {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(1) {}
+        thread::sleep(Duration::from_secs(3600));
+    };
+    for _ in 0..count {
+        thread::Builder::new().stack_size(64 << 10).spawn(run).unwrap();
+    }
+    thread::sleep(Duration::from_secs(3600));
 }
 
 /// Two for each one, without end.

@@ -107,17 +107,22 @@ impl Host {
 
     /// Returns the limit on a sandbox's memory that is in force.
     pub(crate) fn memory_limit(&self, id: &SandboxId) -> u64 {
-        let limit = ["memory.limit_in_bytes", "memory.high"].map(|file| self.memory_file(id, file));
+        let limit = ["memory.limit_in_bytes", "memory.high"].map(|file| self.group_file(id, file));
         limit.iter().flatten().find_map(|text| text.trim().parse().ok()).unwrap()
     }
 
     /// Says whether a sandbox stands still for want of memory.
     pub(crate) fn is_stuck(&self, id: &SandboxId) -> bool {
-        let control = self.memory_file(id, "memory.oom_control");
+        let control = self.group_file(id, "memory.oom_control");
         control.is_some_and(|text| text.contains("under_oom 1"))
     }
 
-    fn memory_file(&self, id: &SandboxId, file: &str) -> Option<String> {
+    /// Returns how many processes and threads of the host a sandbox has.
+    pub(crate) fn host_processes(&self, id: &SandboxId) -> u64 {
+        self.group_file(id, "pids.current").unwrap().trim().parse().unwrap()
+    }
+
+    fn group_file(&self, id: &SandboxId, file: &str) -> Option<String> {
         let dirs = cgroup_dirs(&format!("tarn_{}/{id}", self.tag));
         dirs.iter().find_map(|dir| fs::read_to_string(dir.join(file)).ok())
     }

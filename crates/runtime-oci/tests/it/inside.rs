@@ -2,7 +2,7 @@
 
 use tarn_runtime::{Runtime as _, RuntimeEvent, RuntimeExit};
 
-use crate::host::{Host, PATIENCE, ask, boot, meminfo_kib};
+use crate::host::{Host, PATIENCE, ask, boot, meminfo_kib, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_sees_its_own_shape() {
@@ -113,5 +113,21 @@ async fn shared_memory_is_bounded_by_the_sandboxs_own_size() {
     let answer = ask(daemon, "/fill/1000/dev/shm/file").await.unwrap();
     assert!(answer.contains("No space left"), "{answer}");
     assert!(events.try_recv().is_err());
+    runtime.delete(&spec.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_threads_are_far_from_the_fuse() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let spec = host.prepare();
+    let daemon = boot(&runtime, &spec).await.daemon;
+    let pid = ask(daemon, "/spawn/threads/2000").await.unwrap();
+    let status = format!("/read/proc/{pid}/status");
+    until("they all run", || async {
+        ask(daemon, &status).await.unwrap().contains("Threads:\t2001")
+    })
+    .await;
+    println!("2000 threads inside: {} on the host", host.host_processes(&spec.id));
     runtime.delete(&spec.id).await.unwrap();
 }
