@@ -18,7 +18,7 @@ use hyper_util::{
 use tarn_task::Tasks;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
 };
 
@@ -54,19 +54,12 @@ impl Default for ServeConfig {
 ///
 /// Returns when the last connection is closed, or when `config.drain` is over.
 pub async fn serve_tcp(listener: TcpListener, router: Router, tasks: Tasks, config: ServeConfig) {
-    let accept = async || {
-        let (stream, _peer) = listener.accept().await?;
-        // Answers are small; one that waits for more to send is a late one.
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    };
-    serve(accept, router, tasks, config).await;
+    serve(listener, router, tasks, config).await;
 }
 
 /// Serves a unix socket, as [`serve_tcp`] does a port.
 pub async fn serve_unix(listener: UnixListener, router: Router, tasks: Tasks, config: ServeConfig) {
-    let accept = async || listener.accept().await.map(|(stream, _peer)| stream);
-    serve(accept, router, tasks, config).await;
+    serve(listener, router, tasks, config).await;
 }
 
 /// Binds a unix socket that only its owner can open, in place of one that a dead server left.
@@ -89,11 +82,35 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve<S, A>(accept: A, router: Router, tasks: Tasks, config: ServeConfig)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: AsyncFn() -> io::Result<S>,
-{
+/// A listener of either kind.
+trait Accept: Send {
+    /// What a connection reads and writes.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Returns the next connection. Cancel-safe.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _peer) = Self::accept(self).await?;
+        // Answers are small; one that waits for more to send is a late one.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Self::accept(self).await.map(|(stream, _peer)| stream)
+    }
+}
+
+async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks, config: ServeConfig) {
     let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     let mut builder = http1::Builder::new();
@@ -101,7 +118,7 @@ where
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
-            (place, accept().await)
+            (place, Accept::accept(&listener).await)
         };
         let (place, accepted) = tokio::select! {
             biased;

@@ -148,7 +148,7 @@ async fn open_daemon(
     };
     let answered = tokio::select! {
         answered = tokio::time::timeout(DAEMON_DEADLINE, knock) => answered,
-        exit = exited => return Err(died_at_start(exit)),
+        exit = exited => return Err(died_at_start(exit.as_ref())),
     };
     match answered {
         Err(_elapsed) => Err(EndCause::StartFailed {
@@ -166,7 +166,7 @@ async fn open_daemon(
     }
 }
 
-fn died_at_start(exit: Option<RuntimeExit>) -> EndCause {
+fn died_at_start(exit: Option<&RuntimeExit>) -> EndCause {
     let message = match exit {
         Some(RuntimeExit::OutOfMemory) => "it ran out of memory before its daemon answered",
         Some(RuntimeExit::Died(reason)) => reason,

@@ -17,7 +17,7 @@ use crate::{paths::Paths, sys};
 
 /// The flags of every command, besides the paths. They are part of a memory snapshot: a change
 /// makes older ones useless.
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 13] = [
     "--platform=systrap",
     "--network=sandbox",
     // The layer below is ours, so disk limits, fsync and snapshots are real.
@@ -35,6 +35,9 @@ const FLAGS: [&str; 12] = [
     // ping. Packets are filtered outside the sandbox in any case.
     "--net-raw",
     "--gofer-network-namespace=null",
+    // The daemon bounds the processes of everybody inside, root too, by a cgroup of the guest
+    // kernel. Its version 1 charges one hierarchy of seven at random; version 2 is exact.
+    "--in-sandbox-cgroup=v2",
 ];
 
 /// The most of a complaint that goes into an error.

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Err(bad) => return fail(&bad),
     };
     let done = match cli.command {
-        Command::Up(args) => up::run(args, data_dir),
+        Command::Up(args) => up::run(&args, &data_dir),
         Command::Doctor(args) => return doctor::run(&args, &data_dir),
         Command::Purge(args) => purge::run(&args, &data_dir),
         Command::Openapi => {

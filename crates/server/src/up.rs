@@ -55,9 +55,9 @@ pub(crate) struct UpArgs {
 }
 
 /// Runs the server until a signal.
-pub(crate) fn run(args: UpArgs, data: DataDir) -> anyhow::Result<()> {
-    let data = identity::open_data_dir(&data)?;
-    let config = read_config(&args, &data)?;
+pub(crate) fn run(args: &UpArgs, data: &DataDir) -> anyhow::Result<()> {
+    let data = identity::open_data_dir(data)?;
+    let config = read_config(args, &data)?;
     config.check_exposure(args.insecure_http)?;
     if config.node.runtime == RuntimeChoice::Sim && !args.allow_simulated_runtime {
         bail!(
@@ -70,7 +70,7 @@ pub(crate) fn run(args: UpArgs, data: DataDir) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let done = runtime.block_on(serve(&args, &config, &data));
+    let done = runtime.block_on(serve(args, &config, &data));
     // What still runs is background work that was told to stop; nobody waits for it.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
@@ -119,8 +119,10 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
     }
     protect_from_oom();
     let tasks = Tasks::new();
+    // The store outlives everything that may still write to it.
+    let store_tasks = Tasks::new();
     let started = tokio::select! {
-        started = start(args, config, data, &assets, &tasks) => started?,
+        started = start(args, config, data, &assets, &tasks, &store_tasks) => started?,
         () = signals.next() => bail!("ended by a signal before it was ready"),
     };
     let served = serve_all(config, data, &addresses, &started, &tasks, api, ingress).await;
@@ -136,8 +138,9 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
         hanging = tasks.shutdown(DRAIN) => hanging,
         () = signals.next() => bail!("ended at once by a second signal"),
     };
-    if drained > 0 {
-        tracing::warn!(tasks = drained, "some work did not end in time");
+    let unstored = store_tasks.shutdown(DRAIN).await;
+    if drained + unstored > 0 {
+        tracing::warn!(drained, unstored, "some work did not end in time");
     }
     say_goodbye(running);
     Ok(())
@@ -155,13 +158,14 @@ async fn start(
     data: &DataDir,
     assets: &std::path::Path,
     tasks: &Tasks,
+    store_tasks: &Tasks,
 ) -> anyhow::Result<Started> {
     let tag = identity::tag(data);
     let tarnd = find_tarnd(args, config)?;
     let plan = HostPlan { config, data, assets, tarnd: &tarnd, tag: &tag, tasks };
     let host = Host::open(&plan).await?;
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
-    let store = SqliteStore::open(&data.store(), tasks)
+    let store = SqliteStore::open(&data.store(), store_tasks)
         .await
         .with_context(|| format!("open the store {}", data.store().display()))?;
     let control = Control::start(

@@ -1,0 +1,79 @@
+//! The administrative router.
+
+use serde_json::{Value, json};
+use tarn_types::SandboxId;
+
+use crate::server::Server;
+
+#[tokio::test]
+async fn a_key_is_made_listed_and_revoked() {
+    let server = Server::start().await;
+    let made = server.ask("POST", "/tarn/v1/keys").body(r#"{"project":"team"}"#).send_admin().await;
+    let made = made.json();
+    let key = made["key"].as_str().expect("a key");
+    assert_eq!(server.ask("GET", "/sandboxes").key(Some(key)).send().await.status, 200);
+    let list = server.ask("GET", "/tarn/v1/keys").send_admin().await;
+    assert!(!list.text.contains(key), "a list shows no secrets");
+    let entries = list.json()["keys"].as_array().expect("a list").clone();
+    let entry = entries.iter().find(|entry| entry["id"] == made["id"]).expect("the key");
+    assert_eq!((&entry["project_name"], &entry["revoked_at"]), (&json!("team"), &Value::Null));
+    let path = format!("/tarn/v1/keys/{}", made["id"].as_str().expect("an id"));
+    for _ in 0..2 {
+        assert_eq!(server.ask("DELETE", &path).send_admin().await.status, 200);
+    }
+    let refused = server.ask("GET", "/sandboxes").key(Some(key)).send().await;
+    refused.refuses(401, "UNAUTHENTICATED");
+    assert_eq!(server.get("/sandboxes").await.status, 200, "other keys are untouched");
+}
+
+#[tokio::test]
+async fn a_key_that_names_no_project_opens_the_default_one() {
+    let server = Server::start().await;
+    server.create(r#"{"name":"box"}"#).await;
+    let made = server.ask("POST", "/tarn/v1/keys").send_admin().await.json();
+    let ask = server.ask("GET", "/sandboxes/box").key(made["key"].as_str());
+    assert_eq!(ask.send().await.status, 200);
+}
+
+#[tokio::test]
+async fn bad_administrative_requests_are_refused() {
+    let server = Server::start().await;
+    for (method, path, body, status, code) in [
+        ("POST", "/tarn/v1/keys", r#"{"project":5}"#, 400, "INVALID_REQUEST"),
+        ("POST", "/tarn/v1/keys", r#"{"project":"a b"}"#, 400, "INVALID_REQUEST"),
+        ("POST", "/tarn/v1/keys", r#"{"project":""}"#, 400, "INVALID_REQUEST"),
+        ("POST", "/tarn/v1/keys", "[", 400, "INVALID_REQUEST"),
+        ("DELETE", "/tarn/v1/keys/nothing", "", 404, "NOT_FOUND"),
+        ("DELETE", "/tarn/v1/keys/key_0000000000000000", "", 404, "NOT_FOUND"),
+        ("PUT", "/tarn/v1/keys", "", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/sandboxes", "", 404, "NOT_FOUND"),
+    ] {
+        let answer = server.ask(method, path).body(body).send_admin().await;
+        answer.refuses(status, code);
+    }
+}
+
+#[tokio::test]
+async fn sandboxes_of_all_projects_and_orphans_are_listed() {
+    let server = Server::start().await;
+    let other = server.control.key_create("other").await.expect("a key").secret;
+    server.create(r#"{"name":"mine"}"#).await;
+    server.ask("POST", "/sandboxes").key(Some(&other)).body(r#"{"name":"theirs"}"#).send().await;
+    let list = server.ask("GET", "/tarn/v1/sandboxes").send_admin().await.json();
+    let mut seen: Vec<_> = list["sandboxes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| {
+            (entry["name"].clone(), entry["project_name"].clone(), entry["status"].clone())
+        })
+        .collect();
+    seen.sort_by_key(|(name, ..)| name.to_string());
+    let row = |name: &str, project: &str| (json!(name), json!(project), json!("running"));
+    assert_eq!(seen, [row("mine", "default"), row("theirs", "other")]);
+
+    let orphan = SandboxId::from_random([9; 21]);
+    server.node.orphans.lock().push(orphan.clone());
+    let orphans = server.ask("GET", "/tarn/v1/orphans").send_admin().await.json();
+    assert_eq!(orphans, json!({"orphans": [orphan.to_string()]}));
+}

@@ -1,0 +1,11 @@
+//! The routers, over a control plane with a store in memory and a node that only says what the
+//! test tells it to.
+
+mod admin;
+mod node;
+mod openapi;
+mod refusal;
+mod route;
+mod sandbox;
+mod serve;
+mod server;

@@ -1,0 +1,111 @@
+//! A node that is nothing but its reports.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tarn_control::Control;
+use tarn_node_api::{
+    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink as _,
+};
+use tarn_types::{
+    ByteSize, DaemonToken, EndCause, FailedStep, Generation, MilliCpu, NodeId, Observed,
+    ObservedPhase, SandboxId, StartFailure, UnixMillis,
+};
+
+/// What the node does with an intent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It brings it about at once.
+    Prompt,
+    /// It takes it and says nothing.
+    Silent,
+    /// Every start fails.
+    Failing,
+}
+
+pub(crate) struct FakeNode {
+    id: NodeId,
+    pub(crate) manner: Mutex<Manner>,
+    pub(crate) control: Mutex<Option<Control>>,
+    pub(crate) orphans: Mutex<Vec<SandboxId>>,
+}
+
+// === impl FakeNode ===
+
+impl FakeNode {
+    pub(crate) fn new() -> Self {
+        Self {
+            id: NodeId::from_random([5; 16]),
+            manner: Mutex::new(Manner::Prompt),
+            control: Mutex::default(),
+            orphans: Mutex::default(),
+        }
+    }
+
+    fn phase(&self, target: NodeTarget) -> Option<ObservedPhase> {
+        match (*self.manner.lock(), target) {
+            (Manner::Silent, _) => None,
+            (_, NodeTarget::Terminated(cause)) => Some(ObservedPhase::Ended(cause)),
+            (Manner::Prompt, NodeTarget::Running(_)) => Some(ObservedPhase::Running),
+            (Manner::Failing, NodeTarget::Running(_)) => {
+                Some(ObservedPhase::Ended(EndCause::StartFailed {
+                    step: FailedStep::Init,
+                    failure: StartFailure::Configuration,
+                    message: "entrypoint: no such file `nope`".to_owned(),
+                }))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Node for FakeNode {
+    fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    async fn apply(&self, intent: NodeIntent) -> Result<(), ApplyError> {
+        let Some(phase) = self.phase(intent.target) else { return Ok(()) };
+        let endpoint = (phase == ObservedPhase::Running).then(|| Endpoint {
+            daemon: SocketAddr::from((Ipv4Addr::LOCALHOST, 9501)),
+            token: DaemonToken::from_random([1; 32]),
+        });
+        let observed =
+            Observed { generation: intent.generation, phase, at: UnixMillis(1_700_000_000_001) };
+        let report = Report { id: intent.id, node: self.id.clone(), observed, endpoint };
+        let control = self.control.lock().clone();
+        if let Some(control) = control {
+            control.report(report).await;
+        }
+        Ok(())
+    }
+
+    async fn view(&self) -> NodeView {
+        NodeView {
+            id: self.id.clone(),
+            cpu: MilliCpu::from_milli(4000),
+            cpu_promised: MilliCpu::from_milli(0),
+            memory: ByteSize::from_mib(16_384),
+            memory_available: ByteSize::from_mib(16_000),
+            starts_in_flight: 0,
+            disk_available: ByteSize::from_mib(900_000),
+            disk: ByteSize::from_mib(1_000_000),
+            draining: false,
+        }
+    }
+
+    async fn list(&self) -> Vec<Report> {
+        Vec::new()
+    }
+
+    async fn forget(&self, _id: &SandboxId, _generation: Generation) {}
+
+    async fn orphan(&self, id: &SandboxId) {
+        self.orphans.lock().push(id.clone());
+    }
+
+    async fn orphans(&self) -> Vec<SandboxId> {
+        self.orphans.lock().clone()
+    }
+}
