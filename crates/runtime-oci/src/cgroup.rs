@@ -71,6 +71,14 @@ impl Cgroups {
         self.layout.dirs().into_iter().map(|dir| dir.join(&self.parent)).collect()
     }
 
+    /// Removes the parent groups, unless there are sandboxes.
+    pub(crate) fn close(&self) {
+        for dir in self.layout.dirs() {
+            // The kernel refuses while there are groups within.
+            drop(fs::remove_dir(dir.join(&self.parent)));
+        }
+    }
+
     pub(crate) fn can_freeze(&self) -> bool {
         self.layout.can_freeze()
     }

@@ -123,7 +123,7 @@ impl GvisorRuntime {
         let cgroups = Cgroups::open(Layout::detect()?, &config.tag)
             .map_err(host("make the parent cgroups"))?;
         netns::pin(&paths.null_netns()).map_err(host("pin an empty network namespace"))?;
-        tasks.spawn("gvisor-netns", release_netns(tasks.clone(), paths.clone()));
+        tasks.spawn("gvisor-close", close(tasks.clone(), paths.clone(), cgroups.clone()));
         Ok(Self {
             runsc: Runsc::new(&config.runsc_dir, paths.clone()),
             turns: Semaphore::new(config.parallel_creates.max(1)),
@@ -382,12 +382,13 @@ impl Runtime for GvisorRuntime {
     }
 }
 
-/// Lets go of the shared namespace at shutdown, so that no mount of ours stays behind.
-async fn release_netns(tasks: Tasks, paths: Paths) {
+/// Lets go, at shutdown, of what sandboxes share: a server without sandboxes leaves no trace.
+async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups) {
     tasks.stopping().await;
     if let Err(error) = netns::unpin(&paths.null_netns()) {
         warn!(%error, "the empty network namespace stays mounted");
     }
+    cgroups.close();
 }
 
 async fn until_settled(cgroup: &SandboxCgroup, motion: Motion) -> io::Result<()> {

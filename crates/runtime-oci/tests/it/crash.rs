@@ -71,6 +71,20 @@ async fn a_program_that_cannot_run_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_sandboxes_leaves_no_cgroup() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let spec = host.prepare();
+    boot(&runtime, &spec).await;
+    host.stop().await;
+    assert!(host.has_parent_groups(), "a sandbox lives in them");
+    let (runtime, _events) = host.runtime().await;
+    runtime.delete(&spec.id).await.unwrap();
+    host.stop().await;
+    assert!(!host.has_parent_groups());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_mounted_after_shutdown() {
     let host = Host::new();
     let (runtime, _events) = host.runtime().await;

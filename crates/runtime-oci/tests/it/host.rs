@@ -117,6 +117,11 @@ impl Host {
         control.is_some_and(|text| text.contains("under_oom 1"))
     }
 
+    /// Says whether the groups in which all sandboxes lie exist.
+    pub(crate) fn has_parent_groups(&self) -> bool {
+        !cgroup_dirs(&format!("tarn_{}", self.tag)).is_empty()
+    }
+
     /// Returns how many processes and threads of the host a sandbox has.
     pub(crate) fn host_processes(&self, id: &SandboxId) -> u64 {
         self.group_file(id, "pids.current").unwrap().trim().parse().unwrap()
