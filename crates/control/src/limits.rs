@@ -56,7 +56,8 @@ impl Limits {
         if let Some(model) = ask.gpu_models.into_iter().next() {
             return Err(ControlError::NoSuchGpu(model));
         }
-        if ask.auto_resume.is_some() && ask.name.is_none() {
+        // `true` is the default, and so no wish that an unnamed sandbox could not fulfil.
+        if ask.auto_resume == Some(false) && ask.name.is_none() {
             return Err(ControlError::Ephemeral { field: "auto_resume" });
         }
         let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
@@ -176,7 +177,7 @@ mod tests {
                 "timeout_secs: 90000 is outside the limit; at most 86400 s",
             ),
             (
-                CreateAsk { auto_resume: Some(true), ..Default::default() },
+                CreateAsk { auto_resume: Some(false), ..Default::default() },
                 "auto_resume: only a named sandbox has it; give the sandbox a name",
             ),
             (

@@ -131,7 +131,7 @@ impl Control {
         if record.end.is_some() {
             return Err(ControlError::Terminated(record.id.clone()));
         }
-        if ask.auto_resume.is_some() && record.asked.name.is_none() && ask.name.is_none() {
+        if ask.auto_resume == Some(false) && record.asked.name.is_none() && ask.name.is_none() {
             return Err(ControlError::Ephemeral { field: "auto_resume" });
         }
         let patch = merge(&record.asked.ports, ask);

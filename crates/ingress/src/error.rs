@@ -17,6 +17,8 @@ pub enum IngressCode {
     InvalidRequest,
     /// CONNECT; tunnels go through the daemon.
     MethodNotAllowed,
+    /// A path of the daemon that only the sandbox's node may ask for.
+    NotFound,
     /// No valid credential.
     Unauthenticated,
     /// The port is not among the sandbox's exposed ports.
@@ -59,10 +61,11 @@ pub struct IngressError {
 
 impl IngressCode {
     /// Every code.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::MissingSandboxId,
         Self::InvalidRequest,
         Self::MethodNotAllowed,
+        Self::NotFound,
         Self::Unauthenticated,
         Self::PortNotExposed,
         Self::SandboxNotFound,
@@ -86,6 +89,7 @@ impl IngressCode {
             Self::MissingSandboxId => "MISSING_SANDBOX_ID",
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::NotFound => "NOT_FOUND",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PortNotExposed => "PORT_NOT_EXPOSED",
             Self::SandboxNotFound => "SANDBOX_NOT_FOUND",
@@ -111,7 +115,7 @@ impl IngressCode {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::PortNotExposed => StatusCode::FORBIDDEN,
-            Self::SandboxNotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::SandboxNotFound => StatusCode::NOT_FOUND,
             Self::SandboxNotRunning | Self::SandboxNotReady | Self::AuthServiceUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -166,7 +170,7 @@ impl IngressError {
             | IngressCode::InvalidRequest
             | IngressCode::MethodNotAllowed => ErrorClass::Invalid,
             IngressCode::Unauthenticated | IngressCode::PortNotExposed => ErrorClass::Denied,
-            IngressCode::SandboxNotFound => ErrorClass::NotFound,
+            IngressCode::NotFound | IngressCode::SandboxNotFound => ErrorClass::NotFound,
             IngressCode::SandboxNotRunning => ErrorClass::Conflict,
             IngressCode::SandboxNotReady
             | IngressCode::SandboxUnreachable
@@ -198,6 +202,7 @@ impl IngressError {
             }
             IngressCode::MissingSandboxId
             | IngressCode::InvalidRequest
+            | IngressCode::NotFound
             | IngressCode::PortNotExposed
             | IngressCode::SandboxNotFound
             | IngressCode::SandboxNotRunning
@@ -226,6 +231,7 @@ mod tests {
             ("MISSING_SANDBOX_ID", 400, false),
             ("INVALID_REQUEST", 400, false),
             ("METHOD_NOT_ALLOWED", 405, false),
+            ("NOT_FOUND", 404, false),
             ("UNAUTHENTICATED", 401, false),
             ("PORT_NOT_EXPOSED", 403, false),
             ("SANDBOX_NOT_FOUND", 404, false),

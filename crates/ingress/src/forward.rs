@@ -28,6 +28,9 @@ pub(crate) async fn forward(
     address: &Address,
     admitted: Admitted,
 ) -> Result<Response<IngressBody>, IngressError> {
+    if address.is_daemon() {
+        refuse_internal(request.uri().path())?;
+    }
     let active = shared.stats.enter(Gauge::Requests);
     let Some(endpoint) = &admitted.route.endpoint else { return Err(no_endpoint(&admitted.route)) };
     let upgrade = Upgrade::requested(request.version(), request.headers());
@@ -166,6 +169,16 @@ pub(crate) fn refuse_connect(method: &Method) -> Result<(), IngressError> {
             IngressCode::MethodNotAllowed,
             "CONNECT is not supported; use the daemon's TCP tunnel",
         ));
+    }
+    Ok(())
+}
+
+/// Keeps clients off the node's own channel to the daemon, which knows the node by the address that
+/// we have, too.
+fn refuse_internal(path: &str) -> Result<(), IngressError> {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    if first.eq_ignore_ascii_case("internal") {
+        return Err(IngressError::new(IngressCode::NotFound, format!("there is no route {path}")));
     }
     Ok(())
 }

@@ -42,6 +42,17 @@ fn libc_emfile() -> i32 {
 }
 
 #[test]
+fn the_node_s_channel_is_not_for_clients() {
+    for path in ["/internal/v1/shutdown", "//internal/v1/stats", "/Internal", "/internal/"] {
+        let refused = refuse_internal(path).expect_err("only the node may");
+        assert_eq!(refused.code(), IngressCode::NotFound, "{path}");
+    }
+    for path in ["/", "/api/v1/files", "/internals", "*"] {
+        refuse_internal(path).expect("anybody may");
+    }
+}
+
+#[test]
 fn path_and_query_stay_verbatim() {
     for path in ["/", "/a//b/../c%2Fd?x=%20&y", "*", "/?"] {
         let uri = outgoing_uri(path.parse().expect("a target"), "localhost:80", Protocol::Http1);
