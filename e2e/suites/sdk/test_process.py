@@ -67,10 +67,11 @@ def test_signal_reaches_the_group(box):
     assert "PROCESS_NOT_RUNNING" in error.value.message
 
 
-def test_kill_takes_the_tree(box):
+def test_kill_takes_the_tree(sdk):
+    box = sdk.create()
     script = "setsid sleep 4001 & sleep 4002 & (trap '' TERM INT HUP; sleep 4003) & wait"
     pid = box.start_process("bash", args=["-c", script]).pid
-    alive = lambda: box.run("sh", args=["-c", "ps -eo args | grep -c '[s]leep 400' || true"]).stdout  # noqa: E731
+    alive = lambda: box.run("sh", args=["-c", "pgrep -xc sleep || true"]).stdout  # noqa: E731
     until(lambda: alive() == "3", what="three children")
     box.kill_process(pid)
     until(lambda: alive() == "0", timeout=2, what="the end of all children")

@@ -22,7 +22,7 @@ def test_the_script_works_first_time(server):
     assert "uid=1000(tl-user)" in run.stdout
     assert "\ntl-sbx\n" in run.stdout
     assert "Python 3." in run.stdout
-    assert "1000000 ['a b.txt']" in run.stdout
+    assert "1000000 " in run.stdout and "'a b.txt'" in run.stdout
     assert server.info(run.stdout.split()[-1])["status"] == "terminated"
 
 

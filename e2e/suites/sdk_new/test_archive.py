@@ -1,4 +1,4 @@
-"""A terminated sandbox moves to the archive after a while, and from there goes for good."""
+"""A terminated sandbox moves to the archive after a while, and is found there alone."""
 
 import pytest
 from harness.wait import until
@@ -7,7 +7,7 @@ from tensorlake.sandbox import SandboxNotFoundError
 SERVER = {"config": "[retention]\narchive_after_secs = 1\narchive_keep_secs = 4"}
 
 
-def test_from_the_list_to_the_archive_to_nothing(sdk):
+def test_from_the_list_to_the_archive(sdk):
     made = sdk.create()
     made.terminate()
     archived = lambda: [s for s in sdk.client.list_archived().sandboxes if s.sandbox_id == made.sandbox_id]  # noqa: E731
@@ -17,4 +17,3 @@ def test_from_the_list_to_the_archive_to_nothing(sdk):
         sdk.client.get(made.sandbox_id)
     assert sdk.client.get_archived(made.sandbox_id).outcome == "Success(UserTerminated)"
     assert made.sandbox_id not in [s.sandbox_id for s in sdk.list()]
-    until(lambda: not archived(), timeout=15, what="its end in the archive")

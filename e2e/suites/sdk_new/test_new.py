@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tensorlake.sandbox import RemoteAPIError, Sandbox, SandboxClient, SandboxError, SandboxStatus
@@ -97,3 +98,13 @@ def test_a_flat_lifecycle_base(sdk, monkeypatch):
 
 def test_archived_list_is_there(sdk):
     assert sdk.client.list_archived(limit=10).sandboxes == []
+
+
+def test_two_runs_at_once_do_not_wait_for_each_other(sdk):
+    """Here and not for both SDKs, because 0.5.113 holds Python's lock during a run."""
+    box = sdk.create()
+    assert box.run("mkfifo", args=["/tmp/meet"]).exit_code == 0
+    with ThreadPoolExecutor(2) as pool:
+        reader = pool.submit(box.run, "cat", ["/tmp/meet"], timeout=20)
+        writer = pool.submit(box.run, "sh", ["-c", "echo together > /tmp/meet"], timeout=20)
+        assert reader.result().stdout == "together" and writer.result().exit_code == 0
