@@ -46,12 +46,17 @@ pub(crate) struct SandboxCgroup {
 // === impl Cgroups ===
 
 impl Cgroups {
+    /// Names the parent groups, which may not exist.
+    pub(crate) fn find(layout: Layout, tag: &InstanceTag) -> Self {
+        Self { layout, parent: format!("tarn_{tag}") }
+    }
+
     /// Makes the parent groups.
     ///
     /// # Errors
     /// Fails when a group cannot be made or, on version 2, cannot hand on its controllers.
     pub(crate) fn open(layout: Layout, tag: &InstanceTag) -> io::Result<Self> {
-        let cgroups = Self { layout, parent: format!("tarn_{tag}") };
+        let cgroups = Self::find(layout, tag);
         let hands_on = cgroups.layout.version() == CgroupVersion::V2;
         for dir in cgroups.layout.dirs() {
             let parent = dir.join(&cgroups.parent);
@@ -64,11 +69,6 @@ impl Cgroups {
             }
         }
         Ok(cgroups)
-    }
-
-    /// Returns the parent group of every hierarchy.
-    pub(crate) fn parents(&self) -> Vec<PathBuf> {
-        self.layout.dirs().into_iter().map(|dir| dir.join(&self.parent)).collect()
     }
 
     /// Removes the parent groups, unless there are sandboxes.
@@ -92,7 +92,11 @@ impl Cgroups {
     pub(crate) fn list(&self) -> io::Result<Vec<SandboxId>> {
         let mut ids = Vec::new();
         for dir in self.layout.dirs() {
-            for entry in fs::read_dir(dir.join(&self.parent))? {
+            let entries = match fs::read_dir(dir.join(&self.parent)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            for entry in entries {
                 let name = entry?.file_name();
                 ids.extend(name.to_str().and_then(|name| name.parse::<SandboxId>().ok()));
             }

@@ -1,13 +1,6 @@
 //! The gVisor driver: performs what the other modules decide.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fs, io,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -33,9 +26,10 @@ use crate::{
     doctor,
     limits::Limits,
     netns,
-    paths::{self, Paths},
+    paths::Paths,
     pressure::Round,
     process::{self, Process},
+    remains::{Remains, host, within},
     state::{BackendState, BackendStatus},
     watch::Watch,
 };
@@ -67,9 +61,8 @@ pub enum GvisorStartError {
 #[derive(Debug)]
 pub struct GvisorRuntime {
     config: GvisorConfig,
-    paths: Paths,
+    remains: Remains,
     runsc: Runsc,
-    cgroups: Cgroups,
     tasks: Tasks,
     events: mpsc::Sender<RuntimeEvent>,
     known: Mutex<HashMap<SandboxId, Known>>,
@@ -128,9 +121,8 @@ impl GvisorRuntime {
             runsc: Runsc::new(&config.runsc_dir, paths.clone()),
             turns: Semaphore::new(config.parallel_creates.max(1)),
             known: Mutex::default(),
+            remains: Remains { paths, cgroups, limit: config.deadlines.delete },
             config,
-            paths,
-            cgroups,
             tasks,
             events,
         })
@@ -138,8 +130,8 @@ impl GvisorRuntime {
 
     /// Makes the bundle and the cgroups, and spawns the command. Blocks: run it apart.
     async fn spawn_create(&self, spec: &RuntimeSpec, limits: Limits) -> io::Result<Child> {
-        let (paths, runsc, spec) = (self.paths.clone(), self.runsc.clone(), spec.clone());
-        let cgroup = self.cgroups.sandbox(&spec.id);
+        let (paths, runsc, spec) = (self.remains.paths.clone(), self.runsc.clone(), spec.clone());
+        let cgroup = self.remains.cgroups.sandbox(&spec.id);
         blocking(&self.tasks, move || {
             bundle::write(&paths, &spec, &limits)?;
             cgroup.create(&limits)?;
@@ -160,7 +152,7 @@ impl GvisorRuntime {
     /// Returns the backend's state, if it has the sandbox and names a process.
     fn backend_state(&self, id: &SandboxId) -> Result<Option<BackendState>, RuntimeError> {
         let step = "read the state";
-        let text = match fs::read_to_string(self.paths.state(id)) {
+        let text = match fs::read_to_string(self.remains.paths.state(id)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(RuntimeError::Host { step, id: id.clone(), source }),
@@ -180,7 +172,7 @@ impl GvisorRuntime {
         round: Round,
     ) -> Result<Option<Started>, RuntimeError> {
         let id = &spec.id;
-        let cgroup = self.cgroups.sandbox(id);
+        let cgroup = self.remains.cgroups.sandbox(id);
         let limits = Limits::of(spec);
         let Some(sentry) = Process::open(pid).map_err(host("watch", id))? else {
             return Ok(None);
@@ -219,26 +211,8 @@ impl GvisorRuntime {
         }
     }
 
-    /// Ends and removes everything of a sandbox. The bundle, which is the claim on the id, goes
-    /// last, so that what is left after a crash is still listed.
-    async fn clear(&self, id: &SandboxId) -> Result<(), RuntimeError> {
-        let cgroup = self.cgroups.sandbox(id);
-        let limit = self.config.deadlines.delete;
-        within(limit, "end the processes", id, process::end_all(&cgroup)).await?;
-        for file in self.paths.backend_files(id) {
-            match fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(host("remove the state", id)(error));
-                }
-                _ => {}
-            }
-        }
-        within(limit, "remove the cgroups", id, cgroup.remove()).await?;
-        bundle::remove(&self.paths, id).map_err(host("remove the bundle", id))
-    }
-
     async fn set_motion(&self, id: &SandboxId, motion: Motion) -> Result<(), RuntimeError> {
-        if !self.cgroups.can_freeze() {
+        if !self.remains.cgroups.can_freeze() {
             let what = "freeze without the cgroup controller `freezer`";
             return Err(RuntimeError::NotSupported { what });
         }
@@ -259,7 +233,7 @@ impl GvisorRuntime {
 
     /// Returns the cgroup of a sandbox that has processes.
     fn living(&self, id: &SandboxId) -> Result<SandboxCgroup, RuntimeError> {
-        let cgroup = self.cgroups.sandbox(id);
+        let cgroup = self.remains.cgroups.sandbox(id);
         if cgroup.processes().map_err(host("find the processes", id))?.is_empty() {
             return Err(RuntimeError::NotFound { id: id.clone() });
         }
@@ -274,13 +248,13 @@ impl Runtime for GvisorRuntime {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { enforces_limits: true, freeze: self.cgroups.can_freeze() }
+        Capabilities { enforces_limits: true, freeze: self.remains.cgroups.can_freeze() }
     }
 
     async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
         let id = &spec.id;
         let _turn = self.turns.acquire().await;
-        match bundle::claim(&self.paths, spec) {
+        match bundle::claim(&self.remains.paths, spec) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(RuntimeError::Exists { id: id.clone() });
@@ -288,7 +262,7 @@ impl Runtime for GvisorRuntime {
             Err(error) => return Err(host("make the bundle", id)(error)),
         }
         if let Err(error) = self.create_claimed(spec).await {
-            if let Err(undo) = self.clear(id).await {
+            if let Err(undo) = self.remains.clear(id).await {
                 warn!(sandbox.id = %id, error = %undo, "a failed create could not be undone");
             }
             return Err(error);
@@ -331,7 +305,7 @@ impl Runtime for GvisorRuntime {
                 Ok(started.map_or(Adopted::Gone, Adopted::Running))
             }
             BackendStatus::Created => {
-                let members = self.cgroups.sandbox(&spec.id).processes();
+                let members = self.remains.cgroups.sandbox(&spec.id).processes();
                 let members = members.map_err(host("find the processes", &spec.id))?;
                 if members.binary_search(&state.pid).is_err() {
                     return Ok(Adopted::Gone);
@@ -361,24 +335,11 @@ impl Runtime for GvisorRuntime {
 
     async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         self.forget(id).await;
-        self.clear(id).await
+        self.remains.clear(id).await
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, RuntimeError> {
-        let found = [
-            names(self.paths.root(), paths::id_of_backend_file),
-            names(self.paths.bundles(), |name| name.parse().ok()),
-            names(&self.paths.shapes(), |name| name.parse().ok()),
-            self.cgroups.list(),
-        ];
-        let mut ids = BTreeSet::new();
-        for part in found {
-            // The contract's errors name a sandbox, and here there is none: the nil id stands in.
-            let nil = || SandboxId::from_random([0; SandboxId::LENGTH]);
-            let fail = |source| RuntimeError::Host { step: "list", id: nil(), source };
-            ids.extend(part.map_err(fail)?);
-        }
-        Ok(ids.into_iter().collect())
+        self.remains.list()
     }
 }
 
@@ -398,39 +359,9 @@ async fn until_settled(cgroup: &SandboxCgroup, motion: Motion) -> io::Result<()>
     Ok(())
 }
 
-/// Runs a step of deletion or freezing under its deadline.
-async fn within(
-    limit: Duration,
-    step: &'static str,
-    id: &SandboxId,
-    work: impl Future<Output = io::Result<()>>,
-) -> Result<(), RuntimeError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done.map_err(host(step, id)),
-        Err(_elapsed) => {
-            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-            Err(RuntimeError::Timeout { step, id: id.clone(), limit_ms })
-        }
-    }
-}
-
 async fn blocking<T: Send + 'static>(
     tasks: &Tasks,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tasks.spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-fn host(step: &'static str, id: &SandboxId) -> impl FnOnce(io::Error) -> RuntimeError {
-    let id = id.clone();
-    move |source| RuntimeError::Host { step, id, source }
-}
-
-/// Collects what a rule recognises among the names in a directory.
-fn names(dir: &Path, recognise: impl Fn(&str) -> Option<SandboxId>) -> io::Result<Vec<SandboxId>> {
-    let mut ids = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        ids.extend(entry?.file_name().to_str().and_then(&recognise));
-    }
-    Ok(ids)
 }

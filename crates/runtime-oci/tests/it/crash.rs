@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tarn_runtime::{Adopted, Runtime as _};
+use tarn_runtime_oci::remove_all;
 
 use crate::host::{Host, boot};
 
@@ -82,6 +83,24 @@ async fn a_server_without_sandboxes_leaves_no_cgroup() {
     runtime.delete(&spec.id).await.unwrap();
     host.stop().await;
     assert!(!host.has_parent_groups());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_of_an_instance_can_be_removed_without_a_server() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let (running, created) = (host.prepare(), host.prepare());
+    boot(&runtime, &running).await;
+    runtime.create(&created).await.unwrap();
+    host.stop().await;
+    for _ in 0..2 {
+        remove_all(&host.state_dir(), host.tag()).await.unwrap();
+        for spec in [&running, &created] {
+            assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+        }
+        assert!(!host.has_parent_groups());
+        assert!(!host.state_dir().exists());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,6 +64,10 @@ impl Host {
         GvisorConfig::new(runsc_dir(), self.state_dir(), self.tag.clone())
     }
 
+    pub(crate) fn tag(&self) -> &InstanceTag {
+        &self.tag
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
