@@ -16,6 +16,10 @@ use crate::{
 /// How often a decision is taken anew when the record changed under it.
 const CONFLICT_ROUNDS: usize = 8;
 
+/// How long a report that could not be stored rests before the next try, at first and at most.
+const REPORT_PAUSE_FIRST: Duration = Duration::from_millis(100);
+const REPORT_PAUSE_MOST: Duration = Duration::from_secs(5);
+
 /// What an event led to.
 #[derive(Debug)]
 pub(crate) enum Moved {
@@ -147,19 +151,27 @@ impl Control {
 impl ReportSink for Control {
     async fn report(&self, report: Report) {
         let id = report.id.clone();
-        let runs = report.observed.phase == ObservedPhase::Running;
-        match self.transition(&id, Event::Reported(report.observed)).await {
-            Ok(_) if runs => {
-                if let Some(entry) = self.0.table.get(&id) {
-                    Table::set_endpoint(&entry, report.endpoint);
-                }
+        let event = Event::Reported(report.observed.clone());
+        let mut pause = REPORT_PAUSE_FIRST;
+        // The sandbox's own task waits here, so its reports stay in order.
+        while let Err(failed) = self.transition(&id, event.clone()).await {
+            if let ControlError::NotFound(_) = failed {
+                return;
             }
-            Ok(_) => {}
-            Err(failed) => {
-                // The node's ledger keeps it; the next attach or report repeats it.
-                let detail = failed.detail().unwrap_or_default();
-                tracing::error!(sandbox.id = %id, error = %failed, detail, "a report was not stored");
+            let detail = failed.detail().unwrap_or_default();
+            tracing::error!(
+                sandbox.id = %id, error = %failed, detail, "a report was not stored; trying again"
+            );
+            tokio::select! {
+                // The node's ledger keeps it; the next start repeats it.
+                () = self.0.parts.tasks.stopping() => return,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(REPORT_PAUSE_MOST),
             }
+        }
+        if report.observed.phase == ObservedPhase::Running
+            && let Some(entry) = self.0.table.get(&id)
+        {
+            Table::set_endpoint(&entry, report.endpoint);
         }
     }
 }

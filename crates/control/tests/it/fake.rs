@@ -144,15 +144,24 @@ impl Node for FakeNode {
 impl World {
     pub(crate) async fn new(manner: Manner) -> Self {
         let node = FakeNode::new(manner);
-        Self::over(Arc::new(MemoryStore::default()), node, true).await
+        Self::over(Arc::new(MemoryStore::default()), node).await
     }
 
     /// Starts a control plane over a store and a node that may have a past.
-    pub(crate) async fn over(store: Arc<MemoryStore>, node: Arc<FakeNode>, attach: bool) -> Self {
+    pub(crate) async fn over(store: Arc<MemoryStore>, node: Arc<FakeNode>) -> Self {
+        Self::on(Arc::clone(&store) as _, store, node).await
+    }
+
+    /// Starts one whose store is seen through another.
+    pub(crate) async fn on(
+        seen: Arc<dyn Store>,
+        store: Arc<MemoryStore>,
+        node: Arc<FakeNode>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_000_000)));
         let control = Control::start(
             ControlParts {
-                store: Arc::clone(&store) as Arc<dyn Store>,
+                store: seen,
                 images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal", "other"])),
                 clock: Arc::clone(&clock) as _,
                 entropy: Arc::new(SeededEntropy::new(42)),
@@ -163,9 +172,7 @@ impl World {
         .await
         .expect("an empty store is read");
         *node.control.lock() = Some(control.clone());
-        if attach {
-            control.attach(Arc::clone(&node) as _).await.expect("the node is attached");
-        }
+        control.attach(Arc::clone(&node) as _).await.expect("the node is attached");
         let project = ProjectId::from_random([2; 16]);
         Self { control, node, store, clock, project }
     }
