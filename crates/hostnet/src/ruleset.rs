@@ -9,7 +9,12 @@
 //! The address inside is rewritten before connection tracking sees a packet and after it has seen
 //! it, without state, so every slot looks the same inside and is unique outside. If the table is
 //! ever lost (somebody flushes the rule set), packets keep their inside address, and the strict
-//! reverse-path check on our interfaces drops them.
+//! reverse-path check on our interfaces drops them (unless the host asks for the loose check on
+//! all interfaces).
+//!
+//! What this cannot do: an ICMP error from outside quotes the host-side address, which nobody
+//! inside knows, so it is ignored there. TCP does not need it (the segment size is clamped to the
+//! route's); datagrams larger than the path takes are lost without word.
 
 use std::{collections::BTreeSet, fmt::Write as _, net::Ipv4Addr};
 

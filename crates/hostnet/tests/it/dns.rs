@@ -10,8 +10,8 @@ use tarn_host::Slots as _;
 use tarn_types::EgressPolicy;
 
 use crate::host::{
-    GATEWAY, RESOLVER, Server, ask, ask_over_tcp, ask_with, in_internet, on_a_host, query, sh,
-    within,
+    GATEWAY, PATIENCE, RESOLVER, SILENCE, Server, ask, ask_over_tcp, ask_with, in_internet,
+    on_a_host, query, sh, within,
 };
 
 #[test]
@@ -27,7 +27,7 @@ fn a_silent_upstream_is_passed_over_and_then_avoided() {
         let slot = server.claim("a", EgressPolicy::OPEN).await;
         within(&slot.netns, || {
             let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set timeout");
+            socket.set_read_timeout(Some(PATIENCE)).expect("set timeout");
             assert_eq!(ask_with(&socket, GATEWAY), Some(0));
             #[allow(clippy::disallowed_methods, reason = "the wall is what is measured")]
             let begun = Instant::now();
@@ -88,7 +88,7 @@ fn no_upstream_is_said_so_and_bad_queries_are_not_passed_on() {
             assert_eq!(ask(GATEWAY), Some(2), "SERVFAIL: the port is closed");
             assert_eq!(ask_over_tcp(GATEWAY), Some(2));
             let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-            socket.set_read_timeout(Some(Duration::from_millis(200))).expect("set timeout");
+            socket.set_read_timeout(Some(SILENCE)).expect("set timeout");
             socket.send_to(b"short", (GATEWAY, 53)).expect("send");
             assert!(socket.recv(&mut [0; 64]).is_err());
             socket.send_to(&[0xff; 60], (GATEWAY, 53)).expect("send");

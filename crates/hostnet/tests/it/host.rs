@@ -45,9 +45,9 @@ pub(crate) const CLOSED: [Ipv4Addr; 6] = [
 /// The port of plain servers.
 pub(crate) const PORT: u16 = 80;
 /// How long nothing must happen for it to count as nothing.
-const SILENCE: Duration = Duration::from_millis(400);
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 /// How long something that should happen may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The host of one test.
 pub(crate) struct Host {
@@ -124,22 +124,39 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Connects over TCP and returns the greeting: the address the server sees.
 pub(crate) fn greeting(to: impl Into<IpAddr>, port: u16) -> Result<String, ErrorKind> {
-    let to = SocketAddr::new(to.into(), port);
-    let mut stream = TcpStream::connect_timeout(&to, SILENCE).map_err(|error| error.kind())?;
-    stream.set_read_timeout(Some(SILENCE)).expect("set timeout");
+    greeting_within(PATIENCE, to.into(), port)
+}
+
+/// Says whether nobody takes a connection, for as long as silence takes.
+pub(crate) fn no_greeting(to: impl Into<IpAddr>, port: u16) -> bool {
+    greeting_within(SILENCE, to.into(), port).is_err()
+}
+
+fn greeting_within(patience: Duration, to: IpAddr, port: u16) -> Result<String, ErrorKind> {
+    let to = SocketAddr::new(to, port);
+    let mut stream = TcpStream::connect_timeout(&to, patience).map_err(|error| error.kind())?;
+    stream.set_read_timeout(Some(patience)).expect("set timeout");
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(|error| error.kind())?;
     Ok(text)
 }
 
-/// Sends a datagram and returns the answer.
-pub(crate) fn echo(to: impl Into<IpAddr>, port: u16) -> Option<Vec<u8>> {
+/// Says whether a datagram comes back.
+pub(crate) fn echoes(to: impl Into<IpAddr>, port: u16) -> bool {
+    echoes_within(PATIENCE, to.into(), port)
+}
+
+/// Says whether no datagram comes back, for as long as silence takes.
+pub(crate) fn no_echo(to: impl Into<IpAddr>, port: u16) -> bool {
+    !echoes_within(SILENCE, to.into(), port)
+}
+
+fn echoes_within(patience: Duration, to: IpAddr, port: u16) -> bool {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-    socket.set_read_timeout(Some(SILENCE)).expect("set timeout");
-    socket.send_to(b"hello", (to.into(), port)).ok()?;
+    socket.set_read_timeout(Some(patience)).expect("set timeout");
     let mut buffer = [0; 64];
-    let size = socket.recv(&mut buffer).ok()?;
-    Some(buffer[..size].to_vec())
+    socket.send_to(b"hello", (to, port)).is_ok()
+        && socket.recv(&mut buffer).is_ok_and(|size| &buffer[..size] == b"hello")
 }
 
 /// Greets everybody who connects with their address; runs for ever in the calling thread's
@@ -168,8 +185,17 @@ pub(crate) fn echo_server(address: impl Into<IpAddr>, port: u16) {
 
 /// Asks a resolver over UDP for `example.com`; returns the answer's code.
 pub(crate) fn ask(resolver: Ipv4Addr) -> Option<u8> {
+    ask_within(PATIENCE, resolver)
+}
+
+/// Says whether a resolver does not answer, for as long as silence takes.
+pub(crate) fn no_answer(resolver: Ipv4Addr) -> bool {
+    ask_within(SILENCE, resolver).is_none()
+}
+
+fn ask_within(patience: Duration, resolver: Ipv4Addr) -> Option<u8> {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-    socket.set_read_timeout(Some(SILENCE)).expect("set timeout");
+    socket.set_read_timeout(Some(patience)).expect("set timeout");
     ask_with(&socket, resolver)
 }
 
@@ -186,8 +212,8 @@ pub(crate) fn ask_with(socket: &UdpSocket, resolver: Ipv4Addr) -> Option<u8> {
 /// Asks over TCP.
 pub(crate) fn ask_over_tcp(resolver: Ipv4Addr) -> Option<u8> {
     let to = SocketAddr::from((resolver, 53));
-    let mut stream = TcpStream::connect_timeout(&to, SILENCE).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(3))).expect("set timeout");
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("set timeout");
     let query = query();
     let size = u16::try_from(query.len()).expect("a query is short").to_be_bytes();
     stream.write_all(&[&size, query.as_slice()].concat()).ok()?;

@@ -5,7 +5,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     thread,
-    time::Duration,
 };
 
 use tarn_host::{SlotError, SlotId, Slots as _};
@@ -14,8 +13,8 @@ use tarn_task::Tasks;
 use tarn_types::EgressPolicy;
 
 use crate::host::{
-    GATEWAY, PORT, RESOLVER, SERVER, Server, ask, echo, greet, greeting, in_internet, on_a_host,
-    sandbox, sh, until, within,
+    GATEWAY, PATIENCE, PORT, RESOLVER, SERVER, SILENCE, Server, ask, echoes, greet, greeting,
+    in_internet, no_answer, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
 };
 
 /// Counts everything that a server could leave on a host; which slots there are may change.
@@ -38,7 +37,7 @@ fn a_released_slot_is_ready_again_with_nothing_of_its_last_sandbox() {
         let server = Server::start(config).await;
         server.slots.settle().await.expect("settle");
         let peer = in_internet(|| UdpSocket::bind((SERVER, 999)).expect("bind"));
-        peer.set_read_timeout(Some(Duration::from_secs(5))).expect("set timeout");
+        peer.set_read_timeout(Some(PATIENCE)).expect("set timeout");
         let from = |name: &'static str| async move { sandbox(name) };
         let first = server.claim("a", EgressPolicy::OPEN).await;
         let refused = server.slots.claim(&from("b").await, &EgressPolicy::OPEN).await;
@@ -56,11 +55,11 @@ fn a_released_slot_is_ready_again_with_nothing_of_its_last_sandbox() {
         let second = server.claim("b", EgressPolicy::OPEN).await;
         assert_eq!(second, first, "the one slot is used again");
         let socket = within(&second.netns, || UdpSocket::bind("0.0.0.0:4000").expect("bind"));
-        socket.set_read_timeout(Some(Duration::from_millis(300))).expect("set timeout");
+        socket.set_read_timeout(Some(SILENCE)).expect("set timeout");
         peer.send_to(b"for the first", flow).expect("send");
         assert!(socket.recv_from(&mut buffer).is_err(), "a packet for the last sandbox came");
         within(&second.netns, || {
-            assert_eq!(echo(SERVER, PORT).as_deref(), Some(b"hello".as_slice()));
+            assert!(echoes(SERVER, PORT));
             assert_eq!(ask(GATEWAY), Some(0));
         });
     });
@@ -74,7 +73,7 @@ fn a_release_closes_at_once_and_a_late_policy_does_not_open_again() {
         within(&slot.netns, || greet(Ipv4Addr::UNSPECIFIED, 9501));
         assert!(greeting(slot.address, 9501).is_ok(), "control");
         server.slots.release(slot.id).await;
-        assert!(greeting(slot.address, 9501).is_err());
+        assert!(no_greeting(slot.address, 9501));
         let late = server.slots.set_policy(slot.id, &EgressPolicy::OPEN).await;
         assert!(matches!(late, Err(SlotError::Missing { .. })), "{late:?}");
         server.slots.release(slot.id).await;
@@ -99,7 +98,7 @@ fn a_sandbox_keeps_its_flows_while_the_server_is_killed_and_started_again() {
             }
         });
         let mut flow = within(&open.netns, || TcpStream::connect((SERVER, 81)).expect("connect"));
-        flow.set_read_timeout(Some(Duration::from_secs(1))).expect("set timeout");
+        flow.set_read_timeout(Some(PATIENCE)).expect("set timeout");
         let mut beat = move || {
             flow.write_all(b"x").expect("write");
             flow.read_exact(&mut [0]).expect("the flow stands");
@@ -107,8 +106,8 @@ fn a_sandbox_keeps_its_flows_while_the_server_is_killed_and_started_again() {
         beat();
         let config = server.kill().await;
         beat();
-        within(&closed.netns, || assert!(greeting(SERVER, PORT).is_err()));
-        within(&open.netns, || assert_eq!(ask(GATEWAY), None, "nobody answers for the moment"));
+        within(&closed.netns, || assert!(no_greeting(SERVER, PORT)));
+        within(&open.netns, || assert!(no_answer(GATEWAY), "nobody answers for the moment"));
 
         // As crashes in the middle of building and of removing leave them.
         let run_dir = config.run_dir.clone();
@@ -129,7 +128,7 @@ fn a_sandbox_keeps_its_flows_while_the_server_is_killed_and_started_again() {
         assert!(too_early.is_err(), "{too_early:?}");
         server.slots.settle().await.expect("settle");
         beat();
-        assert!(!early.netns.exists() || greeting(early.address, 9501).is_err());
+        assert!(!early.netns.exists() || no_greeting(early.address, 9501));
         for left in ["taaaaaa101", "taaaaaa102"] {
             assert!(!run_dir.join(left).exists());
             assert!(!Path::new("/sys/class/net").join(left).exists());
@@ -156,8 +155,8 @@ fn two_servers_live_side_by_side() {
             });
             assert!(greeting(slot.address, 9501).is_ok(), "the host reaches both");
         }
-        within(&a.netns, || assert!(greeting(b.address, 9501).is_err()));
-        within(&b.netns, || assert!(greeting(a.address, 9501).is_err()));
+        within(&a.netns, || assert!(no_greeting(b.address, 9501)));
+        within(&b.netns, || assert!(no_greeting(a.address, 9501)));
         let config = one.kill().await;
         remove_all(&config.tag, &config.run_dir).expect("remove");
         within(&b.netns, || {
@@ -239,9 +238,9 @@ fn flushed_rules_leave_sandboxes_closed_and_come_back() {
             ip -n internet route add 169.254.77.2/32 via 192.0.2.1");
         let server = host.server("aaaaaa").await;
         let slot = server.claim("a", EgressPolicy::OPEN).await;
-        within(&slot.netns, || assert_eq!(echo(SERVER, PORT).as_deref(), Some(&b"hello"[..])));
+        within(&slot.netns, || assert!(echoes(SERVER, PORT)));
         let heard = in_internet(|| UdpSocket::bind((SERVER, 999)).expect("bind"));
-        heard.set_read_timeout(Some(Duration::from_millis(300))).expect("set timeout");
+        heard.set_read_timeout(Some(SILENCE)).expect("set timeout");
         let table = sh("nft list table inet tarn_aaaaaa");
         sh("nft delete table inet tarn_aaaaaa");
         within(&slot.netns, || {
@@ -249,7 +248,7 @@ fn flushed_rules_leave_sandboxes_closed_and_come_back() {
             socket.send_to(b"let out", (SERVER, 999)).expect("send");
         });
         assert!(heard.recv(&mut [0; 16]).is_err(), "a packet was let out without rules");
-        until("the rules are back", || within(&slot.netns, || echo(SERVER, PORT)).is_some()).await;
+        until("the rules are back", || !within(&slot.netns, || no_echo(SERVER, PORT))).await;
         assert_eq!(sh("nft list table inet tarn_aaaaaa"), table);
     });
 }
@@ -275,8 +274,8 @@ fn the_rules_do_not_touch_what_others_do() {
         within(container, || greet(Ipv4Addr::UNSPECIFIED, PORT));
         assert_eq!(within(container, || greeting(SERVER, PORT)).as_deref(), Ok("192.0.2.1"));
         assert!(greeting(Ipv4Addr::new(172, 17, 0, 2), PORT).is_ok());
-        assert!(within(&slot.netns, || greeting(Ipv4Addr::new(172, 17, 0, 2), PORT)).is_err());
-        assert!(within(container, || greeting(slot.address, 9501)).is_err());
+        assert!(within(&slot.netns, || no_greeting(Ipv4Addr::new(172, 17, 0, 2), PORT)));
+        assert!(within(container, || no_greeting(slot.address, 9501)));
         assert_eq!(sh("nft list table ip other"), others);
     });
 }
