@@ -175,15 +175,20 @@ mod tests {
 
     #[test]
     fn chains_of_others_that_drop_are_named() {
-        let chains = serde_json::json!([
-            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
-            {"chain": {"family": "inet", "table": "ufw", "name": "in", "hook": "input", "policy": "drop"}},
-            {"chain": {"family": "ip6", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "accept"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}},
-            {"chain": {"family": "inet", "table": "tarn_x", "name": "x", "hook": "input", "policy": "drop"}},
-        ]);
-        let found = dropping_chains(chains.as_array().expect("it is an array"));
+        let base = |family: &str, table: &str, name: &str, hook: &str, policy: &str| {
+            serde_json::json!({"chain": {
+                "family": family, "table": table, "name": name, "hook": hook, "policy": policy,
+            }})
+        };
+        let chains = [
+            base("ip", "filter", "FORWARD", "forward", "drop"),
+            base("inet", "ufw", "in", "input", "drop"),
+            base("ip6", "filter", "FORWARD", "forward", "drop"),
+            base("ip", "filter", "INPUT", "input", "accept"),
+            serde_json::json!({"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}),
+            base("inet", "tarn_x", "x", "input", "drop"),
+        ];
+        let found = dropping_chains(&chains);
         let expected =
             [("forward", "ip filter FORWARD".to_owned()), ("input", "inet ufw in".to_owned())];
         assert_eq!(found, expected);

@@ -79,7 +79,8 @@ pub(crate) async fn serve(
                         errors = 0;
                         if size <= LONGEST_UDP {
                             let query = buffer[..size].to_vec();
-                            datagrams.push(answer_datagram(&ears.udp, query, from, &policy, &forwarder));
+                            let (udp, policy) = (&ears.udp, &policy);
+                            datagrams.push(answer_datagram(udp, query, from, policy, &forwarder));
                         }
                     }
                     Ok(_) => {}
@@ -100,7 +101,7 @@ pub(crate) async fn serve(
             Some(()) = connections.next(), if !connections.is_empty() => {}
         }
         if errors > MOST_ERRORS {
-            tracing::warn!(slot.address = %ears.sandbox, "resolver stopped: its socket keeps failing");
+            tracing::warn!(address = %ears.sandbox, "resolver stopped: its socket keeps failing");
             return;
         }
     }

@@ -265,7 +265,8 @@ fn the_rules_do_not_touch_what_others_do() {
             ip -n box addr add 172.17.0.2/24 dev eth0
             ip -n box link set eth0 up
             ip -n box route add default via 172.17.0.1
-            nft 'add table ip other; add chain ip other post { type nat hook postrouting priority 100; }
+            nft 'add table ip other
+                 add chain ip other post { type nat hook postrouting priority 100; }
                  add rule ip other post ip saddr 172.17.0.0/24 oifname up0 masquerade'");
         let others = sh("nft list table ip other");
         let server = host.server("aaaaaa").await;
