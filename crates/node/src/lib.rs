@@ -1,7 +1,7 @@
 //! A node: owns the sandboxes of one host.
 //!
-//! One task owns one sandbox ([`sandbox`](self)); what is wanted of it lies in a `watch` channel, so
-//! whoever wants something never waits. What a node made is in its ledger, one directory a
+//! One task owns one sandbox ([`sandbox`](self)); what is wanted of it lies in a `watch` channel,
+//! so whoever wants something never waits. What a node made is in its ledger, one directory a
 //! sandbox; after a restart that is enough to adopt or to clean up. It names no concrete runtime,
 //! storage or network.
 

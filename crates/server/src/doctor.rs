@@ -182,7 +182,13 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
             optional: true,
         }],
         Ok(orphans) if orphans.is_empty() => {
-            vec![Finding { name, ok: true, detail: "none".to_owned(), remedy: None, optional: true }]
+            vec![Finding {
+                name,
+                ok: true,
+                detail: "none".to_owned(),
+                remedy: None,
+                optional: true,
+            }]
         }
         Ok(orphans) => vec![Finding {
             name,
@@ -193,8 +199,8 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
                 orphans.join(", ")
             ),
             remedy: Some(
-                "if the store was replaced by mistake, stop the server, restore the store and start \
-                 again; otherwise they are removed after node.orphan_grace_secs"
+                "if the store was replaced by mistake, stop the server, restore the store and \
+                 start again; otherwise they are removed after node.orphan_grace_secs"
                     .to_owned(),
             ),
             optional: true,

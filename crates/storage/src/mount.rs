@@ -109,7 +109,7 @@ pub(crate) fn wait_until(
     ready()
 }
 
-/// Says whether a directory lies on a file system of a kind; a directory that is not there does not.
+/// Says whether a directory lies on a file system of a kind; one that is not there does not.
 pub(crate) fn is_on(target: &Path, magic: u64) -> Result<bool, HostStepError> {
     match statfs(target) {
         Ok(stat) => Ok(u64::try_from(stat.f_type).is_ok_and(|kind| kind == magic)),

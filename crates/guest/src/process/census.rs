@@ -11,7 +11,8 @@
 //!
 //! Only processes not seen before are looked at, so a scan of an unchanged sandbox is one
 //! directory read. Rejected: a child subreaper per start (an extra process each, which costs two
-//! on the host), and a cgroup per start (a tenant's root may leave it, and other runtimes have none).
+//! on the host), and a cgroup per start (a tenant's root may leave it, and other
+//! runtimes have none).
 
 use std::{collections::HashMap, fs, io};
 

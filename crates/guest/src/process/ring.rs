@@ -124,7 +124,8 @@ mod tests {
                 ring.push(line(sequence, text));
                 ring.shrink_to(max, keep);
             }
-            let held: usize = (ring.first()..ring.end()).filter_map(|at| ring.get(at)).map(Line::cost).sum();
+            let lines = (ring.first()..ring.end()).filter_map(|at| ring.get(at));
+            let held: usize = lines.map(Line::cost).sum();
             prop_assert_eq!(ring.bytes(), held);
             prop_assert_eq!(ring.end(), texts.len() as u64);
             prop_assert!(ring.bytes() <= max || ring.first() >= keep.min(ring.end()));

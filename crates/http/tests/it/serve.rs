@@ -21,6 +21,15 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &
     text
 }
 
+async fn wait_for_a_sandbox(server: &Server) {
+    let pending = async {
+        while server.control.live_counts().iter().all(|(_, count)| *count == 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, pending).await.expect("the request was taken");
+}
+
 #[tokio::test]
 async fn a_port_serves_and_drains() {
     let server = Server::start().await;
@@ -45,12 +54,7 @@ async fn a_port_serves_and_drains() {
         server.key
     );
     held.write_all(request.as_bytes()).await.expect("sent");
-    let pending = async {
-        while server.control.live_counts().iter().all(|(_, count)| *count == 0) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, pending).await.expect("the request was taken");
+    wait_for_a_sandbox(&server).await;
     tasks.stop();
     let text = exchange(&mut held, "").await;
     assert!(text.starts_with("HTTP/1.1 200 OK") && text.contains("pending"), "{text}");

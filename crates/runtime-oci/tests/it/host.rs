@@ -218,7 +218,7 @@ impl Drop for Host {
             }
         }
         for dir in cgroup_dirs(&parent) {
-            remove_groups(&dir);
+            wait_until_groups_are_removed(&dir);
         }
         for name in self.slots.lock().drain(..) {
             remove_slot(&name);
@@ -359,10 +359,10 @@ fn cgroup_dirs(below: &str) -> Vec<PathBuf> {
     points.map(|point| Path::new(point).join(below)).filter(|dir| dir.is_dir()).collect()
 }
 
-fn remove_groups(dir: &Path) {
+fn wait_until_groups_are_removed(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
-            remove_groups(&entry.path());
+            wait_until_groups_are_removed(&entry.path());
         }
     }
     for _ in 0..500 {

@@ -106,9 +106,9 @@ impl LayerDisk {
 
     /// Unmounts everything and moves what is left out of the way, to `trash`.
     ///
-    /// Starts from whatever is there: a layer half built, half removed, or whole. One that somebody
-    /// still uses leaves the tree after 5 s, but stays known until it is free: that is an error, and
-    /// may be tried again.
+    /// Starts from whatever is there: a layer half built, half removed, or whole. One that
+    /// somebody still uses leaves the tree after 5 s, but stays known until it is free: that is an
+    /// error, and may be tried again.
     pub(crate) fn remove(&self, trash: &Path) -> Result<(), HostStepError> {
         if !self.exists() {
             return Ok(());
@@ -116,7 +116,7 @@ impl LayerDisk {
         if mount::is_on(&self.root(), OVERLAY_MAGIC)? {
             forget_large_files(&self.layer().join(UPPER));
         }
-        // Asked while it is mounted, for looking through all devices takes longer the more there are.
+        // Asked while it is mounted: looking through all devices takes longer the more there are.
         let device = loopdev::below(&self.layer()).filter(|it| it.backing == self.image());
         let mut patience = Patience::FiveSeconds;
         for target in [self.root(), self.layer()] {

@@ -105,7 +105,10 @@ proptest! {
     /// Whatever is dropped between its reads, a follower accounts for every line once.
     #[test]
     fn every_line_is_seen_or_counted(
-        steps in prop::collection::vec((any::<bool>(), 0_usize..6, any::<bool>(), 0_usize..400), 1..40),
+        steps in prop::collection::vec(
+            (any::<bool>(), 0_usize..6, any::<bool>(), 0_usize..400),
+            1..40,
+        ),
     ) {
         let mut output = Output::default();
         let mut cursor = Cursor::new(Selection::Both);
