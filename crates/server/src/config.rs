@@ -206,8 +206,8 @@ impl Config {
             if !listen.ip().is_loopback() && !insecure_http {
                 bail!(
                     "{key}.listen is {listen}, which other machines can reach, and there is no \
-                     TLS: keys and data would travel in clear text. Listen on 127.0.0.1 behind a proxy \
-                     that speaks TLS, or say --insecure-http if the network is trusted"
+                     TLS: keys and data would travel in clear text. Listen on 127.0.0.1 behind a \
+                     proxy that speaks TLS, or say --insecure-http if the network is trusted"
                 );
             }
         }
