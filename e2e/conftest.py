@@ -1,5 +1,6 @@
 """Fixtures of all suites. A module's `SERVER = {...}` says how its server is made."""
 
+import contextlib
 import json
 import os
 import signal
@@ -33,9 +34,9 @@ def names():
     server.close()
 
 
-@pytest.fixture(scope="module")
-def new_server(request, names):
-    """Makes servers that end with the module; what they leave on the host fails it."""
+@contextlib.contextmanager
+def maker(request, names):
+    """Makes servers and ends them; what they leave on the host, or say in error, is a failure."""
     made = []
 
     def make(label: str = "", start: bool = True, **options):
@@ -44,16 +45,26 @@ def new_server(request, names):
         made.append(server)
         return server.start() if start else server
 
-    yield make
-    complaints = [f"{server.name}: {text}" for server in made for text in server.close()]
+    try:
+        yield make
+    finally:
+        complaints = [f"{server.name}: {text}" for server in made for text in server.close()]
     if complaints:
         pytest.fail("\n".join(complaints), pytrace=False)
 
 
+@pytest.fixture
+def new_server(request, names):
+    """Makes servers of a test's own."""
+    with maker(request, names) as make:
+        yield make
+
+
 @pytest.fixture(scope="module")
-def server(request, new_server):
+def server(request, names):
     """The module's server."""
-    return new_server(**getattr(request.module, "SERVER", {}))
+    with maker(request, names) as make:
+        yield make(**getattr(request.module, "SERVER", {}))
 
 
 @pytest.fixture

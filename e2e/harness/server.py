@@ -25,7 +25,7 @@ _BAD_LINE = re.compile(r"\bERROR\b|panicked at")
 class Server:
     """Runs `tarn up` over a data directory that only this test uses."""
 
-    def __init__(self, name: str, *, runtime: str = "gvisor", dns: str = "", config: str = "") -> None:
+    def __init__(self, name: str, *, runtime: str = "gvisor", dns: str = "", config: dict | None = None) -> None:
         self.name = name
         self.runtime = runtime
         # Short, because control sockets lie below it and their paths are limited to 107 bytes.
@@ -38,7 +38,7 @@ class Server:
         self.allowed: list[str] = []
         self.process: subprocess.Popen | None = None
         self._listen = ("127.0.0.1:0", "127.0.0.1:0")
-        self._dns, self._config = dns, config
+        self._dns, self._config = dns, config or {}
         self.api = self.ingress = self.key = ""
 
     # --- life ---
@@ -77,17 +77,22 @@ class Server:
     def config_text(self) -> str:
         """The tarn.toml of this server."""
         api, ingress = self._listen
-        upstream = f'"{self._dns}"' if self._dns else '"127.0.0.1:9"'
-        return "\n".join(
-            [
-                f'[api]\nlisten = "{api}"',
-                f'[ingress]\nlisten = "{ingress}"',
-                f'[node]\nruntime = "{self.runtime}"',
-                "[pool]\ninitial_mb = 2048",
-                f"[dns]\nupstream = [{upstream}]",
-                self._config,
-            ]
+        sections = {
+            "api": {"listen": api},
+            "ingress": {"listen": ingress},
+            "node": {"runtime": self.runtime},
+            # Really allocated, and several servers live at once.
+            "pool": {"initial_mb": 2048, "max_mb": 3072},
+            "dns": {"upstream": [self._dns or "127.0.0.1:9"]},
+        }
+        for name, keys in self._config.items():
+            sections.setdefault(name, {}).update(keys)
+        # JSON's texts, numbers and lists are TOML's, too.
+        tables = (
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+            for name, keys in sections.items()
         )
+        return "\n".join(tables)
 
     def kill(self) -> None:
         """Ends it as a crash does."""

@@ -10,6 +10,7 @@ import threading
 import pytest
 from harness import host, http
 from harness.lab import FORBIDDEN, OUTSIDE, PORT, Lab
+from harness.wait import until
 
 PROBE = pathlib.Path(__file__).with_name("probe.py").read_bytes()
 GATEWAY = "169.254.77.1"
@@ -48,6 +49,8 @@ def _greet(service):
 def open_box(server, lab):
     made = _box(server)
     lab.lead_here(host.tag_of(server.data))
+    # The server looks for new networks of the host every few seconds; the lab is one.
+    until(lambda: probe(server, made, ["tcp", OUTSIDE, PORT])[0].startswith("open"), what="a way to the lab")
     return made
 
 

@@ -4,7 +4,7 @@ import pytest
 from harness.wait import until
 from tensorlake.sandbox import SandboxNotFoundError
 
-SERVER = {"config": "[retention]\narchive_after_secs = 1\narchive_keep_secs = 4"}
+SERVER = {"config": {"retention": {"archive_after_secs": 1}}}
 
 
 def test_from_the_list_to_the_archive(sdk):
