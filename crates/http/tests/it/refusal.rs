@@ -96,7 +96,6 @@ const BODIES: &[Bad] = &[
     ("POST", "/sandboxes", r#"{"exposed_ports":[9501]}"#, 400, "INVALID_REQUEST"),
     ("POST", "/sandboxes", r#"{"exposed_ports":["80"]}"#, 400, "INVALID_REQUEST"),
     ("POST", "/sandboxes", r#"{"allow_unauthenticated_access":"yes"}"#, 400, "INVALID_REQUEST"),
-    ("POST", "/sandboxes", r#"{"auto_resume":true}"#, 400, "SANDBOX_EPHEMERAL"),
     ("POST", "/sandboxes", r#"{"auto_resume":false}"#, 400, "SANDBOX_EPHEMERAL"),
     ("POST", "/sandboxes", r#"{"name":"box","auto_resume":false}"#, 400, "NOT_SUPPORTED"),
     ("POST", "/sandboxes", r#"{"max_pending_secs":-5}"#, 400, "INVALID_REQUEST"),
