@@ -136,7 +136,8 @@ mod tests {
     fn the_largest_allowed_sizes_pass() {
         let function = format!("fn a() {{\n{}}}\n", "    b();\n".repeat(98));
         let width = format!("// {}\n", "ü".repeat(97));
-        for text in ["fn a() {}\n".repeat(800), function, width] {
+        let literal = format!("const TEXT: &str = \"{}\";\n", "x".repeat(100));
+        for text in ["fn a() {}\n".repeat(800), function, width, literal] {
             assert_eq!(check_at("crates/a/src/b.rs", &text), []);
         }
     }
