@@ -19,3 +19,5 @@ pub use ask::{Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchA
 pub use error::ControlError;
 pub use limits::Limits;
 pub use service::{Control, ControlConfig, ControlParts};
+// What callers see of stored things; only this crate uses the store.
+pub use tarn_store::{KeyRecord, Order, PageKey};

@@ -13,7 +13,7 @@ use tarn_api::{
     response::{AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList},
 };
 use tarn_control::ListAsk;
-use tarn_store::Order;
+use tarn_control::Order;
 use tarn_types::KeyId;
 
 use crate::{
@@ -41,7 +41,7 @@ pub(crate) async fn create_key(
 
 pub(crate) async fn list_keys(State(app): State<App>) -> Result<Json<KeyList>, Failure> {
     let keys = app.control().key_list().await?;
-    let entry = |key: tarn_store::KeyRecord| {
+    let entry = |key: tarn_control::KeyRecord| {
         KeyEntry::new(&key.id, &key.project, &key.project_name, key.created_at, key.revoked_at)
     };
     Ok(Json(KeyList { keys: keys.into_iter().map(entry).collect() }))

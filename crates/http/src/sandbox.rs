@@ -16,7 +16,7 @@ use tarn_api::{
     response::{CreateSandboxResponse, SandboxFacts, SandboxInfo, SandboxList},
 };
 use tarn_control::{Caller, CreateAsk, ListAsk, NetworkPatch, PatchAsk, SandboxView};
-use tarn_store::{Order, PageKey};
+use tarn_control::{Order, PageKey};
 use tarn_types::{SandboxId, SandboxRef};
 
 use crate::{app::App, body::read_body, deadline, failure::Failure};

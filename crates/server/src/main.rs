@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => return doctor::run(&args, &data_dir),
         Command::Purge(args) => purge::run(&args, &data_dir),
         Command::Openapi => {
-            println!("{}", tarn_http::openapi_json());
+            print!("{}", tarn_http::openapi_json());
             Ok(())
         }
         Command::Client(command) => return client(command, &data_dir),
