@@ -41,16 +41,20 @@ def life(target: Target, samples: Samples) -> None:
     timed(samples, "delete", box.terminate)
 
 
-def sequential(targets: list[Target], count: int, each_round: Callable[[], None]) -> dict[str, Samples]:
-    """Lives one after the other, the targets in turn, so that the machine's moods meet all alike."""
+def sequential(targets: list[Target], count: int, probe: Callable[[], None]) -> dict[str, Samples]:
+    """Lives one after the other, the targets in turn, so that the machine's moods meet all alike.
+
+    The disk is probed before each, because a flush costs more or less with what else goes on.
+    """
     samples: dict[str, Samples] = {target.name: {} for target in targets}
     for target in targets:
         life(target, {})  # Connections, caches and first-use costs are not what is measured.
     for number in range(count):
         turn = number % len(targets)
         for target in targets[turn:] + targets[:turn]:
+            probe()
             life(target, samples[target.name])
-        each_round()
+            target.settle()
     return samples
 
 
@@ -66,6 +70,7 @@ def burst(target: Target, count: int) -> Samples:
     for phase in PHASES:
         took = together(count, lambda n, step=steps[phase], phase=phase: timed(samples, phase, lambda: step(n)))
         samples[f"{phase} all"] = [took]
+    target.settle()
     return samples
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from harness.server import Server
+from harness.wait import until
 
 STUB = pathlib.Path(__file__).with_name("stub.py")
 
@@ -18,6 +19,15 @@ class Target:
     name: str
     api_url: str
     api_key: str
+    ledger: pathlib.Path | None = None
+
+    def settle(self) -> None:
+        """Waits until the last sandbox is off the machine, so that its end is not charged to the next target.
+
+        A delete answers when its intent is durable; taking the sandbox down goes on behind the answer.
+        """
+        if self.ledger is not None:
+            until(lambda: not any(self.ledger.iterdir()), what=f"{self.name} at rest")
 
 
 class Targets(ExitStack):
@@ -28,7 +38,7 @@ class Targets(ExitStack):
         self.complaints: list[str] = []
         self.all = [self._stub()]
         self.servers = {runtime: self._tarn(runtime) for runtime in ("sim", "gvisor")}
-        self.all += [Target(name, s.api, s.key) for name, s in self.servers.items()]
+        self.all += [Target(name, s.api, s.key, s.data / "ledger") for name, s in self.servers.items()]
         return self
 
     def _stub(self) -> Target:
