@@ -7,7 +7,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(predicate: Callable[[], T], timeout: float = 15.0, what: str = "the condition") -> T:
+def until(
+    predicate: Callable[[], T], timeout: float = 15.0, what: str = "the condition", longest_pause: float = 0.2
+) -> T:
     """Returns the predicate's first true value; fails with its last value after the timeout."""
     end = time.monotonic() + timeout
     pause = 0.005
@@ -18,4 +20,4 @@ def until(predicate: Callable[[], T], timeout: float = 15.0, what: str = "the co
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not come true within {timeout:g} s; last seen: {value!r}")
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.2)
+        pause = min(pause * 1.5, longest_pause)
