@@ -76,3 +76,87 @@ async fn an_id_cannot_become_another_path() {
         assert_eq!(refused.exit_code(), 1, "{id}");
     }
 }
+
+/// Runs a command against a socket that gives one answer; returns the request and the outcome.
+async fn run_against(
+    command: ClientCommand,
+    status: &'static str,
+    body: &'static str,
+) -> (String, Result<String, CliError>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let dir = tempfile::tempdir().expect("a directory");
+    let listener =
+        tokio::net::UnixListener::bind(dir.path().join(crate::ADMIN_SOCKET)).expect("bound");
+    let serve = async {
+        let (mut stream, _peer) = listener.accept().await.expect("a connection");
+        let mut request = Vec::new();
+        // Requests are short: head and body arrive together, or the body right after.
+        while !is_whole(&request) {
+            let mut part = [0; 4096];
+            let count = stream.read(&mut part).await.expect("readable");
+            request.extend_from_slice(&part[..count]);
+        }
+        let length = body.len();
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.expect("written");
+        String::from_utf8(request).expect("text")
+    };
+    let mut out = Vec::new();
+    let (request, result) = tokio::join!(serve, run_to(command, dir.path(), &mut out));
+    (request, result.map(|()| String::from_utf8(out).expect("text")))
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    length.is_none_or(|length| length.parse() == Ok(body.len()))
+}
+
+#[tokio::test]
+async fn a_new_key_is_all_that_is_printed() {
+    let create = ClientCommand::Key(KeyCommand::Create { project: "team".to_owned() });
+    let body = r#"{"id":"key_1","key":"tl_apiKey_x","project":"project_1"}"#;
+    let (request, printed) = run_against(create, "200 OK", body).await;
+    assert!(request.starts_with("POST /tarn/v1/keys HTTP/1.1\r\n"), "{request}");
+    assert!(request.ends_with(r#"{"project":"team"}"#), "{request}");
+    assert_eq!(printed.expect("made"), "tl_apiKey_x\n");
+}
+
+#[tokio::test]
+async fn lists_are_columns_or_json() {
+    let list = |json| ClientCommand::Sandbox(SandboxCommand::List(ListOptions { json }));
+    let body = r#"{"sandboxes":[{"id":"abc","name":null,"project_name":"default",
+        "status":"running","image":"debian","created_at":1700000000000,"newer_key":1}]}"#;
+    let (request, printed) = run_against(list(false), "200 OK", body).await;
+    assert!(request.starts_with("GET /tarn/v1/sandboxes HTTP/1.1\r\n"), "{request}");
+    assert_eq!(
+        printed.expect("a list"),
+        "ID   NAME  PROJECT  STATUS   IMAGE   CREATED\n\
+         abc  -     default  running  debian  2023-11-14T22:13:20Z\n"
+    );
+    let (_, printed) = run_against(list(true), "200 OK", body).await;
+    let printed: Value = serde_json::from_str(&printed.expect("a list")).expect("JSON");
+    assert_eq!(printed["sandboxes"][0]["id"], "abc");
+
+    let keys = ClientCommand::Key(KeyCommand::List(ListOptions::default()));
+    let body = r#"{"keys":[{"id":"key_1","project":"project_1","project_name":"default",
+        "created_at":1700000000000,"revoked_at":1700000001000}]}"#;
+    let (_, printed) = run_against(keys, "200 OK", body).await;
+    let printed = printed.expect("a list");
+    assert!(printed.contains("revoked 2023-11-14T22:13:21Z"), "{printed}");
+}
+
+#[tokio::test]
+async fn a_refusal_and_nonsense_are_told_apart() {
+    let revoke = || ClientCommand::Key(KeyCommand::Revoke { id: "key_1".to_owned() });
+    let body = r#"{"error":"no such key","code":"NOT_FOUND"}"#;
+    let (request, refused) = run_against(revoke(), "404 Not Found", body).await;
+    assert!(request.starts_with("DELETE /tarn/v1/keys/key_1 HTTP/1.1\r\n"), "{request}");
+    let refused = refused.expect_err("refused");
+    assert_eq!((refused.exit_code(), refused.to_string().as_str()), (1, "no such key (NOT_FOUND)"));
+    for body in ["<html>", "", "{}"] {
+        let (_, broken) = run_against(revoke(), "500 Oh", body).await;
+        assert_eq!(broken.expect_err("nonsense").exit_code(), 4, "{body}");
+    }
+}
