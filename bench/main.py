@@ -37,14 +37,14 @@ def main() -> int:
     print("\n" + report.table(f"{count} in a row", sequential))
     for size, result in bursts.items():
         print("\n" + report.table(f"{size} at once", result))
-    print(f"\nfdatasync of 4 KiB: p50 {report.p50(disk.samples):.2f} ms, p95 {report.quantile(disk.samples, 0.95):.2f} ms")
+    print(f"\nfsync of 4 KiB: p50 {report.p50(disk.samples):.2f} ms, p95 {report.quantile(disk.samples, 0.95):.2f} ms")
     checks = report.bounds(sequential, bursts, disk.samples)
     for good, text in checks:
         print(("pass  " if good else "FAIL  ") + text)
     for text in targets.complaints:
         print(f"FAIL  {text}")
     path = asked.json or env.LOGS.parent / "bench.json"
-    report.write(path, machine=place, sequential=sequential, bursts=bursts, fdatasync=disk.samples, checks=checks)
+    report.write(path, machine=place, sequential=sequential, bursts=bursts, fsync=disk.samples, checks=checks)
     print(f"raw samples: {path}")
     return int(bool(targets.complaints) or (not asked.small and not all(good for good, _ in checks)))
 
