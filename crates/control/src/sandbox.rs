@@ -40,8 +40,13 @@ impl Control {
             .finish("sandbox_create", async move { control.accept(project, ask).await })
             .await?;
         let settled = seen.wait_for(|live| status(&live.record) != SandboxStatus::Pending);
-        // Out of time is an answer too: the sandbox is still pending then.
-        drop(tokio::time::timeout(hold, settled).await);
+        // Out of time is an answer too, and so is a server that stops: still pending then, and the
+        // caller has the id.
+        tokio::select! {
+            _ = settled => {}
+            () = tokio::time::sleep(hold) => {}
+            () = self.0.parts.tasks.stopping() => {}
+        }
         let record = Arc::clone(&seen.borrow().record);
         Ok(self.view(&record))
     }

@@ -22,22 +22,14 @@ pub(crate) struct DataLock {
     _file: Flock<File>,
 }
 
-/// Returns the data directory of a user who named none.
-#[allow(clippy::disallowed_methods, reason = "the server crate reads the environment")]
-pub(crate) fn default_data_dir() -> anyhow::Result<PathBuf> {
-    if let Some(state) = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()) {
-        return Ok(PathBuf::from(state).join("tarn"));
-    }
-    let home = std::env::home_dir().filter(|home| home.is_absolute());
-    let home = home.ok_or_else(|| anyhow!("there is no home directory; say --data-dir DIR"))?;
-    Ok(home.join(".local/state/tarn"))
-}
-
 /// Returns the assets directory of a user who named none.
 #[allow(clippy::disallowed_methods, reason = "the server crate reads the environment")]
 pub(crate) fn default_assets_dir() -> anyhow::Result<PathBuf> {
-    if let Some(data) = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()) {
-        return Ok(PathBuf::from(data).join("tarn"));
+    if let Some(data) = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from)
+        // The XDG specification: a relative path there is to be ignored.
+        && data.is_absolute()
+    {
+        return Ok(data.join("tarn"));
     }
     let home = std::env::home_dir().filter(|home| home.is_absolute());
     let home = home.ok_or_else(|| anyhow!("there is no home directory; say --assets-dir DIR"))?;

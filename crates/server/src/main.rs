@@ -13,7 +13,7 @@ mod purge;
 mod serve;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -21,9 +21,8 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "tarn", version, about, max_term_width = 100)]
 struct Cli {
-    /// Where the server keeps its state [default: $XDG_STATE_HOME/tarn, else ~/.local/state/tarn].
-    #[arg(long, global = true, env = "TARN_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data: tarn_cli::DataDirArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -47,9 +46,9 @@ enum Command {
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let data_dir = match cli.data_dir.map_or_else(identity::default_data_dir, Ok) {
-        Ok(dir) => config::DataDir { root: dir },
-        Err(bad) => return fail(&bad),
+    let data_dir = match cli.data.resolve() {
+        Ok(root) => config::DataDir { root },
+        Err(bad) => return fail(&bad.into()),
     };
     let done = match cli.command {
         Command::Up(args) => up::run(&args, &data_dir),

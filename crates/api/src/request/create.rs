@@ -213,7 +213,8 @@ fn entrypoint(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
     let mut entrypoint = Vec::with_capacity(words.len());
     for item in &words {
         let word = item.text()?;
-        if word.is_empty() {
+        // The first names the program; an empty argument is an argument.
+        if word.is_empty() && entrypoint.is_empty() {
             return Err(Refusal::invalid(&item.path, "must not be empty"));
         }
         if word.contains('\0') {
