@@ -12,12 +12,21 @@ class NameServer:
     def __init__(self) -> None:
         self.answer = "203.0.113.2"
         self.asked: list[str] = []
-        self._udp = socketserver.ThreadingUDPServer(("127.0.0.1", 0), self._handler(tcp=False))
-        self.port = self._udp.server_address[1]
-        self._tcp = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), self._handler(tcp=True))
+        self.port = self._bind()
         for server in (self._udp, self._tcp):
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def _bind(self) -> int:
+        """Takes one port for both protocols; a free one for UDP may be in use for TCP."""
+        while True:
+            self._udp = socketserver.ThreadingUDPServer(("127.0.0.1", 0), self._handler(tcp=False))
+            port = self._udp.server_address[1]
+            try:
+                self._tcp = socketserver.ThreadingTCPServer(("127.0.0.1", port), self._handler(tcp=True))
+                return port
+            except OSError:
+                self._udp.server_close()
 
     @property
     def address(self) -> str:

@@ -58,6 +58,12 @@ def processes(tag: str, path: str) -> list[str]:
     return found
 
 
+def servers(data: pathlib.Path) -> list[int]:
+    """The servers that run over a data directory."""
+    wanted = f"\0up\0--data-dir\0{os.path.realpath(data)}\0"
+    return [int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if wanted in _read(f"/proc/{pid}/cmdline")]
+
+
 def loops(path: str) -> list[str]:
     """Loop devices over files in the directory, deleted ones included."""
     found = []

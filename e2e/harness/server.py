@@ -261,6 +261,10 @@ def sweep() -> None:
     for owner in PARENT.glob(f"{PREFIX}*/owner"):
         pid, started = owner.read_text().split()
         if host.start_time(int(pid)) != int(started):
+            # Servers are sessions of their own, so this one outlived its test.
+            for server in host.servers(owner.parent / "data"):
+                os.kill(server, signal.SIGKILL)
+            until(lambda home=owner.parent: not host.servers(home / "data"), what="the end of a left server")
             dispose(owner.parent)
 
 
