@@ -66,6 +66,8 @@ pub(crate) struct Handle {
     id: SandboxId,
     wanted: watch::Sender<Wanted>,
     known: Mutex<Known>,
+    /// Held while the daemon is asked to end its largest process.
+    relief: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Owns one sandbox of this node.
@@ -86,6 +88,11 @@ pub(crate) struct SandboxTask {
 impl Handle {
     pub(crate) fn id(&self) -> &SandboxId {
         &self.id
+    }
+
+    /// Takes the right to ask the daemon for memory, unless somebody is asking already.
+    pub(crate) fn begin_relief(&self) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        Arc::clone(&self.relief).try_lock_owned().ok()
     }
 
     /// Adds to what is wanted, without waiting.
@@ -200,6 +207,7 @@ impl SandboxTask {
             id: entry.id.clone(),
             wanted: sender,
             known: Mutex::new(known_of(shared, &entry, endpoint.clone())),
+            relief: Arc::default(),
         });
         let mut handles = shared.handles.write();
         if handles.contains_key(&entry.id) {

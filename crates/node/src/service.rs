@@ -193,11 +193,16 @@ impl NodeService {
     }
 
     /// Has the daemon end the largest process; the runtime lends memory meanwhile.
+    ///
+    /// One request at a time: a daemon that hangs for want of memory would find several when it
+    /// goes on, and end a bystander for each after the first. Pressure that lasts is told again.
     fn relieve(&self, id: &SandboxId) {
         let Some(handle) = self.handle(id) else { return };
         let Some(endpoint) = handle.endpoint() else { return };
+        let Some(asking) = handle.begin_relief() else { return };
         let id = id.clone();
         drop(self.0.parts.tasks.spawn("memory_relief", async move {
+            let _asking = asking;
             match daemon::relieve(endpoint.daemon, &endpoint.token).await {
                 Ok(relief) => {
                     let pid = relief.killed.map(|killed| killed.pid);

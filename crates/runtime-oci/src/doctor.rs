@@ -46,7 +46,7 @@ pub async fn examine(config: &GvisorConfig) -> Vec<Fact> {
         fact("a process that reaps orphans", "in a container: docker run --init", reaper()),
     ];
     if facts.iter().all(|fact| fact.ok) {
-        let remedy = "allow seccomp and ptrace; in a container: --privileged";
+        let remedy = "allow seccomp, ptrace and user namespaces: in a container --privileged, never a chroot";
         facts.push(fact("gVisor starts a sandbox", remedy, trial(dir).await));
     }
     facts
