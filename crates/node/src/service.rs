@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -27,6 +28,12 @@ use crate::{
     ledger::{Durability, Entry, Ledger, LedgerError},
     sandbox::{Handle, SandboxTask},
 };
+
+/// How long a daemon is waited for that hangs for want of memory; the runtime gives up sooner.
+const RELIEF_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a daemon that was asked for memory may take; the runtime ends the sandbox sooner.
+const RELIEF_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The numbers of a node; all are configuration.
 #[derive(Debug, Clone)]
@@ -203,14 +210,18 @@ impl NodeService {
         let id = id.clone();
         drop(self.0.parts.tasks.spawn("memory_relief", async move {
             let _asking = asking;
-            match daemon::relieve(endpoint.daemon, &endpoint.token).await {
-                Ok(relief) => {
+            let relief = daemon::relieve(endpoint.daemon, &endpoint.token);
+            match tokio::time::timeout(RELIEF_PATIENCE, relief).await {
+                Ok(Ok(relief)) => {
                     let pid = relief.killed.map(|killed| killed.pid);
                     let rss = relief.killed.map(|killed| killed.rss_bytes);
                     tracing::info!(sandbox.id = %id, pid, rss, "memory ran out; largest process ended");
                 }
-                Err(bad) => {
+                Ok(Err(bad)) => {
                     tracing::warn!(sandbox.id = %id, error = %bad, "memory ran out and the daemon did not help");
+                }
+                Err(_elapsed) => {
+                    tracing::warn!(sandbox.id = %id, "memory ran out and the daemon did not answer");
                 }
             }
         }));
