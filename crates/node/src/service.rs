@@ -32,9 +32,6 @@ use crate::{
 /// How long a daemon is waited for that hangs for want of memory; the runtime gives up sooner.
 const RELIEF_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a daemon that was asked for memory may take; the runtime ends the sandbox sooner.
-const RELIEF_DEADLINE: Duration = Duration::from_secs(5);
-
 /// The numbers of a node; all are configuration.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
