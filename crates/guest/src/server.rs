@@ -8,7 +8,10 @@ use std::{cell::Cell, convert::Infallible, io, net::IpAddr, rc::Rc, time::Durati
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
     daemon::{Daemon, is_gateway},
@@ -28,6 +31,9 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// After a failed accept (no descriptors left) somebody must end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long what a peer still sends is read and thrown away before its connection is closed.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Connections of one class.
 #[derive(Clone)]
@@ -81,7 +87,23 @@ async fn serve_connection(
         .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    drop(connection.await);
+    if let Ok(parts) = connection.without_shutdown().await {
+        linger(parts.io.into_inner()).await;
+    }
+}
+
+/// Closes a connection without losing the last answer on it.
+///
+/// A request that is refused early leaves its body unread, and a socket that is closed over unread
+/// bytes sends a reset, which makes the peer throw away the answer.
+async fn linger(mut stream: TcpStream) {
+    // A peer that is gone already needs no farewell.
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut waste = vec![0; 16 << 10];
+    let discard = async { while stream.read(&mut waste).await.is_ok_and(|read| read > 0) {} };
+    drop(tokio::time::timeout(LINGER, discard).await);
 }
 
 // === impl Class ===

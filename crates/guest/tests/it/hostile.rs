@@ -102,3 +102,21 @@ fn a_fifo_in_the_way_is_an_error_not_a_hang() {
     let answer = daemon.api("POST", "/processes", &json!({"command": "./fifo"}));
     assert_eq!(answer.refusal(), (400, "PROCESS_START_FAILED".to_owned()));
 }
+
+#[test]
+fn an_upload_refused_early_still_gets_its_answer() {
+    let daemon = TestDaemon::open();
+    let size = 16 << 20;
+    let mut socket = daemon.connect();
+    let head = format!(
+        "PUT /api/v1/files?path=/tmp/../x HTTP/1.1\r\nhost: x\r\nx-tarn-token: {TOKEN}\r\n\
+         content-length: {size}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).expect("the head is sent");
+    // Whole, whatever the daemon makes of it: only then is the answer looked for.
+    socket.write_all(&vec![b'x'; size]).expect("the body is taken or thrown away, not reset");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("the answer is not lost to a reset");
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.contains("PATH_TRAVERSAL"), "{answer}");
+}
