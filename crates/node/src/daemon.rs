@@ -114,14 +114,12 @@ async fn send(
             .map_err(|bad| DaemonError::Broken(bad.to_string()))?;
         Ok((status, body.to_bytes()))
     };
-    tokio::pin!(connection);
+    tokio::pin!(exchange);
     tokio::select! {
-        answer = exchange => answer,
-        // The connection ends by itself only when the exchange cannot go on.
-        ended = &mut connection => Err(DaemonError::Broken(match ended {
-            Ok(()) => "the connection was closed".to_owned(),
-            Err(bad) => bad.to_string(),
-        })),
+        answer = &mut exchange => answer,
+        // It may have delivered the whole answer and ended in one go; if it did not, the exchange
+        // knows at once that no more will come, and why.
+        _ended = connection => exchange.await,
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -51,8 +52,47 @@ pub(crate) fn open_data_dir(asked: &DataDir) -> anyhow::Result<DataDir> {
     Ok(DataDir { root })
 }
 
-/// Takes the data directory for this process.
+/// How long the lock of a server that is dead is waited for. A child that it was about to spawn
+/// shares the lock until it runs its own program, which takes milliseconds.
+const DEAD_HOLDER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a lock is tried again meanwhile.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes the data directory for this process. Blocks for a while if its last server has just been
+/// killed.
+///
+/// # Errors
+/// Fails when a living server has it.
 pub(crate) fn lock(data: &DataDir) -> anyhow::Result<DataLock> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match try_lock(data)? {
+            Ok(lock) => return Ok(lock),
+            Err(holder) if lives(&holder) || waited >= DEAD_HOLDER_PATIENCE => bail!(
+                "the data directory {} is in use by the tarn server with pid {}; stop that one, or \
+                 give this one another --data-dir",
+                data.root.display(),
+                if holder.is_empty() { "unknown" } else { &holder },
+            ),
+            Err(_dead) => {
+                std::thread::sleep(LOCK_PAUSE);
+                waited += LOCK_PAUSE;
+            }
+        }
+    }
+}
+
+/// Says whether a process is there that could hold a lock.
+fn lives(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state stands behind the name, which may hold anything but is closed by the last `)`.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+}
+
+/// Takes the lock, or returns the pid that its holder has written into it.
+fn try_lock(data: &DataDir) -> anyhow::Result<Result<DataLock, String>> {
     let path = data.lock();
     let mut file = OpenOptions::new()
         .read(true)
@@ -68,14 +108,9 @@ pub(crate) fn lock(data: &DataDir) -> anyhow::Result<DataLock> {
         Ok(mut file) => {
             file.set_len(0).context("clear the lock file")?;
             write!(file, "{}", std::process::id()).context("write the lock file")?;
-            Ok(DataLock { _file: file })
+            Ok(Ok(DataLock { _file: file }))
         }
-        Err((_file, _errno)) => bail!(
-            "the data directory {} is in use by the tarn server with pid {}; stop that one, or \
-             give this one another --data-dir",
-            data.root.display(),
-            if holder.is_empty() { "unknown" } else { holder.trim() },
-        ),
+        Err((_file, _errno)) => Ok(Err(holder.trim().to_owned())),
     }
 }
 
@@ -166,6 +201,22 @@ mod tests {
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
         drop(first);
         drop(lock(&data).expect("free again"));
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_server_is_waited_for() {
+        let (_dir, data) = data();
+        let first = try_lock(&data).expect("readable").expect("free");
+        // As a child between its fork and its program would hold it on behalf of a dead one.
+        fs::write(data.lock(), "4194305").expect("written");
+        let second = std::thread::scope(|scope| {
+            let second = scope.spawn(|| lock(&data));
+            drop(first);
+            second.join().expect("no panic")
+        });
+        drop(second.expect("free in the end"));
+        assert!(lives(&std::process::id().to_string()));
+        assert!(!lives("4194305") && !lives(""), "beyond the largest pid");
     }
 
     #[test]

