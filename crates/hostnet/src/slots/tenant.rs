@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    io,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use tarn_host::{Slot, SlotError, SlotId};
@@ -39,6 +41,13 @@ pub(super) enum Condition {
     Open,
 }
 
+/// How long the sockets of a slot's last resolver are waited for. We have closed them by then, or
+/// died; a child that was being spawned at that moment shares them until it runs its own program.
+const EARS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often that is tried again meanwhile.
+const EARS_PAUSE: Duration = Duration::from_millis(5);
+
 // === impl Inner ===
 
 impl Inner {
@@ -52,7 +61,8 @@ impl Inner {
         policy: &EgressPolicy,
     ) -> Result<Slot, SlotError> {
         let address = self.block.address(slot);
-        let ears = Ears::open(&self.site.names.interface(slot), address)
+        let ears = open_ears(&self.site.names.interface(slot), address)
+            .await
             .step("listen for DNS")
             .map_err(|failure| failure.of(slot))?;
         let (sender, receiver) = watch::channel(policy.clone());
@@ -237,4 +247,17 @@ fn flatten<T>(
     joined: Result<Result<T, StepFailure>, tokio::task::JoinError>,
 ) -> Result<T, StepFailure> {
     joined.step("finish in the background")?
+}
+
+async fn open_ears(interface: &str, sandbox: Ipv4Addr) -> io::Result<Ears> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match Ears::open(interface, sandbox) {
+            Err(busy) if busy.kind() == io::ErrorKind::AddrInUse && waited < EARS_PATIENCE => {
+                tokio::time::sleep(EARS_PAUSE).await;
+                waited += EARS_PAUSE;
+            }
+            opened => return opened,
+        }
+    }
 }
