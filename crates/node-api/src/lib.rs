@@ -15,9 +15,6 @@ use tarn_types::{
 };
 use thiserror::Error;
 
-/// Version of this contract; both sides refuse another major one.
-pub const VERSION: u32 = 1;
-
 /// What a node must bring about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeIntent {
