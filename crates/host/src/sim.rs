@@ -140,10 +140,15 @@ impl Slots for SimSlots {
         Ok(Self::slot(free))
     }
 
-    async fn set_policy(&self, slot: SlotId, policy: &EgressPolicy) -> Result<(), SlotError> {
+    async fn set_policy(
+        &self,
+        slot: SlotId,
+        id: &SandboxId,
+        policy: &EgressPolicy,
+    ) -> Result<(), SlotError> {
         match self.claimed.lock().get_mut(&slot) {
-            Some((_, current)) => *current = policy.clone(),
-            None => return Err(SlotError::Missing { slot }),
+            Some((owner, current)) if owner == id => *current = policy.clone(),
+            Some(_) | None => return Err(SlotError::Missing { slot }),
         }
         Ok(())
     }
@@ -165,7 +170,10 @@ impl Slots for SimSlots {
         Ok(())
     }
 
-    async fn release(&self, slot: SlotId) {
-        self.claimed.lock().remove(&slot);
+    async fn release(&self, slot: SlotId, id: &SandboxId) {
+        let mut claimed = self.claimed.lock();
+        if claimed.get(&slot).is_some_and(|(owner, _)| owner == id) {
+            claimed.remove(&slot);
+        }
     }
 }

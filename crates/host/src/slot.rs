@@ -56,11 +56,17 @@ pub trait Slots: Send + Sync + 'static {
     /// Fails when none is free or the policy cannot be installed; the slot is closed again then.
     async fn claim(&self, id: &SandboxId, policy: &EgressPolicy) -> Result<Slot, SlotError>;
 
-    /// Replaces the policy of a claimed slot atomically.
+    /// Replaces the policy of a sandbox's slot atomically.
     ///
     /// # Errors
-    /// Fails when it cannot be installed; the old policy stays then.
-    async fn set_policy(&self, slot: SlotId, policy: &EgressPolicy) -> Result<(), SlotError>;
+    /// Fails when it cannot be installed, and the old policy stays then; or when the slot is not
+    /// this sandbox's.
+    async fn set_policy(
+        &self,
+        slot: SlotId,
+        id: &SandboxId,
+        policy: &EgressPolicy,
+    ) -> Result<(), SlotError>;
 
     /// Takes back the slot of a sandbox that outlived a restart of the server, with its policy.
     ///
@@ -80,9 +86,13 @@ pub trait Slots: Send + Sync + 'static {
     /// Fails when the host cannot be read or a slot cannot be removed.
     async fn settle(&self) -> Result<(), SlotError>;
 
-    /// Closes a slot at once and makes it ready for its next sandbox in the background. The
-    /// sandbox in it must be gone. Does nothing for a free slot.
-    async fn release(&self, slot: SlotId);
+    /// Closes a sandbox's slot at once and makes it ready for its next sandbox in the background.
+    /// The sandbox must be gone.
+    ///
+    /// Does nothing unless the slot is this sandbox's. A number alone does not say so: what is
+    /// left of a sandbox after a restart may name a slot that was removed by [`Slots::settle`],
+    /// built again, and claimed by another.
+    async fn release(&self, slot: SlotId, id: &SandboxId);
 }
 
 // === impl SlotError ===

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tarn_host::SlotId;
+use tarn_types::SandboxId;
 
 /// The state of a slot that the host has, or is about to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(crate) struct Book {
     settled: bool,
     waiting: usize,
     states: BTreeMap<SlotId, State>,
+    /// Whose the claimed slots are. Only the owner ends a claim.
+    owners: BTreeMap<SlotId, SandboxId>,
 }
 
 /// What a claim gets.
@@ -66,7 +69,8 @@ impl Book {
     /// Opens the book with the slots that the host has.
     pub(crate) fn new(spare: u16, maximum: u16, found: BTreeSet<SlotId>) -> Self {
         let states = found.into_iter().map(|slot| (slot, State::Found)).collect();
-        Self { spare: usize::from(spare), maximum, settled: false, waiting: 0, states }
+        let (spare, owners) = (usize::from(spare), BTreeMap::new());
+        Self { spare, maximum, settled: false, waiting: 0, states, owners }
     }
 
     /// Returns the state of a slot, if there is such a slot.
@@ -74,10 +78,10 @@ impl Book {
         self.states.get(&slot).copied()
     }
 
-    /// Takes a free slot.
-    pub(crate) fn take(&mut self) -> Take {
+    /// Takes a free slot for a sandbox.
+    pub(crate) fn take(&mut self, id: &SandboxId) -> Take {
         if let Some(slot) = self.first(State::Free) {
-            self.states.insert(slot, State::Claimed);
+            self.claim(slot, id);
             return Take::Slot(slot);
         }
         let full = self.count(State::Claimed) >= usize::from(self.maximum);
@@ -95,16 +99,17 @@ impl Book {
     }
 
     /// Takes a slot that was found, for the sandbox that lives in it.
-    pub(crate) fn adopt(&mut self, slot: SlotId) -> bool {
+    pub(crate) fn adopt(&mut self, slot: SlotId, id: &SandboxId) -> bool {
         let found = self.state(slot) == Some(State::Found);
         if found {
-            self.states.insert(slot, State::Claimed);
+            self.claim(slot, id);
         }
         found
     }
 
     /// Undoes an adoption that went wrong later.
     pub(crate) fn unadopt(&mut self, slot: SlotId) {
+        self.owners.remove(&slot);
         self.states.insert(slot, State::Found);
     }
 
@@ -163,13 +168,14 @@ impl Book {
         self.states.remove(&slot);
     }
 
-    /// Ends a claim. Says no for a slot that has none.
-    pub(crate) fn release(&mut self, slot: SlotId) -> bool {
-        let claimed = self.state(slot) == Some(State::Claimed);
-        if claimed {
+    /// Ends a sandbox's claim. Says no for a slot that is not this sandbox's.
+    pub(crate) fn release(&mut self, slot: SlotId, id: &SandboxId) -> bool {
+        let owned = self.owners.get(&slot) == Some(id);
+        if owned {
+            self.owners.remove(&slot);
             self.states.insert(slot, State::Cleaning);
         }
-        claimed
+        owned
     }
 
     /// Decides what becomes of a slot that is being cleaned, and notes it.
@@ -192,6 +198,11 @@ impl Book {
             .into_iter()
             .map(|state| self.count(state))
             .sum()
+    }
+
+    fn claim(&mut self, slot: SlotId, id: &SandboxId) {
+        self.states.insert(slot, State::Claimed);
+        self.owners.insert(slot, id.clone());
     }
 
     fn first(&self, state: State) -> Option<SlotId> {

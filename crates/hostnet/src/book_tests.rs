@@ -1,5 +1,9 @@
 use super::*;
 
+fn id(number: u8) -> SandboxId {
+    SandboxId::from_random([number; SandboxId::LENGTH])
+}
+
 fn settled(spare: u16, maximum: u16) -> Book {
     let mut book = Book::new(spare, maximum, BTreeSet::new());
     assert!(book.settle().is_empty());
@@ -15,7 +19,7 @@ fn build(book: &mut Book) -> usize {
 }
 
 fn take(book: &mut Book) -> SlotId {
-    match book.take() {
+    match book.take(&id(0)) {
         Take::Slot(slot) => slot,
         other @ (Take::Wait | Take::Exhausted) => panic!("a slot was to be had: {other:?}"),
     }
@@ -25,9 +29,9 @@ fn take(book: &mut Book) -> SlotId {
 fn nothing_is_built_or_given_before_adoption_is_over() {
     let mut book = Book::new(4, 10, [SlotId(1), SlotId(2), SlotId(3)].into());
     assert!(book.plan_builds().is_empty());
-    assert!(book.adopt(SlotId(2)));
-    assert!(!book.adopt(SlotId(2)), "adopted twice");
-    assert!(!book.adopt(SlotId(9)), "adopted a slot that is not there");
+    assert!(book.adopt(SlotId(2), &id(2)));
+    assert!(!book.adopt(SlotId(2), &id(2)), "adopted twice");
+    assert!(!book.adopt(SlotId(9), &id(9)), "adopted a slot that is not there");
     assert_eq!(book.settle(), [SlotId(1), SlotId(3)].into());
     assert_eq!(book.plan_builds(), [SlotId(4), SlotId(5), SlotId(6), SlotId(7)]);
 }
@@ -40,7 +44,7 @@ fn steady_coming_and_going_builds_nothing() {
         let taken: Vec<_> = (0..4).map(|_| take(&mut book)).collect();
         assert_eq!(build(&mut book), 0);
         for slot in taken {
-            assert!(book.release(slot));
+            assert!(book.release(slot, &id(0)));
             assert_eq!(book.afterlife(slot), Afterlife::Reuse);
             book.ready(slot);
         }
@@ -54,7 +58,7 @@ fn a_burst_is_built_for_and_removed_again() {
     build(&mut book);
     let mut taken = Vec::new();
     while taken.len() < 20 {
-        match book.take() {
+        match book.take(&id(0)) {
             Take::Slot(slot) => taken.push(slot),
             Take::Wait => {
                 book.begin_wait();
@@ -65,7 +69,7 @@ fn a_burst_is_built_for_and_removed_again() {
         }
     }
     for slot in taken {
-        assert!(book.release(slot));
+        assert!(book.release(slot, &id(0)));
         match book.afterlife(slot) {
             Afterlife::Reuse => book.ready(slot),
             Afterlife::Remove => book.gone(slot),
@@ -81,7 +85,7 @@ fn slots_released_together_do_not_all_count_as_the_one_that_is_missing() {
     build(&mut book);
     let taken = [take(&mut book), take(&mut book)];
     build(&mut book);
-    assert!(taken.iter().all(|slot| book.release(*slot)));
+    assert!(taken.iter().all(|slot| book.release(*slot, &id(0))));
     assert_eq!(book.count(State::Free), 2);
     assert_eq!(taken.map(|slot| book.afterlife(slot)), [Afterlife::Remove; 2]);
     let mut book = settled(2, 10);
@@ -90,7 +94,7 @@ fn slots_released_together_do_not_all_count_as_the_one_that_is_missing() {
     build(&mut book);
     let third = take(&mut book);
     for slot in taken.into_iter().chain([third]) {
-        book.release(slot);
+        book.release(slot, &id(0));
     }
     assert_eq!(book.afterlife(third), Afterlife::Reuse);
     assert_eq!(taken.map(|slot| book.afterlife(slot)), [Afterlife::Remove; 2]);
@@ -101,16 +105,16 @@ fn the_maximum_holds_and_a_release_ends_it() {
     let mut book = settled(1, 2);
     build(&mut book);
     let first = take(&mut book);
-    assert_eq!(book.take(), Take::Wait);
+    assert_eq!(book.take(&id(0)), Take::Wait);
     build(&mut book);
     take(&mut book);
-    assert_eq!(book.take(), Take::Exhausted);
+    assert_eq!(book.take(&id(0)), Take::Exhausted);
     assert!(book.plan_builds().is_empty());
-    assert!(book.release(first));
-    assert!(!book.release(first), "released twice");
-    assert_eq!(book.take(), Take::Wait, "it is on its way");
+    assert!(book.release(first, &id(0)));
+    assert!(!book.release(first, &id(0)), "released twice");
+    assert_eq!(book.take(&id(0)), Take::Wait, "it is on its way");
     book.ready(first);
-    assert_eq!(book.take(), Take::Slot(first));
+    assert_eq!(book.take(&id(0)), Take::Slot(first));
 }
 
 #[test]
@@ -134,9 +138,27 @@ fn what_was_built_for_one_who_left_is_removed() {
 fn no_spare_slots_still_serves_those_who_wait() {
     let mut book = settled(0, 5);
     assert!(book.plan_builds().is_empty());
-    assert_eq!(book.take(), Take::Wait);
+    assert_eq!(book.take(&id(0)), Take::Wait);
     book.begin_wait();
     assert_eq!(build(&mut book), 1);
-    assert!(matches!(book.take(), Take::Slot(_)));
+    assert!(matches!(book.take(&id(0)), Take::Slot(_)));
     book.end_wait();
+}
+
+#[test]
+fn only_its_own_sandbox_ends_a_claim() {
+    let mut book = settled(1, 1);
+    build(&mut book);
+    let first = take(&mut book);
+    assert!(!book.release(first, &id(1)), "somebody else's");
+    assert_eq!(book.state(first), Some(State::Claimed));
+    assert!(book.release(first, &id(0)));
+
+    let mut book = Book::new(1, 2, [SlotId(1), SlotId(2)].into());
+    assert!(book.adopt(SlotId(1), &id(1)) && book.adopt(SlotId(2), &id(2)));
+    book.unadopt(SlotId(2));
+    assert_eq!(book.settle(), [SlotId(2)].into());
+    book.gone(SlotId(2));
+    assert!(!book.release(SlotId(2), &id(2)), "it was given up");
+    assert!(!book.release(SlotId(1), &id(2)) && book.release(SlotId(1), &id(1)));
 }

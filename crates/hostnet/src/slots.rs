@@ -72,7 +72,7 @@ struct Inner {
 /// Gives a slot back if the claim that took it is dropped half way.
 struct Unfinished {
     inner: Arc<Inner>,
-    slot: Option<SlotId>,
+    claim: Option<(SlotId, SandboxId)>,
 }
 
 /// Counts a claim as waiting for as long as it lives.
@@ -111,15 +111,21 @@ impl HostSlots {
 #[async_trait]
 impl Slots for HostSlots {
     async fn claim(&self, id: &SandboxId, policy: &EgressPolicy) -> Result<Slot, SlotError> {
-        let slot = self.inner.take().await?;
-        let mut unfinished = Unfinished { inner: Arc::clone(&self.inner), slot: Some(slot) };
+        let slot = self.inner.take(id).await?;
+        let inner = Arc::clone(&self.inner);
+        let mut unfinished = Unfinished { inner, claim: Some((slot, id.clone())) };
         let place = Arc::clone(&self.inner).occupy(slot, id, policy).await?;
-        unfinished.slot = None;
+        unfinished.claim = None;
         Ok(place)
     }
 
-    async fn set_policy(&self, slot: SlotId, policy: &EgressPolicy) -> Result<(), SlotError> {
-        Arc::clone(&self.inner).set_policy(slot, policy).await
+    async fn set_policy(
+        &self,
+        slot: SlotId,
+        id: &SandboxId,
+        policy: &EgressPolicy,
+    ) -> Result<(), SlotError> {
+        Arc::clone(&self.inner).set_policy(slot, id, policy).await
     }
 
     async fn adopt(
@@ -137,10 +143,10 @@ impl Slots for HostSlots {
         settled.step("settle").map_err(|failure| failure.of(SlotId(0)))?
     }
 
-    async fn release(&self, slot: SlotId) {
+    async fn release(&self, slot: SlotId, id: &SandboxId) {
         let inner = Arc::clone(&self.inner);
         // In a task of its own: whoever asks may stop waiting, the slot must be closed.
-        let released = inner.tasks.clone().spawn("slot_release", inner.vacate(slot));
+        let released = inner.tasks.clone().spawn("slot_release", inner.vacate(slot, id.clone()));
         if let Err(error) = released.await {
             tracing::error!(slot = slot.0, %error, "release of a network slot was cut short");
         }
@@ -185,13 +191,13 @@ impl Inner {
         Ok(inner)
     }
 
-    /// Takes a free slot out of the book, or waits for one.
-    async fn take(&self) -> Result<SlotId, SlotError> {
+    /// Takes a free slot out of the book for a sandbox, or waits for one.
+    async fn take(&self, id: &SandboxId) -> Result<SlotId, SlotError> {
         let mut changed = self.changed.subscribe();
         let deadline = Instant::now() + CLAIM_PATIENCE;
         let mut waiting = None;
         loop {
-            let taken = self.take_now()?;
+            let taken = self.take_now(id)?;
             self.wake.notify_one();
             if let Some(slot) = taken {
                 return Ok(slot);
@@ -206,13 +212,13 @@ impl Inner {
         }
     }
 
-    fn take_now(&self) -> Result<Option<SlotId>, SlotError> {
+    fn take_now(&self, id: &SandboxId) -> Result<Option<SlotId>, SlotError> {
         let mut book = self.book.lock();
         if !book.is_settled() {
             let detail = "slots are claimed only after settle".to_owned();
             return Err(StepFailure { step: "claim", detail }.of(SlotId(0)));
         }
-        match book.take() {
+        match book.take(id) {
             Take::Slot(slot) => Ok(Some(slot)),
             Take::Wait => Ok(None),
             Take::Exhausted => Err(SlotError::Exhausted(self.maximum)),
@@ -237,9 +243,9 @@ impl Inner {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
+        if let Some((slot, id)) = self.claim.take() {
             let inner = Arc::clone(&self.inner);
-            inner.tasks.clone().spawn("slot_release", inner.vacate(slot));
+            inner.tasks.clone().spawn("slot_release", inner.vacate(slot, id));
         }
     }
 }

@@ -323,9 +323,10 @@ impl SandboxTask {
 
     /// Changes what can change in place: policy and clock.
     async fn relaunch(&mut self, launch: Launch, generation: Generation) {
+        let slots = &self.shared.parts.slots;
         if launch.egress != self.entry.launch.egress
             && let Some(slot) = self.entry.slot
-            && let Err(bad) = self.shared.parts.slots.set_policy(slot, &launch.egress).await
+            && let Err(bad) = slots.set_policy(slot, &self.entry.id, &launch.egress).await
         {
             // The old policy stays; the next look tries again, and control waits for the report.
             tracing::warn!(sandbox.id = %self.entry.id, error = %bad, "the policy was not replaced");

@@ -53,7 +53,7 @@ pub(crate) async fn clean(shared: &Shared, entry: &mut Entry) -> Result<(), Stri
         return Err(chain(&bad));
     }
     if let Some(slot) = entry.slot.take() {
-        shared.parts.slots.release(slot).await;
+        shared.parts.slots.release(slot, &entry.id).await;
     }
     if let Err(bad) = shared.parts.layers.release(&entry.id).await {
         trouble.push(chain(&bad));

@@ -90,12 +90,14 @@ impl Inner {
     pub(super) async fn set_policy(
         self: Arc<Self>,
         slot: SlotId,
+        id: &SandboxId,
         policy: &EgressPolicy,
     ) -> Result<(), SlotError> {
-        let policy = policy.clone();
+        let (id, policy) = (id.clone(), policy.clone());
         let changed = self.tasks.clone().spawn_blocking(move || {
             let tenants = self.tenants.lock();
-            let tenant = tenants.get(&slot).ok_or(SlotError::Missing { slot })?;
+            let tenant = tenants.get(&slot).filter(|tenant| tenant.sandbox == id);
+            let tenant = tenant.ok_or(SlotError::Missing { slot })?;
             self.rules.open(slot, &policy).map_err(|failure| failure.of(slot))?;
             let old = tenant.policy.send_replace(policy.clone());
             tracing::info!(
@@ -112,7 +114,7 @@ impl Inner {
         id: &SandboxId,
         policy: &EgressPolicy,
     ) -> Result<Slot, SlotError> {
-        if !self.site.is_whole(slot) || !self.book.lock().adopt(slot) {
+        if !self.site.is_whole(slot) || !self.book.lock().adopt(slot, id) {
             return Err(SlotError::Missing { slot });
         }
         let adopted = Arc::clone(&self).occupy(slot, id, policy).await;
@@ -126,9 +128,9 @@ impl Inner {
         adopted
     }
 
-    /// Closes a slot and has it made ready in the background.
-    pub(super) async fn vacate(self: Arc<Self>, slot: SlotId) {
-        if !self.book.lock().release(slot) {
+    /// Closes a sandbox's slot and has it made ready in the background.
+    pub(super) async fn vacate(self: Arc<Self>, slot: SlotId, id: SandboxId) {
+        if !self.book.lock().release(slot, &id) {
             return;
         }
         let inner = Arc::clone(&self);

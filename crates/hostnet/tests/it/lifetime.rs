@@ -50,7 +50,7 @@ fn a_released_slot_is_ready_again_with_nothing_of_its_last_sandbox() {
         drop(socket);
         // What gVisor does to a namespace it starts in.
         within(&first.netns, || sh("ip addr flush dev eth0"));
-        server.slots.release(first.id).await;
+        server.slots.release(first.id, &sandbox("a")).await;
 
         let second = server.claim("b", EgressPolicy::OPEN).await;
         assert_eq!(second, first, "the one slot is used again");
@@ -72,12 +72,12 @@ fn a_release_closes_at_once_and_a_late_policy_does_not_open_again() {
         let slot = server.claim("a", EgressPolicy::OPEN).await;
         within(&slot.netns, || greet(Ipv4Addr::UNSPECIFIED, 9501));
         assert!(greeting(slot.address, 9501).is_ok(), "control");
-        server.slots.release(slot.id).await;
+        server.slots.release(slot.id, &sandbox("a")).await;
         assert!(no_greeting(slot.address, 9501));
-        let late = server.slots.set_policy(slot.id, &EgressPolicy::OPEN).await;
+        let late = server.slots.set_policy(slot.id, &sandbox("a"), &EgressPolicy::OPEN).await;
         assert!(matches!(late, Err(SlotError::Missing { .. })), "{late:?}");
-        server.slots.release(slot.id).await;
-        let never = server.slots.set_policy(SlotId(77), &EgressPolicy::OPEN).await;
+        server.slots.release(slot.id, &sandbox("a")).await;
+        let never = server.slots.set_policy(SlotId(77), &sandbox("a"), &EgressPolicy::OPEN).await;
         assert!(matches!(never, Err(SlotError::Missing { .. })), "{never:?}");
     });
 }
@@ -141,6 +141,31 @@ fn a_sandbox_keeps_its_flows_while_the_server_is_killed_and_started_again() {
 }
 
 #[test]
+fn what_is_left_of_a_sandbox_cannot_close_a_slot_that_another_has_now() {
+    on_a_host(|host| async move {
+        let mut config = host.config("aaaaaa");
+        (config.spare, config.maximum) = (1, 1);
+        let server = Server::start(config).await;
+        server.slots.settle().await.expect("settle");
+        let slot = server.claim("a", EgressPolicy::OPEN).await;
+        let config = server.kill().await;
+        let server = Server::start(config).await;
+        // Nobody adopts: the sandbox had ended, and only its ledger still names the slot.
+        server.slots.settle().await.expect("settle");
+        let again = server.claim("b", EgressPolicy::OPEN).await;
+        assert_eq!(again.id, slot.id, "there is but one number");
+        server.slots.release(slot.id, &sandbox("a")).await;
+        let foreign = server.slots.set_policy(slot.id, &sandbox("a"), &EgressPolicy::CLOSED).await;
+        assert!(matches!(foreign, Err(SlotError::Missing { .. })), "{foreign:?}");
+        within(&again.netns, || {
+            greet(Ipv4Addr::UNSPECIFIED, 9501);
+            assert!(greeting(SERVER, PORT).is_ok());
+        });
+        assert!(greeting(again.address, 9501).is_ok(), "the host still reaches it");
+    });
+}
+
+#[test]
 fn two_servers_live_side_by_side() {
     on_a_host(|host| async move {
         let (one, two) = tokio::join!(host.server("aaaaaa"), host.server("bbbbbb"));
@@ -194,9 +219,10 @@ fn nothing_is_left_after_a_hundred_lives_and_removal() {
         until("slots are ready", || settled(&server)).await;
         let before = inventory(&config.run_dir);
         for _ in 0..25 {
-            let claims = ["a", "b", "c", "d"].map(|name| server.claim(name, EgressPolicy::OPEN));
-            for slot in futures::future::join_all(claims).await {
-                server.slots.release(slot.id).await;
+            let names = ["a", "b", "c", "d"];
+            let claims = names.map(|name| server.claim(name, EgressPolicy::OPEN));
+            for (name, slot) in names.iter().zip(futures::future::join_all(claims).await) {
+                server.slots.release(slot.id, &sandbox(name)).await;
             }
         }
         until("all are released", || settled(&server) && inventory(&config.run_dir) == before)
@@ -220,7 +246,7 @@ fn a_claim_given_up_half_way_leaves_no_slot_behind() {
             let mut claim = std::pin::pin!(claim);
             for _ in 0..round % 5 {
                 if let std::task::Poll::Ready(slot) = futures::poll!(claim.as_mut()) {
-                    server.slots.release(slot.expect("claim").id).await;
+                    server.slots.release(slot.expect("claim").id, &id).await;
                     break;
                 }
                 tokio::task::yield_now().await;

@@ -11,7 +11,7 @@ use tarn_types::EgressPolicy;
 
 use crate::host::{
     CLOSED, GATEWAY, HOST, PORT, SERVER, SILENCE, ask, ask_over_tcp, echo_server, echoes, greet,
-    greeting, in_internet, no_answer, no_echo, no_greeting, on_a_host, sh, until, within,
+    greeting, in_internet, no_answer, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
 };
 
 /// A port of the host's own, like the API's.
@@ -177,7 +177,11 @@ fn a_change_of_policy_cuts_flows_and_opens_again() {
             flow.read_exact(&mut byte).is_ok()
         };
         assert!(beat(), "the flow stands");
-        server.slots.set_policy(slot.id, &EgressPolicy::CLOSED).await.expect("close");
+        server
+            .slots
+            .set_policy(slot.id, &sandbox("a"), &EgressPolicy::CLOSED)
+            .await
+            .expect("close");
         assert!(!beat(), "the flow is cut");
         within(&slot.netns, || {
             assert!(no_greeting(SERVER, PORT));
@@ -185,7 +189,7 @@ fn a_change_of_policy_cuts_flows_and_opens_again() {
             greet(Ipv4Addr::UNSPECIFIED, 9501);
         });
         assert!(greeting(slot.address, 9501).is_ok(), "the host still reaches it");
-        server.slots.set_policy(slot.id, &EgressPolicy::OPEN).await.expect("open");
+        server.slots.set_policy(slot.id, &sandbox("a"), &EgressPolicy::OPEN).await.expect("open");
         within(&slot.netns, || {
             assert!(greeting(SERVER, PORT).is_ok());
             assert_eq!(ask(GATEWAY), Some(0));

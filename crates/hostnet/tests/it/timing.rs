@@ -44,11 +44,15 @@ fn steps_take_milliseconds() {
             let slot = server.claim("a", EgressPolicy::OPEN).await;
             claims.push(begun.elapsed());
             let begun = now();
-            server.slots.set_policy(slot.id, &EgressPolicy::CLOSED).await.expect("change");
+            server
+                .slots
+                .set_policy(slot.id, &sandbox("a"), &EgressPolicy::CLOSED)
+                .await
+                .expect("change");
             policies.push(begun.elapsed());
             within(&slot.netns, || crate::host::sh("ip addr flush dev eth0"));
             let begun = now();
-            server.slots.release(slot.id).await;
+            server.slots.release(slot.id, &sandbox("a")).await;
             releases.push(begun.elapsed());
             until("it is ready again", || server.slots.ready() == 30).await;
             reuses.push(begun.elapsed());

@@ -1,9 +1,11 @@
 //! The server goes and another comes: what is adopted, what has ended, what is removed.
 
-use tarn_host::Layers as _;
+use std::time::Duration;
+
+use tarn_host::{Layers as _, SlotId};
 use tarn_node_api::{Node as _, NodeTarget};
-use tarn_runtime::RuntimeExit;
-use tarn_types::{EndCause, Generation, ObservedPhase};
+use tarn_runtime::{RuntimeExit, sim::SimStep};
+use tarn_types::{EgressPolicy, EndCause, Generation, ObservedPhase};
 
 use crate::world::{World, answers, id, launch};
 
@@ -55,6 +57,26 @@ async fn a_reboot_of_the_host_ends_it() {
     let phase = world.node.list().await.remove(0).observed.phase;
     let reason = "host_restarted".to_owned();
     assert_eq!(phase, ObservedPhase::Ended(EndCause::RuntimeDied { reason }));
+}
+
+#[tokio::test]
+async fn what_ended_before_a_restart_takes_no_slot_from_another() {
+    let world = World::new().await;
+    world.run(&id(1)).await;
+    world.host.sim.reboot().await;
+    *world.host.boot.lock() = "boot-2";
+    // Its clean-up comes after the next sandbox has got the slot that its entry names.
+    world.host.sim.faults().fail(SimStep::Delete, 1);
+    let world = world.restart().await;
+    world.run(&id(2)).await;
+    world.node.forget(&id(1), Generation(1)).await;
+    let cleaned = async {
+        while world.host.entries() != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), cleaned).await.expect("it is cleaned up");
+    assert_eq!(world.host.slots.policy(SlotId(0)), Some(EgressPolicy::OPEN), "still the second's");
 }
 
 #[tokio::test]
