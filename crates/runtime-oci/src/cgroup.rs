@@ -13,7 +13,6 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use tarn_types::{InstanceTag, SandboxId};
@@ -227,23 +226,20 @@ impl SandboxCgroup {
         MemoryGauge::new(self.layout.version(), self.dir(Controller::Memory))
     }
 
-    /// Removes the groups. A group stays busy for a moment after its last process ended.
-    pub(crate) async fn remove(&self) -> io::Result<()> {
+    /// Removes the groups. Says no while one is busy: it has processes, or its last one ended a
+    /// moment ago.
+    pub(crate) fn try_remove(&self) -> io::Result<bool> {
+        let mut gone = true;
         for dir in self.dirs() {
-            let mut pause = Duration::from_millis(1);
-            loop {
-                match fs::remove_dir(&dir) {
-                    Ok(()) => break,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                        tokio::time::sleep(pause).await;
-                        pause = pause.saturating_mul(2).min(Duration::from_millis(50));
-                    }
-                    Err(error) => return Err(at(&dir, &error)),
+            match fs::remove_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => gone = false,
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(at(&dir, &error));
                 }
+                Ok(()) | Err(_) => {}
             }
         }
-        Ok(())
+        Ok(gone)
     }
 }
 
@@ -294,6 +290,8 @@ fn at(path: &Path, error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// A directory that looks like a version 2 hierarchy. Version 1 is tested for real.

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -85,11 +86,12 @@ impl Runsc {
         command
     }
 
-    /// Spawns the command that makes a sandbox. It blocks for milliseconds.
+    /// Spawns the command that makes a sandbox, inside the sandbox's cgroups. It blocks for
+    /// milliseconds.
     pub(crate) fn spawn_create(
         &self,
         id: &SandboxId,
-        doors: Vec<std::os::fd::OwnedFd>,
+        doors: Vec<OwnedFd>,
     ) -> std::io::Result<Child> {
         let bundle = joined("--bundle=", &self.paths.bundle(id));
         let mut command = self.command(id, &["create".into(), bundle, id.as_str().into()]);
@@ -97,9 +99,20 @@ impl Runsc {
         command.spawn()
     }
 
-    /// Spawns the command that starts a sandbox.
-    pub(crate) fn spawn_start(&self, id: &SandboxId) -> std::io::Result<Child> {
-        self.command(id, &["start".into(), id.as_str().into()]).spawn()
+    /// Spawns the command that starts a sandbox, inside the sandbox's cgroups. It blocks for
+    /// milliseconds.
+    ///
+    /// Nothing that it starts stays there. But if we are killed it goes on, and must be found and
+    /// ended before the sandbox is built again: it would start the new one, or take the addresses
+    /// out of its network namespace.
+    pub(crate) fn spawn_start(
+        &self,
+        id: &SandboxId,
+        doors: Vec<OwnedFd>,
+    ) -> std::io::Result<Child> {
+        let mut command = self.command(id, &["start".into(), id.as_str().into()]);
+        sys::confine(&mut command, doors);
+        command.spawn()
     }
 
     /// Waits for a command's success.

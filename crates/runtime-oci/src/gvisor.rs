@@ -276,7 +276,9 @@ impl Runtime for GvisorRuntime {
         let known = self.known.lock().get(id).map(|known| Arc::clone(&known.spec));
         let spec = known.ok_or_else(|| RuntimeError::NotFound { id: id.clone() })?;
         let (runsc, sandbox) = (self.runsc.clone(), id.clone());
-        let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox)).await;
+        let cgroup = self.remains.cgroups.sandbox(id);
+        let spawn = move || runsc.spawn_start(&sandbox, cgroup.doors()?);
+        let spawned = blocking(&self.tasks, spawn).await;
         let child = spawned.map_err(host("start", id))?;
         let call = Call { step: "start", id, limit: self.config.deadlines.start };
         self.runsc.finish(&call, child).await?;

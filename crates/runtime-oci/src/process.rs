@@ -1,6 +1,6 @@
 //! Host processes: recognising, ending and waiting for them.
 
-use std::{fs, io, os::fd::OwnedFd};
+use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
@@ -9,6 +9,9 @@ use crate::{
     cgroup::{Motion, SandboxCgroup},
     sys,
 };
+
+/// Between two tries to remove a cgroup, at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A process that cannot be mistaken for another of the same number.
 #[derive(Debug)]
@@ -51,7 +54,7 @@ impl Process {
 /// Kills every process of a sandbox and waits for their end.
 ///
 /// Membership in the sandbox's cgroup decides who is killed, so a number used again by somebody
-/// else is safe. The caller sets the deadline.
+/// else is safe.
 pub(crate) async fn end_all(cgroup: &SandboxCgroup) -> io::Result<()> {
     loop {
         let pids = cgroup.processes()?;
@@ -76,6 +79,23 @@ pub(crate) async fn end_all(cgroup: &SandboxCgroup) -> io::Result<()> {
         for (_, process) in &held {
             process.ended().await?;
         }
+    }
+}
+
+/// Ends every process of a sandbox and removes its cgroups. The caller sets the deadline.
+///
+/// A command that a server spawned just before it was killed may enter the groups at any moment
+/// until they are gone, and is ended then; after that it finds no way in and gives up. So nobody
+/// of the sandbox's past is left when this returns.
+pub(crate) async fn end_for_good(cgroup: &SandboxCgroup) -> io::Result<()> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        end_all(cgroup).await?;
+        if cgroup.try_remove()? {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
 }
 

@@ -40,7 +40,7 @@ pub enum GvisorRemoveError {
 pub(crate) struct Remains {
     pub(crate) paths: Paths,
     pub(crate) cgroups: Cgroups,
-    /// For ending processes, and again for removing cgroups.
+    /// For ending processes and removing their cgroups.
     pub(crate) limit: Duration,
 }
 
@@ -105,7 +105,8 @@ impl Remains {
     /// last, so that what is left after a crash is still listed.
     pub(crate) async fn clear(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         let cgroup = self.cgroups.sandbox(id);
-        within(self.limit, "end the processes", id, process::end_all(&cgroup)).await?;
+        // First: whoever is left could write the files again.
+        within(self.limit, "end the processes", id, process::end_for_good(&cgroup)).await?;
         for file in self.paths.backend_files(id) {
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -114,7 +115,6 @@ impl Remains {
                 _ => {}
             }
         }
-        within(self.limit, "remove the cgroups", id, cgroup.remove()).await?;
         bundle::remove(&self.paths, id).map_err(host("remove the bundle", id))
     }
 }

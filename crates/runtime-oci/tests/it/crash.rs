@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tarn_runtime::{Adopted, Runtime as _};
 use tarn_runtime_oci::remove_all;
 
-use crate::host::{Host, boot};
+use crate::host::{Host, boot, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_cut_short_anywhere_can_be_deleted() {
@@ -31,6 +31,29 @@ async fn a_create_cut_short_anywhere_can_be_deleted() {
         assert_eq!(host.leftovers(&spec.id), Vec::<String>::new(), "after {millis} ms");
         host.release(&spec);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_outlives_its_server_does_not_outlive_the_sandbox() {
+    let host = Host::new();
+    let runtime = host.runtime_without_start().await;
+    let spec = host.prepare();
+    runtime.create(&spec).await.unwrap();
+    let start = {
+        let (runtime, id) = (Arc::clone(&runtime), spec.id.clone());
+        host.spawn(async move { runtime.start(&id).await })
+    };
+    let command = format!("start {}", spec.id);
+    let begun = || host.leftovers(&spec.id).iter().any(|left| left.contains(&command));
+    until("the command runs", || std::future::ready(begun())).await;
+
+    // The next server knows nothing of that command, which is still there, and builds again.
+    let (next, _events) = host.runtime().await;
+    next.delete(&spec.id).await.unwrap();
+    assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+    assert!(start.await.unwrap().is_err());
+    boot(&next, &spec).await;
+    next.delete(&spec.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
