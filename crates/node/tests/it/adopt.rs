@@ -37,7 +37,7 @@ async fn what_died_unwatched_has_ended() {
     let world = World::new().await;
     world.run(&id(1)).await;
     let host = std::sync::Arc::clone(&world.host);
-    world.tasks.shutdown(std::time::Duration::from_secs(5)).await;
+    world.tasks.shutdown(Duration::from_secs(5)).await;
     host.sim.kill(&id(1), RuntimeExit::Died("killed")).await;
     let world = World::over(host).await;
     let phase = world.node.list().await.remove(0).observed.phase;
@@ -111,7 +111,7 @@ async fn an_orphan_is_frozen_kept_and_given_back() {
             tokio::task::yield_now().await;
         }
     };
-    let limit = std::time::Duration::from_secs(10);
+    let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, orphaned).await.expect("it is frozen");
     world.host.clock.advance_millis(50_000);
     let world = world.restart().await;
@@ -131,7 +131,7 @@ async fn an_orphan_is_removed_after_its_grace() {
     let world = World::new().await;
     world.run(&id(1)).await;
     world.node.orphan(&id(1)).await;
-    let limit = std::time::Duration::from_secs(30);
+    let limit = Duration::from_secs(30);
     let orphaned = async {
         while world.node.orphans().await.is_empty() {
             tokio::task::yield_now().await;
