@@ -29,6 +29,9 @@ const OTHER_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Request heads beyond this are refused (431).
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
+/// The gateway's heads are bounded by the ingress already; its uploads want large reads.
+const GATEWAY_READ_BYTES: usize = 256 << 10;
+
 /// After a failed accept (no descriptors left) somebody must end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -41,6 +44,8 @@ struct Class {
     open: Rc<Cell<usize>>,
     max: usize,
     head_timeout: Duration,
+    /// hyper's bound on a request's head, and on what it reads from a socket at once.
+    max_read_bytes: usize,
 }
 
 /// One open connection.
@@ -48,8 +53,18 @@ struct Slot(Rc<Cell<usize>>);
 
 /// Serves until the listener fails for good.
 pub(crate) async fn run(listener: TcpListener, daemon: Rc<Daemon>) -> io::Result<()> {
-    let gateway = Class::new(MAX_GATEWAY_CONNECTIONS, GATEWAY_HEAD_TIMEOUT);
-    let others = Class::new(MAX_OTHER_CONNECTIONS, OTHER_HEAD_TIMEOUT);
+    let gateway = Class {
+        open: Rc::default(),
+        max: MAX_GATEWAY_CONNECTIONS,
+        head_timeout: GATEWAY_HEAD_TIMEOUT,
+        max_read_bytes: GATEWAY_READ_BYTES,
+    };
+    let others = Class {
+        open: Rc::default(),
+        max: MAX_OTHER_CONNECTIONS,
+        head_timeout: OTHER_HEAD_TIMEOUT,
+        max_read_bytes: MAX_HEAD_BYTES,
+    };
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -59,22 +74,16 @@ pub(crate) async fn run(listener: TcpListener, daemon: Rc<Daemon>) -> io::Result
         let class = if is_gateway(peer) { &gateway } else { &others };
         // Beyond the bound a connection is closed at once, by dropping it.
         if let Some(slot) = class.enter() {
-            let daemon = Rc::clone(&daemon);
-            let head_timeout = class.head_timeout;
+            let (daemon, class) = (Rc::clone(&daemon), class.clone());
             tokio::task::spawn_local(async move {
-                serve_connection(daemon, stream, peer, head_timeout).await;
+                serve_connection(daemon, stream, peer, &class).await;
                 drop(slot);
             });
         }
     }
 }
 
-async fn serve_connection(
-    daemon: Rc<Daemon>,
-    stream: TcpStream,
-    peer: IpAddr,
-    head_timeout: Duration,
-) {
+async fn serve_connection(daemon: Rc<Daemon>, stream: TcpStream, peer: IpAddr, class: &Class) {
     // Small frames must not wait for each other; a socket that refuses is slower, not wrong.
     drop(stream.set_nodelay(true));
     let service = service_fn(move |request| {
@@ -84,8 +93,8 @@ async fn serve_connection(
     // An error here is the peer's: it has hung up, or sent what is not HTTP.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
-        .max_buf_size(MAX_HEAD_BYTES)
+        .header_read_timeout(class.head_timeout)
+        .max_buf_size(class.max_read_bytes)
         .serve_connection(TokioIo::new(stream), service);
     if let Ok(parts) = connection.without_shutdown().await {
         linger(parts.io.into_inner()).await;
@@ -109,10 +118,6 @@ async fn linger(mut stream: TcpStream) {
 // === impl Class ===
 
 impl Class {
-    fn new(max: usize, head_timeout: Duration) -> Self {
-        Self { open: Rc::default(), max, head_timeout }
-    }
-
     fn enter(&self) -> Option<Slot> {
         if self.open.get() >= self.max {
             return None;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{FileError, check_regular};
 
-const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// A file that may be read.
 pub(crate) struct OpenFile {

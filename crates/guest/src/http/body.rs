@@ -46,6 +46,14 @@ impl Body {
         (sender, Self::Stream(receiver))
     }
 
+    /// Makes a stream of unknown length whose first chunk is there already.
+    pub(crate) fn stream_from(first: Bytes) -> (ChunkSender, Self) {
+        let (sender, body) = Self::stream();
+        // An empty channel takes a chunk.
+        drop(sender.try_send(Ok(first)));
+        (sender, body)
+    }
+
     /// Makes a stream of a known length.
     pub(crate) fn sized(length: u64) -> (ChunkSender, Self) {
         let (sender, receiver) = mpsc::channel(STREAM_CHUNKS_AHEAD);

@@ -1,6 +1,6 @@
 //! The file routes (spec 05 §3).
 
-use std::io;
+use std::{io, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -18,10 +18,24 @@ use crate::{
     sys::Identity,
 };
 
+/// An upload's bytes are written when this much has come: a turn of a file thread costs tens of
+/// microseconds in gVisor. A slow client holds memory for less than this, and no thread.
+const WRITE_BYTES: usize = 512 << 10;
+
+/// While one batch is written the next may come, up to this size.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
 /// An upload that is undone with the user's rights if it is dropped on the way.
 struct UploadInProgress {
     identity: Identity,
     upload: Option<Upload>,
+}
+
+/// Bytes of an upload that have come but are not written.
+#[derive(Default)]
+struct Batch {
+    chunks: Vec<Bytes>,
+    bytes: usize,
 }
 
 /// `/files`.
@@ -65,35 +79,40 @@ fn read(identity: Identity, open: OpenFile) -> Response<Body> {
     with_type("application/octet-stream", body)
 }
 
-/// Sends a file chunk by chunk; stops when the client hangs up.
-async fn send_file(identity: Identity, OpenFile { mut file, length }: OpenFile, out: ChunkSender) {
+/// Sends a file chunk by chunk, reading one ahead; stops when the client hangs up.
+async fn send_file(identity: Identity, OpenFile { file, length }: OpenFile, out: ChunkSender) {
+    let file = Arc::new(file);
+    let read_next = || {
+        let (identity, file) = (identity.clone(), Arc::clone(&file));
+        async move { with_rights(&identity, move || Ok(file::read_chunk(&file))).await }
+    };
     let mut left = length.unwrap_or(u64::MAX);
+    let mut next = read_next().await;
     while left > 0 {
-        let work = move || Ok((file::read_chunk(&file), file));
-        let chunk = match with_rights(&identity, work).await {
-            Ok((outcome, same_file)) => {
-                file = same_file;
-                outcome
-            }
-            Err(_thread_ended) => return,
-        };
-        let chunk = match chunk {
-            Ok(Some(chunk)) => clip(chunk, left),
-            Ok(None) if length.is_none() => return,
+        let chunk = match next {
+            Ok(Ok(Some(chunk))) => clip(chunk, left),
+            Ok(Ok(None)) if length.is_none() => return,
             // Shorter than announced: the client must see that something is missing.
-            Ok(None) => {
+            Ok(Ok(None)) => {
                 drop(out.send(Err(io::ErrorKind::UnexpectedEof.into())).await);
                 return;
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 drop(out.send(Err(error)).await);
                 return;
             }
+            Err(_thread_ended) => return,
         };
         left = left.saturating_sub(chunk.len() as u64);
-        if out.send(Ok(chunk)).await.is_err() {
+        if left == 0 {
+            drop(out.send(Ok(chunk)).await);
             return;
         }
+        let (sent, read) = tokio::join!(out.send(Ok(chunk)), read_next());
+        if sent.is_err() {
+            return;
+        }
+        next = read;
     }
 }
 
@@ -107,19 +126,45 @@ fn clip(mut chunk: Bytes, left: u64) -> Bytes {
 
 impl UploadInProgress {
     async fn receive(mut self, mut body: Incoming) -> Result<(), ApiError> {
-        while let Some(bytes) = next_chunk(&mut body).await? {
-            let Some(mut upload) = self.upload.take() else { break };
-            let work = move || {
-                let outcome = upload.write(&bytes);
-                Ok((outcome, upload))
-            };
-            let (outcome, upload) = with_rights(&self.identity, work).await?;
-            self.upload = Some(upload);
-            outcome?;
+        let mut batch = Batch::default();
+        let mut is_whole = false;
+        while !is_whole {
+            // What came while the last batch was written may be enough already.
+            while batch.bytes < WRITE_BYTES && !is_whole {
+                is_whole = batch.receive(&mut body).await?;
+            }
+            let mut writing = pin!(self.write(std::mem::take(&mut batch)));
+            loop {
+                tokio::select! {
+                    outcome = writing.as_mut() => {
+                        outcome?;
+                        break;
+                    }
+                    outcome = batch.receive(&mut body), if !is_whole && batch.has_room() => {
+                        is_whole = outcome?;
+                    }
+                }
+            }
         }
+        self.write(batch).await?;
         let Some(upload) = self.upload.take() else { return Ok(()) };
         with_rights(&self.identity, move || upload.commit()).await?;
         Ok(())
+    }
+
+    async fn write(&mut self, batch: Batch) -> Result<(), ApiError> {
+        let Some(mut upload) = self.upload.take() else { return Ok(()) };
+        if batch.bytes == 0 {
+            self.upload = Some(upload);
+            return Ok(());
+        }
+        let work = move || {
+            let outcome = batch.chunks.iter().try_for_each(|bytes| upload.write(bytes));
+            Ok((outcome, upload))
+        };
+        let (outcome, upload) = with_rights(&self.identity, work).await?;
+        self.upload = Some(upload);
+        Ok(outcome?)
     }
 }
 
@@ -136,6 +181,22 @@ impl Drop for UploadInProgress {
                 drop(with_rights(&identity, undo).await);
             });
         }
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// Takes the next bytes of a body; returns whether it is whole.
+    async fn receive(&mut self, body: &mut Incoming) -> Result<bool, ApiError> {
+        let Some(chunk) = next_chunk(body).await? else { return Ok(true) };
+        self.bytes += chunk.len();
+        self.chunks.push(chunk);
+        Ok(false)
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes < MAX_BATCH_BYTES
     }
 }
 

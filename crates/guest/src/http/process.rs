@@ -7,8 +7,7 @@ use hyper::body::Incoming;
 use nix::errno::Errno;
 use serde::{Deserialize, de::IgnoredAny};
 use tarn_daemon_api::{
-    OutputResponse, ProcessList, RunRequest, SignalRequest, SignalResponse, StartRequest,
-    code::PROCESS_NOT_RUNNING,
+    ProcessList, RunRequest, SignalRequest, SignalResponse, StartRequest, code::PROCESS_NOT_RUNNING,
 };
 
 use super::{
@@ -25,7 +24,6 @@ use crate::{
     process::{
         Process,
         census::Origin,
-        output::{Cursor, Selection},
         start::{Audience, start},
         tree,
     },
@@ -97,12 +95,10 @@ pub(crate) async fn handle_one(
             process.stdin.close_requested()?;
             Ok(no_content())
         }
-        ProcessAction::Output(selection) => Ok(json_response(&output(&process, selection))),
-        ProcessAction::Follow(selection) => {
-            let (sender, body) = Body::stream();
-            tokio::task::spawn_local(stream::follow(process, selection, sender));
-            Ok(event_stream(body))
+        ProcessAction::Output(selection) => {
+            Ok(with_type("application/json", stream::retained(process, selection)))
         }
+        ProcessAction::Follow(selection) => Ok(event_stream(stream::follow(process, selection))),
     }
 }
 
@@ -138,9 +134,7 @@ fn run(
     if let Some(limit) = limit {
         tokio::task::spawn_local(enforce(Rc::clone(daemon), Rc::clone(&process), limit));
     }
-    let (sender, body) = Body::stream();
-    tokio::task::spawn_local(stream::run(process, sender));
-    Ok(event_stream(body))
+    Ok(event_stream(stream::run(process)))
 }
 
 fn time_limit(secs: f64) -> Result<Duration, ApiError> {
@@ -199,17 +193,6 @@ async fn write_stdin(process: &Process, mut body: Incoming) -> Result<(), ApiErr
         process.stdin.write(&sender, &bytes).await?;
     }
     Ok(())
-}
-
-fn output(process: &Process, selection: Selection) -> OutputResponse {
-    let output = process.output.borrow();
-    let mut cursor = Cursor::new(selection);
-    let mut lines: Vec<String> =
-        std::iter::from_fn(|| output.next(&mut cursor).map(|item| item.text().into_owned()))
-            .collect();
-    lines.extend(output.partial_lines(selection));
-    let line_count = lines.len() as u64;
-    OutputResponse { pid: process.pid().as_raw(), lines, line_count }
 }
 
 fn event_stream(body: Body) -> Response<Body> {

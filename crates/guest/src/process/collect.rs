@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use tarn_daemon_api::OutputStream;
 use tokio::{net::unix::pipe, time::Instant};
 
@@ -15,7 +16,15 @@ use crate::{clock::now_ms, process::ProcessTable};
 /// What comes later is still collected, but nobody waits for it.
 const EXIT_GRACE: Duration = Duration::from_millis(200);
 
-const READ_BYTES: usize = 64 << 10;
+/// One read is to empty the largest pipe: in gVisor each costs tens of microseconds.
+const READ_BYTES: usize = BUSY_PIPE_BYTES;
+
+/// What a pipe holds at first, in both kernels.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// What it holds once its process has filled it: fewer turns of reader and writer. Not from the
+/// start, because most processes write little, and unread output is the sandbox's memory.
+const BUSY_PIPE_BYTES: usize = 256 << 10;
 
 thread_local! {
     /// One buffer for all collectors: a read and its use never yield.
@@ -29,6 +38,14 @@ enum Turn {
     GraceOver,
 }
 
+/// What one read came to.
+enum Read {
+    /// This many bytes; none if there were none yet.
+    Some(usize),
+    /// The end of the stream.
+    Ended,
+}
+
 /// Reads until every writer has closed the pipe.
 pub(crate) async fn run(
     table: Rc<ProcessTable>,
@@ -38,6 +55,7 @@ pub(crate) async fn run(
 ) {
     let mut grace = EXIT_GRACE;
     let mut settled = false;
+    let mut grown = false;
     loop {
         process.wait_ungated().await;
         let turn_start = Instant::now();
@@ -54,11 +72,19 @@ pub(crate) async fn run(
                 settle(&process, stream);
                 settled = true;
             }
-            Turn::Readable => {
-                if !read_once(&table, &process, stream, &pipe) {
-                    break;
+            Turn::Readable => match read_once(&table, &process, stream, &pipe) {
+                Read::Ended => break,
+                Read::Some(count) => {
+                    if count >= PIPE_BYTES && !grown {
+                        grown = true;
+                        grow(&pipe);
+                    }
+                    // A full pipe is full again at once: everybody else has a turn first.
+                    if count >= PIPE_BYTES / 2 {
+                        tokio::task::yield_now().await;
+                    }
                 }
-            }
+            },
         }
         // Only time in which we could read counts: a slow reader of a run must not cut it short.
         if ended {
@@ -70,21 +96,27 @@ pub(crate) async fn run(
     }
 }
 
-/// Returns false at the end of the stream.
 fn read_once(
     table: &ProcessTable,
     process: &Process,
     stream: OutputStream,
     pipe: &pipe::Receiver,
-) -> bool {
+) -> Read {
     BUFFER.with_borrow_mut(|buffer| match pipe.try_read(buffer) {
-        Ok(0) => false,
+        Ok(0) => Read::Ended,
         Ok(count) => {
             table.push_output(process, stream, buffer.get(..count).unwrap_or_default());
-            true
+            Read::Some(count)
         }
-        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Read::Some(0),
+        Err(_broken) => Read::Ended,
     })
+}
+
+/// A kernel that refuses is slower, not wrong.
+fn grow(pipe: &pipe::Receiver) {
+    let size = i32::try_from(BUSY_PIPE_BYTES).unwrap_or(i32::MAX);
+    _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(size));
 }
 
 fn settle(process: &Process, stream: OutputStream) {

@@ -1,5 +1,8 @@
 //! Bytes to lines of text.
 
+use std::borrow::Cow;
+
+use memchr::memchr;
 use tarn_daemon_api::MAX_LINE_BYTES;
 
 /// Cuts one stream into lines: at each newline, and every [`MAX_LINE_BYTES`].
@@ -10,46 +13,56 @@ pub(crate) struct LineSplitter {
 
 impl LineSplitter {
     /// Takes bytes in and hands each line that they complete to `emit`.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], mut emit: impl FnMut(String)) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+    pub(crate) fn push(&mut self, mut bytes: &[u8], mut emit: impl FnMut(&str)) {
+        while let Some(end) = memchr(b'\n', bytes) {
             let (line, rest) = bytes.split_at(end);
-            self.partial.extend_from_slice(line);
-            self.split_long(&mut emit);
-            emit(to_text(&self.partial));
-            self.partial.clear();
+            if self.partial.is_empty() {
+                emit_line(line, &mut emit);
+            } else {
+                self.partial.extend_from_slice(line);
+                emit_line(&self.partial, &mut emit);
+                self.partial.clear();
+            }
             bytes = rest.get(1..).unwrap_or_default();
         }
         self.partial.extend_from_slice(bytes);
-        self.split_long(&mut emit);
+        let cut = emit_long(&self.partial, &mut emit);
+        self.partial.drain(..cut);
         if self.partial.is_empty() && self.partial.capacity() > 4096 {
             self.partial = Vec::new();
         }
     }
 
     /// Hands out what has no newline yet: a last line counts as a line.
-    pub(crate) fn finish(&mut self, emit: impl FnOnce(String)) {
+    pub(crate) fn finish(&mut self, emit: impl FnOnce(&str)) {
         if !self.partial.is_empty() {
-            emit(to_text(&self.partial));
+            emit(&to_text(&self.partial));
             self.partial = Vec::new();
         }
     }
 
     /// Returns what has no newline yet, such as a prompt.
     pub(crate) fn partial(&self) -> Option<String> {
-        (!self.partial.is_empty()).then(|| to_text(&self.partial))
+        (!self.partial.is_empty()).then(|| to_text(&self.partial).into_owned())
     }
+}
 
-    /// Leaves at most [`MAX_LINE_BYTES`] of the partial line.
-    fn split_long(&mut self, emit: &mut impl FnMut(String)) {
-        let mut start = 0;
-        while self.partial.len() - start > MAX_LINE_BYTES {
-            let end = start + MAX_LINE_BYTES;
-            let cut = character_start(&self.partial, start, end);
-            emit(to_text(&self.partial[start..cut]));
-            start = cut;
-        }
-        self.partial.drain(..start);
+/// Hands out a whole line, in pieces if it is long.
+fn emit_line(line: &[u8], emit: &mut impl FnMut(&str)) {
+    let start = emit_long(line, emit);
+    emit(&to_text(line.get(start..).unwrap_or_default()));
+}
+
+/// Hands out pieces from the front until at most [`MAX_LINE_BYTES`] are left; returns how many
+/// bytes that were.
+fn emit_long(line: &[u8], emit: &mut impl FnMut(&str)) -> usize {
+    let mut start = 0;
+    while line.len() - start > MAX_LINE_BYTES {
+        let cut = character_start(line, start, start + MAX_LINE_BYTES);
+        emit(&to_text(&line[start..cut]));
+        start = cut;
     }
+    start
 }
 
 /// Moves a cut back to the start of the character that it would divide, if there is one.
@@ -61,8 +74,8 @@ fn character_start(bytes: &[u8], start: usize, cut: usize) -> usize {
         .unwrap_or(cut)
 }
 
-fn to_text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn to_text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 #[cfg(test)]
@@ -75,9 +88,9 @@ mod tests {
         let mut splitter = LineSplitter::default();
         let mut lines = Vec::new();
         for chunk in chunks {
-            splitter.push(chunk, |line| lines.push(line));
+            splitter.push(chunk, |line| lines.push(line.to_owned()));
         }
-        splitter.finish(|line| lines.push(line));
+        splitter.finish(|line| lines.push(line.to_owned()));
         lines
     }
 

@@ -18,13 +18,16 @@ mod stdin;
 mod table;
 pub(crate) mod tree;
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    pin::pin,
+};
 
 use nix::unistd::Pid;
 use tarn_daemon_api::{
     ExitFrame, ExitReason, OutputStream, ProcessInfo, ProcessStatus, StartedFrame,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use self::{
     pids_group::PidsGroup,
@@ -51,6 +54,7 @@ pub(crate) struct Process {
     pub(crate) output: RefCell<Output>,
     changed: watch::Sender<()>,
     drained: watch::Sender<()>,
+    ended: Notify,
 }
 
 /// How and when a process ended.
@@ -110,6 +114,7 @@ impl Process {
             output: RefCell::new(new.output),
             changed: watch::channel(()).0,
             drained: watch::channel(()).0,
+            ended: Notify::new(),
         }
     }
 
@@ -161,11 +166,10 @@ impl Process {
 
     /// Waits until it has ended.
     pub(crate) async fn wait_end(&self) {
-        let mut changed = self.subscribe();
-        while self.is_running() {
-            if changed.changed().await.is_err() {
-                return;
-            }
+        let mut ended = pin!(self.ended.notified());
+        ended.as_mut().enable();
+        if self.is_running() {
+            ended.await;
         }
     }
 
@@ -173,6 +177,7 @@ impl Process {
     fn set_end(&self, end: End) {
         self.end.set(Some(end));
         self.stdin.close();
+        self.ended.notify_waiters();
         self.notify();
     }
 

@@ -5,6 +5,8 @@
 //! it additionally *gates* the output: lines that it has not had are not dropped, and while it
 //! lags by [`GATE_WINDOW_BYTES`] the pipes are not read, which slows the process instead.
 
+use std::borrow::Cow;
+
 use tarn_daemon_api::OutputStream;
 
 use super::{
@@ -16,7 +18,7 @@ use super::{
 pub(crate) const STREAM_RETENTION_BYTES: usize = 8 << 20;
 
 /// How far the reader of a run may lag before the process is slowed.
-pub(crate) const GATE_WINDOW_BYTES: u64 = 128 << 10;
+pub(crate) const GATE_WINDOW_BYTES: u64 = 256 << 10;
 
 const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
 
@@ -63,7 +65,7 @@ pub(crate) struct Cursor {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Item<'a> {
     /// A line.
-    Line(&'a Line, OutputStream),
+    Line(Line<'a>, OutputStream),
     /// Lines that are gone.
     Dropped {
         /// How many.
@@ -107,7 +109,7 @@ impl Output {
     pub(crate) fn push_note(&mut self, stream: OutputStream, text: &str, at_ms: u64) {
         let Self { streams, next_sequence, pushed, .. } = self;
         let ring = &mut streams[index(stream)].ring;
-        append(ring, next_sequence, pushed, text.to_owned(), at_ms);
+        append(ring, next_sequence, pushed, text, at_ms);
     }
 
     /// Returns whether the selected streams are settled.
@@ -146,6 +148,11 @@ impl Output {
         Some(Item::Line(line, stream))
     }
 
+    /// Returns the place after the last line so far.
+    pub(crate) fn end(&self, selection: Selection) -> Cursor {
+        Cursor { selection, position: STREAMS.map(|stream| self.streams[index(stream)].ring.end()) }
+    }
+
     /// Returns what has no newline yet on the selected streams.
     pub(crate) fn partial_lines(&self, selection: Selection) -> impl Iterator<Item = String> {
         STREAMS
@@ -178,7 +185,7 @@ impl Output {
     }
 
     /// The next line of the cursor: of the selected streams' next ones, the one read first.
-    fn head(&self, cursor: &Cursor) -> Option<(&Line, OutputStream)> {
+    fn head(&self, cursor: &Cursor) -> Option<(Line<'_>, OutputStream)> {
         STREAMS
             .into_iter()
             .filter(|stream| cursor.selection.has(*stream))
@@ -224,6 +231,14 @@ impl Cursor {
         Self { selection, position: [0, 0] }
     }
 
+    /// Returns whether lines of its selection lie between it and a later place.
+    pub(crate) fn is_before(&self, later: &Self) -> bool {
+        STREAMS.into_iter().filter(|stream| self.selection.has(*stream)).any(|stream| {
+            let at = index(stream);
+            self.position[at] < later.position[at]
+        })
+    }
+
     /// Returns what it reads.
     pub(crate) fn selection(&self) -> Selection {
         self.selection
@@ -234,9 +249,9 @@ impl Cursor {
 
 impl Item<'_> {
     /// Returns the text to show.
-    pub(crate) fn text(&self) -> std::borrow::Cow<'_, str> {
+    pub(crate) fn text(&self) -> Cow<'_, str> {
         match self {
-            Self::Line(line, _) => (&*line.text).into(),
+            Self::Line(line, _) => line.text.into(),
             Self::Dropped { count, .. } => format!("[tarn: {count} earlier lines dropped]").into(),
         }
     }
@@ -249,8 +264,8 @@ fn index(stream: OutputStream) -> usize {
     }
 }
 
-fn append(ring: &mut Ring, sequence: &mut u64, pushed: &mut u64, text: String, at_ms: u64) {
-    let line = Line { sequence: *sequence, at_ms, text: text.into_boxed_str() };
+fn append(ring: &mut Ring, sequence: &mut u64, pushed: &mut u64, text: &str, at_ms: u64) {
+    let line = Line { sequence: *sequence, at_ms, text };
     *sequence += 1;
     *pushed += line.cost() as u64;
     ring.push(line);

@@ -37,7 +37,7 @@ fn dropped_lines_leave_one_line_in_their_place() {
         output.push(Stdout, format!("{number}\n").as_bytes(), 7);
     }
     output.push(Stderr, b"e\n", 8);
-    output.shrink_to(3 * 49);
+    output.shrink_to(3 * 17);
     assert_eq!(
         replay(&output, Selection::Both),
         ["[tarn: 8 earlier lines dropped]", "8", "9", "e"]
@@ -55,7 +55,7 @@ fn a_slow_follower_is_told_only_what_it_missed() {
     let mut cursor = Cursor::new(Selection::Both);
     assert_eq!(read_all(&output, &mut cursor), ["a", "b"]);
     output.push(Stdout, b"c\nd\ne\n", 0);
-    output.shrink_to(49);
+    output.shrink_to(17);
     assert_eq!(read_all(&output, &mut cursor), ["[tarn: 2 earlier lines dropped]", "e"]);
     assert_eq!(read_all(&output, &mut cursor), [""; 0]);
 }
