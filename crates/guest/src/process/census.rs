@@ -1,16 +1,19 @@
 //! Who is in the sandbox, and which start each process comes from.
 //!
 //! A process can leave its tree: `setsid` leaves the group and the session, a double fork leaves
-//! the parent, `env -i` sheds the environment. Any one trace can be wiped, so four are used, and
+//! the parent, `env -i` sheds the environment. Any one trace can be wiped, so five are used, and
 //! what was once learnt is remembered by pid, because a trace is usually wiped one at a time:
 //!
 //! 1. it is the started process itself;
 //! 2. its parent is known to belong to a start;
-//! 3. `TARN_PROCESS_ID` in its initial environment, which survives any number of forks;
-//! 4. its session, which survives `env -i`.
+//! 3. a resource limit that nothing enforces ([`sys::limit_mark`]), which survives forks,
+//!    sessions, `env -i` and `sudo`, so that even a daemon that wiped the other traces before
+//!    anybody looked is known;
+//! 4. `TARN_PROCESS_ID` in its initial environment, which survives any number of forks;
+//! 5. its session, which survives `env -i`.
 //!
 //! Only processes not seen before are looked at, so a scan of an unchanged sandbox is one
-//! directory read. Rejected: a child subreaper per start (an extra process each, which costs two
+//! directory read; before a kill all are looked at, since a pid may have been used again. Rejected: a child subreaper per start (an extra process each, which costs two
 //! on the host), and a cgroup per start (a tenant's root may leave it, and other
 //! runtimes have none).
 
@@ -19,12 +22,18 @@ use std::{collections::HashMap, fs, io};
 use nix::unistd::Pid;
 
 use super::ProcessTable;
-use crate::{environment::MARK, sys::read_small_file};
+use crate::{
+    environment::MARK,
+    sys::{self, read_small_file},
+};
 
 /// An environment may be 2 MiB; ours is put last, so a larger one is read from its end.
 const MAX_ENVIRON_BYTES: usize = 4 << 20;
 
 const MAX_STAT_BYTES: usize = 4096;
+
+/// The part of a limit mark that holds the handle.
+const HANDLE_BITS: u64 = 0xffff_ffff;
 
 /// All processes but the daemon.
 pub(crate) struct Census {
@@ -81,6 +90,18 @@ impl Census {
     /// Returns the value of the mark for a start.
     pub(crate) fn mark(&self, handle: u64) -> String {
         format!("{}-{handle}", self.instance)
+    }
+
+    /// Returns the limit that marks a start, see [`sys::limit_mark`].
+    pub(crate) fn limit_mark(&self, handle: u64) -> u64 {
+        limit_mark(&self.instance, handle)
+    }
+
+    /// Forgets whom a known pid does not mean any more.
+    pub(crate) fn forget_the_gone(&mut self) {
+        self.known.retain(|pid, member| {
+            read_stat(*pid).is_some_and(|stat| stat.start_time == member.start_time)
+        });
     }
 
     /// Looks at `/proc` again; if it can't be read, what was known stays.
@@ -164,7 +185,8 @@ impl Census {
             .map(|process| process.handle());
         let origin = match (started(itself), inherited) {
             (Some(origin), _) | (None, origin @ Origin::Started(_)) => origin,
-            (None, Origin::Unknown | Origin::Foreign) => started(self.read_mark(pid))
+            (None, Origin::Unknown | Origin::Foreign) => started(self.read_limit_mark(pid, table))
+                .or_else(|| started(self.read_mark(pid)))
                 .or_else(|| match inherited {
                     Origin::Foreign => None,
                     Origin::Unknown | Origin::Started(_) => started(handle_of(stat.session)),
@@ -180,6 +202,14 @@ impl Census {
             Scope::Everything => Origin::Unknown,
             Scope::Descendants => Origin::Foreign,
         }
+    }
+
+    fn read_limit_mark(&self, pid: i32, table: &ProcessTable) -> Option<u64> {
+        let mark = sys::limit_mark(Pid::from_raw(pid))?;
+        // The mark holds the low half of a handle, which are counted up from 1.
+        let handle = mark & HANDLE_BITS;
+        (mark == limit_mark(&self.instance, handle) && handle <= table.last_handle())
+            .then_some(handle)
     }
 
     fn read_mark(&self, pid: i32) -> Option<u64> {
@@ -224,6 +254,15 @@ fn parse_stat(content: &[u8]) -> Option<Stat> {
     let session = fields.nth(1)?.parse().ok()?;
     let start_time = fields.nth(15)?.parse().ok()?;
     Some(Stat { state, parent, session, start_time })
+}
+
+/// A limit that no program would choose: the highest bit that a signed limit may have, the
+/// instance, the handle.
+fn limit_mark(instance: &str, handle: u64) -> u64 {
+    let hash = instance.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    1 << 62 | (hash >> 34) << 32 | (handle & HANDLE_BITS)
 }
 
 fn parse_mark(environ: &[u8], instance: &str) -> Option<u64> {

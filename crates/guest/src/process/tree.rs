@@ -7,7 +7,7 @@
 
 use std::{collections::HashSet, rc::Rc, time::Duration};
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 
 use super::census::Origin;
 use crate::{daemon::Daemon, sys};
@@ -20,8 +20,32 @@ const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
 const MAX_CHECKS: usize = 110;
 
+/// Asks everything of an origin to end: its group, and those who have left the group.
+pub(crate) fn terminate(daemon: &Daemon, origin: Origin, leader: Pid) {
+    let outside: Vec<Pid> = alive(daemon, origin)
+        .into_iter()
+        .filter(|pid| getpgid(Some(*pid)).is_ok_and(|group| group != leader))
+        .collect();
+    // Gone already is fine, here and below.
+    _ = sys::kill_group(leader, libc::SIGTERM);
+    for pid in outside {
+        _ = sys::kill(pid, libc::SIGTERM);
+    }
+}
+
+/// Waits until nobody of an origin is left.
+pub(crate) async fn wait_empty(daemon: &Daemon, origin: Origin) {
+    let mut pause = FIRST_CHECK;
+    while !alive(daemon, origin).is_empty() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_CHECK);
+    }
+}
+
 /// Kills everything of an origin; returns when nobody is left, or after about ten seconds.
 pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
+    // A pid may have changed hands since it was looked at.
+    daemon.census.borrow_mut().forget_the_gone();
     stop_all(daemon, origin);
     let mut pause = FIRST_CHECK;
     for _ in 0..MAX_CHECKS {
