@@ -131,7 +131,8 @@ fn start(text: &str) -> StartRequest {
 
 #[test]
 fn partial_managed_fields_are_completed() {
-    let restart = r#""restart":{"policy":"on_failure","initial_backoff_ms":500,"max_backoff_ms":30000}"#;
+    let restart =
+        r#""restart":{"policy":"on_failure","initial_backoff_ms":500,"max_backoff_ms":30000}"#;
     let health = r#""health_check":{"type":"http","port":80,"path":"/h","initial_delay_ms":5000,"interval_ms":1000,"timeout_ms":500,"failure_threshold":3}"#;
     let table = [
         (r#"{"command":"a","name":"web"}"#, format!("{{{restart}}}")),
@@ -175,7 +176,10 @@ fn values_that_cannot_be_meant_are_named() {
         (&format!(r#"{{"command":"a","name":"{long}"}}"#), "`name` is longer than 255 bytes"),
         (r#"{"command":"a","restart":{"max_restarts":-1}}"#, "`restart.max_restarts`: -1"),
         (r#"{"command":"a","restart":{"max_restarts":4294967296}}"#, "`restart.max_restarts`: "),
-        (r#"{"command":"a","restart":{"initial_backoff_ms":0}}"#, "`restart.initial_backoff_ms`: 0"),
+        (
+            r#"{"command":"a","restart":{"initial_backoff_ms":0}}"#,
+            "`restart.initial_backoff_ms`: 0",
+        ),
         (r#"{"command":"a","restart":{"max_backoff_ms":86400001}}"#, "`restart.max_backoff_ms`: 8"),
         (r#"{"command":"a","health_check":{}}"#, "`health_check.type` is missing"),
         (r#"{"command":"a","health_check":{"type":"tcp"}}"#, "`health_check.port` is missing"),

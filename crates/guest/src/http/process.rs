@@ -7,7 +7,8 @@ use hyper::body::Incoming;
 use nix::errno::Errno;
 use serde::{Deserialize, de::IgnoredAny};
 use tarn_daemon_api::{
-    OutputResponse, PREFIX, ProcessInfo, ProcessList, RunRequest, SignalRequest, SignalResponse, StartRequest,
+    OutputResponse, PREFIX, ProcessInfo, ProcessList, RunRequest, SignalRequest, SignalResponse,
+    StartRequest,
     code::{PROCESS_NOT_MANAGED, PROCESS_NOT_RUNNING},
 };
 

@@ -77,16 +77,18 @@ enum Turn {
     Command(Command),
 }
 
-/// Drives until the process has stopped and no request waits.
+/// Drives until the process has stopped and no request waits; begins with what its last step
+/// left to do.
 pub(super) async fn run<H: Host>(
     managed: &Managed,
     host: &H,
+    effects: Vec<Effect>,
     mut commands: mpsc::Receiver<Command>,
 ) {
     let mut driver = Driver { managed, host, pending: Vec::new(), callers: Vec::new() };
-    if managed.phase() == Phase::Starting {
-        driver.take(Event::Started);
-    }
+    driver.await_end(managed.phase());
+    // A run that has just started leaves no start to do, whose answer this would be.
+    drop(driver.perform(effects));
     loop {
         let turn = if managed.phase().is_live() {
             poll_fn(|context| driver.poll(&mut commands, context)).await
@@ -154,28 +156,36 @@ impl<'a, H: Host> Driver<'a, H> {
                 self.pending.clear();
                 self.await_end(after);
             }
-            for effect in effects {
-                match effect {
-                    Effect::Start => {
-                        next = Some(match self.host.start() {
-                            Ok(()) => Event::Started,
-                            Err(cause) => Event::StartFailed(cause),
-                        });
-                    }
-                    Effect::Check(after) => self.pending.push(Box::pin(check(self.host, after))),
-                    Effect::Clear(manner) => self.pending.push(Box::pin(clear(self.host, manner))),
-                    Effect::Backoff(pause) => self.pending.push(Box::pin(async move {
-                        tokio::time::sleep(pause).await;
-                        Event::BackoffOver
-                    })),
-                }
-            }
+            next = self.perform(effects);
         }
         if !self.managed.phase().is_live() {
             // Whoever waits for a restart learns by this that there is none.
             self.callers.clear();
         }
         self.managed.notify();
+    }
+
+    /// Arms what takes time, and returns the answer of what does not.
+    fn perform(&mut self, effects: Vec<Effect>) -> Option<Event> {
+        let host = self.host;
+        let mut answer = None;
+        for effect in effects {
+            match effect {
+                Effect::Start => {
+                    answer = Some(match host.start() {
+                        Ok(()) => Event::Started,
+                        Err(cause) => Event::StartFailed(cause),
+                    });
+                }
+                Effect::Check(after) => self.pending.push(Box::pin(check(host, after))),
+                Effect::Clear(manner) => self.pending.push(Box::pin(clear(host, manner))),
+                Effect::Backoff(pause) => self.pending.push(Box::pin(async move {
+                    tokio::time::sleep(pause).await;
+                    Event::BackoffOver
+                })),
+            }
+        }
+        answer
     }
 
     /// As long as there is a run, its end is waited for.

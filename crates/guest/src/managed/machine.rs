@@ -271,20 +271,18 @@ impl Machine {
                 self.phase = Phase::Ending { goal, ended: false, cleared: true };
                 vec![]
             }
-            Phase::Starting
-            | Phase::Running { .. }
-            | Phase::BackingOff(_)
-            | Phase::Stopped => vec![],
+            Phase::Starting | Phase::Running { .. } | Phase::BackingOff(_) | Phase::Stopped => {
+                vec![]
+            }
         }
     }
 
     fn on_backoff_over(&mut self) -> Vec<Effect> {
         match self.phase {
             Phase::BackingOff(_) => self.recover(),
-            Phase::Starting
-            | Phase::Running { .. }
-            | Phase::Ending { .. }
-            | Phase::Stopped => vec![],
+            Phase::Starting | Phase::Running { .. } | Phase::Ending { .. } | Phase::Stopped => {
+                vec![]
+            }
         }
     }
 

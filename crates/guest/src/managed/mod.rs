@@ -102,7 +102,8 @@ pub(crate) fn start(
     let id = config.name.clone().unwrap_or_else(|| format!("managed/{}", process.handle()));
     let managed = Rc::new(Managed::new(id, config, request));
     managed.adopt(daemon, &process);
-    managed.drive(daemon);
+    let effects = managed.step(Event::Started);
+    managed.drive(daemon, effects);
     Ok(process)
 }
 
@@ -181,7 +182,7 @@ impl Managed {
     /// Ends its run, if there is one, waits for the next, and returns that one's handle.
     pub(crate) async fn restart(self: &Rc<Self>, daemon: &Rc<Daemon>) -> Result<u64, RestartError> {
         let (answer, answered) = oneshot::channel();
-        self.drive(daemon);
+        self.drive(daemon, vec![]);
         self.send(Command::Restart(answer)).await;
         match answered.await {
             Ok(Ok(())) => Ok(self.current.get()),
@@ -214,7 +215,7 @@ impl Managed {
     }
 
     /// Starts a driver unless there is one.
-    fn drive(self: &Rc<Self>, daemon: &Rc<Daemon>) {
+    fn drive(self: &Rc<Self>, daemon: &Rc<Daemon>, effects: Vec<Effect>) {
         if self.commands.borrow().is_some() {
             return;
         }
@@ -222,7 +223,9 @@ impl Managed {
         self.commands.replace(Some(sender));
         let host = Guest::new(Rc::clone(daemon), Rc::clone(self));
         let managed = Rc::clone(self);
-        tokio::task::spawn_local(async move { driver::run(&managed, &host, receiver).await });
+        tokio::task::spawn_local(async move {
+            driver::run(&managed, &host, effects, receiver).await;
+        });
     }
 
     fn undriven(&self) {

@@ -16,8 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-const ADDRESSES: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// `HTTP/1.1 200` and the blank after it.
 const STATUS_BYTES: usize = 13;

@@ -19,8 +19,7 @@ pub(crate) fn set_limit_mark(mark: u64) {
 pub(crate) fn limit_mark(pid: Pid) -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: no new limit; a live structure to write the old one to.
-    let result = unsafe {
-        libc::prlimit(pid.as_raw(), libc::RLIMIT_RSS, std::ptr::null(), &raw mut limit)
-    };
+    let result =
+        unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_RSS, std::ptr::null(), &raw mut limit) };
     (result == 0).then_some(limit.rlim_max)
 }

@@ -116,7 +116,8 @@ impl Stage {
         });
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let (driven, guest) = (Rc::clone(&managed), Guest(Rc::clone(&fake)));
-        tokio::task::spawn_local(async move { run(&driven, &guest, receiver).await });
+        let effects = managed.step(Event::Started);
+        tokio::task::spawn_local(async move { run(&driven, &guest, effects, receiver).await });
         Self { managed, fake, commands }
     }
 

@@ -87,10 +87,7 @@ fn a_crash_is_cleaned_up_waited_out_and_restarted() {
 #[test]
 fn a_good_end_is_the_end_on_failure_and_none_always() {
     let mut machine = Machine::new(&config(RestartPolicy::OnFailure, None, false));
-    play(
-        &mut machine,
-        vec![(0, Started, vec![], Running), (1, Ended(exit(0)), vec![], Stopped)],
-    );
+    play(&mut machine, vec![(0, Started, vec![], Running), (1, Ended(exit(0)), vec![], Stopped)]);
     let mut machine = Machine::new(&config(RestartPolicy::Always, None, false));
     play(
         &mut machine,
@@ -285,8 +282,7 @@ impl World {
                 Effect::Start => {
                     assert!(!self.live, "two live runs");
                     self.live = starts;
-                    let answer =
-                        if starts { Started } else { StartFailed("x".to_owned()) };
+                    let answer = if starts { Started } else { StartFailed("x".to_owned()) };
                     self.perform(machine, answer, now, starts);
                 }
                 Effect::Check(_) => self.checking = true,

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tarn_daemon_api::{BadField, ExitReason, OutputStream, ProcessList, RunRequest, StartRequest, code};
+use tarn_daemon_api::{
+    BadField, ExitReason, OutputStream, ProcessList, RunRequest, StartRequest, code,
+};
 
 use super::{Daemon, Identity, body};
 use crate::sim::{
