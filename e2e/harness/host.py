@@ -1,5 +1,6 @@
 """What a server has on the host: every object that carries its tag or lies in its directory."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,6 +8,8 @@ import pathlib
 import re
 import signal
 import subprocess
+
+from .wait import until
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 Objects = dict[str, list[str]]
@@ -125,6 +128,32 @@ def sandbox_processes(data: pathlib.Path, sandbox: str) -> list[int]:
         if sandbox in line:
             found.add(int(pid))
     return sorted(found)
+
+
+@contextlib.contextmanager
+def frozen(data: pathlib.Path, sandbox: str):
+    """Has a sandbox stand still, by the freezer that the runtime uses (docs/decisions/0001)."""
+    switches = []
+    for group in cgroups(tag_of(data)):
+        if sandbox in group:
+            for name, on, off in (("freezer.state", "FROZEN", "THAWED"), ("cgroup.freeze", "1", "0")):
+                if (file := pathlib.Path(group, name)).exists():
+                    switches.append((file, on, off))
+    assert switches, f"no freezer of {sandbox}"
+    try:
+        for file, on, _ in switches:
+            file.write_text(on)
+        until(lambda: all(_is_frozen(file, on) for file, on, _ in switches), what=f"{sandbox} standing still")
+        yield
+    finally:
+        for file, _, off in switches:
+            file.write_text(off)
+
+
+def _is_frozen(file: pathlib.Path, on: str) -> bool:
+    if file.name == "cgroup.freeze":
+        return "frozen 1" in _read(file.with_name("cgroup.events"))
+    return _read(file).strip() == on
 
 
 def cpu_seconds(data: pathlib.Path, sandbox: str) -> float:

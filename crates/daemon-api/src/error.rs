@@ -32,6 +32,10 @@ pub mod code {
     pub const PROCESS_START_FAILED: &str = "PROCESS_START_FAILED";
     /// 400: the process has already ended.
     pub const PROCESS_NOT_RUNNING: &str = "PROCESS_NOT_RUNNING";
+    /// 400: only a managed process can be restarted.
+    pub const PROCESS_NOT_MANAGED: &str = "PROCESS_NOT_MANAGED";
+    /// 409: a live managed process has that name.
+    pub const PROCESS_NAME_TAKEN: &str = "PROCESS_NAME_TAKEN";
     /// 400: the process takes no input: `stdin_mode` was not `pipe`, or it was closed.
     pub const STDIN_NOT_WRITABLE: &str = "STDIN_NOT_WRITABLE";
     /// 400: the path is a directory.

@@ -9,11 +9,17 @@
 
 mod error;
 mod file;
+mod managed;
 mod process;
 mod stream;
 
 pub use error::{ErrorBody, code};
 pub use file::{DirectoryEntry, DirectoryListing};
+pub use managed::{
+    BadField, HealthCheckConfig, HealthCheckRequest, HealthCheckType, HealthStatus, MAX_NAME_BYTES,
+    ManagedConfig, ManagedExit, ManagedInfo, ManagedStatus, RestartConfig, RestartPolicy,
+    RestartRequest,
+};
 pub use process::{
     OutputMode, OutputResponse, ProcessInfo, ProcessList, ProcessStatus, RunRequest, SignalRequest,
     SignalResponse, StartRequest, StdinMode, UserSpec,

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::{HealthCheckRequest, ManagedInfo, RestartRequest};
+
 /// `POST /processes`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StartRequest {
@@ -34,6 +36,15 @@ pub struct StartRequest {
     /// What becomes of its standard error.
     #[serde(default, deserialize_with = "null_is_default")]
     pub stderr_mode: OutputMode,
+    /// Makes it managed, and names it in routes; see [`StartRequest::managed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Makes it managed: when it is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartRequest>,
+    /// Makes it managed: how it is asked whether it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckRequest>,
 }
 
 /// `POST /processes/run`: start, stream the output, report the end.
@@ -140,6 +151,9 @@ pub struct ProcessInfo {
     /// When it ended, ms since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<u64>,
+    /// Set on the latest run of a managed process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<ManagedInfo>,
 }
 
 /// Where a process stands.
@@ -209,6 +223,9 @@ impl RunRequest {
             stdin_mode: StdinMode::Closed,
             stdout_mode: OutputMode::Capture,
             stderr_mode: OutputMode::Capture,
+            name: None,
+            restart: None,
+            health_check: None,
         }
     }
 }

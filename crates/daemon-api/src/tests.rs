@@ -19,6 +19,7 @@ fn running() -> ProcessInfo {
         args: vec![],
         started_at: 1_710_000_000_000,
         ended_at: None,
+        managed: None,
     }
 }
 
@@ -122,4 +123,130 @@ fn run_request_takes_integer_and_float_limits_under_both_names() {
         let parsed: RunRequest = serde_json::from_str(text).expect(text);
         assert_eq!(parsed.time_limit_secs(), expected, "{text}");
     }
+}
+
+fn start(text: &str) -> StartRequest {
+    serde_json::from_str(text).expect(text)
+}
+
+#[test]
+fn partial_managed_fields_are_completed() {
+    let restart =
+        r#""restart":{"policy":"on_failure","initial_backoff_ms":500,"max_backoff_ms":30000}"#;
+    let health = r#""health_check":{"type":"http","port":80,"path":"/h","initial_delay_ms":5000,"interval_ms":1000,"timeout_ms":500,"failure_threshold":3}"#;
+    let table = [
+        (r#"{"command":"a","name":"web"}"#, format!("{{{restart}}}")),
+        (r#"{"command":"a","restart":{}}"#, format!("{{{restart}}}")),
+        (
+            r#"{"command":"a","restart":{"policy":null,"max_restarts":null,"initial_backoff_ms":null}}"#,
+            format!("{{{restart}}}"),
+        ),
+        (
+            r#"{"command":"a","health_check":{"type":"http","port":80,"path":"h","timeout_ms":null}}"#,
+            format!("{{{restart},{health}}}"),
+        ),
+    ];
+    for (text, golden) in table {
+        let config = start(text).managed().expect(text).expect("it is managed");
+        let mut shown = json(&config.restart);
+        shown = format!(r#"{{"restart":{shown}"#);
+        if let Some(check) = &config.health_check {
+            shown += &format!(r#","health_check":{}"#, json(check));
+        }
+        assert_eq!(format!("{shown}}}"), golden, "{text}");
+    }
+    let text = r#"{"command":"a","name":null,"restart":null,"health_check":null}"#;
+    assert_eq!(start(text).managed(), Ok(None));
+    let tcp = start(r#"{"command":"a","health_check":{"type":"tcp","port":1}}"#).managed();
+    let check = tcp.expect("good").expect("managed").health_check.expect("a check");
+    assert_eq!(check.path, None);
+    let text = r#"{"command":"a","health_check":{"type":"http","port":65535}}"#;
+    let check = start(text).managed().expect("good").expect("managed").health_check;
+    assert_eq!(check.and_then(|check| check.path).as_deref(), Some("/"));
+}
+
+#[test]
+fn values_that_cannot_be_meant_are_named() {
+    let long = "x".repeat(256);
+    let table = [
+        (r#"{"command":"a","name":""}"#, "`name` is empty"),
+        (r#"{"command":"a","name":"a/b"}"#, "`name` \"a/b\" contains"),
+        (r#"{"command":"a","name":"007"}"#, "`name` \"007\" is a number"),
+        (r#"{"command":"a","name":".."}"#, "`name` \"..\" is no name"),
+        (&format!(r#"{{"command":"a","name":"{long}"}}"#), "`name` is longer than 255 bytes"),
+        (r#"{"command":"a","restart":{"max_restarts":-1}}"#, "`restart.max_restarts`: -1"),
+        (r#"{"command":"a","restart":{"max_restarts":4294967296}}"#, "`restart.max_restarts`: "),
+        (
+            r#"{"command":"a","restart":{"initial_backoff_ms":0}}"#,
+            "`restart.initial_backoff_ms`: 0",
+        ),
+        (r#"{"command":"a","restart":{"max_backoff_ms":86400001}}"#, "`restart.max_backoff_ms`: 8"),
+        (r#"{"command":"a","health_check":{}}"#, "`health_check.type` is missing"),
+        (r#"{"command":"a","health_check":{"type":"tcp"}}"#, "`health_check.port` is missing"),
+        (r#"{"command":"a","health_check":{"type":"tcp","port":0}}"#, "`health_check.port`: 0 is"),
+        (r#"{"command":"a","health_check":{"type":"tcp","port":65536}}"#, "`health_check.port`: "),
+        (
+            r#"{"command":"a","health_check":{"type":"tcp","port":1,"path":"/"}}"#,
+            "`health_check.path`: a check of type `tcp`",
+        ),
+        (
+            r#"{"command":"a","health_check":{"type":"http","port":1,"path":"/a b"}}"#,
+            "`health_check.path`: \"/a b\" must be",
+        ),
+        (
+            r#"{"command":"a","health_check":{"type":"tcp","port":1,"interval_ms":0}}"#,
+            "`health_check.interval_ms`: 0",
+        ),
+        (
+            r#"{"command":"a","health_check":{"type":"tcp","port":1,"timeout_ms":0}}"#,
+            "`health_check.timeout_ms`: 0",
+        ),
+        (
+            r#"{"command":"a","health_check":{"type":"tcp","port":1,"initial_delay_ms":-1}}"#,
+            "`health_check.initial_delay_ms`: -1",
+        ),
+        (
+            r#"{"command":"a","health_check":{"type":"tcp","port":1,"failure_threshold":0}}"#,
+            "`health_check.failure_threshold`: 0",
+        ),
+    ];
+    for (text, wrong) in table {
+        let BadField(error) = start(text).managed().expect_err(text);
+        assert!(error.starts_with(wrong), "{text}: {error}");
+    }
+    for name in ["a", "my server", "é", "%41", "a?b#c", "1a", "-1", "...", "run", " "] {
+        let request = StartRequest { name: Some(name.to_owned()), ..StartRequest::default() };
+        assert!(request.managed().is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn managed_info_has_integers_and_no_nulls() {
+    let info = ManagedInfo {
+        id: "web".to_owned(),
+        name: Some("web".to_owned()),
+        status: ManagedStatus::BackingOff,
+        restart_count: 2,
+        restart: RestartConfig {
+            policy: RestartPolicy::Always,
+            max_restarts: Some(5),
+            initial_backoff_ms: 500,
+            max_backoff_ms: 30_000,
+        },
+        health_check: None,
+        health_status: HealthStatus::Disabled,
+        consecutive_health_failures: 0,
+        last_exit: Some(ManagedExit {
+            exit_code: None,
+            signal: Some(9),
+            oom_killed: false,
+            ended_at: 1_710_000_000_000,
+        }),
+        last_error: None,
+        next_restart_at: Some(1_710_000_002_000),
+    };
+    assert_eq!(
+        json(&info),
+        r#"{"id":"web","name":"web","status":"backing_off","restart_count":2,"restart":{"policy":"always","max_restarts":5,"initial_backoff_ms":500,"max_backoff_ms":30000},"health_status":"disabled","consecutive_health_failures":0,"last_exit":{"signal":9,"oom_killed":false,"ended_at":1710000000000},"next_restart_at":1710000002000}"#,
+    );
 }

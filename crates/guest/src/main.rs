@@ -24,6 +24,7 @@ mod environment;
 mod file;
 mod http;
 mod init;
+mod managed;
 mod options;
 mod process;
 mod server;

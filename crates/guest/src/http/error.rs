@@ -3,10 +3,13 @@
 use std::io;
 
 use http::{Response, StatusCode};
-use tarn_daemon_api::{ErrorBody, code};
+use tarn_daemon_api::{BadField, ErrorBody, code};
 
 use super::body::{Body, json_body};
-use crate::process::{StdinError, start::StartError};
+use crate::{
+    managed::{ManagedStartError, RestartError},
+    process::{StdinError, start::StartError},
+};
 
 /// A failed request: status, stable code, and what to tell the caller.
 #[derive(Debug)]
@@ -91,6 +94,39 @@ impl From<StartError> for ApiError {
             StartError::Invalid(text) => Self::invalid(text),
             StartError::Failed(text) => Self::bad_request(code::PROCESS_START_FAILED, text),
         }
+    }
+}
+
+impl From<ManagedStartError> for ApiError {
+    fn from(error: ManagedStartError) -> Self {
+        match error {
+            ManagedStartError::NameTaken(name, pid) => {
+                let text = format!(
+                    "the name '{name}' is that of a managed process (pid {pid}): end it, restart \
+                     it, or choose another name"
+                );
+                Self::conflict(code::PROCESS_NAME_TAKEN, text)
+            }
+            ManagedStartError::Start(error) => error.into(),
+        }
+    }
+}
+
+impl From<RestartError> for ApiError {
+    fn from(error: RestartError) -> Self {
+        match error {
+            RestartError::Failed(text) => Self::bad_request(code::PROCESS_START_FAILED, text),
+            RestartError::Stopped => {
+                let text = "the process was stopped by another request meanwhile";
+                Self::bad_request(code::PROCESS_NOT_RUNNING, text)
+            }
+        }
+    }
+}
+
+impl From<BadField> for ApiError {
+    fn from(BadField(text): BadField) -> Self {
+        Self::invalid(text)
     }
 }
 

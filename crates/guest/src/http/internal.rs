@@ -13,7 +13,7 @@ use super::{
     body::{Body, json_response, read_json},
     route::InternalAction,
 };
-use crate::{daemon::Daemon, init, process::pressure, sys};
+use crate::{daemon::Daemon, init, managed, process::pressure, sys};
 
 /// `POST init`.
 pub(crate) async fn init(
@@ -40,7 +40,7 @@ pub(crate) async fn handle(
             Ok(json_response(&MemoryPressureResponse { killed }))
         }
         InternalAction::Stats => Ok(json_response(&stats(daemon))),
-        InternalAction::Shutdown => Ok(json_response(&shutdown(daemon))),
+        InternalAction::Shutdown => Ok(json_response(&shutdown(daemon).await)),
     }
 }
 
@@ -55,7 +55,8 @@ fn stats(daemon: &Daemon) -> Stats {
 }
 
 /// Asks every process to end; the node ends the sandbox when it has waited long enough.
-fn shutdown(daemon: &Daemon) -> ShutdownResponse {
+async fn shutdown(daemon: &Daemon) -> ShutdownResponse {
+    managed::retire_all(daemon).await;
     let mut census = daemon.census.borrow_mut();
     census.refresh(&daemon.processes);
     let signaled =

@@ -7,7 +7,9 @@ use hyper::body::Incoming;
 use nix::errno::Errno;
 use serde::{Deserialize, de::IgnoredAny};
 use tarn_daemon_api::{
-    ProcessList, RunRequest, SignalRequest, SignalResponse, StartRequest, code::PROCESS_NOT_RUNNING,
+    OutputResponse, PREFIX, ProcessInfo, ProcessList, RunRequest, SignalRequest, SignalResponse,
+    StartRequest,
+    code::{PROCESS_NOT_MANAGED, PROCESS_NOT_RUNNING},
 };
 
 use super::{
@@ -21,6 +23,7 @@ use super::{
 };
 use crate::{
     daemon::{Daemon, Opened},
+    managed,
     process::{
         Process,
         census::Origin,
@@ -53,8 +56,10 @@ pub(crate) async fn handle(
         ProcessesAction::Start => {
             let body = read_json_bytes(request).await?;
             let request: StartRequest = parse_json(&body)?;
-            refuse_managed(&body)?;
-            let process = start(daemon, opened, request, Audience::Followers)?;
+            let process = match request.managed()? {
+                None => start(daemon, opened, request, Audience::Followers)?,
+                Some(config) => managed::start(daemon, opened, request, config)?,
+            };
             let mut response = json_body(&process.info());
             *response.status_mut() = StatusCode::CREATED;
             Ok(response)
@@ -79,12 +84,16 @@ pub(crate) async fn handle_one(
     match action {
         ProcessAction::Get => Ok(json_response(&process.info())),
         ProcessAction::Kill => {
-            kill(daemon, &process).await;
+            match process.managed().filter(|managed| managed.is_live()) {
+                Some(managed) => managed.stop().await,
+                None => kill(daemon, &process).await,
+            }
             Ok(no_content())
         }
+        ProcessAction::Restart => Ok(json_response(&restart(daemon, &process).await?)),
         ProcessAction::Signal => {
             let request: SignalRequest = read_json(request).await?;
-            signal(&process, request.signal)?;
+            signal(daemon, &process, request.signal)?;
             Ok(json_response(&SignalResponse { success: true }))
         }
         ProcessAction::WriteStdin => {
@@ -102,7 +111,7 @@ pub(crate) async fn handle_one(
     }
 }
 
-/// Fields that make a process managed, which this daemon does not do yet.
+/// Fields that make a process managed.
 #[derive(Deserialize)]
 struct ManagedFields {
     name: Option<IgnoredAny>,
@@ -110,7 +119,8 @@ struct ManagedFields {
     health_check: Option<IgnoredAny>,
 }
 
-/// A field is effective or refused, never ignored.
+/// A run ends with its request, so there is nothing to manage; and a field is effective or
+/// refused, never ignored.
 fn refuse_managed(body: &[u8]) -> Result<(), ApiError> {
     let fields: ManagedFields = parse_json(body)?;
     let present = [
@@ -120,7 +130,9 @@ fn refuse_managed(body: &[u8]) -> Result<(), ApiError> {
     ];
     match present.into_iter().find(|(_, present)| *present) {
         None => Ok(()),
-        Some((name, _)) => Err(ApiError::not_supported(&format!("the field `{name}`"))),
+        Some((name, _)) => Err(ApiError::invalid(format!(
+            "`{name}`: a run is never managed: start the process with POST {PREFIX}/processes"
+        ))),
     }
 }
 
@@ -166,7 +178,28 @@ async fn kill(daemon: &Rc<Daemon>, process: &Rc<Process>) {
     _ = tokio::time::timeout(KILL_WAIT, process.wait_end()).await;
 }
 
-fn signal(process: &Process, signal: i32) -> Result<(), ApiError> {
+async fn restart(daemon: &Rc<Daemon>, process: &Rc<Process>) -> Result<ProcessInfo, ApiError> {
+    let Some(managed) = process.managed() else {
+        let pid = process.pid();
+        let text = match process.run_of() {
+            Some(managed) => format!(
+                "process {pid} is an earlier run of the managed process '{}', and stands for it \
+                 no more: use its name or its latest pid",
+                managed.id()
+            ),
+            None => format!(
+                "process {pid} is not managed: start it with `name`, `restart` or `health_check`"
+            ),
+        };
+        return Err(ApiError::bad_request(PROCESS_NOT_MANAGED, text));
+    };
+    let run = managed.restart(daemon).await?;
+    // The new run was started a moment ago, so it is still listed.
+    let run = daemon.processes.by_handle(run);
+    Ok(run.as_ref().unwrap_or(process).info())
+}
+
+fn signal(daemon: &Rc<Daemon>, process: &Process, signal: i32) -> Result<(), ApiError> {
     if !(1..=MAX_SIGNAL).contains(&signal) {
         let text = format!("`signal`: {signal} is not a signal number (1 to {MAX_SIGNAL})");
         return Err(ApiError::invalid(text));
@@ -179,7 +212,14 @@ fn signal(process: &Process, signal: i32) -> Result<(), ApiError> {
         return Err(not_running());
     }
     match sys::kill_group(process.pid(), signal) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            // Those who have left the group get no signal, but nobody survives a kill.
+            if signal == libc::SIGKILL {
+                let (daemon, origin) = (Rc::clone(daemon), Origin::Started(process.handle()));
+                tokio::task::spawn_local(async move { tree::kill(&daemon, origin).await });
+            }
+            Ok(())
+        }
         Err(Errno::ESRCH) => Err(not_running()),
         Err(Errno::EINVAL) => Err(ApiError::invalid(format!("`signal`: {signal} is unknown here"))),
         Err(errno) => Err(ApiError::internal(errno.desc())),

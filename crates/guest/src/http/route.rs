@@ -43,6 +43,8 @@ pub(crate) enum ProcessAction {
     Get,
     /// `DELETE`.
     Kill,
+    /// `POST …/restart`.
+    Restart,
     /// `POST …/signal`.
     Signal,
     /// `POST …/stdin`.
@@ -107,9 +109,9 @@ impl Route {
                 Method::GET => Ok(Self::Processes(ProcessesAction::List)),
                 _ => Err(ApiError::wrong_method(path)),
             },
-            ["processes", "run"] => {
-                let route = Self::Processes(ProcessesAction::Run);
-                checked(method == Method::POST, path, route)
+            // Other methods mean the process of that name.
+            ["processes", "run"] if *method == Method::POST => {
+                Ok(Self::Processes(ProcessesAction::Run))
             }
             ["processes", key, rest @ ..] if !key.is_empty() => {
                 let action = process_action(method, path, rest)?;
@@ -133,7 +135,7 @@ impl Route {
 }
 
 fn process_action(method: &Method, path: &str, rest: &[&str]) -> Result<ProcessAction, ApiError> {
-    use ProcessAction::{CloseStdin, Follow, Get, Kill, Output, Signal, WriteStdin};
+    use ProcessAction::{CloseStdin, Follow, Get, Kill, Output, Restart, Signal, WriteStdin};
 
     let (wanted, action) = match rest {
         [] if *method == Method::DELETE => (Method::DELETE, Kill),
@@ -141,7 +143,7 @@ fn process_action(method: &Method, path: &str, rest: &[&str]) -> Result<ProcessA
         ["signal"] => (Method::POST, Signal),
         ["stdin"] => (Method::POST, WriteStdin),
         ["stdin", "close"] => (Method::POST, CloseStdin),
-        ["restart"] => return Err(ApiError::not_supported(&format!("the route {path}"))),
+        ["restart"] => (Method::POST, Restart),
         [stream] | [stream, "follow"] => {
             let selection = match *stream {
                 "stdout" => Selection::One(OutputStream::Stdout),
@@ -185,6 +187,8 @@ mod tests {
             ("POST", "/api/v1/processes/run", Route::Processes(ProcessesAction::Run)),
             ("GET", "/api/v1/processes/7", one(ProcessAction::Get)),
             ("DELETE", "/api/v1/processes/7", one(ProcessAction::Kill)),
+            ("POST", "/api/v1/processes/7/restart", one(ProcessAction::Restart)),
+            ("GET", "/api/v1/processes/run", Route::Process("run".to_owned(), ProcessAction::Get)),
             ("POST", "/api/v1/processes/7/signal", one(ProcessAction::Signal)),
             ("POST", "/api/v1/processes/7/stdin", one(ProcessAction::WriteStdin)),
             ("POST", "/api/v1/processes/7/stdin/close", one(ProcessAction::CloseStdin)),
@@ -224,14 +228,14 @@ mod tests {
             ("GET", "/api/v1/health/", 404, "NOT_FOUND"),
             ("POST", "/api/v1/health", 405, "METHOD_NOT_ALLOWED"),
             ("PUT", "/api/v1/processes", 405, "METHOD_NOT_ALLOWED"),
-            ("GET", "/api/v1/processes/run", 405, "METHOD_NOT_ALLOWED"),
+            ("PUT", "/api/v1/processes/run", 405, "METHOD_NOT_ALLOWED"),
+            ("GET", "/api/v1/processes/7/restart", 405, "METHOD_NOT_ALLOWED"),
             ("POST", "/api/v1/processes/7", 405, "METHOD_NOT_ALLOWED"),
             ("GET", "/api/v1/processes/7/stdin", 405, "METHOD_NOT_ALLOWED"),
             ("GET", "/api/v1/processes/", 404, "NOT_FOUND"),
             ("GET", "/api/v1/processes/7/nothing", 404, "NOT_FOUND"),
             ("GET", "/api/v1/processes/7/stdout/x", 404, "NOT_FOUND"),
             ("GET", "/api/v1/processes/%ff", 404, "PROCESS_NOT_FOUND"),
-            ("POST", "/api/v1/processes/7/restart", 400, "NOT_SUPPORTED"),
             ("POST", "/api/v1/files", 405, "METHOD_NOT_ALLOWED"),
             ("POST", "/api/v1/files/list", 405, "METHOD_NOT_ALLOWED"),
             ("POST", "/api/v1/pty", 400, "NOT_SUPPORTED"),

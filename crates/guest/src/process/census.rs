@@ -1,30 +1,40 @@
 //! Who is in the sandbox, and which start each process comes from.
 //!
 //! A process can leave its tree: `setsid` leaves the group and the session, a double fork leaves
-//! the parent, `env -i` sheds the environment. Any one trace can be wiped, so four are used, and
-//! what was once learnt is remembered by pid, because a trace is usually wiped one at a time:
+//! the parent, `env -i` sheds the environment, and a daemon does all of that before anybody could
+//! look. So each start is marked by a resource limit that nothing enforces ([`sys::limit_mark`]):
+//! it survives forks, sessions, `env -i` and `sudo`, and is read with one system call. A process
+//! that has changed even that limit is traced by what it may have kept:
 //!
-//! 1. it is the started process itself;
-//! 2. its parent is known to belong to a start;
-//! 3. `TARN_PROCESS_ID` in its initial environment, which survives any number of forks;
-//! 4. its session, which survives `env -i`.
+//! 1. its parent is known to belong to a start;
+//! 2. `TARN_PROCESS_ID` in its initial environment, which survives any number of forks;
+//! 3. its session, which survives `env -i`.
 //!
-//! Only processes not seen before are looked at, so a scan of an unchanged sandbox is one
-//! directory read. Rejected: a child subreaper per start (an extra process each, which costs two
-//! on the host), and a cgroup per start (a tenant's root may leave it, and other
-//! runtimes have none).
+//! What was learnt is remembered by pid, because traces are usually wiped one at a time. Only
+//! processes not seen before are looked at, so a scan of an unchanged sandbox is one directory
+//! read; before a kill all are looked at, since a pid may have been used again. `/proc/<pid>/stat`
+//! is for those without a mark: in gVisor it costs 0.4 ms, the mark 0.01 ms.
+//!
+//! Rejected: a child subreaper per start (an extra process each, which costs two on the host),
+//! and a cgroup per start (a tenant's root may leave it, and other runtimes have none).
 
 use std::{collections::HashMap, fs, io};
 
 use nix::unistd::Pid;
 
 use super::ProcessTable;
-use crate::{environment::MARK, sys::read_small_file};
+use crate::{
+    environment::MARK,
+    sys::{self, read_small_file},
+};
 
 /// An environment may be 2 MiB; ours is put last, so a larger one is read from its end.
 const MAX_ENVIRON_BYTES: usize = 4 << 20;
 
 const MAX_STAT_BYTES: usize = 4096;
+
+/// The part of a limit mark that holds the handle.
+const HANDLE_BITS: u64 = 0xffff_ffff;
 
 /// All processes but the daemon.
 pub(crate) struct Census {
@@ -56,8 +66,17 @@ pub(crate) enum Origin {
 
 #[derive(Clone, Copy, Debug)]
 struct Member {
-    start_time: u64,
     origin: Origin,
+    identity: Identity,
+}
+
+/// By which a pid is seen to mean the same process as before, as far as that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Identity {
+    /// It has this mark, so it comes from the same start.
+    Marked(u64),
+    /// It was born at this time, so it is the same.
+    Born(u64),
 }
 
 /// The fields of `/proc/<pid>/stat` that matter here.
@@ -83,25 +102,36 @@ impl Census {
         format!("{}-{handle}", self.instance)
     }
 
+    /// Returns the limit that marks a start, see [`sys::limit_mark`].
+    pub(crate) fn limit_mark(&self, handle: u64) -> u64 {
+        limit_mark(&self.instance, handle)
+    }
+
+    /// Forgets whom a known pid does not mean any more.
+    pub(crate) fn forget_the_gone(&mut self) {
+        self.known.retain(|pid, member| member.identity.holds(*pid));
+    }
+
     /// Looks at `/proc` again; if it can't be read, what was known stays.
     pub(crate) fn refresh(&mut self, table: &ProcessTable) {
         let Ok(mut pids) = list_pids() else { return };
         pids.retain(|pid| *pid != self.own_pid);
         pids.sort_unstable();
         self.known.retain(|pid, _| pids.binary_search(pid).is_ok());
-        let mut fresh: HashMap<i32, Stat> = HashMap::new();
-        for pid in pids {
-            if !self.known.contains_key(&pid)
-                && let Some(stat) = read_stat(pid)
-            {
-                fresh.insert(pid, stat);
+        pids.retain(|pid| !self.known.contains_key(pid));
+        let mut unmarked: HashMap<i32, Stat> = HashMap::new();
+        for pid in &pids {
+            if let Some(member) = self.read_limit_mark(*pid, table) {
+                self.known.insert(*pid, member);
+            } else if let Some(stat) = read_stat(*pid) {
+                unmarked.insert(*pid, stat);
             }
         }
-        let mut order: Vec<i32> = fresh.keys().copied().collect();
         // Parents before children, but for the rare wrap of pids, which `learn` follows.
-        order.sort_unstable();
-        for pid in order {
-            self.learn(pid, &fresh, table, 0);
+        for pid in pids {
+            if unmarked.contains_key(&pid) {
+                self.learn(pid, &unmarked, table, 0);
+            }
         }
     }
 
@@ -125,18 +155,17 @@ impl Census {
 
     /// Returns whether a process is still there, and not just as a zombie.
     pub(crate) fn is_alive(&mut self, pid: Pid) -> bool {
-        let Some(member) = self.known.get(&pid.as_raw()) else { return false };
-        match read_stat(pid.as_raw()) {
-            Some(stat) if stat.start_time == member.start_time => stat.is_alive(),
-            // Gone; another process may have its pid.
-            _ => {
-                self.known.remove(&pid.as_raw());
-                false
-            }
+        let pid = pid.as_raw();
+        let Some(member) = self.known.get(&pid) else { return false };
+        if member.identity.holds(pid) {
+            return read_stat(pid).is_some_and(Stat::is_alive);
         }
+        // Gone; another process may have its pid.
+        self.known.remove(&pid);
+        false
     }
 
-    /// Finds out where a new process comes from.
+    /// Finds out where a new process without a mark comes from.
     fn learn(
         &mut self,
         pid: i32,
@@ -171,7 +200,8 @@ impl Census {
                 })
                 .unwrap_or(inherited),
         };
-        self.known.insert(pid, Member { start_time: stat.start_time, origin });
+        let identity = Identity::Born(stat.start_time);
+        self.known.insert(pid, Member { origin, identity });
         origin
     }
 
@@ -182,9 +212,27 @@ impl Census {
         }
     }
 
+    fn read_limit_mark(&self, pid: i32, table: &ProcessTable) -> Option<Member> {
+        let mark = sys::limit_mark(Pid::from_raw(pid))?;
+        let handle = mark & HANDLE_BITS;
+        let ours = mark == limit_mark(&self.instance, handle) && handle <= table.last_handle();
+        ours.then_some(Member { origin: Origin::Started(handle), identity: Identity::Marked(mark) })
+    }
+
     fn read_mark(&self, pid: i32) -> Option<u64> {
         let environ = read_small_file(&format!("/proc/{pid}/environ"), MAX_ENVIRON_BYTES).ok()?;
         parse_mark(&environ, &self.instance)
+    }
+}
+
+// === impl Identity ===
+
+impl Identity {
+    fn holds(self, pid: i32) -> bool {
+        match self {
+            Self::Marked(mark) => sys::limit_mark(Pid::from_raw(pid)) == Some(mark),
+            Self::Born(time) => read_stat(pid).is_some_and(|stat| stat.start_time == time),
+        }
     }
 }
 
@@ -226,6 +274,15 @@ fn parse_stat(content: &[u8]) -> Option<Stat> {
     Some(Stat { state, parent, session, start_time })
 }
 
+/// A limit that no program would choose: the highest bit that a signed limit may have, the
+/// instance, the handle.
+fn limit_mark(instance: &str, handle: u64) -> u64 {
+    let hash = instance.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    1 << 62 | (hash >> 34) << 32 | (handle & HANDLE_BITS)
+}
+
 fn parse_mark(environ: &[u8], instance: &str) -> Option<u64> {
     environ
         .split(|byte| *byte == 0)
@@ -261,6 +318,17 @@ mod tests {
         ];
         for (environ, expected) in table {
             assert_eq!(parse_mark(environ, "i1"), *expected);
+        }
+    }
+
+    #[test]
+    fn limit_marks_tell_starts_and_daemons_apart() {
+        assert_eq!(limit_mark("i1", 7) & HANDLE_BITS, 7);
+        assert_ne!(limit_mark("i1", 7), limit_mark("i1", 8));
+        assert_ne!(limit_mark("i1", 7), limit_mark("i2", 7));
+        for mark in [limit_mark("", 0), limit_mark("i1", u64::MAX)] {
+            // Between every sensible limit and infinity.
+            assert!((1 << 62..1 << 63).contains(&mark), "{mark:x}");
         }
     }
 

@@ -19,13 +19,14 @@ mod table;
 pub(crate) mod tree;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     pin::pin,
+    rc::Rc,
 };
 
 use nix::unistd::Pid;
 use tarn_daemon_api::{
-    ExitFrame, ExitReason, OutputStream, ProcessInfo, ProcessStatus, StartedFrame,
+    ExitFrame, ExitReason, ManagedExit, OutputStream, ProcessInfo, ProcessStatus, StartedFrame,
 };
 use tokio::sync::{Notify, watch};
 
@@ -36,7 +37,7 @@ pub(crate) use self::{
 };
 
 use self::output::{Output, Selection};
-use crate::clock::now_ms;
+use crate::{clock::now_ms, managed::Managed};
 
 /// One started program.
 pub(crate) struct Process {
@@ -55,6 +56,7 @@ pub(crate) struct Process {
     changed: watch::Sender<()>,
     drained: watch::Sender<()>,
     ended: Notify,
+    run_of: OnceCell<Rc<Managed>>,
 }
 
 /// How and when a process ended.
@@ -115,6 +117,7 @@ impl Process {
             changed: watch::channel(()).0,
             drained: watch::channel(()).0,
             ended: Notify::new(),
+            run_of: OnceCell::new(),
         }
     }
 
@@ -199,6 +202,38 @@ impl Process {
         self.notify();
     }
 
+    /// Makes it a run of a managed process, right after its start.
+    pub(crate) fn set_run_of(&self, managed: Rc<Managed>) {
+        // A process is started for one managed process, once.
+        drop(self.run_of.set(managed));
+    }
+
+    /// Returns the managed process that it is a run of, be it the latest or an earlier one.
+    pub(crate) fn run_of(&self) -> Option<&Rc<Managed>> {
+        self.run_of.get()
+    }
+
+    /// Returns the managed process that it stands for: only the latest run does.
+    pub(crate) fn managed(&self) -> Option<Rc<Managed>> {
+        self.run_of().filter(|managed| managed.is_known_by(self.handle)).cloned()
+    }
+
+    /// Returns whether it must stay listed though it has ended: it is about to run again.
+    fn is_needed(&self) -> bool {
+        self.managed().is_some_and(|managed| managed.is_live())
+    }
+
+    /// Returns how it ended, for its managed process.
+    pub(crate) fn managed_exit(&self) -> ManagedExit {
+        let info = self.info();
+        ManagedExit {
+            exit_code: info.exit_code,
+            signal: info.signal,
+            oom_killed: info.oom_killed.unwrap_or(false),
+            ended_at: info.ended_at.unwrap_or_else(now_ms),
+        }
+    }
+
     /// Returns its public description.
     pub(crate) fn info(&self) -> ProcessInfo {
         let end = self.end.get();
@@ -222,6 +257,7 @@ impl Process {
             args: self.args.clone(),
             started_at: self.started_at_ms,
             ended_at: end.map(|end| end.at_ms),
+            managed: self.managed().map(|managed| managed.info()),
         }
     }
 

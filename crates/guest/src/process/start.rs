@@ -40,6 +40,7 @@ pub(crate) enum Audience {
 /// Everything a launch needs, owned.
 struct Plan {
     handle: u64,
+    limit_mark: u64,
     account: Account,
     programs: Vec<CString>,
     args: Vec<CString>,
@@ -112,7 +113,10 @@ fn plan(daemon: &Daemon, opened: &Opened, request: &StartRequest) -> Result<Plan
         Some(user) => AccountFiles::read().resolve(user)?,
     };
     let handle = daemon.processes.next_handle();
-    let mark = daemon.census.borrow().mark(handle);
+    let (mark, limit_mark) = {
+        let census = daemon.census.borrow();
+        (census.mark(handle), census.limit_mark(handle))
+    };
     let env = ProcessEnvironment::new(&account, &opened.env, &request.env, mark)?;
     let programs = env
         .search(&request.command)
@@ -128,7 +132,8 @@ fn plan(daemon: &Daemon, opened: &Opened, request: &StartRequest) -> Result<Plan
         Some(path) => opened.working_dir.join(path),
     };
     let working_dir = c_string("working_dir", working_dir.into_os_string().into_encoded_bytes())?;
-    Ok(Plan { handle, account, programs, args, env: env.to_strings(), working_dir })
+    let env = env.to_strings();
+    Ok(Plan { handle, limit_mark, account, programs, args, env, working_dir })
 }
 
 fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString, StartError> {
@@ -170,6 +175,7 @@ fn launch(
         stdio: [0, 1, 2].map(|at: usize| streams.child[at].as_raw_fd()),
         process_group_file: daemon.pids_group_file(),
         max_processes: opened.rlimit_processes,
+        limit_mark: plan.limit_mark,
     };
     match sys::spawn(&launch) {
         // A script without `#!` line: the shell runs it, as execvp and every shell do.

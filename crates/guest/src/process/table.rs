@@ -34,6 +34,8 @@ struct Entries {
     by_pid: HashMap<Pid, Rc<Process>>,
     /// Oldest first.
     finished: VecDeque<Rc<Process>>,
+    /// The latest run of each managed process with a name, as long as that is listed.
+    by_name: HashMap<String, u64>,
 }
 
 // === impl ProcessTable ===
@@ -50,20 +52,43 @@ impl ProcessTable {
         self.last_handle.get()
     }
 
-    /// Adds a process that was just started. A finished one with the same pid is forgotten.
+    /// Returns the newest handle.
+    pub(crate) fn last_handle(&self) -> u64 {
+        self.last_handle.get()
+    }
+
+    /// Adds a process that was just started. A finished one with the same pid is forgotten, or
+    /// at least no more found by it.
     pub(crate) fn insert(&self, process: &Rc<Process>) {
         self.started.set(self.started.get() + 1);
         let mut entries = self.entries.borrow_mut();
-        if let Some(earlier) = entries.by_pid.insert(process.pid(), Rc::clone(process)) {
+        if let Some(earlier) = entries.by_pid.insert(process.pid(), Rc::clone(process))
+            && !earlier.is_needed()
+        {
             entries.finished.retain(|finished| finished.handle() != earlier.handle());
             self.forget(&mut entries, &earlier);
         }
         entries.by_handle.insert(process.handle(), Rc::clone(process));
     }
 
-    /// Returns the process that a route means by `{p}`: so far a pid; names follow.
+    /// Returns the process that a route means by `{p}`: a number is a pid, all else a name.
     pub(crate) fn find(&self, key: &str) -> Option<Rc<Process>> {
-        self.by_pid(Pid::from_raw(key.parse().ok()?))
+        if key.bytes().all(|byte| byte.is_ascii_digit()) {
+            self.by_pid(Pid::from_raw(key.parse().ok()?))
+        } else {
+            self.by_name(key)
+        }
+    }
+
+    /// Returns the latest run of the managed process with a name.
+    pub(crate) fn by_name(&self, name: &str) -> Option<Rc<Process>> {
+        let entries = self.entries.borrow();
+        entries.by_handle.get(entries.by_name.get(name)?).cloned()
+    }
+
+    /// Has a name mean the process with a handle from now on.
+    pub(crate) fn set_name(&self, name: &str, handle: u64) {
+        self.entries.borrow_mut().by_name.insert(name.to_owned(), handle);
     }
 
     /// Returns the process with a pid, running or finished.
@@ -102,8 +127,8 @@ impl ProcessTable {
         let mut entries = self.entries.borrow_mut();
         entries.finished.push_back(process);
         while entries.finished.len() > MAX_FINISHED {
-            let Some(oldest) = entries.finished.pop_front() else { break };
-            entries.by_pid.remove(&oldest.pid());
+            let oldest = entries.finished.iter().position(|finished| !finished.is_needed());
+            let Some(oldest) = oldest.and_then(|at| entries.finished.remove(at)) else { break };
             self.forget(&mut entries, &oldest);
         }
     }
@@ -149,7 +174,12 @@ impl ProcessTable {
     }
 
     fn forget(&self, entries: &mut Entries, process: &Process) {
-        entries.by_handle.remove(&process.handle());
+        let handle = process.handle();
+        entries.by_handle.remove(&handle);
+        entries.by_name.retain(|_, named| *named != handle);
+        if entries.by_pid.get(&process.pid()).is_some_and(|found| found.handle() == handle) {
+            entries.by_pid.remove(&process.pid());
+        }
         let bytes = process.output.borrow().bytes();
         self.output_bytes.set(self.output_bytes.get().saturating_sub(bytes));
     }

@@ -7,7 +7,7 @@
 
 use std::{collections::HashSet, rc::Rc, time::Duration};
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 
 use super::census::Origin;
 use crate::{daemon::Daemon, sys};
@@ -20,21 +20,70 @@ const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
 const MAX_CHECKS: usize = 110;
 
-/// Kills everything of an origin; returns when nobody is left, or after about ten seconds.
-pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
-    stop_all(daemon, origin);
+const KILLS_AT_ONCE: usize = 16;
+
+/// Asks everything of an origin to end: its group, and those who have left the group.
+pub(crate) fn terminate(daemon: &Daemon, origin: Origin, leader: Pid) {
+    daemon.census.borrow_mut().forget_the_gone();
+    let outside: Vec<Pid> = members(daemon, origin)
+        .into_iter()
+        .filter(|pid| getpgid(Some(*pid)).is_ok_and(|group| group != leader))
+        .collect();
+    // Gone already is fine, here and below.
+    _ = sys::kill_group(leader, libc::SIGTERM);
+    for pid in outside {
+        _ = sys::kill(pid, libc::SIGTERM);
+    }
+}
+
+/// Waits until nobody of an origin is left.
+pub(crate) async fn wait_empty(daemon: &Daemon, origin: Origin) {
     let mut pause = FIRST_CHECK;
-    for _ in 0..MAX_CHECKS {
-        let alive = alive(daemon, origin);
-        if alive.is_empty() {
-            return;
-        }
-        for pid in alive {
-            // Gone already is fine.
-            _ = sys::kill(pid, libc::SIGKILL);
-        }
+    while !members(daemon, origin).is_empty() {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_CHECK);
+    }
+}
+
+/// Kills everything of an origin; returns when nobody is left, or after about ten seconds.
+pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
+    // A pid may have changed hands since it was looked at.
+    daemon.census.borrow_mut().forget_the_gone();
+    stop_all(daemon, origin);
+    let mut killed = HashSet::new();
+    let mut pause = FIRST_CHECK;
+    for _ in 0..MAX_CHECKS {
+        let left = members(daemon, origin);
+        // Its zombies are ours to reap as soon as their parents, which are of it too, are gone.
+        if left.is_empty() {
+            return;
+        }
+        let new = left.into_iter().filter(|pid| killed.insert(*pid)).collect();
+        kill_all(leader_first(daemon, origin, new)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_CHECK);
+    }
+}
+
+/// The leader goes first: its end is what callers wait for; and a group whose members stand
+/// still is hung up by the kernel when their parents go, which must not become its end.
+fn leader_first(daemon: &Daemon, origin: Origin, mut pids: Vec<Pid>) -> Vec<Pid> {
+    let leader = match origin {
+        Origin::Started(handle) => daemon.processes.by_handle(handle).map(|leader| leader.pid()),
+        Origin::Unknown | Origin::Foreign => None,
+    };
+    pids.sort_unstable_by_key(|pid| (Some(*pid) != leader, *pid));
+    pids
+}
+
+/// Lets others have their turn meanwhile: where processors are few, the dying take theirs.
+async fn kill_all(pids: Vec<Pid>) {
+    for some in pids.chunks(KILLS_AT_ONCE) {
+        for pid in some {
+            // Gone already is fine.
+            _ = sys::kill(*pid, libc::SIGKILL);
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -51,13 +100,6 @@ fn stop_all(daemon: &Daemon, origin: Origin) {
             _ = sys::kill(pid, libc::SIGSTOP);
         }
     }
-}
-
-fn alive(daemon: &Daemon, origin: Origin) -> Vec<Pid> {
-    let mut pids = members(daemon, origin);
-    let mut census = daemon.census.borrow_mut();
-    pids.retain(|pid| census.is_alive(*pid));
-    pids
 }
 
 fn members(daemon: &Daemon, origin: Origin) -> Vec<Pid> {

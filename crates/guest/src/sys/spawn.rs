@@ -48,6 +48,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) process_group_file: Option<RawFd>,
     /// Its `RLIMIT_NPROC`, which does not bind root.
     pub(crate) max_processes: Option<u64>,
+    /// By which its descendants are known, see [`super::limit_mark`].
+    pub(crate) limit_mark: u64,
 }
 
 /// Nothing was started.
@@ -171,6 +173,8 @@ fn prepare(launch: &Launch<'_>) -> bool {
         // SAFETY: a live, initialised structure, only read.
         _ = unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) };
     }
+    // Best effort: there are other traces.
+    super::set_limit_mark(launch.limit_mark);
     for (target, source) in (0..).zip(launch.stdio) {
         // SAFETY: plain integers.
         if unsafe { libc::dup2(source, target) } < 0 {

@@ -99,7 +99,6 @@ fn routes_that_are_not_there_say_so() {
         ("POST", "/api/v1/pty", 400, "NOT_SUPPORTED"),
         ("GET", "/api/v1/tunnels/tcp?port=1", 400, "NOT_SUPPORTED"),
         ("GET", "/api/v1/ssh/status", 400, "NOT_SUPPORTED"),
-        ("POST", "/api/v1/processes/x/restart", 400, "NOT_SUPPORTED"),
     ];
     for (method, path, status, code) in table {
         let answer = daemon.request(method, path, b"");

@@ -144,6 +144,18 @@ fn bad_requests_name_the_place() {
         (r#"{"command":"a","user":{}}"#, "`user`: a user object needs"),
         (r#"{"command":"a","stdin_mode":"open"}"#, "`stdin_mode`: unknown variant"),
         (r#"{"command":"a"} x"#, "after the JSON value"),
+        (r#"{"command":"a","name":5}"#, "`name`: invalid type"),
+        (r#"{"command":"a","name":"a/b"}"#, "`name` \\\"a/b\\\" contains '/'"),
+        (r#"{"command":"a","restart":"always"}"#, "`restart`: invalid type"),
+        (r#"{"command":"a","restart":{"policy":"often"}}"#, "`restart.policy`: unknown variant"),
+        (r#"{"command":"a","restart":{"max_restarts":1.5}}"#, "`restart.max_restarts`: invalid"),
+        (r#"{"command":"a","restart":{"max_backoff_ms":0}}"#, "`restart.max_backoff_ms`: 0"),
+        (r#"{"command":"a","health_check":{"port":80}}"#, "`health_check.type` is missing"),
+        (r#"{"command":"a","health_check":{"type":"grpc"}}"#, "`health_check.type`: unknown"),
+        (
+            r#"{"command":"a","health_check":{"type":"tcp","port":"80"}}"#,
+            "`health_check.port`: invalid type",
+        ),
     ];
     for (body, text) in table {
         let answer = daemon.request("POST", "/api/v1/processes", body.as_bytes());
@@ -154,15 +166,17 @@ fn bad_requests_name_the_place() {
 }
 
 #[test]
-fn fields_of_managed_processes_are_refused_by_name() {
+fn fields_of_managed_processes_are_refused_by_a_run() {
     let daemon = TestDaemon::open();
     for field in ["name", "restart", "health_check"] {
-        for path in ["/processes", "/processes/run"] {
-            let answer = daemon.api("POST", path, &json!({"command": "true", field: {}}));
-            assert_eq!(answer.refusal(), (400, "NOT_SUPPORTED".to_owned()));
-            assert!(answer.json()["error"].to_string().contains(&format!("`{field}`")));
-        }
-        let started = daemon.start(&json!({"command": "true", field: null}));
+        let answer = daemon.api("POST", "/processes/run", &json!({"command": "true", field: {}}));
+        assert_eq!(answer.refusal(), (400, "INVALID_REQUEST".to_owned()));
+        assert!(answer.json()["error"].to_string().contains(&format!("`{field}`")));
+        let request = json!({"command": "true", field: null});
+        let frames = daemon.stream("POST", "/processes/run", &request).frames();
+        assert_eq!(frames.last(), Some(&json!({"exit_code": 0, "reason": "exited"})));
+        let started = daemon.start(&request);
+        assert_eq!(started.get("managed"), None);
         daemon.wait_end(pid(&started));
     }
 }
@@ -174,6 +188,7 @@ fn unknown_processes_are_404_everywhere() {
         let routes = [
             ("GET", ""),
             ("DELETE", ""),
+            ("POST", "/restart"),
             ("POST", "/signal"),
             ("POST", "/stdin"),
             ("POST", "/stdin/close"),

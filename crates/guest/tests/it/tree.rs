@@ -37,6 +37,12 @@ fn orphans_without_their_environment_go() {
 }
 
 #[test]
+fn a_daemon_that_wiped_parent_session_and_environment_at_once_goes() {
+    // It is there before anybody could look at its way.
+    kill_and_expect_nobody("(setsid env -i sleep 1000 >/dev/null 2>&1 &); exec sleep 1001", 2);
+}
+
+#[test]
 fn processes_that_ignore_signals_go() {
     kill_and_expect_nobody(
         "trap '' TERM INT HUP; setsid -f sleep 1000; while :; do sleep 1; done",
@@ -106,4 +112,15 @@ fn a_full_sandbox_starts_nothing_more() {
     assert_eq!(daemon.api("DELETE", &format!("/processes/{first}"), &Value::Null).status, 204);
     wait_until("there is room", || daemon.guest_processes() == 1);
     daemon.start(&json!({"command": "true"}));
+}
+
+#[test]
+fn the_kill_signal_takes_those_who_left_the_group() {
+    let daemon = TestDaemon::open();
+    let pid = daemon.start_shell("setsid -f sleep 1000; exec sleep 1001");
+    wait_until("all are there", || daemon.guest_processes() == 2);
+    let path = format!("/processes/{pid}/signal");
+    assert_eq!(daemon.api("POST", &path, &json!({"signal": 9})).status, 200);
+    assert_eq!(daemon.wait_end(pid)["signal"], 9);
+    wait_until("nobody is left", || daemon.guest_processes() == 0);
 }

@@ -92,6 +92,7 @@ impl Processes {
             args: args.to_vec(),
             started_at: millis(clock),
             ended_at: None,
+            managed: None,
         };
         let state = State { info, rest: acts.into(), lines: Vec::new(), reason: None };
         let process = Process { state: Mutex::new(state), changed: watch::Sender::new(()) };

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tarn_daemon_api::{ExitReason, OutputStream, ProcessList, RunRequest, StartRequest, code};
+use tarn_daemon_api::{
+    BadField, ExitReason, OutputStream, ProcessList, RunRequest, StartRequest, code,
+};
 
 use super::{Daemon, Identity, body};
 use crate::sim::{
@@ -38,6 +40,11 @@ impl Daemon {
         request: Request<Incoming>,
     ) -> Answer {
         let start: StartRequest = body(request).await?;
+        let managed = start.managed().map_err(|BadField(text)| Refusal::invalid(text))?;
+        if managed.is_some() {
+            let text = "managed processes are not supported by the simulated runtime";
+            return Err(Refusal::new(400, code::NOT_SUPPORTED, text));
+        }
         let process = self.start_checked(identity, Command { start, limit: None })?;
         Ok(answer::json(201, &process.info()))
     }
