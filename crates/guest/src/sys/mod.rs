@@ -2,14 +2,16 @@
 //!
 //! Everything unsafe of this crate is in `spawn`, `thread` and `signal`, and nowhere else.
 
+mod descriptor;
 mod signal;
 mod smallfile;
 mod spawn;
 mod thread;
 
+pub(crate) use descriptor::{descriptor_limit_before, raise_descriptor_limit};
 pub(crate) use signal::{kill, kill_group, reap};
 pub(crate) use smallfile::read_small_file;
-pub(crate) use spawn::{Launch, SpawnError, SpawnStep, spawn};
+pub(crate) use spawn::{ControllingTerminal, Launch, SpawnError, SpawnStep, spawn};
 pub(crate) use thread::{as_root, assume};
 
 /// Whose rights an action has.

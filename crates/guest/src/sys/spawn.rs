@@ -25,7 +25,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::Identity;
+use super::{Identity, descriptor_limit_before};
 
 /// Enough for `execve` and a few small calls, none of which recurses.
 const CHILD_STACK_BYTES: usize = 64 << 10;
@@ -48,6 +48,17 @@ pub(crate) struct Launch<'a> {
     pub(crate) process_group_file: Option<RawFd>,
     /// Its `RLIMIT_NPROC`, which does not bind root.
     pub(crate) max_processes: Option<u64>,
+    /// Whether its session has a terminal.
+    pub(crate) terminal: ControllingTerminal,
+}
+
+/// Whether a program's session has a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ControllingTerminal {
+    /// It has none.
+    None,
+    /// Its standard input is its terminal.
+    Stdin,
 }
 
 /// Nothing was started.
@@ -154,7 +165,7 @@ fn become_program(
     execute(launch.programs, argv, envp)
 }
 
-/// Session, cgroup, limit, descriptors.
+/// Session, cgroup, limits, descriptors, terminal.
 fn prepare(launch: &Launch<'_>) -> bool {
     // SAFETY: no arguments.
     if unsafe { libc::setsid() } < 0 {
@@ -171,11 +182,23 @@ fn prepare(launch: &Launch<'_>) -> bool {
         // SAFETY: a live, initialised structure, only read.
         _ = unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) };
     }
+    if let Some((soft, hard)) = descriptor_limit_before() {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // Best effort: a program with our bound instead of its own runs, too.
+        // SAFETY: a live, initialised structure, only read.
+        _ = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
     for (target, source) in (0..).zip(launch.stdio) {
         // SAFETY: plain integers.
         if unsafe { libc::dup2(source, target) } < 0 {
             return false;
         }
+    }
+    // SAFETY: plain integers; 0 means that a terminal of another session is not stolen.
+    if launch.terminal == ControllingTerminal::Stdin
+        && unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0
+    {
+        return false;
     }
     // Everything of ours is close-on-exec already; this is for what we may have inherited.
     // SAFETY: plain integers; the child's table of descriptors is its own (no CLONE_FILES).

@@ -7,5 +7,8 @@ mod follow;
 mod hostile;
 mod pressure;
 mod process;
+mod pty;
 mod run;
 mod tree;
+mod tunnel;
+mod websocket;
