@@ -72,6 +72,11 @@ impl Device {
         self.ours.try_io(Interest::READABLE, |ours| Ok(read(ours, buffer)?))
     }
 
+    /// The same without asking the event loop, which may not have heard of it yet.
+    pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(read(&self.ours, buffer)?)
+    }
+
     /// Writes what the program is to read; `WouldBlock` when it reads too little.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.ours.try_io(Interest::WRITABLE, |ours| Ok(write(ours, bytes)?))

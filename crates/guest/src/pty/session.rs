@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     rc::Rc,
     time::Duration,
 };
@@ -266,7 +267,7 @@ pub(crate) async fn pump(
         tokio::select! {
             end = &mut ended => break end,
             () = device.readable() => {
-                read_some(&daemon, &session, &device);
+                read_some(&daemon, &session, |chunk| device.try_read(chunk));
                 // The clients have their turn before the next bytes.
                 tokio::task::yield_now().await;
             }
@@ -276,7 +277,7 @@ pub(crate) async fn pump(
     let Ok(end) = end else { return };
     let mut left = LAST_BYTES;
     while left > 0 {
-        match read_some(&daemon, &session, &device) {
+        match read_some(&daemon, &session, |chunk| device.read_now(chunk)) {
             0 => break,
             count => left = left.saturating_sub(count),
         }
@@ -286,11 +287,15 @@ pub(crate) async fn pump(
 }
 
 /// Reads once; returns how much it was.
-fn read_some(daemon: &Daemon, session: &Session, device: &Device) -> usize {
+fn read_some(
+    daemon: &Daemon,
+    session: &Session,
+    read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> usize {
     daemon.scratch.with(|buffer| {
         let chunk = buffer.get_mut(..CHUNK_BYTES).unwrap_or_default();
         // An error is an empty terminal, or one whose program will be found to have ended.
-        let count = device.try_read(chunk).unwrap_or(0);
+        let count = read(chunk).unwrap_or(0);
         if count > 0 {
             session.push(chunk.get(..count).unwrap_or_default());
         }
