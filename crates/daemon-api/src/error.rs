@@ -44,4 +44,12 @@ pub mod code {
     pub const NOT_A_DIRECTORY: &str = "NOT_A_DIRECTORY";
     /// 403: the path has a `..` component.
     pub const PATH_TRAVERSAL: &str = "PATH_TRAVERSAL";
+    /// 403: the token is not that of the terminal.
+    pub const INVALID_TOKEN: &str = "INVALID_TOKEN";
+    /// 404: no such terminal to attach to.
+    pub const SESSION_NOT_FOUND: &str = "SESSION_NOT_FOUND";
+    /// 429: too many terminals live.
+    pub const TOO_MANY_SESSIONS: &str = "TOO_MANY_SESSIONS";
+    /// 502: nothing in the sandbox accepts on that port.
+    pub const CONNECTION_REFUSED: &str = "CONNECTION_REFUSED";
 }

@@ -11,6 +11,7 @@ mod error;
 mod file;
 mod managed;
 mod process;
+mod pty;
 mod stream;
 
 pub use error::{ErrorBody, code};
@@ -23,6 +24,10 @@ pub use managed::{
 pub use process::{
     OutputMode, OutputResponse, ProcessInfo, ProcessList, ProcessStatus, RunRequest, SignalRequest,
     SignalResponse, StartRequest, StdinMode, UserSpec,
+};
+pub use pty::{
+    ClientFrame, CreatePtyRequest, CreatePtyResponse, MAX_PTY_MESSAGE_BYTES, PtyFrameError,
+    PtyList, PtySession, ResizeRequest, ServerFrame, TerminalSize, exit_reason,
 };
 pub use stream::{ExitFrame, ExitReason, LineFrame, OutputStream, StartedFrame};
 

@@ -274,7 +274,7 @@ impl<'de> de::Visitor<'de> for UserSpecVisitor {
 }
 
 /// Reads `null` as the default value: on input `null` equals absent (spec 00 §5).
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,

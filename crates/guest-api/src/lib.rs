@@ -51,6 +51,14 @@ pub const STATS_PATH: &str = "/internal/v1/stats";
 /// `POST` with an empty body → [`ShutdownResponse`].
 pub const SHUTDOWN_PATH: &str = "/internal/v1/shutdown";
 
+/// `GET` with `?port=N` and `Upgrade:` [`CONNECT_UPGRADE`]: 101, and from then on the connection is
+/// one to that port of the sandbox's loopback, byte for byte. 502 with
+/// [`tarn_daemon_api::code::CONNECTION_REFUSED`] if nothing accepts there.
+pub const CONNECT_PATH: &str = "/internal/v1/connect";
+
+/// The protocol that [`CONNECT_PATH`] switches to.
+pub const CONNECT_UPGRADE: &str = "tarn-tcp";
+
 /// Error codes of the private routes, and of the token check on the public ones.
 pub mod code {
     /// 503: no `init` was received yet.

@@ -27,6 +27,8 @@ use crate::{
         census::{Census, Scope},
         pressure::MemoryPressure,
     },
+    pty::Terminals,
+    scratch::Scratch,
 };
 
 /// The version that `info` and `init` report.
@@ -40,6 +42,10 @@ pub(crate) struct Daemon {
     pub(crate) census: RefCell<Census>,
     /// The last victim of memory pressure.
     pub(crate) pressure: MemoryPressure,
+    /// All terminals.
+    pub(crate) terminals: Terminals,
+    /// Where bytes are on their way through.
+    pub(crate) scratch: Scratch,
     /// Told of every start; wakes the guard.
     pub(crate) started: Notify,
     opened: OnceCell<Opened>,
@@ -99,6 +105,8 @@ impl Daemon {
             processes: Rc::default(),
             census: RefCell::new(Census::new(pid, scope, instance)),
             pressure: MemoryPressure::default(),
+            terminals: Terminals::default(),
+            scratch: Scratch::default(),
             started: Notify::new(),
             opened: OnceCell::new(),
             pids_group: OnceCell::new(),

@@ -27,8 +27,12 @@ mod init;
 mod managed;
 mod options;
 mod process;
+mod pty;
+mod scratch;
 mod server;
 mod sys;
+mod tunnel;
+mod websocket;
 
 use crate::{
     daemon::{Daemon, Role},
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<()> {
+    sys::raise_descriptor_limit();
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let runtime = runtime::Builder::new_current_thread()
         .enable_io()

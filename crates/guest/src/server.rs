@@ -15,11 +15,12 @@ use tokio::{
 
 use crate::{
     daemon::{Daemon, is_gateway},
-    http,
+    http::{self, Upgrade},
 };
 
-/// The ingress may have a long request open per client and process.
-const MAX_GATEWAY_CONNECTIONS: usize = 2048;
+/// The ingress may have a long request open per client and process, and a tunnel per connection of
+/// each client's program.
+const MAX_GATEWAY_CONNECTIONS: usize = 16384;
 const MAX_OTHER_CONNECTIONS: usize = 64;
 
 /// How long a connection may take to send a request's head, the idle time before it included.
@@ -37,6 +38,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long what a peer still sends is read and thrown away before its connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The same after an upgrade: much may be on its way to a slow client, and a reset destroys it.
+const UPGRADED_LINGER: Duration = Duration::from_secs(30);
 
 /// Connections of one class.
 #[derive(Clone)]
@@ -86,9 +90,10 @@ pub(crate) async fn run(listener: TcpListener, daemon: Rc<Daemon>) -> io::Result
 async fn serve_connection(daemon: Rc<Daemon>, stream: TcpStream, peer: IpAddr, class: &Class) {
     // Small frames must not wait for each other; a socket that refuses is slower, not wrong.
     drop(stream.set_nodelay(true));
-    let service = service_fn(move |request| {
-        let daemon = Rc::clone(&daemon);
-        async move { Ok::<_, Infallible>(http::handle(daemon, peer, request).await) }
+    let upgrade = Upgrade::default();
+    let service = service_fn(|request| {
+        let (daemon, upgrade) = (Rc::clone(&daemon), &upgrade);
+        async move { Ok::<_, Infallible>(http::handle(daemon, peer, request, upgrade).await) }
     });
     // An error here is the peer's: it has hung up, or sent what is not HTTP.
     let connection = http1::Builder::new()
@@ -96,8 +101,15 @@ async fn serve_connection(daemon: Rc<Daemon>, stream: TcpStream, peer: IpAddr, c
         .header_read_timeout(class.head_timeout)
         .max_buf_size(class.max_read_bytes)
         .serve_connection(TokioIo::new(stream), service);
-    if let Ok(parts) = connection.without_shutdown().await {
-        linger(parts.io.into_inner()).await;
+    // A connection that changes its protocol is handed back here, too, with what has come since.
+    let Ok(parts) = connection.without_shutdown().await else { return };
+    let stream = parts.io.into_inner();
+    match upgrade.take() {
+        None => linger(stream, LINGER).await,
+        Some(next) => {
+            let stream = next.run(&daemon, stream, parts.read_buf).await;
+            linger(stream, UPGRADED_LINGER).await;
+        }
     }
 }
 
@@ -105,14 +117,14 @@ async fn serve_connection(daemon: Rc<Daemon>, stream: TcpStream, peer: IpAddr, c
 ///
 /// A request that is refused early leaves its body unread, and a socket that is closed over unread
 /// bytes sends a reset, which makes the peer throw away the answer.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: TcpStream, limit: Duration) {
     // A peer that is gone already needs no farewell.
     if stream.shutdown().await.is_err() {
         return;
     }
     let mut waste = vec![0; 16 << 10];
     let discard = async { while stream.read(&mut waste).await.is_ok_and(|read| read > 0) {} };
-    drop(tokio::time::timeout(LINGER, discard).await);
+    drop(tokio::time::timeout(limit, discard).await);
 }
 
 // === impl Class ===

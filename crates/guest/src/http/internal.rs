@@ -5,7 +5,8 @@ use std::rc::Rc;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tarn_guest_api::{
-    INIT_PATH, InitRequest, MemoryPressureRequest, MemoryPressureResponse, ShutdownResponse, Stats,
+    CONNECT_PATH, INIT_PATH, InitRequest, MemoryPressureRequest, MemoryPressureResponse,
+    ShutdownResponse, Stats,
 };
 
 use super::{
@@ -41,6 +42,8 @@ pub(crate) async fn handle(
         }
         InternalAction::Stats => Ok(json_response(&stats(daemon))),
         InternalAction::Shutdown => Ok(json_response(&shutdown(daemon).await)),
+        // It takes over its connection, so it is answered before it comes here.
+        InternalAction::Connect => Err(ApiError::wrong_method(CONNECT_PATH)),
     }
 }
 
@@ -55,8 +58,10 @@ fn stats(daemon: &Daemon) -> Stats {
 }
 
 /// Asks every process to end; the node ends the sandbox when it has waited long enough.
-async fn shutdown(daemon: &Daemon) -> ShutdownResponse {
+async fn shutdown(daemon: &Rc<Daemon>) -> ShutdownResponse {
     managed::retire_all(daemon).await;
+    // Interactive shells do not heed SIGTERM; and whoever looks at them is told.
+    daemon.terminals.terminate_all(daemon);
     let mut census = daemon.census.borrow_mut();
     census.refresh(&daemon.processes);
     let signaled =

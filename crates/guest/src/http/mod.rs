@@ -8,11 +8,14 @@ mod error;
 mod file;
 mod internal;
 mod process;
+mod pty;
 mod route;
 mod sse;
 mod stream;
+mod tunnel;
+mod upgrade;
 
-pub(crate) use self::error::ApiError;
+pub(crate) use self::{error::ApiError, upgrade::Upgrade};
 
 use std::{net::IpAddr, rc::Rc};
 
@@ -23,7 +26,7 @@ use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, TOKEN_HEADER, code};
 
 use self::{
     body::{Body, json_response},
-    route::Route,
+    route::{InternalAction, Route, TerminalAction},
 };
 use crate::daemon::Daemon;
 
@@ -32,8 +35,9 @@ pub(crate) async fn handle(
     daemon: Rc<Daemon>,
     peer: IpAddr,
     request: Request<Incoming>,
+    upgrade: &Upgrade,
 ) -> Response<Body> {
-    match dispatch(&daemon, peer, request).await {
+    match dispatch(&daemon, peer, request, upgrade).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
@@ -43,6 +47,7 @@ async fn dispatch(
     daemon: &Rc<Daemon>,
     peer: IpAddr,
     request: Request<Incoming>,
+    upgrade: &Upgrade,
 ) -> Result<Response<Body>, ApiError> {
     let path = request.uri().path();
     if path.starts_with(INTERNAL_PREFIX) && !daemon.is_internal_peer(peer) {
@@ -66,10 +71,15 @@ async fn dispatch(
     match Route::parse(request.method(), path)? {
         Route::Health => Ok(json_response(&Health { healthy: true })),
         Route::Info => Ok(json_response(&daemon.info())),
+        Route::Internal(InternalAction::Connect) => tunnel::connect_bare(&request, upgrade).await,
         Route::Internal(action) => internal::handle(daemon, action, request).await,
         Route::Processes(action) => process::handle(daemon, opened, action, request).await,
         Route::Process(key, action) => process::handle_one(daemon, &key, action, request).await,
         Route::Files(action) => file::handle(opened, action, request).await,
+        Route::Terminals(action) => pty::handle(daemon, opened, action, request).await,
+        Route::Terminal(id, TerminalAction::Attach) => pty::attach(daemon, &id, &request, upgrade),
+        Route::Terminal(id, action) => pty::handle_one(daemon, &id, action, request).await,
+        Route::Tunnel => tunnel::connect(&request, upgrade).await,
     }
 }
 

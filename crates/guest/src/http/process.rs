@@ -7,8 +7,7 @@ use hyper::body::Incoming;
 use nix::errno::Errno;
 use serde::{Deserialize, de::IgnoredAny};
 use tarn_daemon_api::{
-    OutputResponse, PREFIX, ProcessInfo, ProcessList, RunRequest, SignalRequest, SignalResponse,
-    StartRequest,
+    PREFIX, ProcessInfo, ProcessList, RunRequest, SignalRequest, SignalResponse, StartRequest,
     code::{PROCESS_NOT_MANAGED, PROCESS_NOT_RUNNING},
 };
 

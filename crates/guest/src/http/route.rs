@@ -3,7 +3,7 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 use tarn_daemon_api::{OutputStream, PREFIX};
-use tarn_guest_api::{MEMORY_PRESSURE_PATH, SHUTDOWN_PATH, STATS_PATH};
+use tarn_guest_api::{CONNECT_PATH, MEMORY_PRESSURE_PATH, SHUTDOWN_PATH, STATS_PATH};
 
 use super::ApiError;
 use crate::process::output::Selection;
@@ -21,6 +21,12 @@ pub(crate) enum Route {
     Process(String, ProcessAction),
     /// Something about files.
     Files(FilesAction),
+    /// Something about terminals in general.
+    Terminals(TerminalsAction),
+    /// Something about the terminal with an id.
+    Terminal(String, TerminalAction),
+    /// `GET /tunnels/tcp`.
+    Tunnel,
     /// A private route.
     Internal(InternalAction),
 }
@@ -70,6 +76,28 @@ pub(crate) enum FilesAction {
     List,
 }
 
+/// `/pty`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TerminalsAction {
+    /// `POST /pty`.
+    Create,
+    /// `GET /pty`.
+    List,
+}
+
+/// `/pty/{id}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TerminalAction {
+    /// `GET`.
+    Get,
+    /// `DELETE`.
+    Kill,
+    /// `POST …/resize`.
+    Resize,
+    /// `GET …/ws`.
+    Attach,
+}
+
 /// `/internal/v1`, but for `init`, which is answered before routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InternalAction {
@@ -79,6 +107,8 @@ pub(crate) enum InternalAction {
     Stats,
     /// `POST shutdown`.
     Shutdown,
+    /// `GET connect`.
+    Connect,
 }
 
 // === impl Route ===
@@ -91,6 +121,7 @@ impl Route {
             (MEMORY_PRESSURE_PATH, Method::POST, InternalAction::MemoryPressure),
             (STATS_PATH, Method::GET, InternalAction::Stats),
             (SHUTDOWN_PATH, Method::POST, InternalAction::Shutdown),
+            (CONNECT_PATH, Method::GET, InternalAction::Connect),
         ];
         for (known, wanted, action) in internal {
             if path == known {
@@ -126,7 +157,17 @@ impl Route {
             ["files", "list"] => {
                 checked(method == Method::GET, path, Self::Files(FilesAction::List))
             }
-            ["pty", ..] | ["tunnels", "tcp"] | ["ssh", ..] | ["blob", "sign"] => {
+            ["pty"] => match *method {
+                Method::POST => Ok(Self::Terminals(TerminalsAction::Create)),
+                Method::GET => Ok(Self::Terminals(TerminalsAction::List)),
+                _ => Err(ApiError::wrong_method(path)),
+            },
+            ["pty", id, rest @ ..] if !id.is_empty() => {
+                let action = terminal_action(method, path, rest)?;
+                Ok(Self::Terminal((*id).to_owned(), action))
+            }
+            ["tunnels", "tcp"] => checked(method == Method::GET, path, Self::Tunnel),
+            ["ssh", ..] | ["blob", "sign"] => {
                 Err(ApiError::not_supported(&format!("the route {path}")))
             }
             _ => Err(ApiError::no_route(path)),
@@ -153,6 +194,17 @@ fn process_action(method: &Method, path: &str, rest: &[&str]) -> Result<ProcessA
             };
             (Method::GET, if rest.len() == 1 { Output(selection) } else { Follow(selection) })
         }
+        _ => return Err(ApiError::no_route(path)),
+    };
+    checked(*method == wanted, path, action)
+}
+
+fn terminal_action(method: &Method, path: &str, rest: &[&str]) -> Result<TerminalAction, ApiError> {
+    let (wanted, action) = match rest {
+        [] if *method == Method::DELETE => (Method::DELETE, TerminalAction::Kill),
+        [] => (Method::GET, TerminalAction::Get),
+        ["resize"] => (Method::POST, TerminalAction::Resize),
+        ["ws"] => (Method::GET, TerminalAction::Attach),
         _ => return Err(ApiError::no_route(path)),
     };
     checked(*method == wanted, path, action)
@@ -207,6 +259,18 @@ mod tests {
             ("PUT", "/api/v1/files", Route::Files(FilesAction::Write)),
             ("DELETE", "/api/v1/files", Route::Files(FilesAction::Delete)),
             ("GET", "/api/v1/files/list", Route::Files(FilesAction::List)),
+            ("POST", "/api/v1/pty", Route::Terminals(TerminalsAction::Create)),
+            ("GET", "/api/v1/pty", Route::Terminals(TerminalsAction::List)),
+            ("GET", "/api/v1/pty/a1", Route::Terminal("a1".to_owned(), TerminalAction::Get)),
+            ("DELETE", "/api/v1/pty/a1", Route::Terminal("a1".to_owned(), TerminalAction::Kill)),
+            (
+                "POST",
+                "/api/v1/pty/a1/resize",
+                Route::Terminal("a1".to_owned(), TerminalAction::Resize),
+            ),
+            ("GET", "/api/v1/pty/a1/ws", Route::Terminal("a1".to_owned(), TerminalAction::Attach)),
+            ("GET", "/api/v1/tunnels/tcp", Route::Tunnel),
+            ("GET", CONNECT_PATH, Route::Internal(InternalAction::Connect)),
             ("POST", MEMORY_PRESSURE_PATH, Route::Internal(InternalAction::MemoryPressure)),
             ("GET", STATS_PATH, Route::Internal(InternalAction::Stats)),
             ("POST", SHUTDOWN_PATH, Route::Internal(InternalAction::Shutdown)),
@@ -238,9 +302,13 @@ mod tests {
             ("GET", "/api/v1/processes/%ff", 404, "PROCESS_NOT_FOUND"),
             ("POST", "/api/v1/files", 405, "METHOD_NOT_ALLOWED"),
             ("POST", "/api/v1/files/list", 405, "METHOD_NOT_ALLOWED"),
-            ("POST", "/api/v1/pty", 400, "NOT_SUPPORTED"),
-            ("GET", "/api/v1/pty/1/ws", 400, "NOT_SUPPORTED"),
-            ("GET", "/api/v1/tunnels/tcp", 400, "NOT_SUPPORTED"),
+            ("PUT", "/api/v1/pty", 405, "METHOD_NOT_ALLOWED"),
+            ("POST", "/api/v1/pty/1", 405, "METHOD_NOT_ALLOWED"),
+            ("POST", "/api/v1/pty/1/ws", 405, "METHOD_NOT_ALLOWED"),
+            ("GET", "/api/v1/pty/", 404, "NOT_FOUND"),
+            ("GET", "/api/v1/pty/1/x", 404, "NOT_FOUND"),
+            ("POST", "/api/v1/tunnels/tcp", 405, "METHOD_NOT_ALLOWED"),
+            ("GET", "/api/v1/tunnels/udp", 404, "NOT_FOUND"),
             ("POST", "/api/v1/ssh/enable", 400, "NOT_SUPPORTED"),
             ("POST", "/api/v1/blob/sign", 400, "NOT_SUPPORTED"),
             ("GET", "/internal/v1/nothing", 404, "NOT_FOUND"),

@@ -186,17 +186,16 @@ impl Census {
             self.learn(stat.parent, fresh, table, depth + 1)
         };
         let started = |handle: Option<u64>| handle.map(Origin::Started);
-        let handle_of = |pid| table.by_pid(Pid::from_raw(pid)).map(|process| process.handle());
-        let itself = table
-            .by_pid(Pid::from_raw(pid))
-            .filter(|process| process.is_running() && stat.parent == self.own_pid)
-            .map(|process| process.handle());
+        let itself =
+            table.running_handle(Pid::from_raw(pid)).filter(|_| stat.parent == self.own_pid);
         let origin = match (started(itself), inherited) {
             (Some(origin), _) | (None, origin @ Origin::Started(_)) => origin,
             (None, Origin::Unknown | Origin::Foreign) => started(self.read_mark(pid))
                 .or_else(|| match inherited {
                     Origin::Foreign => None,
-                    Origin::Unknown | Origin::Started(_) => started(handle_of(stat.session)),
+                    Origin::Unknown | Origin::Started(_) => {
+                        started(table.handle_of(Pid::from_raw(stat.session)))
+                    }
                 })
                 .unwrap_or(inherited),
         };

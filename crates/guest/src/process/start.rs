@@ -3,20 +3,24 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     rc::Rc,
 };
 
-use nix::{errno::Errno, fcntl::OFlag, unistd::pipe2};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    unistd::{Pid, pipe2},
+};
 use tarn_daemon_api::{OutputMode, OutputStream, StartRequest, StdinMode};
-use tokio::net::unix::pipe;
+use tokio::{net::unix::pipe, sync::oneshot};
 
-use super::{NewProcess, Process, Stdin, collect, output::Output};
+use super::{End, NewProcess, Process, Stdin, collect, output::Output};
 use crate::{
     account::{Account, AccountFiles, UnknownAccount},
     daemon::{Daemon, Opened},
     environment::{BadVariable, ProcessEnvironment},
-    sys::{self, Launch, SpawnError, SpawnStep},
+    sys::{self, ControllingTerminal, Launch, SpawnError, SpawnStep},
 };
 
 /// Why nothing was started.
@@ -35,6 +39,23 @@ pub(crate) enum Audience {
     Followers,
     /// A run, which must miss nothing.
     Run,
+}
+
+/// A program that was started on a terminal.
+pub(crate) struct OnTerminal {
+    /// Its origin.
+    pub(crate) handle: u64,
+    /// Its pid, which is its session's number too.
+    pub(crate) pid: Pid,
+    /// Told of its end.
+    pub(crate) ended: oneshot::Receiver<End>,
+}
+
+/// What a program's three standard streams are.
+#[derive(Clone, Copy)]
+struct Stdio {
+    fds: [RawFd; 3],
+    terminal: ControllingTerminal,
 }
 
 /// Everything a launch needs, owned.
@@ -67,7 +88,11 @@ pub(crate) fn start(
     let plan = plan(daemon, opened, &request)?;
     let streams = streams(daemon, &request)
         .map_err(|error| StartError::Failed(format!("cannot connect its streams: {error}")))?;
-    let pid = launch(daemon, opened, &plan, &streams)
+    let stdio = Stdio {
+        fds: [0, 1, 2].map(|at: usize| streams.child[at].as_raw_fd()),
+        terminal: ControllingTerminal::None,
+    };
+    let pid = launch(daemon, opened, &plan, stdio)
         .map_err(|error| StartError::Failed(describe(&request, &plan, error)))?;
 
     let Streams { child, stdin, stdout, stderr } = streams;
@@ -90,6 +115,23 @@ pub(crate) fn start(
     collect_stream(daemon, &process, OutputStream::Stdout, stdout);
     collect_stream(daemon, &process, OutputStream::Stderr, stderr);
     Ok(process)
+}
+
+/// Starts what a request asks for on a terminal; it is no listed process.
+pub(crate) fn start_on_terminal(
+    daemon: &Rc<Daemon>,
+    opened: &Opened,
+    request: &StartRequest,
+    terminal: &OwnedFd,
+) -> Result<OnTerminal, StartError> {
+    check_room(daemon, opened)?;
+    let plan = plan(daemon, opened, request)?;
+    let stdio = Stdio { fds: [terminal.as_raw_fd(); 3], terminal: ControllingTerminal::Stdin };
+    let pid = launch(daemon, opened, &plan, stdio)
+        .map_err(|error| StartError::Failed(describe(request, &plan, error)))?;
+    let ended = daemon.processes.insert_unlisted(pid, plan.handle);
+    daemon.started.notify_one();
+    Ok(OnTerminal { handle: plan.handle, pid, ended })
 }
 
 fn check_room(daemon: &Daemon, opened: &Opened) -> Result<(), StartError> {
@@ -160,22 +202,18 @@ fn streams(daemon: &Daemon, request: &StartRequest) -> io::Result<Streams> {
     Ok(Streams { child: [stdin_child, stdout_child, stderr_child], stdin, stdout, stderr })
 }
 
-fn launch(
-    daemon: &Daemon,
-    opened: &Opened,
-    plan: &Plan,
-    streams: &Streams,
-) -> Result<nix::unistd::Pid, SpawnError> {
+fn launch(daemon: &Daemon, opened: &Opened, plan: &Plan, stdio: Stdio) -> Result<Pid, SpawnError> {
     let launch = Launch {
         programs: &plan.programs,
         args: &plan.args,
         env: &plan.env,
         working_dir: &plan.working_dir,
         identity: &plan.account.identity,
-        stdio: [0, 1, 2].map(|at: usize| streams.child[at].as_raw_fd()),
+        stdio: stdio.fds,
         process_group_file: daemon.pids_group_file(),
         max_processes: opened.rlimit_processes,
         limit_mark: plan.limit_mark,
+        terminal: stdio.terminal,
     };
     match sys::spawn(&launch) {
         // A script without `#!` line: the shell runs it, as execvp and every shell do.

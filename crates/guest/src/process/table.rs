@@ -8,6 +8,7 @@ use std::{
 
 use nix::unistd::Pid;
 use tarn_daemon_api::OutputStream;
+use tokio::sync::oneshot;
 
 use super::{End, Process};
 use crate::clock::now_ms;
@@ -22,6 +23,8 @@ const EVICTION_SLACK_BYTES: usize = 256 << 10;
 #[derive(Default)]
 pub(crate) struct ProcessTable {
     entries: RefCell<Entries>,
+    /// Programs that are no listed processes: those of terminals.
+    unlisted: RefCell<HashMap<Pid, Unlisted>>,
     last_handle: Cell<u64>,
     started: Cell<u64>,
     output_cap: Cell<usize>,
@@ -36,6 +39,13 @@ struct Entries {
     finished: VecDeque<Rc<Process>>,
     /// The latest run of each managed process with a name, as long as that is listed.
     by_name: HashMap<String, u64>,
+}
+
+/// A started program that is no listed process.
+struct Unlisted {
+    handle: u64,
+    /// Gone once it has ended; its pid still stands for its session.
+    ended: Option<oneshot::Sender<End>>,
 }
 
 // === impl ProcessTable ===
@@ -61,6 +71,7 @@ impl ProcessTable {
     /// at least no more found by it.
     pub(crate) fn insert(&self, process: &Rc<Process>) {
         self.started.set(self.started.get() + 1);
+        self.unlisted.borrow_mut().remove(&process.pid());
         let mut entries = self.entries.borrow_mut();
         if let Some(earlier) = entries.by_pid.insert(process.pid(), Rc::clone(process))
             && !earlier.is_needed()
@@ -69,6 +80,36 @@ impl ProcessTable {
             self.forget(&mut entries, &earlier);
         }
         entries.by_handle.insert(process.handle(), Rc::clone(process));
+    }
+
+    /// Adds a program that was just started and is not to be listed; what it gives is told of its
+    /// end. Earlier programs with the same pid stand for nothing any more.
+    pub(crate) fn insert_unlisted(&self, pid: Pid, handle: u64) -> oneshot::Receiver<End> {
+        let (sender, ended) = oneshot::channel();
+        self.unlisted.borrow_mut().insert(pid, Unlisted { handle, ended: Some(sender) });
+        ended
+    }
+
+    /// Forgets such a program, if its pid still stands for it.
+    pub(crate) fn forget_unlisted(&self, pid: Pid, handle: u64) {
+        self.unlisted.borrow_mut().retain(|known, it| *known != pid || it.handle != handle);
+    }
+
+    /// Returns the start that a pid, or the number of a session, stands for.
+    pub(crate) fn handle_of(&self, pid: Pid) -> Option<u64> {
+        let unlisted = self.unlisted.borrow().get(&pid).map(|it| it.handle);
+        unlisted.or_else(|| self.by_pid(pid).map(|process| process.handle()))
+    }
+
+    /// Returns the same if that program itself still runs.
+    pub(crate) fn running_handle(&self, pid: Pid) -> Option<u64> {
+        match self.unlisted.borrow().get(&pid) {
+            Some(it) => it.ended.is_some().then_some(it.handle),
+            None => self
+                .by_pid(pid)
+                .filter(|process| process.is_running())
+                .map(|process| process.handle()),
+        }
     }
 
     /// Returns the process that a route means by `{p}`: a number is a pid, all else a name.
@@ -120,6 +161,12 @@ impl ProcessTable {
 
     /// Notes an end that the reaper learnt; of a pid that isn't ours, nothing.
     pub(crate) fn set_ended(&self, pid: Pid, end: End) {
+        let unlisted = self.unlisted.borrow_mut().get_mut(&pid).and_then(|it| it.ended.take());
+        if let Some(unlisted) = unlisted {
+            // Nobody waits for the program of a terminal that could not be made.
+            _ = unlisted.send(end);
+            return;
+        }
         let Some(process) = self.by_pid(pid).filter(|process| process.is_running()) else {
             return;
         };
@@ -258,6 +305,25 @@ mod tests {
         assert_eq!(size(&finished), 0);
         assert_eq!(size(&small), before);
         assert!(table.output_bytes.get() <= 4 << 20);
+    }
+
+    #[test]
+    fn an_unlisted_program_is_reaped_and_known_by_its_pid_alone() {
+        let table = ProcessTable::default();
+        add(&table, 7);
+        end(&table, 7);
+        let mut ended = table.insert_unlisted(Pid::from_raw(7), 90);
+        assert_eq!((table.handle_of(Pid::from_raw(7)), table.running()), (Some(90), 0));
+        assert_eq!(table.running_handle(Pid::from_raw(7)), Some(90));
+        assert!(ended.try_recv().is_err());
+        table.set_ended(Pid::from_raw(7), End { status: EndStatus::Exited(3), at_ms: 5 });
+        assert_eq!(ended.try_recv().map(|end| end.status), Ok(EndStatus::Exited(3)));
+        assert_eq!(table.running_handle(Pid::from_raw(7)), None);
+        assert_eq!(table.handle_of(Pid::from_raw(7)), Some(90), "its session may live on");
+        table.forget_unlisted(Pid::from_raw(7), 89);
+        assert_eq!(table.handle_of(Pid::from_raw(7)), Some(90), "not that of another");
+        let second = add(&table, 7);
+        assert_eq!(table.handle_of(Pid::from_raw(7)), Some(second.handle()));
     }
 
     #[test]

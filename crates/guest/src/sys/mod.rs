@@ -2,16 +2,18 @@
 //!
 //! Everything unsafe of this crate is in `spawn`, `thread`, `signal` and `limit`, and nowhere else.
 
+mod descriptor;
 mod limit;
 mod signal;
 mod smallfile;
 mod spawn;
 mod thread;
 
+pub(crate) use descriptor::{descriptor_limit_before, raise_descriptor_limit};
 pub(crate) use limit::{limit_mark, set_limit_mark};
 pub(crate) use signal::{kill, kill_group, reap};
 pub(crate) use smallfile::read_small_file;
-pub(crate) use spawn::{Launch, SpawnError, SpawnStep, spawn};
+pub(crate) use spawn::{ControllingTerminal, Launch, SpawnError, SpawnStep, spawn};
 pub(crate) use thread::{as_root, assume};
 
 /// Whose rights an action has.

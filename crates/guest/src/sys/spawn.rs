@@ -25,7 +25,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::Identity;
+use super::{Identity, descriptor_limit_before};
 
 /// Enough for `execve` and a few small calls, none of which recurses.
 const CHILD_STACK_BYTES: usize = 64 << 10;
@@ -50,6 +50,17 @@ pub(crate) struct Launch<'a> {
     pub(crate) max_processes: Option<u64>,
     /// By which its descendants are known, see [`super::limit_mark`].
     pub(crate) limit_mark: u64,
+    /// Whether its session has a terminal.
+    pub(crate) terminal: ControllingTerminal,
+}
+
+/// Whether a program's session has a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ControllingTerminal {
+    /// It has none.
+    None,
+    /// Its standard input is its terminal.
+    Stdin,
 }
 
 /// Nothing was started.
@@ -156,7 +167,7 @@ fn become_program(
     execute(launch.programs, argv, envp)
 }
 
-/// Session, cgroup, limit, descriptors.
+/// Session, cgroup, limits, descriptors, terminal.
 fn prepare(launch: &Launch<'_>) -> bool {
     // SAFETY: no arguments.
     if unsafe { libc::setsid() } < 0 {
@@ -175,11 +186,23 @@ fn prepare(launch: &Launch<'_>) -> bool {
     }
     // Best effort: there are other traces.
     super::set_limit_mark(launch.limit_mark);
+    if let Some((soft, hard)) = descriptor_limit_before() {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // Best effort: a program with our bound instead of its own runs, too.
+        // SAFETY: a live, initialised structure, only read.
+        _ = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
     for (target, source) in (0..).zip(launch.stdio) {
         // SAFETY: plain integers.
         if unsafe { libc::dup2(source, target) } < 0 {
             return false;
         }
+    }
+    // SAFETY: plain integers; 0 means that a terminal of another session is not stolen.
+    if launch.terminal == ControllingTerminal::Stdin
+        && unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0
+    {
+        return false;
     }
     // Everything of ours is close-on-exec already; this is for what we may have inherited.
     // SAFETY: plain integers; the child's table of descriptors is its own (no CLONE_FILES).

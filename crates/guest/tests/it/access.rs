@@ -96,8 +96,8 @@ fn routes_that_are_not_there_say_so() {
         ("GET", "/api/v1/processes/1/nothing", 404, "NOT_FOUND"),
         ("PATCH", "/api/v1/processes", 405, "METHOD_NOT_ALLOWED"),
         ("POST", "/api/v1/health", 405, "METHOD_NOT_ALLOWED"),
-        ("POST", "/api/v1/pty", 400, "NOT_SUPPORTED"),
-        ("GET", "/api/v1/tunnels/tcp?port=1", 400, "NOT_SUPPORTED"),
+        ("PUT", "/api/v1/pty", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/api/v1/tunnels/udp?port=1", 404, "NOT_FOUND"),
         ("GET", "/api/v1/ssh/status", 400, "NOT_SUPPORTED"),
     ];
     for (method, path, status, code) in table {

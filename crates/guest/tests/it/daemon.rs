@@ -134,6 +134,11 @@ impl TestDaemon {
         Stream::read_head(socket)
     }
 
+    /// The pid of the daemon itself.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Opens a bare connection.
     pub(crate) fn connect(&self) -> TcpStream {
         let socket = TcpStream::connect(self.address).expect("tarnd accepts");
@@ -194,6 +199,7 @@ impl TestDaemon {
 impl Drop for TestDaemon {
     fn drop(&mut self) {
         // Its processes first: without it nobody would know them.
+        self.request("POST", "/internal/v1/shutdown", b"");
         if let Ok(list) = serde_json::from_slice::<Value>(&self.get("/processes").body) {
             for process in list["processes"].as_array().into_iter().flatten() {
                 self.api("DELETE", &format!("/processes/{}", process["pid"]), &Value::Null);
@@ -246,6 +252,20 @@ impl Stream {
             self.reader.read_to_end(&mut body).expect("a body");
         }
         Answer { status: self.status, head: self.head, body }
+    }
+
+    /// Reads the rest by its announced length, from a connection that stays open.
+    pub(crate) fn finish_sized(mut self) -> Answer {
+        let length = self.head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.and_then(|text| text.parse().ok()).expect("a length");
+        let mut body = vec![0; length];
+        self.reader.read_exact(&mut body).expect("a body");
+        Answer { status: self.status, head: self.head, body }
+    }
+
+    /// What comes after the head is not HTTP.
+    pub(crate) fn into_reader(self) -> BufReader<TcpStream> {
+        self.reader
     }
 
     /// The next line of a chunked body, without newline; none at its end.

@@ -8,5 +8,8 @@ mod hostile;
 mod managed;
 mod pressure;
 mod process;
+mod pty;
 mod run;
 mod tree;
+mod tunnel;
+mod websocket;
