@@ -60,11 +60,11 @@ gates() {
 
 check_shell() {
 	local script
-	for script in x .ci/run scripts/*.sh scripts/image/customize; do
+	for script in x .ci/run scripts/*.sh "${IMAGE_SCRIPTS[@]}"; do
 		bash -n "$script" || return 1
 	done
 	if have shellcheck; then
-		shellcheck --external-sources x .ci/run scripts/image/customize
+		shellcheck --external-sources x .ci/run "${IMAGE_SCRIPTS[@]}"
 	fi
 }
 

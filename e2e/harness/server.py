@@ -25,8 +25,17 @@ _BAD_LINE = re.compile(r"\bERROR\b|panicked at")
 class Server:
     """Runs `tarn up` over a data directory that only this test uses."""
 
-    def __init__(self, name: str, *, runtime: str = "gvisor", dns: str = "", config: dict | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        runtime: str = "gvisor",
+        dns: str = "",
+        config: dict | None = None,
+        assets: str = env.ASSETS,
+    ) -> None:
         self.name = name
+        self.assets = assets
         self.runtime = runtime
         # Short, because control sockets lie below it and their paths are limited to 107 bytes.
         self.home = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
@@ -64,7 +73,7 @@ class Server:
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C is for the test, which then ends the server.
             return subprocess.Popen(
-                [env.TARN, "up", "--data-dir", str(self.data), "--assets-dir", env.ASSETS]
+                [env.TARN, "up", "--data-dir", str(self.data), "--assets-dir", self.assets]
                 + ["--tarnd", env.TARND, "--config", str(toml)]
                 + (["--allow-simulated-runtime"] if self.runtime == "sim" else []),
                 stdin=subprocess.DEVNULL,

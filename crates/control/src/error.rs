@@ -41,6 +41,17 @@ pub enum ControlError {
         /// The names there are, joined.
         known: String,
     },
+    /// The name is that of a stock image which was not made yet.
+    #[error(
+        "image: the stock image `{name}` is not built on this server; run `{command}` in tarn's \
+         directory on its host, then try again"
+    )]
+    ImageNotBuilt {
+        /// The name asked for.
+        name: ImageName,
+        /// What the operator runs.
+        command: &'static str,
+    },
     /// The caller's project has no such sandbox.
     #[error("no sandbox `{0}`")]
     SandboxNotFound(String),
@@ -90,9 +101,10 @@ impl ControlError {
             | Self::LimitExceeded { .. }
             | Self::NoSuchGpu(_)
             | Self::Ephemeral { .. } => ErrorClass::Invalid,
-            Self::ImageNotFound { .. } | Self::SandboxNotFound(_) | Self::NotFound(_) => {
-                ErrorClass::NotFound
-            }
+            Self::ImageNotFound { .. }
+            | Self::ImageNotBuilt { .. }
+            | Self::SandboxNotFound(_)
+            | Self::NotFound(_) => ErrorClass::NotFound,
             Self::NameTaken { .. } | Self::Terminated(_) => ErrorClass::Conflict,
             Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::Internal { .. } => ErrorClass::Internal,
@@ -109,6 +121,7 @@ impl ControlError {
             | Self::LimitExceeded { .. }
             | Self::NoSuchGpu(_)
             | Self::ImageNotFound { .. }
+            | Self::ImageNotBuilt { .. }
             | Self::SandboxNotFound(_)
             | Self::NameTaken { .. }
             | Self::Terminated(_)

@@ -259,6 +259,9 @@ impl Control {
                 let known: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
                 Err(ControlError::ImageNotFound { name, known: known.join(", ") })
             }
+            Err(ImageError::NotBuilt { name, command }) => {
+                Err(ControlError::ImageNotBuilt { name, command })
+            }
             Err(unusable @ ImageError::Unusable { .. }) => {
                 Err(ControlError::Internal { detail: unusable.to_string() })
             }

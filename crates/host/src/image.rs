@@ -47,6 +47,14 @@ pub enum ImageError {
         /// The name asked for.
         name: ImageName,
     },
+    /// A stock image that is made only when it is wanted, and was not made yet.
+    #[error("the stock image `{name}` is not built here; `{command}` builds it")]
+    NotBuilt {
+        /// The name asked for.
+        name: ImageName,
+        /// What the operator runs.
+        command: &'static str,
+    },
     /// The image is there but cannot be used.
     #[error("image `{name}` cannot be used: {reason}")]
     Unusable {
@@ -80,7 +88,7 @@ impl ImageError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NotFound { .. } => ErrorClass::NotFound,
+            Self::NotFound { .. } | Self::NotBuilt { .. } => ErrorClass::NotFound,
             Self::Unusable { .. } => ErrorClass::Internal,
         }
     }

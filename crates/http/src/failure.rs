@@ -99,7 +99,9 @@ impl From<ControlError> for Failure {
             ControlError::Invalid { .. } => ErrorCode::InvalidRequest,
             ControlError::LimitExceeded { .. } => ErrorCode::LimitExceeded,
             ControlError::NoSuchGpu(_) => ErrorCode::NoSuchGpu,
-            ControlError::ImageNotFound { .. } => ErrorCode::ImageNotFound,
+            ControlError::ImageNotFound { .. } | ControlError::ImageNotBuilt { .. } => {
+                ErrorCode::ImageNotFound
+            }
             ControlError::SandboxNotFound(_) => ErrorCode::SandboxNotFound,
             ControlError::NameTaken { .. } => ErrorCode::SandboxNameTaken,
             ControlError::Terminated(_) => ErrorCode::SandboxTerminated,

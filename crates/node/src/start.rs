@@ -83,7 +83,9 @@ pub(crate) fn runtime_spec(
 async fn find_template(shared: &Shared, launch: &Launch) -> Result<Template, EndCause> {
     shared.parts.images.resolve(&launch.image).await.map_err(|bad| {
         let failure = match bad {
-            ImageError::NotFound { .. } | ImageError::Unusable { .. } => StartFailure::Image,
+            ImageError::NotFound { .. }
+            | ImageError::NotBuilt { .. }
+            | ImageError::Unusable { .. } => StartFailure::Image,
         };
         EndCause::StartFailed { step: FailedStep::Image, failure, message: chain(&bad) }
     })

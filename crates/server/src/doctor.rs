@@ -49,6 +49,7 @@ pub(crate) fn run(args: &DoctorArgs, data: &DataDir) -> ExitCode {
     let looked = identity::block_on(async {
         let assets = args.assets_dir.clone().map_or_else(identity::default_assets_dir, Ok)?;
         findings = look(&assets, data).await;
+        findings.extend(on_demand_findings(&assets));
         findings.extend(server_findings(data).await);
         print(&findings, args.json)
     });
@@ -168,6 +169,25 @@ fn images(assets: &Path) -> Finding {
         remedy: (count == 0).then(|| "./x setup".to_owned()),
         optional: false,
     }
+}
+
+/// The images that the set-up leaves out. Not for `require`: a server without them lacks nothing
+/// that it was set up for, and says so itself when one is asked for.
+fn on_demand_findings(assets: &Path) -> Vec<Finding> {
+    let found = tarn_storage::on_demand_images(assets).unwrap_or_default().into_iter();
+    found
+        .map(|(image, usable)| Finding {
+            name: format!("image {}", image.name),
+            ok: usable,
+            detail: if usable {
+                "built".to_owned()
+            } else {
+                "not built, so a create that names it is refused; nothing else needs it".to_owned()
+            },
+            remedy: (!usable).then(|| image.command.to_owned()),
+            optional: true,
+        })
+        .collect()
 }
 
 /// What only a running server knows: sandboxes that its store does not.

@@ -24,6 +24,18 @@ const FORMAT_VERSION: u64 = 1;
 /// The image a create gets when no image says that it is the default (spec 01 §2).
 const DEFAULT_NAME: &str = "tensorlake/ubuntu-minimal";
 
+/// A stock image that the set-up leaves out, because few need it and it is large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnDemandImage {
+    /// Its name in a create.
+    pub name: &'static str,
+    /// What makes it.
+    pub command: &'static str,
+}
+
+const ON_DEMAND: [OnDemandImage; 1] =
+    [OnDemandImage { name: "tensorlake/ubuntu-vnc", command: "./x image ubuntu-vnc" }];
+
 /// The images below an assets directory.
 #[derive(Debug, Clone)]
 pub struct StockImages {
@@ -107,6 +119,9 @@ impl Images for StockImages {
         if let Some(reason) = found.nameless.pop() {
             return Err(unusable(reason));
         }
+        if let Some(image) = ON_DEMAND.iter().find(|image| image.name == name.as_str()) {
+            return Err(ImageError::NotBuilt { name: name.clone(), command: image.command });
+        }
         if found.by_name.is_empty() {
             let dir = self.dir.display();
             return Err(unusable(format!("no image is installed in {dir}; run `./x setup`")));
@@ -124,6 +139,20 @@ impl Images for StockImages {
         let marked = self.default.lock().clone();
         marked.unwrap_or_else(|| DEFAULT_NAME.parse().expect("the constant is a good name"))
     }
+}
+
+/// Returns the images that are made on demand, each with whether it is there and can be used.
+/// Blocks for one look at them.
+///
+/// # Errors
+/// Fails when the directory cannot be read.
+pub fn on_demand_images(assets_dir: &Path) -> io::Result<Vec<(OnDemandImage, bool)>> {
+    let found = Found::scan(&assets_dir.join("images"))?;
+    let usable = |image: &OnDemandImage| {
+        let mut entries = found.by_name.iter();
+        entries.any(|(name, entry)| name.as_str() == image.name && entry.template.is_ok())
+    };
+    Ok(ON_DEMAND.iter().map(|image| (*image, usable(image))).collect())
 }
 
 // === impl Found ===

@@ -18,7 +18,7 @@ mod tool;
 
 pub use daemon::Daemons;
 pub use fact::{StorageFact, host_facts};
-pub use image::StockImages;
+pub use image::{OnDemandImage, StockImages, on_demand_images};
 pub use layer::HostLayers;
 pub use pool::{Pool, PoolChoice, PoolError, PoolKind, PoolOptions, PoolSizing, remove_all_mounts};
 pub use step::HostStepError;

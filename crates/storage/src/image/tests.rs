@@ -103,6 +103,33 @@ async fn without_images_the_setup_is_named_and_one_that_comes_is_found() -> anyh
 }
 
 #[tokio::test]
+async fn what_is_made_on_demand_says_how_until_it_is_there() -> anyhow::Result<()> {
+    let assets = tempfile::tempdir()?;
+    let desktop = name("tensorlake/ubuntu-vnc");
+    let usable = |assets: &Path| -> anyhow::Result<Vec<bool>> {
+        Ok(on_demand_images(assets)?.into_iter().map(|(_, usable)| usable).collect())
+    };
+    let images = StockImages::open(assets.path(), Tasks::new());
+    // With the minimal image and without any.
+    for _ in 0..2 {
+        let error = images.resolve(&desktop).await.expect_err("it is not there");
+        assert!(matches!(error, ImageError::NotBuilt { .. }), "{error}");
+        assert!(error.to_string().contains("`./x image ubuntu-vnc`"), "{error}");
+        assert_eq!(usable(assets.path())?, [false]);
+        write(assets.path(), "abab", WHOLE)?;
+    }
+
+    let json = r#"{"format_version":1,DIGEST,"names":["tensorlake/ubuntu-vnc"],
+        "config":{"entrypoint":["/start","it"]}}"#;
+    write(assets.path(), "cdcd", json)?;
+    let template = images.resolve(&desktop).await?;
+    assert_eq!(template.config.entrypoint, ["/start", "it"]);
+    assert_eq!(usable(assets.path())?, [true]);
+    assert_eq!(images.default_image(), name("tensorlake/ubuntu-minimal"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn of_two_images_with_a_name_the_one_written_last_counts() -> anyhow::Result<()> {
     let assets = tempfile::tempdir()?;
     for (dir, age) in [("old", 60), ("new", 0), ("older", 120)] {
