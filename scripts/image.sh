@@ -128,17 +128,25 @@ recipe_hash() {
 			while IFS= read -r file; do
 				printf '%s\n' "$file"
 				cat -- "$file"
-			done < <(find "$dir" -type f | LC_ALL=C sort)
+			done < <(find "$dir" -type f ! -path "$dir/packages.*" -o -path "$dir/packages.$id" | LC_ALL=C sort)
 		fi
 		echo "$IMAGE_RECIPE $codename"
 	} | sha256sum | cut -c 1-12
 }
 
-# Prints the digest that a recipe led to; fails when its image is not there.
-image_built() {
+# Prints the digest that a recipe led to; fails when its tree is not there.
+image_tree() {
 	local digest
 	digest="$(cat "$TARN_ASSETS_DIR/images/recipe-$(recipe_hash "$1")" 2>/dev/null)" || return 1
 	[[ -s $TARN_ASSETS_DIR/images/$digest/image.json ]] || return 1
+	echo "$digest"
+}
+
+# The same; fails, too, when another recipe's image has the names.
+image_built() {
+	local digest
+	digest="$(image_tree "$1")" || return 1
+	grep -qF "\"tensorlake/$1\"" "$TARN_ASSETS_DIR/images/$digest/image.json" || return 1
 	echo "$digest"
 }
 
@@ -149,7 +157,15 @@ image_is_there() {
 # Runs under the lock: install_image RECIPE.
 install_image() {
 	image_is_there "$1" && return 0
-	local start=$SECONDS images="$TARN_ASSETS_DIR/images" tmp codename id digest
+	local start=$SECONDS images="$TARN_ASSETS_DIR/images" recipe tmp codename id digest
+	if digest="$(image_tree "$1")"; then
+		# From a recipe that was replaced and came back.
+		digest="$(sed -n 's/.*"digest":"sha256:\([0-9a-f]*\)".*/\1/p' "$images/$digest/image.json")"
+		adopt_image "$1" "$digest"
+		return 0
+	fi
+	# Of the files as they are now: what changes during the build makes another image.
+	recipe="$(recipe_hash "$1")"
 	# shellcheck source=/dev/null
 	read -r id codename < <(. /etc/os-release && echo "$ID ${VERSION_CODENAME:-}") || true
 	[[ $id == debian || $id == ubuntu ]] ||
@@ -167,21 +183,20 @@ install_image() {
 	SOURCE_DATE_EPOCH=$IMAGE_EPOCH logged image-customize customize "$1" "$tmp/rootfs" "$codename" ||
 		die "the stock image cannot be customized"
 	digest="$(tree_digest "$tmp/rootfs")"
-	image_json "$1" "$digest" >"$tmp/image.json"
-	adopt_image "$1" "$tmp" "${digest:0:12}"
-	write_file "$images/recipe-$(recipe_hash "$1")" <<<"${digest:0:12}"
+	[[ -s $images/${digest:0:12}/image.json ]] || mv -T -- "$tmp" "$images/${digest:0:12}"
+	adopt_image "$1" "$digest"
+	write_file "$images/recipe-$recipe" <<<"${digest:0:12}"
 	say setup "image: tensorlake/$1 is ${digest:0:12} ($(seconds_since "$start"), $(du -sh "$images/${digest:0:12}" | cut -f 1))"
 }
 
-# Moves a finished image into place and takes the names from older ones:
-# adopt_image RECIPE DIRECTORY DIGEST.
+# Describes a tree that is in place, and takes the names from older ones:
+# adopt_image RECIPE DIGEST.
 adopt_image() {
-	local tmp="$2" digest="$3" images="$TARN_ASSETS_DIR/images" old
-	if [[ ! -s $images/$digest/image.json ]]; then
-		mv -T -- "$tmp" "$images/$digest"
-	fi
+	local images="$TARN_ASSETS_DIR/images" mine old
+	mine="$images/${2:0:12}/image.json"
+	image_json "$1" "$2" | write_file "$mine"
 	for old in "$images"/*/image.json; do
-		[[ $old != "$images/$digest/image.json" ]] || continue
+		[[ $old != "$mine" ]] || continue
 		grep -qF "\"tensorlake/$1\"" "$old" || continue
 		sed -e 's/"names":\[[^]]*\]/"names":[]/' -e 's/"default":true/"default":false/' "$old" |
 			write_file "$old"
@@ -207,8 +222,7 @@ logged_steps() {
 	fi
 }
 
-# The image's own `customize` first, so that what it puts into /etc/skel
-# becomes the user's home when the base makes the user.
+# The image's own `customize` first: the base's cleans up.
 customize() {
 	local recipe="$1"
 	shift

@@ -25,8 +25,6 @@ async function settled(command, args, wanted) {
 const box = await Sandbox.connect({ sandboxId: sandbox });
 const desktop = await box.connectDesktop({ password: "tensorlake", connectTimeout: 60 });
 seen.size = [desktop.width, desktop.height];
-// Both panels and the desktop itself.
-await settled("xprop", ["-root", "_NET_CLIENT_LIST"], (text) => text.split("0x").length > 3);
 keep("start", await desktop.screenshot(20));
 
 await desktop.moveMouse(592, 776);
