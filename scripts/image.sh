@@ -41,8 +41,12 @@ image_is_default() {
 
 image_env() {
 	printf '"PATH=%s","LANG=C.UTF-8"' "$IMAGE_PATH"
+	[[ $1 == ubuntu-vnc ]] || return 0
 	# So that programs run from outside appear on the desktop.
-	[[ $1 != ubuntu-vnc ]] || printf ',"DISPLAY=:1"'
+	printf ',"DISPLAY=:1"'
+	# The sandbox of Ubuntu's browser wants to set up a loopback of its own, and
+	# gVisor refuses that.
+	[[ $(image_distribution) != ubuntu* ]] || printf ',"WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS=1"'
 }
 
 image_entrypoint() {
@@ -55,6 +59,12 @@ image_cost() {
 	ubuntu-vnc) echo "about 100 s, 1.2 GB" ;;
 	*) echo "about 40 s, 0.3 GB" ;;
 	esac
+}
+
+# This machine's distribution: its id and its release's name.
+image_distribution() {
+	# shellcheck source=/dev/null
+	(. /etc/os-release && echo "$ID ${VERSION_CODENAME:-}")
 }
 
 # The images that every set-up makes.
@@ -119,8 +129,7 @@ image_named() {
 # did, so that images of earlier checkouts count.
 recipe_hash() {
 	local id codename base=scripts/image/$IMAGE_BASE dir=scripts/image/$1 file
-	# shellcheck source=/dev/null
-	read -r id codename < <(. /etc/os-release && echo "$ID ${VERSION_CODENAME:-}") || true
+	read -r id codename < <(image_distribution) || true
 	{
 		cat "$base/packages" "$base/customize"
 		if [[ $1 != "$IMAGE_BASE" ]]; then
@@ -166,8 +175,7 @@ install_image() {
 	fi
 	# Of the files as they are now: what changes during the build makes another image.
 	recipe="$(recipe_hash "$1")"
-	# shellcheck source=/dev/null
-	read -r id codename < <(. /etc/os-release && echo "$ID ${VERSION_CODENAME:-}") || true
+	read -r id codename < <(image_distribution) || true
 	[[ $id == debian || $id == ubuntu ]] ||
 		die "the stock images are built from the packages of Debian or Ubuntu; this is '$id'" \
 			"copy the directory images/ of the assets of a Debian or Ubuntu machine to $images"
