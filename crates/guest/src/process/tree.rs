@@ -1,9 +1,9 @@
 //! Killing everything that came from one start.
 //!
-//! Stop first, then kill: a process killed while its child is being forked leaves an orphan with
-//! one trace less, and a fork bomb outruns any number of kills. Stopped processes fork nothing,
-//! so rounds of "look, stop the new ones" end, and then everybody is killed at once. Both
-//! kernels deliver signals with some delay, so afterwards we look again until nobody is left.
+//! The leader goes first, as its end is what callers wait for. The others are stopped before they
+//! are killed: a fork bomb outruns any number of kills, but stopped processes fork nothing, so
+//! rounds of "look, stop the new ones" end. Both kernels deliver signals with some delay, so
+//! afterwards we look again until nobody is left.
 
 use std::{collections::HashSet, rc::Rc, time::Duration};
 
@@ -20,7 +20,7 @@ const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
 const MAX_CHECKS: usize = 110;
 
-const KILLS_AT_ONCE: usize = 16;
+const KILLS_AT_ONCE: usize = 4;
 
 /// Asks everything of an origin to end: its group, and those who have left the group.
 pub(crate) fn terminate(daemon: &Daemon, origin: Origin, leader: Pid) {
@@ -49,6 +49,7 @@ pub(crate) async fn wait_empty(daemon: &Daemon, origin: Origin) {
 pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
     // A pid may have changed hands since it was looked at.
     daemon.census.borrow_mut().forget_the_gone();
+    kill_leader(daemon, origin).await;
     stop_all(daemon, origin);
     let mut killed = HashSet::new();
     let mut pause = FIRST_CHECK;
@@ -58,22 +59,22 @@ pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
         if left.is_empty() {
             return;
         }
-        let new = left.into_iter().filter(|pid| killed.insert(*pid)).collect();
-        kill_all(leader_first(daemon, origin, new)).await;
+        kill_all(left.into_iter().filter(|pid| killed.insert(*pid)).collect()).await;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_CHECK);
     }
 }
 
-/// The leader goes first: its end is what callers wait for; and a group whose members stand
-/// still is hung up by the kernel when their parents go, which must not become its end.
-fn leader_first(daemon: &Daemon, origin: Origin, mut pids: Vec<Pid>) -> Vec<Pid> {
-    let leader = match origin {
-        Origin::Started(handle) => daemon.processes.by_handle(handle).map(|leader| leader.pid()),
-        Origin::Unknown | Origin::Foreign => None,
+/// Before anybody is stopped: a group whose members stand still is hung up by the kernel when
+/// their parents go, and that must not become the leader's end.
+async fn kill_leader(daemon: &Daemon, origin: Origin) {
+    let Origin::Started(handle) = origin else { return };
+    let Some(leader) = daemon.processes.by_handle(handle).filter(|found| found.is_running()) else {
+        return;
     };
-    pids.sort_unstable_by_key(|pid| (Some(*pid) != leader, *pid));
-    pids
+    // Its children are known by their parent only as long as it is there.
+    drop(members(daemon, origin));
+    kill_all(vec![leader.pid()]).await;
 }
 
 /// Lets others have their turn meanwhile: where processors are few, the dying take theirs.
