@@ -20,7 +20,7 @@ const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
 const MAX_CHECKS: usize = 110;
 
-const KILLS_AT_ONCE: usize = 4;
+const SIGNALS_AT_ONCE: usize = 4;
 
 /// Asks everything of an origin to end: its group, and those who have left the group.
 pub(crate) fn terminate(daemon: &Daemon, origin: Origin, leader: Pid) {
@@ -47,10 +47,10 @@ pub(crate) async fn wait_empty(daemon: &Daemon, origin: Origin) {
 
 /// Kills everything of an origin; returns when nobody is left, or after about ten seconds.
 pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
+    kill_leader(daemon, origin).await;
     // A pid may have changed hands since it was looked at.
     daemon.census.borrow_mut().forget_the_gone();
-    kill_leader(daemon, origin).await;
-    stop_all(daemon, origin);
+    stop_all(daemon, origin).await;
     let mut killed = HashSet::new();
     let mut pause = FIRST_CHECK;
     for _ in 0..MAX_CHECKS {
@@ -59,7 +59,8 @@ pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
         if left.is_empty() {
             return;
         }
-        kill_all(left.into_iter().filter(|pid| killed.insert(*pid)).collect()).await;
+        let new = left.into_iter().filter(|pid| killed.insert(*pid)).collect();
+        signal_all(new, libc::SIGKILL).await;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_CHECK);
     }
@@ -74,21 +75,22 @@ async fn kill_leader(daemon: &Daemon, origin: Origin) {
     };
     // Its children are known by their parent only as long as it is there.
     drop(members(daemon, origin));
-    kill_all(vec![leader.pid()]).await;
+    signal_all(vec![leader.pid()], libc::SIGKILL).await;
 }
 
-/// Lets others have their turn meanwhile: where processors are few, the dying take theirs.
-async fn kill_all(pids: Vec<Pid>) {
-    for some in pids.chunks(KILLS_AT_ONCE) {
+/// Lets others have their turn in between, the reaper above all: where processors are few, the
+/// dying take theirs.
+async fn signal_all(pids: Vec<Pid>, signal: i32) {
+    for some in pids.chunks(SIGNALS_AT_ONCE) {
         for pid in some {
             // Gone already is fine.
-            _ = sys::kill(*pid, libc::SIGKILL);
+            _ = sys::kill(*pid, signal);
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn stop_all(daemon: &Daemon, origin: Origin) {
+async fn stop_all(daemon: &Daemon, origin: Origin) {
     let mut stopped = HashSet::new();
     for _ in 0..MAX_STOP_ROUNDS {
         let new: Vec<Pid> =
@@ -97,9 +99,7 @@ fn stop_all(daemon: &Daemon, origin: Origin) {
         if new.is_empty() || stopped.len() == 1 {
             return;
         }
-        for pid in new {
-            _ = sys::kill(pid, libc::SIGSTOP);
-        }
+        signal_all(new, libc::SIGSTOP).await;
     }
 }
 

@@ -235,8 +235,8 @@ fn a_restart_by_request_is_a_new_run_after_the_old_one() {
 #[test]
 fn a_stop_asks_first_and_leaves_nobody() {
     let daemon = TestDaemon::open();
-    let script = "trap 'echo asked; exit 7' TERM; setsid -f sleep 1000; (trap '' INT; sleep 1001) & \
-                  echo up; while :; do sleep 0.01; done";
+    let script = "trap 'echo asked; exit 7' TERM; setsid -f sleep 1000; (sleep 1001; :) & echo up; \
+                  while :; do sleep 0.01; done";
     let started = daemon.start(&shell(script, &json!({"name": "web", "restart": quick("always")})));
     wait_until("it is up", || daemon.lines(pid(&started), "stdout") == ["up"]);
     delete(&daemon, "web");
