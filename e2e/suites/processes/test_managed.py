@@ -20,7 +20,11 @@ from tensorlake.sandbox import (
 from . import inside
 
 WEB = "exec python3 -u -m http.server {port} --bind {bind} --directory /tmp"
-LISTEN = 'import socket, time; s = socket.create_server(("::1", 8124), family=socket.AF_INET6); time.sleep(600)'
+LISTEN = """
+import socket, time
+kept = socket.create_server(("::", 8124), family=socket.AF_INET6, dualstack_ipv6=True)
+time.sleep(600)
+"""
 QUICK = {"initial_backoff_ms": 50, "max_backoff_ms": 200}
 
 
@@ -83,7 +87,7 @@ def test_health_checks_restart_what_hangs(box):
     # Listens once, then never again.
     script = f"test -e /tmp/seen && exec sleep 600; touch /tmp/seen; exec python3 -c '{LISTEN}'"
     box.start_process("sh", args=["-c", script], name="once", restart=QUICK, health_check=check)
-    until(lambda: value(box.get_process("once")).managed.health_status == "healthy", what="health on ::1")
+    until(lambda: value(box.get_process("once")).managed.health_status == "healthy", what="health")
     pid = value(box.get_process("once")).pid
     box.send_signal("once", 9)
     until(lambda: value(box.get_process("once")).pid != pid, what="a second run")

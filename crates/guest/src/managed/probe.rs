@@ -90,10 +90,13 @@ fn parse_status(head: &[u8; STATUS_BYTES]) -> Option<u16> {
 }
 
 fn describe(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::UnexpectedEof => "closed before an answer".to_owned(),
-        _ => error.to_string(),
+    let kind = error.kind();
+    if kind == io::ErrorKind::ConnectionRefused {
+        "connection refused".to_owned()
+    } else if kind == io::ErrorKind::UnexpectedEof {
+        "closed before an answer".to_owned()
+    } else {
+        error.to_string()
     }
 }
 

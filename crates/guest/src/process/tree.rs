@@ -1,9 +1,9 @@
 //! Killing everything that came from one start.
 //!
-//! Stop first, then kill: a process killed while its child is being forked leaves an orphan with
-//! one trace less, and a fork bomb outruns any number of kills. Stopped processes fork nothing,
-//! so rounds of "look, stop the new ones" end, and then everybody is killed at once. Both
-//! kernels deliver signals with some delay, so afterwards we look again until nobody is left.
+//! The leader goes first, as its end is what callers wait for. The others are stopped before they
+//! are killed: a fork bomb outruns any number of kills, but stopped processes fork nothing, so
+//! rounds of "look, stop the new ones" end. Both kernels deliver signals with some delay, so
+//! afterwards we look again until nobody is left.
 
 use std::{collections::HashSet, rc::Rc, time::Duration};
 
@@ -20,7 +20,7 @@ const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
 const MAX_CHECKS: usize = 110;
 
-const KILLS_AT_ONCE: usize = 16;
+const SIGNALS_AT_ONCE: usize = 4;
 
 /// Asks everything of an origin to end: its group, and those who have left the group.
 pub(crate) fn terminate(daemon: &Daemon, origin: Origin, leader: Pid) {
@@ -47,9 +47,10 @@ pub(crate) async fn wait_empty(daemon: &Daemon, origin: Origin) {
 
 /// Kills everything of an origin; returns when nobody is left, or after about ten seconds.
 pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
+    kill_leader(daemon, origin).await;
     // A pid may have changed hands since it was looked at.
     daemon.census.borrow_mut().forget_the_gone();
-    stop_all(daemon, origin);
+    stop_all(daemon, origin).await;
     let mut killed = HashSet::new();
     let mut pause = FIRST_CHECK;
     for _ in 0..MAX_CHECKS {
@@ -59,35 +60,37 @@ pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
             return;
         }
         let new = left.into_iter().filter(|pid| killed.insert(*pid)).collect();
-        kill_all(leader_first(daemon, origin, new)).await;
+        signal_all(new, libc::SIGKILL).await;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_CHECK);
     }
 }
 
-/// The leader goes first: its end is what callers wait for; and a group whose members stand
-/// still is hung up by the kernel when their parents go, which must not become its end.
-fn leader_first(daemon: &Daemon, origin: Origin, mut pids: Vec<Pid>) -> Vec<Pid> {
-    let leader = match origin {
-        Origin::Started(handle) => daemon.processes.by_handle(handle).map(|leader| leader.pid()),
-        Origin::Unknown | Origin::Foreign => None,
+/// Before anybody is stopped: a group whose members stand still is hung up by the kernel when
+/// their parents go, and that must not become the leader's end.
+async fn kill_leader(daemon: &Daemon, origin: Origin) {
+    let Origin::Started(handle) = origin else { return };
+    let Some(leader) = daemon.processes.by_handle(handle).filter(|found| found.is_running()) else {
+        return;
     };
-    pids.sort_unstable_by_key(|pid| (Some(*pid) != leader, *pid));
-    pids
+    // Its children are known by their parent only as long as it is there.
+    drop(members(daemon, origin));
+    signal_all(vec![leader.pid()], libc::SIGKILL).await;
 }
 
-/// Lets others have their turn meanwhile: where processors are few, the dying take theirs.
-async fn kill_all(pids: Vec<Pid>) {
-    for some in pids.chunks(KILLS_AT_ONCE) {
+/// Lets others have their turn in between, the reaper above all: where processors are few, the
+/// dying take theirs.
+async fn signal_all(pids: Vec<Pid>, signal: i32) {
+    for some in pids.chunks(SIGNALS_AT_ONCE) {
         for pid in some {
             // Gone already is fine.
-            _ = sys::kill(*pid, libc::SIGKILL);
+            _ = sys::kill(*pid, signal);
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn stop_all(daemon: &Daemon, origin: Origin) {
+async fn stop_all(daemon: &Daemon, origin: Origin) {
     let mut stopped = HashSet::new();
     for _ in 0..MAX_STOP_ROUNDS {
         let new: Vec<Pid> =
@@ -96,9 +99,7 @@ fn stop_all(daemon: &Daemon, origin: Origin) {
         if new.is_empty() || stopped.len() == 1 {
             return;
         }
-        for pid in new {
-            _ = sys::kill(pid, libc::SIGSTOP);
-        }
+        signal_all(new, libc::SIGSTOP).await;
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) process_group_file: Option<RawFd>,
     /// Its `RLIMIT_NPROC`, which does not bind root.
     pub(crate) max_processes: Option<u64>,
-    /// By which its descendants are known, see [`super::limit_mark`].
+    /// By which its descendants are known, see [`limit_mark`].
     pub(crate) limit_mark: u64,
     /// Whether its session has a terminal.
     pub(crate) terminal: ControllingTerminal,
@@ -137,6 +137,20 @@ pub(crate) fn spawn(launch: &Launch<'_>) -> Result<Pid, SpawnError> {
     }
 }
 
+/// Reads the limit by which a process and all its descendants are marked, or whatever it has.
+///
+/// `RLIMIT_RSS` has had no effect since Linux 2.4, and none in gVisor. Like every limit it is
+/// inherited by `fork`, survives `execve`, `setsid`, another user and an empty environment, and
+/// is read with one system call; only `ulimit -m` wipes it. Rejected: `RLIMIT_LOCKS` and its
+/// like, which gVisor lets nobody set.
+pub(crate) fn limit_mark(pid: Pid) -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no new limit; a live structure to write the old one to.
+    let result =
+        unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_RSS, ptr::null(), &raw mut limit) };
+    (result == 0).then_some(limit.rlim_max)
+}
+
 /// Runs in the child: system calls only, no allocation, no destructor, no return to the caller.
 extern "C" fn child(shared: *mut c_void) -> c_int {
     // SAFETY: the pointer is the `Shared` of the suspended parent, used by nobody else meanwhile.
@@ -184,8 +198,10 @@ fn prepare(launch: &Launch<'_>) -> bool {
         // SAFETY: a live, initialised structure, only read.
         _ = unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) };
     }
+    let mark = libc::rlimit { rlim_cur: launch.limit_mark, rlim_max: launch.limit_mark };
     // Best effort: there are other traces.
-    super::set_limit_mark(launch.limit_mark);
+    // SAFETY: a live, initialised structure, only read.
+    _ = unsafe { libc::setrlimit(libc::RLIMIT_RSS, &raw const mark) };
     if let Some((soft, hard)) = descriptor_limit_before() {
         let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
         // Best effort: a program with our bound instead of its own runs, too.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::{TestDaemon, pid, wait_until};
 
-fn shell(script: &str, fields: Value) -> Value {
+fn shell(script: &str, fields: &Value) -> Value {
     let mut request = json!({"command": "bash", "args": ["-c", script]});
     for (key, value) in fields.as_object().expect("an object") {
         request[key] = value.clone();
@@ -50,7 +50,7 @@ fn restart(daemon: &TestDaemon, key: &str) -> crate::daemon::Answer {
 #[test]
 fn a_managed_process_tells_its_whole_configuration() {
     let daemon = TestDaemon::open();
-    let started = daemon.start(&shell("exec sleep 1000", json!({"name": "my web"})));
+    let started = daemon.start(&shell("exec sleep 1000", &json!({"name": "my web"})));
     assert_eq!(
         started["managed"],
         json!({
@@ -68,7 +68,7 @@ fn a_managed_process_tells_its_whole_configuration() {
     assert_eq!(get(&daemon, "my%20web"), started);
     assert_eq!(get(&daemon, &pid(&started).to_string()), started);
     let unnamed = daemon
-        .start(&shell("exec sleep 1000", json!({"health_check": {"type": "http", "port": 80}})));
+        .start(&shell("exec sleep 1000", &json!({"health_check": {"type": "http", "port": 80}})));
     let managed = &unnamed["managed"];
     assert_eq!(managed.get("name"), None);
     assert!(managed["id"].as_str().is_some_and(|id| !id.is_empty()));
@@ -100,7 +100,7 @@ fn any_name_that_the_path_carries_is_found() {
         ("tab\tline\n", "tab%09line%0A"),
     ];
     for (name, key) in names {
-        let started = daemon.start(&shell("exec sleep 1000", json!({"name": name})));
+        let started = daemon.start(&shell("exec sleep 1000", &json!({"name": name})));
         assert_eq!(get(&daemon, key), started, "{name:?}");
         assert_eq!(daemon.get(&format!("/processes/{key}/output")).status, 200);
         delete(&daemon, key);
@@ -112,8 +112,8 @@ fn any_name_that_the_path_carries_is_found() {
 fn a_name_is_one_live_process_and_follows_its_pid() {
     let daemon = TestDaemon::open();
     let fields = json!({"name": "web", "restart": quick("on_failure")});
-    let first = daemon.start(&shell("echo $$; exec sleep 1000", fields.clone()));
-    let taken = daemon.api("POST", "/processes", &shell("true", json!({"name": "web"})));
+    let first = daemon.start(&shell("echo $$; exec sleep 1000", &fields));
+    let taken = daemon.api("POST", "/processes", &shell("true", &json!({"name": "web"})));
     assert_eq!(taken.refusal(), (409, "PROCESS_NAME_TAKEN".to_owned()));
     assert_eq!(daemon.get("/info").json()["total_processes"], 1, "nothing was started");
 
@@ -129,7 +129,7 @@ fn a_name_is_one_live_process_and_follows_its_pid() {
     let old = pid(&first).to_string();
     let earlier = get(&daemon, &old);
     assert_eq!((&earlier["status"], earlier.get("managed")), (&json!("signaled"), None));
-    assert_eq!(daemon.lines(pid(&first), "stdout"), [old.clone()]);
+    assert_eq!(daemon.lines(pid(&first), "stdout"), [old.as_str()]);
     let lines = || daemon.get("/processes/web/stdout").json()["lines"].clone();
     wait_until("the new run's output", || lines() == json!([pid(&second).to_string()]));
     assert_eq!(restart(&daemon, &old).refusal(), (400, "PROCESS_NOT_MANAGED".to_owned()));
@@ -139,7 +139,7 @@ fn a_name_is_one_live_process_and_follows_its_pid() {
     // A stopped one's name is free, and then means the new one.
     delete(&daemon, "web");
     assert_eq!(get(&daemon, "web")["managed"]["status"], "stopped");
-    let third = daemon.start(&shell("exec sleep 1000", fields));
+    let third = daemon.start(&shell("exec sleep 1000", &fields));
     assert_eq!(get(&daemon, "web"), third);
     let displaced = pid(&second).to_string();
     assert_eq!(get(&daemon, &displaced).get("managed"), None);
@@ -161,7 +161,7 @@ fn policies_decide_and_restarts_are_counted_up_to_the_most() {
         let mut restart = quick(policy);
         restart["max_restarts"] = json!(max);
         let script = format!("exit {code}");
-        daemon.start(&shell(&script, json!({"name": "job", "restart": restart})));
+        daemon.start(&shell(&script, &json!({"name": "job", "restart": restart})));
         let ended = wait_status(&daemon, "job", "stopped");
         let case = format!("{policy} {code} {max:?}");
         assert_eq!(ended["managed"]["restart_count"], restarts, "{case}");
@@ -177,7 +177,7 @@ fn a_pause_is_told_and_cut_short_by_requests() {
     let daemon = TestDaemon::open();
     let restart_fields =
         json!({"policy": "always", "initial_backoff_ms": 3_600_000, "max_backoff_ms": 3_600_000});
-    let request = shell("exit 1", json!({"name": "job", "restart": restart_fields}));
+    let request = shell("exit 1", &json!({"name": "job", "restart": restart_fields}));
     let first = daemon.start(&request);
     let waiting = wait_status(&daemon, "job", "backing_off");
     let ended_at = waiting["ended_at"].as_u64().expect("a time");
@@ -203,7 +203,7 @@ fn a_restart_by_request_is_a_new_run_after_the_old_one() {
     let script = "trap 'echo bye; exit 0' TERM; setsid -f sleep 1000; echo up; \
                   while :; do sleep 0.01; done";
     let first =
-        daemon.start(&shell(script, json!({"name": "web", "restart": {"policy": "never"}})));
+        daemon.start(&shell(script, &json!({"name": "web", "restart": {"policy": "never"}})));
     wait_until("it is up", || daemon.lines(pid(&first), "stdout") == ["up"]);
     let answer = restart(&daemon, "web");
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -235,9 +235,9 @@ fn a_restart_by_request_is_a_new_run_after_the_old_one() {
 #[test]
 fn a_stop_asks_first_and_leaves_nobody() {
     let daemon = TestDaemon::open();
-    let script = "trap 'echo asked; exit 7' TERM; setsid -f sleep 1000; (trap '' INT; sleep 1001) & \
-                  echo up; while :; do sleep 0.01; done";
-    let started = daemon.start(&shell(script, json!({"name": "web", "restart": quick("always")})));
+    let script = "trap 'echo asked; exit 7' TERM; setsid -f sleep 1000; (sleep 1001; :) & echo up; \
+                  while :; do sleep 0.01; done";
+    let started = daemon.start(&shell(script, &json!({"name": "web", "restart": quick("always")})));
     wait_until("it is up", || daemon.lines(pid(&started), "stdout") == ["up"]);
     delete(&daemon, "web");
     let ended = get(&daemon, "web");
@@ -251,7 +251,7 @@ fn a_stop_asks_first_and_leaves_nobody() {
 fn who_ignores_the_question_is_killed_after_ten_seconds() {
     let daemon = TestDaemon::open();
     let script = "trap '' TERM; setsid -f sleep 1000; echo up; while :; do sleep 0.1; done";
-    let started = daemon.start(&shell(script, json!({"name": "web", "restart": quick("always")})));
+    let started = daemon.start(&shell(script, &json!({"name": "web", "restart": quick("always")})));
     wait_until("it is up", || daemon.lines(pid(&started), "stdout") == ["up"]);
     delete(&daemon, "web");
     let ended = get(&daemon, "web");
@@ -268,7 +268,7 @@ fn what_a_crash_leaves_behind_is_gone_before_the_next_run() {
     let script = "setsid -f env -i sleep 1000; exit 1";
     let mut restart = quick("on_failure");
     restart["max_restarts"] = json!(3);
-    daemon.start(&shell(script, json!({"name": "web", "restart": restart})));
+    daemon.start(&shell(script, &json!({"name": "web", "restart": restart})));
     let ended = wait_status(&daemon, "web", "stopped");
     assert_eq!(ended["managed"]["restart_count"], 3);
     assert_eq!(daemon.guest_processes(), 1, "only the last one's");
@@ -345,7 +345,7 @@ fn checks_tell_restart_and_begin_anew() {
         "interval_ms": 20, "timeout_ms": 2000, "failure_threshold": 3,
     });
     let fields = json!({"name": "web", "restart": quick("on_failure"), "health_check": check});
-    let first = daemon.start(&shell("setsid -f sleep 1001; exec sleep 1000", fields));
+    let first = daemon.start(&shell("setsid -f sleep 1001; exec sleep 1000", &fields));
     let health = || get(&daemon, "web")["managed"]["health_status"].clone();
     wait_until("it is healthy", || health() == "healthy");
     assert_eq!(get(&daemon, "web")["managed"]["consecutive_health_failures"], 0);
@@ -374,7 +374,7 @@ fn a_condemned_process_that_may_not_restart_is_ended() {
         "failure_threshold": 2,
     });
     let fields = json!({"restart": {"policy": "never"}, "health_check": check});
-    let started = daemon.start(&shell("exec sleep 1000", fields));
+    let started = daemon.start(&shell("exec sleep 1000", &fields));
     let key = pid(&started).to_string();
     let ended = wait_status(&daemon, &key, "stopped");
     assert_eq!(ended["signal"], 9);
@@ -393,9 +393,10 @@ fn a_process_that_waits_for_its_restart_is_never_forgotten() {
     let daemon = TestDaemon::open();
     let restart_fields =
         json!({"policy": "always", "initial_backoff_ms": 3_600_000, "max_backoff_ms": 3_600_000});
-    let waiting = daemon.start(&shell("exit 0", json!({"name": "job", "restart": restart_fields})));
+    let waiting =
+        daemon.start(&shell("exit 0", &json!({"name": "job", "restart": restart_fields})));
     wait_status(&daemon, "job", "backing_off");
-    daemon.start(&shell("exit 0", json!({"name": "done"})));
+    daemon.start(&shell("exit 0", &json!({"name": "done"})));
     wait_status(&daemon, "done", "stopped");
     for _ in 0..260 {
         assert_eq!(daemon.run_shell("exit 0").1["exit_code"], 0);
@@ -411,10 +412,10 @@ fn a_process_that_waits_for_its_restart_is_never_forgotten() {
 #[test]
 fn a_shutdown_restarts_nothing() {
     let daemon = TestDaemon::open();
-    daemon.start(&shell("exec sleep 1000", json!({"name": "a", "restart": quick("always")})));
+    daemon.start(&shell("exec sleep 1000", &json!({"name": "a", "restart": quick("always")})));
     let far =
         json!({"policy": "always", "initial_backoff_ms": 3_600_000, "max_backoff_ms": 3_600_000});
-    daemon.start(&shell("exit 0", json!({"name": "b", "restart": far})));
+    daemon.start(&shell("exit 0", &json!({"name": "b", "restart": far})));
     wait_status(&daemon, "b", "backing_off");
     assert_eq!(daemon.request("POST", "/internal/v1/shutdown", b"").status, 200);
     for name in ["a", "b"] {
@@ -428,7 +429,7 @@ fn a_shutdown_restarts_nothing() {
 fn every_run_has_its_own_input() {
     let daemon = TestDaemon::open();
     let fields = json!({"name": "cat", "stdin_mode": "pipe", "restart": quick("always")});
-    let first = daemon.start(&shell("exec cat", fields));
+    let first = daemon.start(&shell("exec cat", &fields));
     let write = |text: &[u8]| daemon.request("POST", "/api/v1/processes/cat/stdin", text).status;
     assert_eq!(write(b"one\n"), 204);
     wait_until("it echoes", || daemon.lines(pid(&first), "stdout") == ["one"]);

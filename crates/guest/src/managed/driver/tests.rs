@@ -149,8 +149,8 @@ async fn on_stage(test: impl Future<Output = ()>) {
 async fn a_crashing_run_comes_back_after_growing_pauses() {
     on_stage(async {
         let stage = Stage::set(RestartPolicy::OnFailure);
-        let mut expected = 1;
-        for pause in [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000] {
+        let pauses = [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000];
+        for (expected, pause) in (1..).zip(pauses) {
             sleep(Duration::from_millis(20)).await;
             assert_eq!(stage.fake.starts.get(), expected);
             let ended = Instant::now();
@@ -161,7 +161,6 @@ async fn a_crashing_run_comes_back_after_growing_pauses() {
             live.wait_for(|live| *live).await.expect("it comes back");
             let waited = ended.elapsed();
             assert!(waited.as_millis().abs_diff(pause) < 20, "{pause}: {waited:?}");
-            expected += 1;
         }
         assert_eq!(stage.managed.info().restart_count, 8);
         // What it leaves behind is killed before each restart.
