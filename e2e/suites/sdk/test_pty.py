@@ -64,7 +64,7 @@ def test_kill(box):
     pty, screen = open_pty(box, "bash", ["-c", "echo on; sleep 600"])
     screen.shows("on\r\n")
     pty.kill()
-    # The blocking client does not look at the reason of a close.
+    # The blocking client does not see the reason of a close.
     with pytest.raises(SandboxError):
         pty.wait(timeout=30)
 
@@ -84,7 +84,8 @@ def test_asynchronous(server, box):
         assert b"got hello\r\n" in b"".join(seen)
         pty = await sandbox.create_pty("sleep", ["600"])
         await pty.kill()
-        with pytest.raises(SandboxError, match="terminated"):
+        # Its WebSocket library tells the reason of a close only in newer versions.
+        with pytest.raises(SandboxError):
             await pty.wait(timeout=30)
 
     asyncio.run(session())
