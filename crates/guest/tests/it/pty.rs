@@ -205,8 +205,11 @@ fn what_cannot_be_started_says_why_and_leaves_nothing() {
 fn the_program_has_a_terminal_of_its_own() {
     let daemon = TestDaemon::open();
     let script = "test -t 0 && test -t 1 && test -t 2 && echo all; tty; echo yes > /dev/tty; \
-                  stty size; echo $TERM $A; ps -o sid= -o tpgid= -p $$; echo $$; pwd; ulimit -n; echo end";
-    let request = json!({"command": "bash", "args": ["-c", script], "env": {"A": "b"}, "rows": 40, "cols": 132});
+                  stty size; echo $TERM $A; ps -o sid= -o tpgid= -p $$; echo $$; pwd; \
+                  ulimit -n; echo end";
+    let request = json!({
+        "command": "bash", "args": ["-c", script], "env": {"A": "b"}, "rows": 40, "cols": 132,
+    });
     let terminal = Terminal::open(&daemon, &request);
     let (output, code, end) = read_to_end(&mut terminal.attach());
     let lines: Vec<&str> = output.split("\r\n").collect();
@@ -558,7 +561,8 @@ fn a_program_without_its_terminal_open_still_has_one() {
     let daemon = TestDaemon::open();
     let terminal = Terminal::shell(
         &daemon,
-        "exec 3>/dev/tty; exec <&- >&- 2>&-; sleep 0.3; echo late >&3; exec 3>&-; sleep 0.3; exit 6",
+        "exec 3>/dev/tty; exec <&- >&- 2>&-; sleep 0.3; echo late >&3; exec 3>&-; sleep 0.3; \
+         exit 6",
     );
     let (output, exit, _) = read_to_end(&mut terminal.attach());
     assert_eq!((output.as_str(), exit), ("late\r\n", Some(6)));
