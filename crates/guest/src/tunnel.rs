@@ -32,6 +32,9 @@ use crate::{
 /// The npm package loses bytes that come in one packet with the 101 (spec 05 §6: at least 50 ms).
 const QUIET_AFTER_UPGRADE: Duration = Duration::from_millis(60);
 
+/// The same while nothing has come from the client, which may be too busy to have seen the 101.
+const QUIET_BEFORE_CLIENT: Duration = Duration::from_millis(200);
+
 /// Loopback answers at once, unless its queue of connections is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -101,15 +104,18 @@ async fn carry(
     server: &mut Server,
 ) -> Result<(), Broken> {
     let mut timer = Timer::new(INTERVAL);
-    let quiet_until = Instant::now() + QUIET_AFTER_UPGRADE;
-    let mut quiet = true;
+    let upgraded_at = Instant::now();
+    let (mut quiet, mut heard) = (true, false);
     let mut give_up_at: Option<Instant> = None;
     loop {
         client.flush()?;
         server.flush();
         if takes_more(client, server) {
-            scratch.with(|buffer| client.receive(buffer, |bytes, _end| server.send(bytes)))?;
+            heard |=
+                scratch.with(|buffer| client.receive(buffer, |bytes, _end| server.send(bytes)))?;
         }
+        let wait = if heard { QUIET_AFTER_UPGRADE } else { QUIET_BEFORE_CLIENT };
+        let quiet_until = upgraded_at + wait;
         if client.is_peer_closed() && server.is_flushed() {
             server.shut_input();
         }

@@ -123,6 +123,23 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     }
 }
 
+/// Returns the Host header.
+///
+/// The blocking terminals of the Python SDK 0.5.113 send two in local mode: their WebSocket library
+/// writes the address it connects to, and the SDK adds the sandbox. An address on loopback names no
+/// sandbox, so nobody can have judged the request by it; any other pair is refused.
+fn host_header(headers: &HeaderMap) -> Result<Option<&str>, IngressError> {
+    let mut values = headers.get_all(header::HOST).iter().map(|value| value.to_str());
+    if let (Some(Ok(first)), Some(Ok(second)), None) = (values.next(), values.next(), values.next())
+    {
+        let name = first.trim().split(':').next().unwrap_or_default();
+        if name == "127.0.0.1" || name.eq_ignore_ascii_case("localhost") {
+            return Ok(Some(second.trim()));
+        }
+    }
+    single(headers, &header::HOST)
+}
+
 fn header_port(headers: &HeaderMap) -> Result<Option<u16>, IngressError> {
     match single(headers, &SANDBOX_PORT)? {
         Some(text) => parse_port(text, SANDBOX_PORT.as_str()).map(Some),
@@ -147,7 +164,7 @@ fn parse_port(text: &str, place: &str) -> Result<u16, IngressError> {
 /// RFC 9112 §3.2.2 lets the target win; we refuse a difference instead, since somebody between
 /// may have judged the other one.
 fn requested_host(uri: &Uri, headers: &HeaderMap) -> Result<Option<String>, IngressError> {
-    let host = single(headers, &header::HOST)?;
+    let host = host_header(headers)?;
     let Some(authority) = uri.authority() else { return Ok(host.map(str::to_owned)) };
     match host {
         Some(host) if !host.eq_ignore_ascii_case(authority.as_str()) => {

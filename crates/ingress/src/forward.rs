@@ -261,7 +261,8 @@ fn explain(error: &SendError, address: &Address, route: &Route) -> IngressError 
 fn refused(cause: &io::Error, port: u16, id: &str) -> (IngressCode, String) {
     if cause.kind() == io::ErrorKind::ConnectionRefused {
         let message = format!(
-            "nothing listens on port {port} of sandbox {id}; start the program there, on 0.0.0.0"
+            "nothing listens on port {port} of sandbox {id}, nor on its loopback; \
+             start the program there first"
         );
         return (IngressCode::ConnectionRefused, message);
     }

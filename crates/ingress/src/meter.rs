@@ -17,7 +17,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -43,10 +42,10 @@ pub(crate) struct Meter {
     end: AtomicU8,
 }
 
-/// A socket with its meter.
+/// A byte stream to a sandbox with its meter.
 #[derive(Debug)]
-pub(crate) struct MeteredStream {
-    stream: TcpStream,
+pub(crate) struct MeteredStream<S> {
+    stream: S,
     meter: Arc<Meter>,
 }
 
@@ -106,13 +105,13 @@ impl Meter {
 
 // === impl MeteredStream ===
 
-impl MeteredStream {
-    pub(crate) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
+impl<S> MeteredStream<S> {
+    pub(crate) fn new(stream: S, meter: Arc<Meter>) -> Self {
         Self { stream, meter }
     }
 }
 
-impl AsyncRead for MeteredStream {
+impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -127,7 +126,7 @@ impl AsyncRead for MeteredStream {
     }
 }
 
-impl AsyncWrite for MeteredStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -15,9 +15,10 @@
 //! one was sent, and that is what the error codes turn on.
 
 mod connection;
+mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc,
@@ -29,7 +30,7 @@ use std::{
 use parking_lot::Mutex;
 use tarn_route_api::{Route, RouteEndpoint, RouteError, Routes};
 use tarn_task::Tasks;
-use tarn_types::{Generation, SandboxId, SandboxRef, SandboxStatus};
+use tarn_types::{DaemonToken, Generation, SandboxId, SandboxRef, SandboxStatus};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -57,9 +58,12 @@ pub(crate) struct Upstreams {
 pub(crate) struct Upstream {
     generation: Generation,
     daemon: SocketAddr,
+    token: DaemonToken,
     gone: CancellationToken,
     users: AtomicUsize,
     idle: Mutex<Idle>,
+    /// User ports that are reached through the daemon.
+    on_loopback: Mutex<HashSet<u16>>,
 }
 
 /// Keeps a set from being forgotten while a request uses it.
@@ -119,13 +123,13 @@ impl Upstreams {
             }
             if known.generation > route.generation {
                 // A request that was held up on its way: it may go, but leaves nothing behind.
-                let late = Arc::new(Upstream::new(route.generation, endpoint.daemon));
+                let late = Arc::new(Upstream::new(route.generation, endpoint));
                 late.retire();
                 return UpstreamUse::new(&late);
             }
             known.retire();
         }
-        let upstream = Arc::new(Upstream::new(route.generation, endpoint.daemon));
+        let upstream = Arc::new(Upstream::new(route.generation, endpoint));
         sandboxes.insert(route.id.clone(), Arc::clone(&upstream));
         let used = UpstreamUse::new(&upstream);
         let watcher = Arc::clone(self).watch(upstream, route.clone());
@@ -188,13 +192,28 @@ impl Upstreams {
 // === impl Upstream ===
 
 impl Upstream {
-    fn new(generation: Generation, daemon: SocketAddr) -> Self {
+    fn new(generation: Generation, endpoint: &RouteEndpoint) -> Self {
         Self {
             generation,
-            daemon,
+            daemon: endpoint.daemon,
+            token: endpoint.token.clone(),
             gone: CancellationToken::new(),
             users: AtomicUsize::new(0),
             idle: Mutex::default(),
+            on_loopback: Mutex::default(),
+        }
+    }
+
+    fn is_on_loopback(&self, port: u16) -> bool {
+        self.on_loopback.lock().contains(&port)
+    }
+
+    fn note_loopback(&self, port: u16, through_daemon: bool) {
+        let mut ports = self.on_loopback.lock();
+        if through_daemon {
+            ports.insert(port);
+        } else {
+            ports.remove(&port);
         }
     }
 

@@ -214,11 +214,11 @@ fn prepare(launch: &Launch<'_>) -> bool {
             return false;
         }
     }
-    // SAFETY: plain integers; 0 means that a terminal of another session is not stolen.
-    if launch.terminal == ControllingTerminal::Stdin
-        && unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0
-    {
-        return false;
+    if launch.terminal == ControllingTerminal::Stdin {
+        // SAFETY: plain integers; the last 0 means that another session's terminal is not stolen.
+        if unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0 {
+            return false;
+        }
     }
     // Everything of ours is close-on-exec already; this is for what we may have inherited.
     // SAFETY: plain integers; the child's table of descriptors is its own (no CLONE_FILES).

@@ -312,6 +312,13 @@ pub(crate) fn pid(info: &Value) -> i64 {
     info["pid"].as_i64().expect("a pid")
 }
 
+/// Begins to measure; what it returns tells how long ago that was.
+#[allow(clippy::disallowed_methods, reason = "the daemon under test has no clock to pause")]
+pub(crate) fn stopwatch() -> impl Fn() -> Duration {
+    let begun = std::time::Instant::now();
+    move || begun.elapsed()
+}
+
 /// Waits for a state, not for a time.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let mut polls = TIMEOUT.as_millis() / POLL.as_millis();

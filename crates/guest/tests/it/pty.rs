@@ -2,13 +2,13 @@
 
 use std::{
     io::{Read as _, Write as _},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 
 use crate::{
-    daemon::{TestDaemon, wait_until},
+    daemon::{TestDaemon, stopwatch, wait_until},
     websocket::{BINARY, Message, TEXT, WebSocket, frame},
 };
 
@@ -205,8 +205,11 @@ fn what_cannot_be_started_says_why_and_leaves_nothing() {
 fn the_program_has_a_terminal_of_its_own() {
     let daemon = TestDaemon::open();
     let script = "test -t 0 && test -t 1 && test -t 2 && echo all; tty; echo yes > /dev/tty; \
-                  stty size; echo $TERM $A; ps -o sid= -o tpgid= -p $$; echo $$; pwd; ulimit -n; echo end";
-    let request = json!({"command": "bash", "args": ["-c", script], "env": {"A": "b"}, "rows": 40, "cols": 132});
+                  stty size; echo $TERM $A; ps -o sid= -o tpgid= -p $$; echo $$; pwd; \
+                  ulimit -n; echo end";
+    let request = json!({
+        "command": "bash", "args": ["-c", script], "env": {"A": "b"}, "rows": 40, "cols": 132,
+    });
     let terminal = Terminal::open(&daemon, &request);
     let (output, code, end) = read_to_end(&mut terminal.attach());
     let lines: Vec<&str> = output.split("\r\n").collect();
@@ -352,11 +355,11 @@ fn a_kill_hangs_up_and_takes_all_that_came_from_it() {
     let mut socket = terminal.attach();
     read_until(&mut socket, "on\r\n");
     wait_until("all are there", || daemon.guest_processes() >= 3);
-    let begun = Instant::now();
+    let since = stopwatch();
     terminal.kill();
     terminal.kill();
     assert_eq!(read_to_end(&mut socket).2, closed(1001, "session terminated"));
-    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(since() > Duration::from_secs(4), "{:?}", since());
     wait_until("nobody is left", || daemon.guest_processes() == 0);
     assert_eq!(terminal.info()["exit_code"], 137);
 }
@@ -460,14 +463,14 @@ fn who_never_reads_is_sent_away_and_nobody_waits_for_it() {
     let rounds = || std::fs::read_to_string(daemon.dir.path().join("rounds")).unwrap_or_default();
     wait_until("it begins", || !rounds().is_empty());
     // It is held up, then sent away after 10 s; then the program goes on without it.
-    let mut last = (rounds(), Instant::now());
+    let mut last = (rounds(), stopwatch());
     let mut longest = Duration::ZERO;
     wait_until("it was held up and goes on", || {
         assert_eq!(daemon.get("/health").status, 200);
         let now = rounds();
         if now != last.0 {
-            longest = longest.max(last.1.elapsed());
-            last = (now, Instant::now());
+            longest = longest.max(last.1());
+            last = (now, stopwatch());
         }
         longest > Duration::from_secs(5)
     });
@@ -558,7 +561,8 @@ fn a_program_without_its_terminal_open_still_has_one() {
     let daemon = TestDaemon::open();
     let terminal = Terminal::shell(
         &daemon,
-        "exec 3>/dev/tty; exec <&- >&- 2>&-; sleep 0.3; echo late >&3; exec 3>&-; sleep 0.3; exit 6",
+        "exec 3>/dev/tty; exec <&- >&- 2>&-; sleep 0.3; echo late >&3; exec 3>&-; sleep 0.3; \
+         exit 6",
     );
     let (output, exit, _) = read_to_end(&mut terminal.attach());
     assert_eq!((output.as_str(), exit), ("late\r\n", Some(6)));

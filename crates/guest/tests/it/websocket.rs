@@ -1,5 +1,5 @@
-//! The WebSocket layer, and the client by which the tests of terminals and tunnels speak it: written
-//! by hand, so that it sees every frame and can misbehave.
+//! The WebSocket layer, and the client by which the tests of terminals and tunnels speak it:
+//! written by hand, so that it sees every frame and can misbehave.
 
 use std::{
     io::{BufReader, Read as _, Write as _},
@@ -167,7 +167,9 @@ fn pings_are_answered_also_within_a_message_and_pongs_are_ignored() {
         match socket.next() {
             Message::Binary(bytes) => data.extend(bytes),
             Message::Pong(bytes) => pongs.push(bytes),
-            other => unreachable!("{other:?}"),
+            other @ (Message::Ping | Message::Close(..) | Message::End) => {
+                unreachable!("{other:?}")
+            }
         }
     }
     assert_eq!(pongs, [b"are you there?"]);
@@ -251,7 +253,8 @@ fn a_connection_counts_for_as_long_as_it_is_open() {
     wait_until("there is room", || {
         let mut socket = daemon.connect();
         let request = format!(
-            "GET /api/v1/health HTTP/1.1\r\nhost: t\r\nx-tarn-token: {TOKEN}\r\nconnection: close\r\n\r\n"
+            "GET /api/v1/health HTTP/1.1\r\nhost: t\r\nx-tarn-token: {TOKEN}\r\n\
+             connection: close\r\n\r\n"
         );
         let sent = socket.write_all(request.as_bytes());
         let mut answer = String::new();

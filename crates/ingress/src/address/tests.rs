@@ -116,6 +116,11 @@ const CASES: &[Case] = &[
     with("box.local", &[(PORT, "80"), (PORT, "80")], Err(Invalid)),
     // two Hosts
     with("box.local", &[("host", "box.local")], Err(Invalid)),
+    with("box.local", &[("host", "127.0.0.1")], Err(Invalid)),
+    with("example.com", &[("host", "box.local")], Err(Invalid)),
+    with("127.0.0.1:9443", &[("host", "box.local")], Ok(("box", 9501))),
+    with("localhost:9443", &[("host", "3000-box.local")], Ok(("box", 3000))),
+    with("127.0.0.1", &[("host", "box.local"), ("host", "box.local")], Err(Invalid)),
 ];
 
 fn suffixes() -> Vec<String> {

@@ -1,6 +1,6 @@
 //! One connection to a sandbox, and one request on it.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{
@@ -8,14 +8,13 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 use super::{Upstream, UpstreamUse, Upstreams};
 use crate::{
     body::{GateAnswer, RequestBody, Upload},
     meter::{End, Meter, MeteredStream},
     serve::TaskExecutor,
-    socket,
 };
 
 /// The read buffer of a connection to a sandbox: bounds the head of an answer, and memory.
@@ -171,20 +170,10 @@ impl Upstreams {
         target: Target,
         keep: Duration,
     ) -> Result<Channel, SendError> {
-        let daemon = target.port == tarn_daemon_api::PORT;
-        let port = if daemon { upstream.daemon.port() } else { target.port };
-        let address = SocketAddr::new(upstream.daemon.ip(), port);
-        let connect =
-            tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(address));
-        let stream = match connect.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(SendError::Connect(error)),
-            Err(_elapsed) => return Err(SendError::ConnectTimeout),
-        };
-        socket::prepare(&stream);
+        let wire = self.connect(upstream, target.port).await?;
         self.stats.count_opened();
         let meter = Arc::new(Meter::new());
-        let io = TokioIo::new(MeteredStream::new(stream, Arc::clone(&meter)));
+        let io = TokioIo::new(MeteredStream::new(wire, Arc::clone(&meter)));
         match target.protocol {
             Protocol::Http1 => {
                 let mut builder = http1::Builder::new();

@@ -7,6 +7,7 @@ mod grpc;
 mod hold;
 mod hostile;
 mod latency;
+mod loopback;
 mod pool;
 mod sandbox;
 mod stream;

@@ -6,8 +6,8 @@ use http::Request;
 use hyper::body::Incoming;
 use tarn_daemon_api::{ExitReason, StartRequest, code};
 use tarn_guest_api::{
-    InitRequest, InitResponse, KilledProcess, MEMORY_PRESSURE_PATH, MemoryPressureResponse,
-    PROTOCOL, SHUTDOWN_PATH, STATS_PATH, ShutdownResponse, Stats,
+    CONNECT_PATH, InitRequest, InitResponse, KilledProcess, MEMORY_PRESSURE_PATH,
+    MemoryPressureResponse, PROTOCOL, SHUTDOWN_PATH, STATS_PATH, ShutdownResponse, Stats,
 };
 
 use super::{
@@ -108,6 +108,11 @@ impl Daemon {
                 }
                 let signaled = u32::try_from(running.len()).unwrap_or(u32::MAX);
                 Ok(answer::json(200, &ShutdownResponse { signaled }))
+            }
+            // Nothing inside has a network of its own, so nothing listens on loopback.
+            ("GET", CONNECT_PATH) => {
+                let text = "nothing accepts connections on that port";
+                Err(Refusal::new(502, code::CONNECTION_REFUSED, text))
             }
             _ => Err(Refusal::new(404, code::NOT_FOUND, "no such private route")),
         }
