@@ -15,6 +15,9 @@ use crate::{daemon::Daemon, sys};
 /// Rounds of stopping; a tree that still grows is killed as it is, and again.
 const MAX_STOP_ROUNDS: usize = 32;
 
+/// Glances at a tree that is larger than one; one that grows faster is looked at as it is.
+const MAX_GLANCES: usize = 32;
+
 /// Looking again: at first at once, then at leisure, for ten seconds in all.
 const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
@@ -47,12 +50,14 @@ pub(crate) async fn wait_empty(daemon: &Daemon, origin: Origin) {
 
 /// Kills everything of an origin; returns when nobody is left, or after about ten seconds.
 pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
+    stop_group(daemon, origin);
     // A pid may have changed hands since it was looked at.
     daemon.census.borrow_mut().forget_the_gone();
-    stop_all(daemon, origin);
+    stop_all(daemon, origin).await;
     let mut killed = HashSet::new();
     let mut pause = FIRST_CHECK;
     for _ in 0..MAX_CHECKS {
+        look(daemon).await;
         let left = members(daemon, origin);
         // Its zombies are ours to reap as soon as their parents, which are of it too, are gone.
         if left.is_empty() {
@@ -87,9 +92,22 @@ async fn kill_all(pids: Vec<Pid>) {
     }
 }
 
-fn stop_all(daemon: &Daemon, origin: Origin) {
+/// One call stops most of a fork bomb, which leaves time to look for the rest.
+///
+/// Only while the leader has not been reaped: later its number may be somebody else's group.
+fn stop_group(daemon: &Daemon, origin: Origin) {
+    let Origin::Started(handle) = origin else { return };
+    let leader = daemon.processes.by_handle(handle).filter(|process| process.is_running());
+    if let Some(leader) = leader {
+        // A group that has gone meanwhile is fine.
+        _ = sys::kill_group(leader.pid(), libc::SIGSTOP);
+    }
+}
+
+async fn stop_all(daemon: &Daemon, origin: Origin) {
     let mut stopped = HashSet::new();
     for _ in 0..MAX_STOP_ROUNDS {
+        look(daemon).await;
         let new: Vec<Pid> =
             members(daemon, origin).into_iter().filter(|pid| stopped.insert(*pid)).collect();
         // A single process needs no second look: the checks after its death find any child.
@@ -98,6 +116,17 @@ fn stop_all(daemon: &Daemon, origin: Origin) {
         }
         for pid in new {
             _ = sys::kill(pid, libc::SIGSTOP);
+        }
+    }
+}
+
+/// Learns of new processes, a few at a time: a bomb may have a thousand, and others wait.
+async fn look(daemon: &Daemon) {
+    for _ in 0..MAX_GLANCES {
+        let glance = daemon.census.borrow_mut().glance(&daemon.processes);
+        tokio::task::yield_now().await;
+        if glance.is_whole {
+            return;
         }
     }
 }
