@@ -1,10 +1,12 @@
-"""Create → first output through the official SDK: the floor, tarn without a runtime, tarn on gVisor."""
+"""Create → first output through the official SDK, and what goes through a daemon: the floor, tarn without a
+runtime, tarn on gVisor, and the bare host."""
 
 import argparse
 import pathlib
 import signal
 import sys
 
+import flow
 import measure
 import report
 from harness import env
@@ -23,6 +25,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     asked = arguments()
     count, sizes = (10, [5]) if asked.small else (50, [5, 20])
+    runs, rounds, stream, file = (50, 2, 16 << 20, 64 << 20) if asked.small else (200, 5, 256 << 20, 1 << 30)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep()
     with Targets() as targets:
@@ -34,17 +37,26 @@ def main() -> int:
         sequential = measure.sequential(targets.all, count, disk.probe)
         measure.burst(targets.all[0], max(sizes))  # The client's own threads and sockets, once.
         bursts = {str(n): {t.name: measure.burst(t, n) for t in targets.all} for n in sizes}
+        gvisor = targets.servers["gvisor"]
+        trips = flow.round_trip([t for t in targets.all if t.name != "sim"], runs)
+        with flow.sandbox(gvisor) as made:
+            output = flow.output(gvisor, made, rounds, stream)
+        with flow.sandbox(gvisor) as made:
+            files = flow.files(gvisor, made, rounds, file)
     print("\n" + report.table(f"{count} in a row", sequential))
     for size, result in bursts.items():
         print("\n" + report.table(f"{size} at once", result))
+    print("\n" + report.table(f"{runs} in a row", trips))
+    print("\n" + report.rates(output) + "\n" + report.rates(files))
     print(f"\nfsync of 4 KiB: p50 {report.p50(disk.samples):.2f} ms, p95 {report.quantile(disk.samples, 0.95):.2f} ms")
-    checks = report.bounds(sequential, bursts, disk.samples)
+    checks = report.bounds(sequential, bursts, disk.samples) + report.flow_bounds(trips, output, files)
     for good, text in checks:
         print(("pass  " if good else "FAIL  ") + text)
     for text in targets.complaints:
         print(f"FAIL  {text}")
     path = asked.json or env.LOGS.parent / "bench.json"
-    report.write(path, machine=place, sequential=sequential, bursts=bursts, fsync=disk.samples, checks=checks)
+    flows = {"round_trip": trips, "output_mb_s": output, "files_mb_s": files}
+    report.write(path, machine=place, sequential=sequential, bursts=bursts, fsync=disk.samples, checks=checks, **flows)
     print(f"raw samples: {path}")
     return int(bool(targets.complaints) or (not asked.small and not all(good for good, _ in checks)))
 

@@ -34,6 +34,32 @@ def table(title: str, results: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
+def rates(results: dict[str, dict[str, list[float]]]) -> str:
+    """One row a measurement, in MB/s."""
+    lines = [f"{'MB/s':<34}{'p50':>9}{'min':>9}{'max':>9}"]
+    for place, samples in results.items():
+        for name, each in samples.items():
+            lines.append(f"{f'{name} ({place})':<34}{p50(each):>9.0f}{min(each):>9.0f}{max(each):>9.0f}")
+    return "\n".join(lines)
+
+
+def flow_bounds(trips: dict, output: dict, files: dict) -> list[tuple[bool, str]]:
+    """What goes through a daemon, against its bounds."""
+    floor, ours, host = (p50(trips[name]["run true"]) for name in ("stub", "gvisor", "host"))
+    text = f"gVisor, `true` over the floor: {ours - floor:.2f} ms ≤ 7 ms (a spawn on the host: {host:.2f} ms)"
+    checks = [(ours - floor <= 7, text)]
+    for name, limit in (("output, 80 B lines", 20), ("output, 4096 B lines", 100)):
+        rate, beside = p50(output["tarn"][name]), p50(output["host"][name])
+        checks.append((rate >= limit, f"{name}: {rate:.0f} MB/s ≥ {limit} MB/s (cat on the host: {beside:.0f})"))
+    ((size, samples),) = files.items()
+    for name, wire in (("upload", "TCP in"), ("download", "TCP out")):
+        # Pairwise, since the machine's moods last longer than one of them.
+        pairs = zip(samples[name], samples[wire], samples["dd conv=fsync"], strict=True)
+        share = p50([mine / min(tcp, disk) for mine, tcp, disk in pairs])
+        checks.append((share >= 0.5, f"{name} of {size}: {share:.2f} of the slower of {wire} and dd ≥ 0.5"))
+    return checks
+
+
 def bounds(sequential: dict, bursts: dict, disk: list[float]) -> list[tuple[bool, str]]:
     """The bounds that the project promises, each with its figure."""
     checks = []

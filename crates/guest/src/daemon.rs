@@ -150,6 +150,11 @@ impl Daemon {
         self.pids_group.get().map(PidsGroup::file)
     }
 
+    /// Returns how many tasks started processes have, if the kernel counts them.
+    pub(crate) fn tasks(&self) -> Option<usize> {
+        self.pids_group.get().and_then(PidsGroup::tasks)
+    }
+
     /// Returns `/dev/null` as it was before any tenant could replace it.
     pub(crate) fn null(&self) -> io::Result<OwnedFd> {
         self.null.try_clone()

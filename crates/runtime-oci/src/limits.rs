@@ -31,7 +31,7 @@ const HEADROOM: u64 = 64 * MIB;
 
 /// A process inside is two on the host, the sentry has its threads, and at this limit the whole
 /// sandbox dies: so it lies far beyond what the inside may reach, and is only a fuse.
-const HOST_PROCESSES_EACH: u64 = 3;
+const HOST_PROCESSES_EACH: u64 = 8;
 const HOST_PROCESSES_BASE: u64 = 200;
 
 /// The kernel's default; quotas are relative to it.
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_process_fuse_lies_far_beyond_the_inner_bound() {
-        assert_eq!(limits(1000, 256, 1000).host_processes, 3200);
+        assert_eq!(limits(1000, 256, 1000).host_processes, 8200);
     }
 
     #[test]

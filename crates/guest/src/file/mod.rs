@@ -14,7 +14,7 @@ use std::{io, os::unix::fs::FileTypeExt as _, path::Path};
 use nix::errno::Errno;
 
 pub(crate) use self::{
-    list::list,
+    list::{Listing, list},
     path::{FilePath, PathError},
     read::{OpenFile, delete, open, read_chunk},
     upload::Upload,

@@ -5,16 +5,17 @@ use std::{io, pin::pin, sync::Arc};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tarn_daemon_api::{DirectoryListing, code};
+use tarn_daemon_api::code;
 
 use super::{
     ApiError,
-    body::{Body, ChunkSender, json_response, next_chunk, no_content, with_type},
+    body::{Body, ChunkSender, next_chunk, no_content, with_type},
     route::FilesAction,
+    sse::push_json_text,
 };
 use crate::{
     daemon::Opened,
-    file::{self, FileError, FilePath, OpenFile, PathError, Upload, with_rights},
+    file::{self, FileError, FilePath, Listing, OpenFile, PathError, Upload, with_rights},
     sys::Identity,
 };
 
@@ -24,6 +25,9 @@ const WRITE_BYTES: usize = 512 << 10;
 
 /// While one batch is written the next may come, up to this size.
 const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// A listing is sent in chunks of about this size.
+const LISTING_CHUNK_BYTES: usize = 64 << 10;
 
 /// An upload that is undone with the user's rights if it is dropped on the way.
 struct UploadInProgress {
@@ -64,10 +68,36 @@ pub(crate) async fn handle(
             Ok(no_content())
         }
         FilesAction::List => {
-            let entries = with_rights(identity, move || file::list(&absolute)).await?;
-            Ok(json_response(&DirectoryListing { path: asked, entries }))
+            let listing = with_rights(identity, move || file::list(&absolute)).await?;
+            let (sender, body) = Body::stream();
+            tokio::task::spawn_local(send_listing(asked, listing, sender));
+            Ok(with_type("application/json", body))
         }
     }
+}
+
+/// Sends a `DirectoryListing`; piece by piece, because a large one is megabytes of JSON.
+async fn send_listing(path: String, listing: Listing, out: ChunkSender) {
+    let mut json = Vec::new();
+    json.extend_from_slice(b"{\"path\":\"");
+    push_json_text(&mut json, &path);
+    json.extend_from_slice(b"\",\"entries\":[");
+    for index in 0..listing.len() {
+        let Some(entry) = listing.get(index) else { break };
+        if index > 0 {
+            json.push(b',');
+        }
+        // Writing to memory cannot fail.
+        drop(serde_json::to_writer(&mut json, &entry));
+        if json.len() >= LISTING_CHUNK_BYTES
+            && out.send(Ok(std::mem::take(&mut json).into())).await.is_err()
+        {
+            return;
+        }
+    }
+    json.extend_from_slice(b"]}");
+    // Nobody to tell if the client has hung up.
+    drop(out.send(Ok(json.into())).await);
 }
 
 fn read(identity: Identity, open: OpenFile) -> Response<Body> {

@@ -18,9 +18,10 @@
 //! Rejected: a child subreaper per start (an extra process each, which costs two on the host),
 //! and a cgroup per start (a tenant's root may leave it, and other runtimes have none).
 
-use std::{collections::HashMap, fs, io};
+use std::{collections::HashMap, fs::File, io};
 
 use nix::unistd::Pid;
+use rustix::fs::RawDir;
 
 use super::ProcessTable;
 use crate::{
@@ -36,12 +37,27 @@ const MAX_STAT_BYTES: usize = 4096;
 /// The part of a limit mark that holds the handle.
 const HANDLE_BITS: u64 = 0xffff_ffff;
 
+/// Holds the names of two thousand processes.
+const LIST_BYTES: usize = 64 << 10;
+
+/// Some milliseconds in gVisor, where reading a file of `/proc` takes a tenth of one.
+const MAX_NEW_AT_A_GLANCE: usize = 64;
+
 /// All processes but the daemon.
 pub(crate) struct Census {
     own_pid: i32,
     scope: Scope,
     instance: String,
     known: HashMap<i32, Member>,
+}
+
+/// What a bounded look came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Glance {
+    /// How many processes there are, the daemon not among them.
+    pub(crate) processes: usize,
+    /// Whether all of them are known now.
+    pub(crate) is_whole: bool,
 }
 
 /// Which processes are the daemon's business.
@@ -114,11 +130,25 @@ impl Census {
 
     /// Looks at `/proc` again; if it can't be read, what was known stays.
     pub(crate) fn refresh(&mut self, table: &ProcessTable) {
-        let Ok(mut pids) = list_pids() else { return };
+        self.refresh_some(table, usize::MAX);
+    }
+
+    /// The same, but looks at so many new processes at most that nobody waits for it: a fork bomb
+    /// has a thousand others by the next time.
+    pub(crate) fn glance(&mut self, table: &ProcessTable) -> Glance {
+        let nothing = Glance { processes: self.known.len(), is_whole: true };
+        self.refresh_some(table, MAX_NEW_AT_A_GLANCE).unwrap_or(nothing)
+    }
+
+    fn refresh_some(&mut self, table: &ProcessTable, max_new: usize) -> Option<Glance> {
+        let mut pids = list_pids().ok()?;
         pids.retain(|pid| *pid != self.own_pid);
         pids.sort_unstable();
         self.known.retain(|pid, _| pids.binary_search(pid).is_ok());
+        let processes = pids.len();
         pids.retain(|pid| !self.known.contains_key(pid));
+        let is_whole = pids.len() <= max_new;
+        pids.truncate(max_new);
         let mut unmarked: HashMap<i32, Stat> = HashMap::new();
         for pid in &pids {
             if let Some(member) = self.read_limit_mark(*pid, table) {
@@ -133,6 +163,7 @@ impl Census {
                 self.learn(pid, &unmarked, table, 0);
             }
         }
+        Some(Glance { processes, is_whole })
     }
 
     /// Returns everybody who is the daemon's business.
@@ -250,10 +281,17 @@ pub(crate) fn resident_bytes(pid: Pid) -> Option<u64> {
     pages.checked_mul(4096)
 }
 
+/// With a large buffer: gVisor gathers and sorts all processes anew for every read of the
+/// directory, and the C library's buffer holds 80 of them.
 fn list_pids() -> io::Result<Vec<i32>> {
-    Ok(fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect())
+    let proc = File::open("/proc")?;
+    let mut buffer = Vec::with_capacity(LIST_BYTES);
+    let mut entries = RawDir::new(&proc, buffer.spare_capacity_mut());
+    let mut pids = Vec::new();
+    while let Some(entry) = entries.next() {
+        pids.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(pids)
 }
 
 fn read_stat(pid: i32) -> Option<Stat> {

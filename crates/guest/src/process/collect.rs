@@ -19,6 +19,9 @@ const EXIT_GRACE: Duration = Duration::from_millis(200);
 /// One read is to empty the largest pipe: in gVisor each costs tens of microseconds.
 const READ_BYTES: usize = BUSY_PIPE_BYTES;
 
+/// Of short lines this is some tenths of a millisecond's work.
+const LONG_TURN_BYTES: usize = 8 << 10;
+
 /// What a pipe holds at first, in both kernels.
 const PIPE_BYTES: usize = 64 << 10;
 
@@ -58,7 +61,7 @@ pub(crate) async fn run(
     let mut grown = false;
     loop {
         process.wait_ungated().await;
-        let turn_start = Instant::now();
+        let wait_start = Instant::now();
         let ended = !process.is_running();
         let turn = tokio::select! {
             biased;
@@ -66,29 +69,35 @@ pub(crate) async fn run(
             readable = pipe.readable() => if readable.is_ok() { Turn::Readable } else { break },
             () = process.wait_end(), if !ended => Turn::Ended,
         };
+        // Only time in which we could read counts: neither a slow reader of a run nor other
+        // collectors may cut it short.
+        let mut spent = wait_start.elapsed();
         match turn {
             Turn::Ended => continue,
             Turn::GraceOver => {
                 settle(&process, stream);
                 settled = true;
             }
-            Turn::Readable => match read_once(&table, &process, stream, &pipe) {
-                Read::Ended => break,
-                Read::Some(count) => {
-                    if count >= PIPE_BYTES && !grown {
-                        grown = true;
-                        grow(&pipe);
-                    }
-                    // A full pipe is full again at once: everybody else has a turn first.
-                    if count >= PIPE_BYTES / 2 {
-                        tokio::task::yield_now().await;
-                    }
+            Turn::Readable => {
+                let _turn = table.collecting().await;
+                let read_start = Instant::now();
+                let count = match read_once(&table, &process, stream, &pipe) {
+                    Read::Ended => break,
+                    Read::Some(count) => count,
+                };
+                spent += read_start.elapsed();
+                if count >= PIPE_BYTES && !grown {
+                    grown = true;
+                    grow(&pipe);
                 }
-            },
+                if count >= LONG_TURN_BYTES {
+                    // Everybody else, sockets included, before the next collector.
+                    tokio::task::yield_now().await;
+                }
+            }
         }
-        // Only time in which we could read counts: a slow reader of a run must not cut it short.
         if ended {
-            grace = grace.saturating_sub(turn_start.elapsed());
+            grace = grace.saturating_sub(spent);
         }
     }
     if !settled {

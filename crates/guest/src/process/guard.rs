@@ -26,11 +26,7 @@ pub(crate) async fn run(daemon: Rc<Daemon>, max_processes: usize) {
         (INTERVAL_ALONE, max_processes)
     };
     loop {
-        let count = {
-            let mut census = daemon.census.borrow_mut();
-            census.refresh(&daemon.processes);
-            census.guest_count()
-        };
+        let count = look(&daemon);
         if count > bound {
             kill_most_numerous(&daemon, max_processes).await;
         } else if count == 0 && daemon.processes.running() == 0 {
@@ -40,8 +36,19 @@ pub(crate) async fn run(daemon: Rc<Daemon>, max_processes: usize) {
     }
 }
 
+/// Counts the processes, and learns of new ones.
+fn look(daemon: &Daemon) -> usize {
+    let mut census = daemon.census.borrow_mut();
+    if daemon.has_pids_group() {
+        return census.glance(&daemon.processes).processes;
+    }
+    census.refresh(&daemon.processes);
+    census.guest_count()
+}
+
 async fn kill_most_numerous(daemon: &Rc<Daemon>, max_processes: usize) {
     let mut counts: HashMap<Origin, usize> = HashMap::new();
+    daemon.census.borrow_mut().refresh(&daemon.processes);
     for (_, origin) in daemon.census.borrow().guests() {
         *counts.entry(origin).or_default() += 1;
     }

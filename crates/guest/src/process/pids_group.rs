@@ -15,7 +15,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::fd::{AsRawFd as _, RawFd},
+    os::{
+        fd::{AsRawFd as _, RawFd},
+        unix::fs::FileExt as _,
+    },
     path::Path,
 };
 
@@ -28,6 +31,7 @@ const MOUNT_POINT: &str = "/sys";
 #[derive(Debug)]
 pub(crate) struct PidsGroup {
     procs: File,
+    current: File,
 }
 
 // === impl PidsGroup ===
@@ -55,7 +59,15 @@ impl PidsGroup {
         fs::write(root.join("cgroup.subtree_control"), "+pids")?;
         fs::write(guests.join("pids.max"), max_tasks.to_string())?;
         let procs = OpenOptions::new().write(true).open(guests.join("cgroup.procs"))?;
-        Ok(Self { procs })
+        let current = File::open(guests.join("pids.current"))?;
+        Ok(Self { procs, current })
+    }
+
+    /// Returns how many tasks are in the group, threads included.
+    pub(crate) fn tasks(&self) -> Option<usize> {
+        let mut text = [0; 20];
+        let length = self.current.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
     }
 
     /// Returns the file into which a process writes itself.

@@ -111,10 +111,13 @@ impl Ring {
     /// Drops the oldest lines until at most `max_bytes` are in use, but none from `keep` on.
     pub(crate) fn shrink_to(&mut self, max_bytes: usize, keep: u64) {
         while self.bytes > max_bytes && self.first < keep {
-            let Some(cost) = self.get(self.first).map(|line| line.cost()) else { break };
+            // The oldest line is in the oldest block.
+            let Some(block) = self.blocks.front() else { break };
+            let at = usize::try_from(self.first - block.first).unwrap_or(usize::MAX);
+            let Some(cost) = block.get(at).map(|line| line.cost()) else { break };
             self.bytes -= cost;
             self.first += 1;
-            if self.blocks.front().is_some_and(|block| block.end() <= self.first) {
+            if block.end() <= self.first {
                 self.blocks.pop_front();
             }
         }

@@ -135,9 +135,14 @@ pub(crate) fn start_on_terminal(
 }
 
 fn check_room(daemon: &Daemon, opened: &Opened) -> Result<(), StartError> {
+    let max = opened.max_processes();
+    // One read where the kernel counts, instead of a look at every process.
+    if daemon.tasks().is_some_and(|tasks| tasks < max) {
+        return Ok(());
+    }
     let mut census = daemon.census.borrow_mut();
     census.refresh(&daemon.processes);
-    let (count, max) = (census.guest_count(), opened.max_processes());
+    let count = census.guest_count();
     if count >= max {
         return Err(StartError::Failed(format!(
             "this sandbox runs {count} processes already, of at most {max}: end some first"

@@ -8,7 +8,7 @@ use std::{
 
 use nix::unistd::Pid;
 use tarn_daemon_api::OutputStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 
 use super::{End, Process};
 use crate::clock::now_ms;
@@ -29,6 +29,7 @@ pub(crate) struct ProcessTable {
     started: Cell<u64>,
     output_cap: Cell<usize>,
     output_bytes: Cell<usize>,
+    collecting: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -178,6 +179,14 @@ impl ProcessTable {
             let Some(oldest) = oldest.and_then(|at| entries.finished.remove(at)) else { break };
             self.forget(&mut entries, &oldest);
         }
+    }
+
+    /// Waits for the one turn of all collectors.
+    ///
+    /// A full pipe is milliseconds of work and full again at once; were all floods of a sandbox
+    /// read in a row, everybody else would wait for all of them.
+    pub(crate) async fn collecting(&self) -> MutexGuard<'_, ()> {
+        self.collecting.lock().await
     }
 
     /// Adds what was read from a process's pipe, and keeps the sum of all output under the cap.

@@ -15,6 +15,9 @@ use crate::{daemon::Daemon, sys};
 /// Rounds of stopping; a tree that still grows is killed as it is, and again.
 const MAX_STOP_ROUNDS: usize = 32;
 
+/// Glances at a tree that is larger than one; one that grows faster is looked at as it is.
+const MAX_GLANCES: usize = 32;
+
 /// Looking again: at first at once, then at leisure, for ten seconds in all.
 const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
@@ -54,6 +57,7 @@ pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
     let mut killed = HashSet::new();
     let mut pause = FIRST_CHECK;
     for _ in 0..MAX_CHECKS {
+        look(daemon).await;
         let left = members(daemon, origin);
         // Its zombies are ours to reap as soon as their parents, which are of it too, are gone.
         if left.is_empty() {
@@ -75,7 +79,12 @@ async fn kill_leader(daemon: &Daemon, origin: Origin) {
     };
     // Its children are known by their parent only as long as it is there.
     drop(members(daemon, origin));
-    signal_all(vec![leader.pid()], libc::SIGKILL).await;
+    // Gone already is fine.
+    _ = sys::kill(leader.pid(), libc::SIGKILL);
+    // One call stops most of a fork bomb, which leaves time to look for the rest. The number is
+    // the group's for sure only now: later the leader may have been reaped.
+    _ = sys::kill_group(leader.pid(), libc::SIGSTOP);
+    tokio::task::yield_now().await;
 }
 
 /// Lets others have their turn in between, the reaper above all: where processors are few, the
@@ -93,6 +102,7 @@ async fn signal_all(pids: Vec<Pid>, signal: i32) {
 async fn stop_all(daemon: &Daemon, origin: Origin) {
     let mut stopped = HashSet::new();
     for _ in 0..MAX_STOP_ROUNDS {
+        look(daemon).await;
         let new: Vec<Pid> =
             members(daemon, origin).into_iter().filter(|pid| stopped.insert(*pid)).collect();
         // A single process needs no second look: the checks after its death find any child.
@@ -100,6 +110,17 @@ async fn stop_all(daemon: &Daemon, origin: Origin) {
             return;
         }
         signal_all(new, libc::SIGSTOP).await;
+    }
+}
+
+/// Learns of new processes, a few at a time: a bomb may have a thousand, and others wait.
+async fn look(daemon: &Daemon) {
+    for _ in 0..MAX_GLANCES {
+        let glance = daemon.census.borrow_mut().glance(&daemon.processes);
+        tokio::task::yield_now().await;
+        if glance.is_whole {
+            return;
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub(crate) fn read_small_file(path: &str, limit: usize) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    let mut content = Vec::new();
+    // Most are small: one read for the content and one for its end.
+    let mut content = Vec::with_capacity(1024.min(limit) + 1);
     let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     file.take(bound).read_to_end(&mut content)?;
     if content.len() > limit {

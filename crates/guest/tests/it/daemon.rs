@@ -189,6 +189,18 @@ impl TestDaemon {
         lines
     }
 
+    /// How much of its memory is resident.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id()));
+        let pages = statm.expect("it runs").split(' ').nth(1).and_then(|pages| pages.parse().ok());
+        4096 * pages.unwrap_or(0_u64)
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
+    }
+
     /// How many processes there are.
     pub(crate) fn guest_processes(&self) -> u64 {
         let answer = self.request("GET", "/internal/v1/stats", b"").json();

@@ -5,6 +5,7 @@ mod daemon;
 mod file;
 mod follow;
 mod hostile;
+mod load;
 mod managed;
 mod pressure;
 mod process;
