@@ -5,6 +5,7 @@ mod daemon;
 mod file;
 mod follow;
 mod hostile;
+mod logs;
 mod managed;
 mod pressure;
 mod process;
