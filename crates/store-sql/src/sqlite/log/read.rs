@@ -39,9 +39,7 @@ const PROCESSES: &str = "SELECT process, pid, command, managed_id, managed_name,
 /// Reads a page.
 pub(super) async fn page(readers: &SqlitePool, query: &LogQuery) -> Result<LogPage, StoreError> {
     let Some(head) = head(readers, &query.sandbox).await? else { return Ok(LogPage::default()) };
-    let oldest = next_chunk(readers, &head, 0).await?;
-    // The sequence before the oldest line that is there.
-    let before = oldest.as_ref().map_or(unsigned(head.next), |chunk| chunk.first) - 1;
+    let before = oldest(readers, &head).await?.saturating_sub(1);
     let (after, most) = match query.start {
         LogStart::After(after) => (after, query.most),
         LogStart::Last(count) => (start_of(readers, &head, query, before).await?, Some(count)),
@@ -52,7 +50,7 @@ pub(super) async fn page(readers: &SqlitePool, query: &LogQuery) -> Result<LogPa
         let note = cut_note(unsigned(head.cut_lines), UnixMillis(head.cut_at));
         progress = page.push_cut(before, note);
     }
-    let mut chunk = if after > before { next_chunk(readers, &head, after).await? } else { oldest };
+    let mut chunk = next_chunk(readers, &head, after).await?;
     while let Some(Chunk { first, last, lines }) = chunk {
         for (sequence, line) in (first..).zip(lines) {
             if sequence > after && progress == Progress::More {
@@ -156,6 +154,17 @@ async fn head(readers: &SqlitePool, sandbox: &SandboxId) -> Result<Option<Head>,
         .await
         .map_err(|error| failed("read a log", &error))?;
     Ok(found.map(|(key, next, cut_lines, cut_at)| Head { key, next, cut_lines, cut_at }))
+}
+
+/// Reads the sequence of the oldest line that is there, or of the next one to come.
+async fn oldest(readers: &SqlitePool, head: &Head) -> Result<u64, StoreError> {
+    let query = "SELECT first FROM log_chunk WHERE sandbox = ? ORDER BY last LIMIT 1";
+    let first: Option<i64> = sqlx::query_scalar(query)
+        .bind(head.key)
+        .fetch_optional(readers)
+        .await
+        .map_err(|error| failed("read log lines", &error))?;
+    Ok(unsigned(first.unwrap_or(head.next)))
 }
 
 /// Reads the batch that has the line after a sequence.
