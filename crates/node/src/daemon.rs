@@ -42,11 +42,14 @@ pub enum DaemonError {
     },
 }
 
+/// What moves the bytes of a connection.
+type Driver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
+
 /// A connection that carries one request after the other.
 pub(crate) struct DaemonConnection {
     sender: http1::SendRequest<Full<Bytes>>,
     /// Moves the bytes; polled while something is asked. `None` once the connection has ended.
-    driver: Option<Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>>,
+    driver: Option<Driver>,
 }
 
 /// Opens a daemon.
@@ -191,10 +194,7 @@ impl DaemonConnection {
 }
 
 /// Awaits an exchange while the connection moves its bytes.
-async fn drive<T>(
-    driver: &mut Option<Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>>,
-    exchange: impl Future<Output = T>,
-) -> T {
+async fn drive<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>) -> T {
     tokio::pin!(exchange);
     if let Some(moving) = driver.as_mut() {
         tokio::select! {

@@ -6,8 +6,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tarn_guest_api::{
     CONNECT_PATH, INIT_PATH, InitRequest, LogsRequest, MemoryPressureRequest,
-    MemoryPressureResponse,
-    ShutdownResponse, Stats,
+    MemoryPressureResponse, ShutdownResponse, Stats,
 };
 
 use super::{

@@ -56,6 +56,31 @@ fn every_kind_of_start_is_logged_and_discarded_output_is_not() {
 }
 
 #[test]
+fn a_managed_process_is_named_in_all_its_runs() {
+    let daemon = TestDaemon::open();
+    daemon.start(&json!({
+        "command": "sh", "args": ["-c", "echo run; exit 1"], "name": "web",
+        "restart": {"policy": "on_failure", "max_restarts": 1, "initial_backoff_ms": 1},
+    }));
+    let (mut ack, mut handles) = (0, Vec::new());
+    wait_until("both runs are logged", || {
+        let batch = ask(&daemon, ack, 1000);
+        if batch["batch"] != 0 {
+            ack = batch["batch"].as_u64().expect("a number");
+        }
+        for process in batch["processes"].as_array().expect("a list") {
+            assert_eq!(
+                (&process["managed_id"], &process["managed_name"]),
+                (&json!("web"), &json!("web"))
+            );
+            handles.push(process["handle"].as_u64().expect("a number"));
+        }
+        handles.len() >= 2
+    });
+    assert_ne!(handles[0], handles[1]);
+}
+
+#[test]
 fn hundreds_of_short_commands_lose_nothing() {
     let daemon = TestDaemon::open();
     for number in 0..300 {
