@@ -11,7 +11,7 @@ use tarn_types::{SandboxId, UnixMillis};
 use thiserror::Error;
 
 /// Takes base64url with or without padding: some clients pad what they pass on.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+pub(crate) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );

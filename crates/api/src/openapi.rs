@@ -11,8 +11,9 @@ use crate::{
     request::{CreateKey, CreateSandbox, GpuRequest, ResourcesRequest, UpdateSandbox},
     response::{
         AdminSandbox, AdminSandboxList, CreateSandboxResponse, ErrorDetails, GpuInfo, HealthBody,
-        KeyEntry, KeyIdentity, KeyList, NetworkConfig, NewKeyBody, OrphanList, ProjectBody,
-        ResourcesInfo, SandboxInfo, SandboxList,
+        KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList, LogRecord,
+        NetworkConfig, NewKeyBody, OrphanList, ProjectBody, ResourcesInfo, SandboxInfo,
+        SandboxList,
     },
 };
 
@@ -31,6 +32,10 @@ use crate::{
     KeyEntry,
     KeyIdentity,
     KeyList,
+    LogList,
+    LogProcessEntry,
+    LogProcessList,
+    LogRecord,
     NetworkConfig,
     NewKeyBody,
     OrphanList,
@@ -170,6 +175,20 @@ fn parameters(path: &str, operation: Operation) -> Value {
         let words = tarn_types::SandboxStatus::ALL.map(tarn_types::SandboxStatus::as_str);
         query("status", "Only those with this status.", json!({"type": "string", "enum": words}));
     }
+    if operation == Operation::LogList {
+        let whole = || json!({"type": "integer", "minimum": 1});
+        let list = |items: Value| json!({"type": "array", "items": items});
+        let level = json!({"type": "integer", "minimum": 1, "maximum": 6});
+        query("level", "One of these levels; repeat it for several.", list(level));
+        let process = "Of one of these processes; repeat it for several.";
+        query("processId", process, list(json!({"type": "string"})));
+        query("body", "With this text in the line.", json!({"type": "string"}));
+        query("head", "Only the first so many; not with `tail`.", whole());
+        query("tail", "Only the last so many; not with `head`.", whole());
+        let token =
+            "A token from an earlier page, which then goes on; `head` and `tail` are in it.";
+        query("nextToken", token, json!({"type": "string"}));
+    }
     if operation == Operation::SandboxCreate {
         let milliseconds = || json!({"type": "integer", "minimum": 0});
         for (name, text) in [
@@ -208,6 +227,12 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         }
         Operation::ArchivedSandboxList => ("sandboxes", "Lists archived sandboxes, newest first"),
         Operation::ArchivedSandboxFetch => ("sandboxes", "Returns an archived sandbox"),
+        Operation::LogList => {
+            ("sandboxes", "Returns what a sandbox's processes printed, oldest first, ended or not")
+        }
+        Operation::LogProcessList => {
+            ("sandboxes", "Lists the processes of a sandbox whose output is kept")
+        }
         Operation::KeyIntrospect => ("platform", "Tells what the key opens"),
         Operation::ProjectFetch => ("platform", "Returns the key's project"),
         Operation::Healthz => ("server", "Says that the process answers"),
@@ -237,6 +262,8 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::SandboxDelete
         | Operation::ArchivedSandboxList
         | Operation::ArchivedSandboxFetch
+        | Operation::LogList
+        | Operation::LogProcessList
         | Operation::KeyIntrospect
         | Operation::ProjectFetch
         | Operation::Healthz
@@ -264,6 +291,8 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
             &[(200, "The sandbox", Answer::Json("SandboxInfo"))]
         }
         Operation::SandboxDelete => &[(200, "The end is durable", Answer::AnyJson)],
+        Operation::LogList => &[(200, "A page", Answer::Json("LogList"))],
+        Operation::LogProcessList => &[(200, "The processes", Answer::Json("LogProcessList"))],
         Operation::KeyIntrospect => &[(200, "The key's identity", Answer::Json("KeyIdentity"))],
         Operation::ProjectFetch => &[(200, "The project", Answer::Json("ProjectBody"))],
         Operation::Healthz => &[(200, "It does", Answer::Json("HealthBody"))],
@@ -303,9 +332,11 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::PayloadTooLarge,
         ],
         Operation::SandboxList | Operation::ArchivedSandboxList => &[ErrorCode::InvalidRequest],
-        Operation::SandboxFetch | Operation::SandboxDelete | Operation::ArchivedSandboxFetch => {
-            &[ErrorCode::SandboxNotFound]
-        }
+        Operation::LogList => &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound],
+        Operation::SandboxFetch
+        | Operation::SandboxDelete
+        | Operation::ArchivedSandboxFetch
+        | Operation::LogProcessList => &[ErrorCode::SandboxNotFound],
         Operation::ProjectFetch | Operation::AdminKeyRevoke => &[ErrorCode::NotFound],
         Operation::AdminKeyCreate => &[ErrorCode::InvalidRequest, ErrorCode::PayloadTooLarge],
         Operation::KeyIntrospect

@@ -4,11 +4,14 @@ mod admin;
 mod create;
 mod fields;
 mod list;
+mod log;
+mod query;
 mod update;
 
 pub use admin::CreateKey;
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use list::{Direction, ListSandboxes};
+pub use log::{ListLogs, LogPart, LogToken};
 pub use update::{NetworkChange, UpdateSandbox};
 
 /// A parsed request, and the keys of it that nobody knew.

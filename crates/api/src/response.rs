@@ -2,10 +2,12 @@
 //! keys may be `null`, which must be absent, and which must be there is spec 00 §5.
 
 mod admin;
+mod log;
 mod platform;
 mod sandbox;
 
 pub use admin::{AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList};
+pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,

@@ -60,6 +60,8 @@ pub enum Operation {
     SandboxDelete,
     ArchivedSandboxList,
     ArchivedSandboxFetch,
+    LogList,
+    LogProcessList,
     KeyIntrospect,
     ProjectFetch,
     Healthz,
@@ -108,7 +110,6 @@ const SUSPEND: &str = "suspend and resume";
 const SNAPSHOTS: &str = "snapshots";
 const FORK: &str = "copying a running sandbox";
 const FILE_SYSTEMS: &str = "file systems";
-const LOGS: &str = "persisted logs";
 const POOLS: &str = "sandbox pools";
 const SECRETS: &str = "secrets";
 const IMAGES: &str = "registering and building images";
@@ -134,8 +135,8 @@ pub const ROUTES: &[Route] = &[
     // Rows 14–17.
     later(Post, "/sandboxes/{sid}/file_systems", Project, FILE_SYSTEMS),
     later(Delete, "/sandboxes/{sid}/file_systems", Project, FILE_SYSTEMS),
-    later(Get, "/sandboxes/{sid}/logs", Project, LOGS),
-    later(Get, "/sandboxes/{sid}/processes", Project, LOGS),
+    built(Get, "/sandboxes/{sid}/logs", Project, Operation::LogList),
+    built(Get, "/sandboxes/{sid}/processes", Project, Operation::LogProcessList),
     // Rows 18–19.
     built(Get, "/archived-sandboxes", Project, Operation::ArchivedSandboxList),
     built(Get, "/archived-sandboxes/{id}", Project, Operation::ArchivedSandboxFetch),
@@ -237,6 +238,8 @@ impl Operation {
             Self::SandboxDelete => "sandbox_delete",
             Self::ArchivedSandboxList => "archived_sandbox_list",
             Self::ArchivedSandboxFetch => "archived_sandbox_fetch",
+            Self::LogList => "log_list",
+            Self::LogProcessList => "log_process_list",
             Self::KeyIntrospect => "key_introspect",
             Self::ProjectFetch => "project_fetch",
             Self::Healthz => "healthz",

@@ -8,6 +8,7 @@ mod ask;
 mod error;
 mod key;
 mod limits;
+mod log;
 mod reconcile;
 mod route;
 mod sandbox;
@@ -18,6 +19,10 @@ mod transition;
 pub use ask::{Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, SandboxView};
 pub use error::ControlError;
 pub use limits::Limits;
+pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use service::{Control, ControlConfig, ControlParts};
 // What callers see of stored things; only this crate uses the store.
-pub use tarn_store::{KeyRecord, Order, PageKey};
+pub use tarn_store::{
+    KeyRecord, Order, PageKey,
+    log::{LogFilter, LogPlace, LogProcessRecord, LogRecord, LogStart},
+};

@@ -17,6 +17,9 @@ const PLACEMENT_PERIOD: Duration = Duration::from_millis(500);
 /// How often the archive is purged.
 const PURGE_PERIOD: Duration = Duration::from_secs(600);
 
+/// How many batches of lines one expiry removes at once: they hold up those that are to be stored.
+const EXPIRY_BATCH: usize = 100;
+
 /// How many archived sandboxes one purge removes at once.
 const PURGE_BATCH: usize = 500;
 
@@ -106,6 +109,7 @@ impl Control {
             tokio::pin!(stopping);
             loop {
                 control.purge_archive().await;
+                control.expire_logs().await;
                 tokio::select! {
                     () = &mut stopping => break,
                     () = tokio::time::sleep(PURGE_PERIOD) => {}
@@ -138,6 +142,24 @@ impl Control {
                 Some(secs) if waited >= secs.saturating_mul(1000) => Event::PendingExpired,
                 Some(_) | None => Event::NotPlaced(reason),
             },
+        }
+    }
+
+    async fn expire_logs(&self) {
+        let age = i64::from(self.0.config.log_retention_days) * 24 * 3_600_000;
+        let before = tarn_types::UnixMillis(self.0.parts.clock.now().0.saturating_sub(age));
+        loop {
+            match self.0.parts.logs.log_expire(before, EXPIRY_BATCH).await {
+                Ok(removed) if removed == EXPIRY_BATCH => {}
+                Ok(_) => return,
+                Err(failed) => {
+                    tracing::warn!(error = %failed, "old log lines were not removed; trying again later");
+                    return;
+                }
+            }
+            if self.0.parts.tasks.is_stopping() {
+                return;
+            }
         }
     }
 

@@ -6,11 +6,11 @@ use parking_lot::RwLock;
 use tarn_host::Images;
 use tarn_node_api::Node;
 use tarn_scheduler::AdmissionRule;
-use tarn_store::{KeyHash, Store, StoreError};
+use tarn_store::{KeyHash, Store, StoreError, log::LogStore};
 use tarn_task::{Clock, Entropy, Tasks};
 use tokio::sync::Notify;
 
-use crate::{Caller, ControlError, Limits, table::Table};
+use crate::{Caller, ControlError, Limits, log::LogCounters, table::Table};
 
 /// The numbers of the control plane; all are configuration.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct ControlConfig {
     pub archive_after_secs: u64,
     /// How long it stays in the archive after that, in seconds. Default: 30 days.
     pub archive_keep_secs: u64,
+    /// How long the output of processes is kept, in days. Default: 7.
+    pub log_retention_days: u32,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -32,6 +34,8 @@ pub struct ControlConfig {
 pub struct ControlParts {
     /// What must not be forgotten.
     pub store: Arc<dyn Store>,
+    /// What processes print.
+    pub logs: Arc<dyn LogStore>,
     /// The images there are.
     pub images: Arc<dyn Images>,
     /// The wall clock.
@@ -54,6 +58,7 @@ pub(crate) struct Inner {
     pub(crate) keys: RwLock<HashMap<KeyHash, Caller>>,
     /// Rung when a pending sandbox may have become placeable.
     pub(crate) placement: Notify,
+    pub(crate) log_counters: LogCounters,
 }
 
 // === impl ControlConfig ===
@@ -65,6 +70,7 @@ impl Default for ControlConfig {
             admission: AdmissionRule::default(),
             archive_after_secs: 24 * 3600,
             archive_keep_secs: 30 * 24 * 3600,
+            log_retention_days: 7,
             runtime: "gvisor",
         }
     }
@@ -86,6 +92,7 @@ impl Control {
             nodes: RwLock::default(),
             keys: RwLock::default(),
             placement: Notify::new(),
+            log_counters: LogCounters::default(),
         }));
         tracing::info!(sandboxes = live.len(), "live sandboxes read from the store");
         for record in live {

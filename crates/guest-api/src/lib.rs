@@ -20,6 +20,7 @@
 use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
+use tarn_daemon_api::OutputStream;
 
 /// The version of this protocol, checked by `init`.
 pub const PROTOCOL: u32 = 1;
@@ -58,6 +59,17 @@ pub const CONNECT_PATH: &str = "/internal/v1/connect";
 
 /// The protocol that [`CONNECT_PATH`] switches to.
 pub const CONNECT_UPGRADE: &str = "tarn-tcp";
+
+/// `POST` with [`LogsRequest`] → [`LogsResponse`].
+///
+/// Daemons from before this route answer 404 `NOT_FOUND`; their output is not persisted.
+pub const LOGS_PATH: &str = "/internal/v1/logs";
+
+/// The bytes of lines after which a batch is full. The last line may go beyond it.
+pub const LOG_BATCH_BYTES: usize = 256 << 10;
+
+/// The longest [`LogsRequest::wait_ms`] that is granted.
+pub const MAX_LOG_WAIT_MS: u64 = 300_000;
 
 /// Error codes of the private routes, and of the token check on the public ones.
 pub mod code {
@@ -174,6 +186,71 @@ pub struct ShutdownResponse {
     pub signaled: u32,
 }
 
+/// Asks for the next lines of output of all processes, and acknowledges earlier ones.
+///
+/// ```text
+///  ack n ──▶ batch n is forgotten ──▶ batch n + 1, once there are lines, or nothing after wait_ms
+///  any other ack, while a batch is unacknowledged ──▶ the same batch, byte for byte
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsRequest {
+    /// The last batch that is safely stored; 0 for none, or not known.
+    pub ack: u64,
+    /// How long to wait for a line; 0 asks for what is there now.
+    pub wait_ms: u64,
+    /// How long to gather more lines after the first, so that they come in few batches.
+    pub gather_ms: u64,
+}
+
+/// A batch of lines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsResponse {
+    /// Names this life of the daemon; batches are counted within it.
+    pub boot: String,
+    /// Counts from 1; 0 says that there was nothing, and needs no acknowledgement.
+    pub batch: u64,
+    /// Every process that a line mentions.
+    pub processes: Vec<LoggedProcess>,
+    /// The lines, in the order in which they were read; those of one process exactly so.
+    pub lines: Vec<LoggedLine>,
+}
+
+/// A process whose lines are in a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedProcess {
+    /// Its `handle` in the public API, which is never used again.
+    pub handle: u64,
+    /// Its pid.
+    pub pid: i32,
+    /// Its command line, shortened to [`MAX_LOGGED_COMMAND_BYTES`].
+    pub command: String,
+    /// The id of the managed process that it is an incarnation of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_id: Option<String>,
+    /// That one's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_name: Option<String>,
+}
+
+/// The longest [`LoggedProcess::command`].
+pub const MAX_LOGGED_COMMAND_BYTES: usize = 1024;
+
+/// One line of output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedLine {
+    /// The [`LoggedProcess::handle`] of its process.
+    pub handle: u64,
+    /// Where it came from.
+    pub stream: OutputStream,
+    /// When it was read, ms since 1970.
+    pub at_ms: u64,
+    /// How many lines are gone where this one stands; absent for a line of output.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
+    /// The text, without newline.
+    pub text: String,
+}
+
 /// Text that must not be printed: `Debug` shows a placeholder.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -183,6 +260,11 @@ pub struct Secret(String);
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Environment(pub Vec<(String, String)>);
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
 
 // === impl Secret ===
 

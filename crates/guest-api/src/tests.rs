@@ -91,6 +91,49 @@ fn stats_and_shutdown_are_golden() {
 }
 
 #[test]
+fn logs_are_golden() {
+    check_golden(
+        &LogsRequest { ack: 7, wait_ms: 60_000, gather_ms: 100 },
+        r#"{"ack":7,"wait_ms":60000,"gather_ms":100}"#,
+    );
+    let process = LoggedProcess {
+        handle: 3,
+        pid: 42,
+        command: "sh -c true".to_owned(),
+        managed_id: Some("web".to_owned()),
+        managed_name: Some("web".to_owned()),
+    };
+    let plain = LoggedProcess { managed_id: None, managed_name: None, ..process.clone() };
+    let line = LoggedLine {
+        handle: 3,
+        stream: OutputStream::Stderr,
+        at_ms: 1_800_000_000_000,
+        dropped: 0,
+        text: "a\u{1b}b".to_owned(),
+    };
+    let dropped = LoggedLine { dropped: 9, stream: OutputStream::Stdout, ..line.clone() };
+    check_golden(
+        &LogsResponse {
+            boot: "1a-1".to_owned(),
+            batch: 8,
+            processes: vec![process, plain],
+            lines: vec![line, dropped],
+        },
+        concat!(
+            r#"{"boot":"1a-1","batch":8,"processes":[{"handle":3,"pid":42,"command":"sh -c true","#,
+            r#""managed_id":"web","managed_name":"web"},"#,
+            r#"{"handle":3,"pid":42,"command":"sh -c true"}],"lines":[{"handle":3,"#,
+            r#""stream":"stderr","at_ms":1800000000000,"text":"a\u001bb"},"#,
+            r#"{"handle":3,"stream":"stdout","at_ms":1800000000000,"dropped":9,"text":"a\u001bb"}]}"#,
+        ),
+    );
+    check_golden(
+        &LogsResponse { boot: "1a-1".to_owned(), batch: 0, processes: vec![], lines: vec![] },
+        r#"{"boot":"1a-1","batch":0,"processes":[],"lines":[]}"#,
+    );
+}
+
+#[test]
 fn unknown_fields_from_a_newer_node_are_ignored() {
     let newer = r#"{"killed":null,"later":true}"#;
     let parsed: MemoryPressureResponse = serde_json::from_str(newer).expect("newer parses");

@@ -52,6 +52,7 @@ pub(crate) struct Daemon {
     pids_group: OnceCell<PidsGroup>,
     null: OwnedFd,
     booted: Instant,
+    instance: String,
     role: Role,
     internal_peers: InternalPeers,
 }
@@ -103,7 +104,7 @@ impl Daemon {
         let instance = format!("{:x}-{pid}", now_ms());
         Ok(Self {
             processes: Rc::default(),
-            census: RefCell::new(Census::new(pid, scope, instance)),
+            census: RefCell::new(Census::new(pid, scope, instance.clone())),
             pressure: MemoryPressure::default(),
             terminals: Terminals::default(),
             scratch: Scratch::default(),
@@ -112,9 +113,15 @@ impl Daemon {
             pids_group: OnceCell::new(),
             null: OpenOptions::new().read(true).write(true).open("/dev/null")?.into(),
             booted: Instant::now(),
+            instance,
             role,
             internal_peers,
         })
+    }
+
+    /// Returns what tells this life of the daemon from every other.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
     }
 
     /// Returns whether this is a sandbox's first process.

@@ -155,6 +155,7 @@ impl Site {
                 .step("mount namespace")?;
             close_ipv6("all");
             close_ipv6("default");
+            keep_ipv6_loopback();
             let inside = Place { name: INSIDE_INTERFACE, mac: INSIDE_MAC, netns: None };
             let outside = Place { name: &near, mac: GATEWAY_MAC, netns: Some(host.as_fd()) };
             change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")
@@ -216,6 +217,12 @@ fn furnish_inside() -> Result<(), StepFailure> {
 /// Takes IPv6 off an interface. The rules drop it anyway; a kernel without IPv6 has no such file.
 fn close_ipv6(interface: &str) {
     drop(fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "1"));
+}
+
+/// Leaves `::1` to the sandbox: programs that listen on `localhost` expect both families, and its
+/// loopback reaches nobody. Best effort as above.
+fn keep_ipv6_loopback() {
+    drop(fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0"));
 }
 
 /// Runs work in a thread of its own, which may change its namespace and then ends.

@@ -12,6 +12,7 @@ mod body;
 mod deadline;
 mod failure;
 mod frame;
+mod log;
 mod metric;
 mod platform;
 mod probe;

@@ -12,6 +12,7 @@ use std::{
 
 use axum::http::StatusCode;
 use parking_lot::Mutex;
+use tarn_control::LogCounts;
 use tarn_types::SandboxStatus;
 
 /// The upper bounds of the create histogram, in milliseconds.
@@ -44,10 +45,11 @@ impl HttpMetrics {
     }
 
     /// Writes the metrics as text.
-    pub(crate) fn render(&self, sandboxes: &[(SandboxStatus, usize)]) -> String {
+    pub(crate) fn render(&self, sandboxes: &[(SandboxStatus, usize)], logs: &LogCounts) -> String {
         let mut text = String::new();
         // Writing to a `String` cannot fail.
         _ = self.write(&mut text, sandboxes);
+        _ = write_logs(&mut text, logs);
         text
     }
 
@@ -71,6 +73,29 @@ impl HttpMetrics {
         }
         Ok(())
     }
+}
+
+/// Writes how much output of processes was taken.
+fn write_logs(text: &mut String, logs: &LogCounts) -> std::fmt::Result {
+    let rows: [(&str, &str, u64); 5] = [
+        ("tarn_log_lines_total", "Lines of output stored.", logs.lines),
+        ("tarn_log_bytes_total", "Bytes that stored lines are charged for.", logs.bytes),
+        (
+            "tarn_log_lines_dropped_by_sandbox_total",
+            "Lines that sandboxes could not hold until they were read.",
+            logs.dropped_by_sandbox,
+        ),
+        (
+            "tarn_log_lines_dropped_by_store_total",
+            "Lines removed because of a cap.",
+            logs.dropped_by_store,
+        ),
+        ("tarn_log_failures_total", "Batches that could not be stored at once.", logs.failures),
+    ];
+    for (name, help, value) in rows {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}")?;
+    }
+    Ok(())
 }
 
 // === impl Histogram ===
@@ -131,7 +156,10 @@ mod tests {
         metrics.count("none", StatusCode::NOT_FOUND);
         metrics.observe_create(Duration::from_millis(40));
         metrics.observe_create(Duration::from_secs(60));
-        let text = metrics.render(&[(SandboxStatus::Running, 3)]);
+        let text = metrics.render(
+            &[(SandboxStatus::Running, 3)],
+            &LogCounts { lines: 7, dropped_by_store: 2, ..LogCounts::default() },
+        );
         for line in [
             "tarn_http_requests_total{route=\"none\",status=\"4xx\"} 1",
             "tarn_http_requests_total{route=\"sandbox_create\",status=\"2xx\"} 2",
@@ -142,6 +170,8 @@ mod tests {
             "tarn_sandbox_create_duration_seconds_sum 60.040000",
             "tarn_sandbox_create_duration_seconds_count 2",
             "tarn_sandboxes{status=\"running\"} 3",
+            "tarn_log_lines_total 7",
+            "tarn_log_lines_dropped_by_store_total 2",
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");
         }

@@ -13,7 +13,7 @@ use tower::util::MapRequest;
 
 use crate::{
     HttpConfig, HttpParts, admin, app::App, authorise::authorise, failure::Failure, frame::frame,
-    platform, probe, sandbox,
+    log, platform, probe, sandbox,
 };
 
 /// Makes the router for clients: every row but the administrative ones.
@@ -70,6 +70,8 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::SandboxDelete => on(method, sandbox::delete),
         Operation::ArchivedSandboxList => on(method, sandbox::list_archived),
         Operation::ArchivedSandboxFetch => on(method, sandbox::fetch_archived),
+        Operation::LogList => on(method, log::list),
+        Operation::LogProcessList => on(method, log::list_processes),
         Operation::KeyIntrospect => on(method, platform::introspect),
         Operation::ProjectFetch => on(method, platform::fetch_project),
         Operation::Healthz => on(method, probe::healthz),

@@ -22,7 +22,7 @@ use tarn_types::{SandboxId, SandboxRef};
 use crate::{app::App, body::read_body, deadline, failure::Failure};
 
 /// The sandbox that a path names.
-pub(crate) struct SandboxPath(SandboxRef);
+pub(crate) struct SandboxPath(pub(crate) SandboxRef);
 
 /// The archived sandbox that a path names: by id alone.
 pub(crate) struct ArchivedPath(SandboxId);

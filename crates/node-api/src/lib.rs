@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ByteSize, DaemonToken, EndCause, ErrorClass, Generation, Launch, MilliCpu, NodeId, Observed,
-    ProjectId, SandboxId,
+    ByteSize, DaemonToken, EndCause, ErrorClass, Generation, Launch, LogBatch, MilliCpu, NodeId,
+    Observed, ProjectId, SandboxId,
 };
 use thiserror::Error;
 
@@ -141,6 +141,25 @@ pub trait Node: Send + Sync + 'static {
 pub trait ReportSink: Send + Sync + 'static {
     /// Takes a report. Returns once it is stored or known to be out of date.
     async fn report(&self, report: Report);
+}
+
+/// Says that lines were not stored; the node keeps them as far as it can and tries again.
+#[derive(Debug, Error)]
+#[error("the lines were not stored: {detail}")]
+pub struct LogSinkError {
+    /// What the store said.
+    pub detail: String,
+}
+
+/// Where a node sends what the processes of its sandboxes print.
+#[async_trait]
+pub trait LogSink: Send + Sync + 'static {
+    /// Takes a batch. Returns once its lines survive the death of the server. A batch that was
+    /// taken before, known by its boot and number, is taken again and stored once.
+    ///
+    /// # Errors
+    /// Fails when it cannot be stored now; nothing of it is stored then.
+    async fn store(&self, batch: &LogBatch) -> Result<(), LogSinkError>;
 }
 
 // === impl ApplyError ===

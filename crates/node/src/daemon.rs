@@ -1,11 +1,11 @@
 //! The node's side of the private wire to `tarnd`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tarn_daemon_api::ErrorBody;
@@ -40,6 +40,16 @@ pub enum DaemonError {
         /// What it said.
         text: String,
     },
+}
+
+/// What moves the bytes of a connection.
+type Driver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
+
+/// A connection that carries one request after the other.
+pub(crate) struct DaemonConnection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Moves the bytes; polled while something is asked. `None` once the connection has ended.
+    driver: Option<Driver>,
 }
 
 /// Opens a daemon.
@@ -89,17 +99,22 @@ async fn post<Q: Serialize + Sync, A: DeserializeOwned>(
     serde_json::from_slice(&body).map_err(|bad| DaemonError::Broken(bad.to_string()))
 }
 
+async fn connect(daemon: SocketAddr) -> Result<TcpStream, DaemonError> {
+    let stream = TcpStream::connect(daemon)
+        .await
+        .map_err(|refused| DaemonError::Unreachable(refused.to_string()))?;
+    // Small requests, one answer each: waiting for more bytes only costs time.
+    stream.set_nodelay(true).map_err(|bad| DaemonError::Broken(bad.to_string()))?;
+    Ok(stream)
+}
+
 async fn send(
     daemon: SocketAddr,
     request: http::request::Builder,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), DaemonError> {
     let broken = |bad: hyper::Error| DaemonError::Broken(bad.to_string());
-    let stream = TcpStream::connect(daemon)
-        .await
-        .map_err(|refused| DaemonError::Unreachable(refused.to_string()))?;
-    // Small requests, one answer each: waiting for more bytes only costs time.
-    stream.set_nodelay(true).map_err(|bad| DaemonError::Broken(bad.to_string()))?;
+    let stream = connect(daemon).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = request
         .header(header::HOST, "tarnd")
@@ -121,6 +136,75 @@ async fn send(
         // knows at once that no more will come, and why.
         _ended = connection => exchange.await,
     }
+}
+
+// === impl DaemonConnection ===
+
+impl DaemonConnection {
+    /// Connects to a daemon.
+    pub(crate) async fn open(daemon: SocketAddr) -> Result<Self, DaemonError> {
+        let (sender, connection) = http1::handshake(TokioIo::new(connect(daemon).await?))
+            .await
+            .map_err(|bad| DaemonError::Broken(bad.to_string()))?;
+        Ok(Self { sender, driver: Some(Box::pin(connection)) })
+    }
+
+    /// Asks something and returns the head of the answer, whose body must be read before the next
+    /// question. A connection whose answer was not read is of no further use.
+    pub(crate) async fn post<Q: Serialize + Sync>(
+        &mut self,
+        path: &str,
+        token: &DaemonToken,
+        question: &Q,
+    ) -> Result<Response<Incoming>, DaemonError> {
+        let broken = |bad: String| DaemonError::Broken(bad);
+        let body = serde_json::to_vec(question).map_err(|bad| broken(bad.to_string()))?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, "tarnd")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(TOKEN_HEADER, token.reveal())
+            .body(Full::new(body.into()))
+            .map_err(|bad| broken(bad.to_string()))?;
+        let Self { sender, driver } = self;
+        let exchange = async {
+            sender.ready().await?;
+            sender.send_request(request).await
+        };
+        drive(driver, exchange).await.map_err(|bad| broken(bad.to_string()))
+    }
+
+    /// Reads the body of an answer.
+    pub(crate) async fn read<A: DeserializeOwned>(
+        &mut self,
+        answer: Response<Incoming>,
+        max_bytes: usize,
+    ) -> Result<A, DaemonError> {
+        let (head, body) = answer.into_parts();
+        let body = drive(&mut self.driver, Limited::new(body, max_bytes).collect())
+            .await
+            .map_err(|bad| DaemonError::Broken(bad.to_string()))?
+            .to_bytes();
+        if !head.status.is_success() {
+            return Err(refusal(head.status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|bad| DaemonError::Broken(bad.to_string()))
+    }
+}
+
+/// Awaits an exchange while the connection moves its bytes.
+async fn drive<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>) -> T {
+    tokio::pin!(exchange);
+    if let Some(moving) = driver.as_mut() {
+        tokio::select! {
+            answer = &mut exchange => return answer,
+            // As in `send`: what arrived before the end still counts.
+            _ended = moving => {}
+        }
+        *driver = None;
+    }
+    exchange.await
 }
 
 fn refusal(status: StatusCode, body: &[u8]) -> DaemonError {

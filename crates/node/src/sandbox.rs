@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use crate::{
     ledger::{Durability, Entry, FORMAT_VERSION, State},
+    log::LogPump,
     service::Shared,
     start::{chain, clean, start},
 };
@@ -81,6 +82,8 @@ pub(crate) struct SandboxTask {
     repeated: u64,
     /// Something of an ended sandbox may still be on the host.
     unclean: bool,
+    /// Reads what its processes print, while it runs.
+    pump: Option<LogPump>,
 }
 
 // === impl Handle ===
@@ -222,6 +225,7 @@ impl SandboxTask {
             endpoint,
             repeated: 0,
             unclean: false,
+            pump: None,
         })
     }
 
@@ -252,12 +256,15 @@ impl SandboxTask {
     }
 
     async fn run(&mut self) {
+        // Before an end that is wanted already, so that the last lines are read.
+        self.keep_pump();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             if self.compare(wanted).await == Progress::Forgotten {
                 self.shared.handles.write().remove(&self.entry.id);
                 return;
             }
+            self.keep_pump();
             let stopping = self.shared.parts.tasks.stopping();
             let next_look = tokio::time::sleep(self.next_look());
             tokio::select! {
@@ -338,11 +345,29 @@ impl SandboxTask {
         self.report().await;
     }
 
+    /// Has the output read while there is somebody to read it from.
+    fn keep_pump(&mut self) {
+        let readable = self.endpoint.as_ref().filter(|_| self.entry.orphaned.is_none());
+        match readable {
+            None => self.pump = None,
+            Some(endpoint) if self.pump.is_none() => {
+                let Entry { id, project, .. } = &self.entry;
+                self.pump = Some(LogPump::spawn(&self.shared, id, project, endpoint.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+
     async fn end(&mut self, cause: EndCause) {
+        let died = matches!(cause, EndCause::OutOfMemory | EndCause::RuntimeDied { .. });
         self.entry.state = State::Ended { cause, at: self.shared.parts.clock.now() };
         self.endpoint = None;
         self.unclean = true;
         self.save(Durability::Renamed).await;
+        if let Some(pump) = self.pump.take().filter(|_| !died) {
+            // Its last lines. Whoever asked for the end has the answer already.
+            pump.drain().await;
+        }
         self.clean().await;
         self.report().await;
     }

@@ -14,18 +14,19 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use tarn_host::{Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
-    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
+    ApplyError, Endpoint, LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
 };
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{BootId, Generation, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     adopt, daemon,
     gauge::MemoryGauge,
     ledger::{Durability, Entry, Ledger, LedgerError},
+    log::{self, LogRate},
     sandbox::{Handle, SandboxTask},
 };
 
@@ -51,6 +52,8 @@ pub struct NodeConfig {
     pub boot_id: BootId,
     /// How long an orphaned sandbox is kept, in seconds.
     pub orphan_grace_secs: u64,
+    /// How fast the output of each sandbox is read to be persisted.
+    pub log_rate: LogRate,
 }
 
 /// What a node works with.
@@ -68,6 +71,8 @@ pub struct NodeParts {
     pub memory: Arc<dyn MemoryGauge>,
     /// Takes the reports.
     pub sink: Arc<dyn ReportSink>,
+    /// Takes what processes print.
+    pub log_sink: Arc<dyn LogSink>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// The source of tokens.
@@ -104,6 +109,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) handles: RwLock<HashMap<SandboxId, Arc<Handle>>>,
     pub(crate) starts_in_flight: AtomicU32,
+    /// Bounds the batches of lines that are in memory.
+    pub(crate) log_room: Arc<Semaphore>,
 }
 
 // === impl Shared ===
@@ -167,6 +174,7 @@ impl NodeService {
             ledger,
             handles: RwLock::default(),
             starts_in_flight: AtomicU32::new(0),
+            log_room: Arc::new(Semaphore::new(log::ROOM)),
         }));
         adopt::adopt_all(&node.0).await?;
         node.listen(events);

@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) limits: LimitsSection,
     pub(crate) admission: AdmissionSection,
     pub(crate) retention: RetentionSection,
+    pub(crate) process_logs: ProcessLogsSection,
     pub(crate) log: LogSection,
 }
 
@@ -146,6 +147,22 @@ pub(crate) struct RetentionSection {
     pub(crate) archive_keep_secs: u64,
 }
 
+/// `[process_logs]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ProcessLogsSection {
+    /// How long what processes print is kept, in days. Default: 7.
+    pub(crate) retention_days: u32,
+    /// How much one sandbox may print into the store over time, in KiB a second. Default: 1024.
+    pub(crate) rate_kb_per_sec: u64,
+    /// How much of it may come at once after a silence, in KiB. Default: 8192.
+    pub(crate) burst_kb: u64,
+    /// The most that is kept of one sandbox, in MiB. Default: 64.
+    pub(crate) sandbox_max_mb: u64,
+    /// The most that is kept of all, in MiB. Default: 4096.
+    pub(crate) total_max_mb: u64,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -196,6 +213,16 @@ impl Config {
         );
         ensure!(self.node.processes >= 16, "node.processes must be at least 16");
         ensure!(self.network.max_slots > 0, "network.max_slots must be above 0");
+        let logs = &self.process_logs;
+        for (key, value) in [
+            ("retention_days", u64::from(logs.retention_days)),
+            ("rate_kb_per_sec", logs.rate_kb_per_sec),
+            ("burst_kb", logs.burst_kb),
+            ("sandbox_max_mb", logs.sandbox_max_mb),
+            ("total_max_mb", logs.total_max_mb),
+        ] {
+            ensure!(value > 0, "process_logs.{key} must be at least 1");
+        }
         ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
         Ok(())
     }
@@ -278,6 +305,18 @@ impl Default for RetentionSection {
     }
 }
 
+impl Default for ProcessLogsSection {
+    fn default() -> Self {
+        Self {
+            retention_days: 7,
+            rate_kb_per_sec: 1024,
+            burst_kb: 8192,
+            sandbox_max_mb: 64,
+            total_max_mb: 4096,
+        }
+    }
+}
+
 impl Default for LogSection {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormat::Text }
@@ -311,6 +350,10 @@ impl DataDir {
 
     pub(crate) fn store(&self) -> PathBuf {
         self.root.join("store").join("tarn.sqlite")
+    }
+
+    pub(crate) fn log_store(&self) -> PathBuf {
+        self.root.join("store").join("logs.sqlite")
     }
 
     pub(crate) fn ledger(&self) -> PathBuf {

@@ -9,10 +9,10 @@ use clap::Args;
 use tarn_control::{Control, ControlConfig, ControlParts, Limits};
 use tarn_ingress::{Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
-    FixedMemory, MemoryFacts, MemoryGauge, NodeConfig, NodeParts, NodeService, ProcMemory,
+    FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeConfig, NodeParts, NodeService, ProcMemory,
 };
 use tarn_scheduler::AdmissionRule;
-use tarn_store_sql::SqliteStore;
+use tarn_store_sql::{LogLimits, SqliteLogStore, SqliteStore};
 use tarn_task::{Entropy, OsEntropy, SystemClock, Tasks};
 use tarn_types::{ByteSize, MilliCpu, SandboxStatus};
 use tokio::{
@@ -168,9 +168,13 @@ async fn start(
     let store = SqliteStore::open(&data.store(), store_tasks)
         .await
         .with_context(|| format!("open the store {}", data.store().display()))?;
+    let logs = SqliteLogStore::open(&data.log_store(), log_limits(config), store_tasks)
+        .await
+        .with_context(|| format!("open the log store {}", data.log_store().display()))?;
     let control = Control::start(
         ControlParts {
             store: Arc::new(store),
+            logs: Arc::new(logs),
             images: Arc::clone(&host.images),
             clock: Arc::new(SystemClock),
             entropy: Arc::clone(&entropy),
@@ -213,6 +217,10 @@ async fn start_node(
         cpu: MilliCpu::from_milli(u32::try_from(cores * 1000).unwrap_or(u32::MAX)),
         boot_id: identity::boot_id()?,
         orphan_grace_secs: config.node.orphan_grace_secs,
+        log_rate: LogRate {
+            bytes_per_sec: config.process_logs.rate_kb_per_sec.saturating_mul(1 << 10),
+            burst_bytes: config.process_logs.burst_kb.saturating_mul(1 << 10),
+        },
     };
     let parts = NodeParts {
         runtime: host.runtime,
@@ -221,6 +229,7 @@ async fn start_node(
         slots: host.slots,
         memory,
         sink: Arc::new(control.clone()),
+        log_sink: Arc::new(control.clone()),
         clock: Arc::new(SystemClock),
         entropy,
         tasks: tasks.clone(),
@@ -273,8 +282,16 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         },
         archive_after_secs: config.retention.archive_after_secs,
         archive_keep_secs: config.retention.archive_keep_secs,
+        log_retention_days: config.process_logs.retention_days,
         runtime,
     })
+}
+
+fn log_limits(config: &Config) -> LogLimits {
+    LogLimits {
+        sandbox_bytes: config.process_logs.sandbox_max_mb.saturating_mul(1 << 20),
+        total_bytes: config.process_logs.total_max_mb.saturating_mul(1 << 20),
+    }
 }
 
 fn find_tarnd(args: &UpArgs, config: &Config) -> anyhow::Result<PathBuf> {

@@ -3,4 +3,6 @@
 
 mod sqlite;
 
-pub use sqlite::{SqliteOpenError, SqliteStore, WriteCounts};
+pub use sqlite::{SqliteLogStore, SqliteOpenError, SqliteStore, WriteCounts};
+// What a caller must give to open one.
+pub use tarn_store::log::LogLimits;

@@ -12,6 +12,7 @@
 mod error;
 mod fact;
 mod key;
+mod log;
 mod project;
 mod sandbox;
 mod schema;
@@ -34,8 +35,8 @@ use tarn_types::{
 };
 use thiserror::Error;
 
-pub use self::writer::WriteCounts;
 use self::{error::failed, writer::Writer};
+pub use self::{log::SqliteLogStore, writer::WriteCounts};
 
 /// Connections for reading. Reads are short; more only make the page cache smaller for each.
 const READERS: u32 = 4;
@@ -123,7 +124,7 @@ impl SqliteStore {
             .connect()
             .await
             .map_err(|source| SqliteOpenError::Open { path: path.to_owned(), source })?;
-        schema::migrate(&mut connection, path).await?;
+        schema::migrate(&mut connection, path, &schema::STORE).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(ACQUIRE)

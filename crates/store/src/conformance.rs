@@ -2,6 +2,7 @@
 //!
 //! Each case gets a fresh, empty store and panics, with the reason, when the store is wrong.
 
+pub mod log;
 mod page;
 mod project;
 mod race;

@@ -6,6 +6,7 @@
 pub mod conformance;
 mod contract;
 pub mod format;
+pub mod log;
 mod memory;
 pub mod rule;
 mod unreliable;

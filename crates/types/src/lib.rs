@@ -7,6 +7,7 @@
 mod class;
 mod generation;
 mod id;
+mod log;
 mod name;
 mod policy;
 mod record;
@@ -21,6 +22,7 @@ mod token;
 pub use class::ErrorClass;
 pub use generation::Generation;
 pub use id::{IdError, KeyId, NodeId, ProjectId, SandboxId};
+pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
 pub use policy::EgressPolicy;
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};

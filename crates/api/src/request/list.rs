@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use percent_encoding::percent_decode_str;
 use tarn_types::SandboxStatus;
 
+use super::query::pairs;
 use crate::{Cursor, Refusal};
 
 /// What a list without `limit` is capped at: two SDKs follow no cursor.
@@ -44,7 +44,7 @@ impl ListSandboxes {
     /// # Errors
     /// Names the first parameter that cannot be what it is.
     pub fn parse(query: Option<&str>) -> Result<Self, Refusal> {
-        let pairs = pairs(query.unwrap_or_default())?;
+        let pairs = by_key(query.unwrap_or_default())?;
         let get = |key: &str| pairs.get(key).map(Cow::as_ref).filter(|value| !value.is_empty());
         Ok(Self {
             limit: limit(get("limit"))?,
@@ -87,28 +87,17 @@ fn status(text: Option<&str>) -> Result<Option<SandboxStatus>, Refusal> {
     })
 }
 
-fn pairs(query: &str) -> Result<BTreeMap<Cow<'_, str>, Cow<'_, str>>, Refusal> {
-    let mut pairs = BTreeMap::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (key, value) = (decode(key)?, decode(value)?);
-        if pairs.contains_key(&key) && ["limit", "cursor", "direction", "status"].contains(&&*key) {
+/// Returns the pairs by their keys; ours are given once.
+fn by_key(query: &str) -> Result<BTreeMap<Cow<'_, str>, Cow<'_, str>>, Refusal> {
+    let mut by_key = BTreeMap::new();
+    for (key, value) in pairs(query)? {
+        if by_key.contains_key(&key) && ["limit", "cursor", "direction", "status"].contains(&&*key)
+        {
             return Err(Refusal::invalid(&key, "is given twice"));
         }
-        pairs.insert(key, value);
+        by_key.insert(key, value);
     }
-    Ok(pairs)
-}
-
-/// Decodes `application/x-www-form-urlencoded` text.
-fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
-    let invalid = |_| Refusal::invalid("query", "is not UTF-8 once decoded");
-    if !text.contains('+') {
-        return percent_decode_str(text).decode_utf8().map_err(invalid);
-    }
-    let spaced = text.replace('+', " ");
-    let decoded = percent_decode_str(&spaced).decode_utf8().map_err(invalid)?;
-    Ok(Cow::Owned(decoded.into_owned()))
+    Ok(by_key)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tarn_host::sim::SimImages;
 use tarn_node_api::{
     ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
 };
-use tarn_store::{MemoryStore, Store};
+use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     ByteSize, DaemonToken, EndCause, Generation, MilliCpu, NodeId, Observed, ObservedPhase,
@@ -161,6 +161,7 @@ impl World {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_000_000)));
         let control = Control::start(
             ControlParts {
+                logs: Arc::new(MemoryLogStore::default()),
                 store: seen,
                 images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal", "other"])),
                 clock: Arc::clone(&clock) as _,

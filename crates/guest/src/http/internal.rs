@@ -5,16 +5,21 @@ use std::rc::Rc;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tarn_guest_api::{
-    CONNECT_PATH, INIT_PATH, InitRequest, MemoryPressureRequest, MemoryPressureResponse,
-    ShutdownResponse, Stats,
+    CONNECT_PATH, INIT_PATH, InitRequest, LogsRequest, MemoryPressureRequest,
+    MemoryPressureResponse, ShutdownResponse, Stats,
 };
 
 use super::{
     ApiError,
-    body::{Body, json_response, read_json},
+    body::{Body, json_bytes_response, json_response, read_json},
     route::InternalAction,
 };
-use crate::{daemon::Daemon, init, managed, process::pressure, sys};
+use crate::{
+    daemon::Daemon,
+    init, managed,
+    process::{log, pressure},
+    sys,
+};
 
 /// `POST init`.
 pub(crate) async fn init(
@@ -44,6 +49,11 @@ pub(crate) async fn handle(
         InternalAction::Shutdown => Ok(json_response(&shutdown(daemon).await)),
         // It takes over its connection, so it is answered before it comes here.
         InternalAction::Connect => Err(ApiError::wrong_method(CONNECT_PATH)),
+        InternalAction::Logs => {
+            let request: LogsRequest = read_json(request).await?;
+            let batch = log::poll(&daemon.processes, daemon.instance(), request).await;
+            Ok(json_bytes_response(batch))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 use tarn_daemon_api::{OutputStream, PREFIX};
-use tarn_guest_api::{CONNECT_PATH, MEMORY_PRESSURE_PATH, SHUTDOWN_PATH, STATS_PATH};
+use tarn_guest_api::{CONNECT_PATH, LOGS_PATH, MEMORY_PRESSURE_PATH, SHUTDOWN_PATH, STATS_PATH};
 
 use super::ApiError;
 use crate::process::output::Selection;
@@ -109,6 +109,8 @@ pub(crate) enum InternalAction {
     Shutdown,
     /// `GET connect`.
     Connect,
+    /// `POST logs`.
+    Logs,
 }
 
 // === impl Route ===
@@ -122,6 +124,7 @@ impl Route {
             (STATS_PATH, Method::GET, InternalAction::Stats),
             (SHUTDOWN_PATH, Method::POST, InternalAction::Shutdown),
             (CONNECT_PATH, Method::GET, InternalAction::Connect),
+            (LOGS_PATH, Method::POST, InternalAction::Logs),
         ];
         for (known, wanted, action) in internal {
             if path == known {
@@ -274,6 +277,7 @@ mod tests {
             ("POST", MEMORY_PRESSURE_PATH, Route::Internal(InternalAction::MemoryPressure)),
             ("GET", STATS_PATH, Route::Internal(InternalAction::Stats)),
             ("POST", SHUTDOWN_PATH, Route::Internal(InternalAction::Shutdown)),
+            ("POST", LOGS_PATH, Route::Internal(InternalAction::Logs)),
         ];
         for (method, path, expected) in table {
             let method: Method = method.parse().expect("a method");

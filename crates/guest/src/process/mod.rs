@@ -8,6 +8,7 @@ pub(crate) mod census;
 mod collect;
 pub(crate) mod guard;
 mod line;
+pub(crate) mod log;
 pub(crate) mod output;
 mod pids_group;
 pub(crate) mod pressure;
@@ -57,6 +58,8 @@ pub(crate) struct Process {
     drained: watch::Sender<()>,
     ended: Notify,
     run_of: OnceCell<Rc<Managed>>,
+    /// Rung with `changed`, for the one who looks at all processes.
+    bell: OnceCell<Rc<Notify>>,
 }
 
 /// How and when a process ended.
@@ -118,6 +121,7 @@ impl Process {
             drained: watch::channel(()).0,
             ended: Notify::new(),
             run_of: OnceCell::new(),
+            bell: OnceCell::new(),
         }
     }
 
@@ -129,6 +133,16 @@ impl Process {
     /// Returns its pid, which is its process group's and session's number too.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Returns the program it was started as.
+    pub(crate) fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// Returns the program's arguments.
+    pub(crate) fn args(&self) -> &[String] {
+        &self.args
     }
 
     /// Returns whether it has not ended.
@@ -150,6 +164,14 @@ impl Process {
     /// Tells the subscribers that something is new.
     pub(crate) fn notify(&self) {
         self.changed.send_replace(());
+        if let Some(bell) = self.bell.get() {
+            bell.notify_one();
+        }
+    }
+
+    /// Has a bell rung whenever something is new; the first bell stays.
+    fn set_bell(&self, bell: Rc<Notify>) {
+        drop(self.bell.set(bell));
     }
 
     /// Tells the collectors that the reader of a run has moved on, or has gone.

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tarn_daemon_api::OutputStream;
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 
-use super::{End, Process};
+use super::{End, Process, log::LogReader};
 use crate::clock::now_ms;
 
 /// Finished processes that are remembered (spec 05 §2).
@@ -30,6 +30,8 @@ pub(crate) struct ProcessTable {
     output_cap: Cell<usize>,
     output_bytes: Cell<usize>,
     collecting: Mutex<()>,
+    /// Who reads all output for the node.
+    pub(crate) log: LogReader,
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ impl ProcessTable {
     pub(crate) fn insert(&self, process: &Rc<Process>) {
         self.started.set(self.started.get() + 1);
         self.unlisted.borrow_mut().remove(&process.pid());
+        process.set_bell(self.log.bell());
         let mut entries = self.entries.borrow_mut();
         if let Some(earlier) = entries.by_pid.insert(process.pid(), Rc::clone(process))
             && !earlier.is_needed()
@@ -236,6 +239,7 @@ impl ProcessTable {
         if entries.by_pid.get(&process.pid()).is_some_and(|found| found.handle() == handle) {
             entries.by_pid.remove(&process.pid());
         }
+        self.log.forget(process);
         let bytes = process.output.borrow().bytes();
         self.output_bytes.set(self.output_bytes.get().saturating_sub(bytes));
     }

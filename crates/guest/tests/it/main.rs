@@ -6,6 +6,7 @@ mod file;
 mod follow;
 mod hostile;
 mod load;
+mod logs;
 mod managed;
 mod pressure;
 mod process;

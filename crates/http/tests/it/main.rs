@@ -2,6 +2,7 @@
 //! test tells it to.
 
 mod admin;
+mod log;
 mod node;
 mod openapi;
 mod refusal;

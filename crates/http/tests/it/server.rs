@@ -14,7 +14,7 @@ use tarn_api::response::IngressAddress;
 use tarn_control::{Control, ControlConfig, ControlParts};
 use tarn_host::sim::SimImages;
 use tarn_http::{HttpConfig, HttpParts, MetricsSource};
-use tarn_store::{MemoryStore, Store};
+use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::UnixMillis;
 use tower::ServiceExt as _;
@@ -58,6 +58,7 @@ impl Server {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
         let entropy = Arc::new(SeededEntropy::new(7));
         let parts = ControlParts {
+            logs: Arc::new(MemoryLogStore::default()),
             store: Arc::new(MemoryStore::new()) as Arc<dyn Store>,
             images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal"])),
             clock: Arc::clone(&clock) as _,

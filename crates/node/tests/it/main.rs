@@ -2,4 +2,5 @@
 
 mod adopt;
 mod life;
+mod log;
 mod world;

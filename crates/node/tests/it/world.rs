@@ -8,16 +8,18 @@ use tarn_host::{
     Layers as _,
     sim::{SimImages, SimLayers, SimSlots},
 };
-use tarn_node::{FixedMemory, MemoryFacts, NodeConfig, NodeParts, NodeService};
-use tarn_node_api::{Node as _, NodeIntent, NodeTarget, Report, ReportSink};
+use tarn_node::{FixedMemory, LogRate, MemoryFacts, NodeConfig, NodeParts, NodeService};
+use tarn_node_api::{
+    Endpoint, LogSink, LogSinkError, Node as _, NodeIntent, NodeTarget, Report, ReportSink,
+};
 use tarn_runtime::{
     Runtime as _,
     sim::{SimHost, SimRuntime},
 };
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, EgressPolicy, EndCause, Generation, Launch, MilliCpu, NodeId, ObservedPhase,
-    ProjectId, Resources, SandboxId, UnixMillis,
+    BootId, ByteSize, EgressPolicy, EndCause, Generation, Launch, LogBatch, MilliCpu, NodeId,
+    ObservedPhase, ProjectId, Resources, SandboxId, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -25,6 +27,16 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Sink {
     reports: Mutex<Vec<Report>>,
+    count: watch::Sender<usize>,
+}
+
+/// Keeps lines as a store does: each batch once. It survives the server.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    taken: Mutex<Vec<LogBatch>>,
+    repeated: Mutex<usize>,
+    /// How many calls are still to fail.
+    failures: Mutex<usize>,
     count: watch::Sender<usize>,
 }
 
@@ -36,6 +48,7 @@ pub(crate) struct Host {
     pub(crate) slots: Arc<SimSlots>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) boot: Mutex<&'static str>,
+    pub(crate) logs: Arc<Logs>,
 }
 
 /// A node over a host.
@@ -62,6 +75,74 @@ impl Sink {
     }
 }
 
+// === impl Logs ===
+
+#[async_trait]
+impl LogSink for Logs {
+    async fn store(&self, batch: &LogBatch) -> Result<(), LogSinkError> {
+        {
+            let mut failures = self.failures.lock();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err(LogSinkError { detail: "it was made to fail".to_owned() });
+            }
+        }
+        let version = |batch: &LogBatch| (batch.sandbox.clone(), batch.boot.clone(), batch.number);
+        let mut taken = self.taken.lock();
+        if taken.iter().any(|earlier| version(earlier) == version(batch)) {
+            *self.repeated.lock() += 1;
+        } else {
+            taken.push(batch.clone());
+        }
+        self.count.send_modify(|count| *count += 1);
+        Ok(())
+    }
+}
+
+impl Logs {
+    fn new() -> Self {
+        let (count, _) = watch::channel(0);
+        Self {
+            taken: Mutex::default(),
+            repeated: Mutex::default(),
+            failures: Mutex::default(),
+            count,
+        }
+    }
+
+    /// Makes the next calls fail.
+    pub(crate) fn fail(&self, calls: usize) {
+        *self.failures.lock() = calls;
+    }
+
+    /// Returns what processes of a sandbox printed, in order.
+    pub(crate) fn texts(&self, id: &SandboxId) -> Vec<String> {
+        let taken = self.taken.lock();
+        let lines = taken.iter().filter(|batch| batch.sandbox == *id).flat_map(|b| &b.lines);
+        lines.map(|line| line.body.clone()).collect()
+    }
+
+    /// Waits until so many lines of a sandbox are there.
+    pub(crate) async fn wait(&self, id: &SandboxId, lines: usize) -> Vec<String> {
+        let mut count = self.count.subscribe();
+        let found = async {
+            loop {
+                let texts = self.texts(id);
+                if texts.len() >= lines {
+                    break texts;
+                }
+                count.changed().await.expect("the sink lives");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), found).await.expect("the lines come")
+    }
+
+    /// Returns every batch that was taken.
+    pub(crate) fn batches(&self) -> Vec<LogBatch> {
+        self.taken.lock().clone()
+    }
+}
+
 // === impl Host ===
 
 impl Host {
@@ -73,6 +154,7 @@ impl Host {
             slots: Arc::default(),
             clock: Arc::new(ManualClock::at(UnixMillis(1_000_000))),
             boot: Mutex::new("boot-1"),
+            logs: Arc::new(Logs::new()),
         })
     }
 
@@ -107,6 +189,7 @@ impl World {
             cpu: MilliCpu::from_milli(2000),
             boot_id: BootId::new(*host.boot.lock()),
             orphan_grace_secs: 100,
+            log_rate: LogRate { bytes_per_sec: 1 << 30, burst_bytes: 1 << 30 },
         };
         let gib = ByteSize::from_mib(1024);
         let parts = NodeParts {
@@ -116,6 +199,7 @@ impl World {
             slots: Arc::clone(&host.slots) as _,
             memory: Arc::new(FixedMemory(MemoryFacts { total: gib, available: gib })),
             sink: Arc::clone(&sink) as _,
+            log_sink: Arc::clone(&host.logs) as _,
             clock: Arc::clone(&host.clock) as _,
             entropy: Arc::new(SeededEntropy::new(1)),
             tasks: tasks.clone(),
@@ -158,6 +242,13 @@ impl World {
         };
         let limit = Duration::from_secs(30);
         tokio::time::timeout(limit, found).await.expect("the report comes")
+    }
+
+    /// Returns how a running sandbox is reached.
+    pub(crate) async fn node_endpoint(&self, id: &SandboxId) -> Endpoint {
+        let list = self.node.list().await;
+        let report = list.into_iter().find(|report| report.id == *id).expect("listed");
+        report.endpoint.expect("it runs")
     }
 
     pub(crate) async fn wait_end(&self, id: &SandboxId) -> EndCause {

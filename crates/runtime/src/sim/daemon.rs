@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tarn_daemon_api::{ExitReason, Health, Info, MAX_JSON_BYTES, OutputStream, PREFIX, code};
-use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, TOKEN_HEADER};
+use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, LOGS_PATH, TOKEN_HEADER};
 use tarn_task::{Clock, Tasks};
 use tarn_types::{ByteSize, UnixMillis};
 use tokio::{
@@ -35,6 +35,7 @@ use super::{
 };
 
 mod file;
+mod log;
 mod private;
 mod process;
 
@@ -53,6 +54,7 @@ pub(super) struct Daemon {
     identity: Mutex<Option<Arc<Identity>>>,
     files: Mutex<FileTree>,
     processes: super::process::Processes,
+    log: log::LogReader,
     frozen: watch::Sender<bool>,
     end: CancellationToken,
     requests: AtomicU64,
@@ -80,6 +82,7 @@ impl Daemon {
             identity: Mutex::new(None),
             files: Mutex::new(FileTree::new("/workspace")),
             processes: super::process::Processes::default(),
+            log: log::LogReader::default(),
             frozen: watch::Sender::new(false),
             end: CancellationToken::new(),
             requests: AtomicU64::new(0),
@@ -159,6 +162,9 @@ impl Daemon {
             return self.init(request).await;
         }
         let identity = self.authorise(&request)?;
+        if request.uri().path() == LOGS_PATH && request.method() == Method::POST {
+            return self.logs(request).await;
+        }
         if request.uri().path().starts_with(INTERNAL_PREFIX) {
             return self.route_internal(&request);
         }

@@ -30,6 +30,8 @@ const FINISHED_KEPT: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     table: Mutex<Table>,
+    /// Changes whenever a process does.
+    activity: Arc<watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ pub(super) struct Process {
     state: Mutex<State>,
     /// Changes whenever `state` does.
     changed: watch::Sender<()>,
+    /// That of all processes together.
+    activity: Arc<watch::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -95,7 +99,11 @@ impl Processes {
             managed: None,
         };
         let state = State { info, rest: acts.into(), lines: Vec::new(), reason: None };
-        let process = Process { state: Mutex::new(state), changed: watch::Sender::new(()) };
+        let process = Process {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            activity: Arc::clone(&self.activity),
+        };
         let process = Arc::new(process);
         table.by_pid.insert(pid, Arc::clone(&process));
         process
@@ -118,6 +126,11 @@ impl Processes {
         running.retain(|process| !process.has_ended());
         running.reverse();
         running
+    }
+
+    /// Returns a receiver that is told of every new line.
+    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
+        self.activity.subscribe()
     }
 
     /// Returns how many were ever started.
@@ -158,6 +171,7 @@ impl Process {
     pub(super) fn advance(&self, clock: &dyn Clock) -> Pause {
         let pause = self.state.lock().advance(clock);
         self.changed.send_replace(());
+        self.activity.send_replace(());
         pause
     }
 
@@ -172,6 +186,11 @@ impl Process {
         let mut changed = self.changed.subscribe();
         // The sender lives in `self`, so the channel cannot close while this waits.
         drop(changed.wait_for(|()| self.has_ended()).await);
+    }
+
+    /// Returns the lines after the first `read`.
+    pub(super) fn lines_after(&self, read: usize) -> Vec<LineFrame> {
+        self.state.lock().lines.get(read..).unwrap_or_default().to_vec()
     }
 
     /// Returns the retained output of one stream, or of both.

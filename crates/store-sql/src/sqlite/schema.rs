@@ -6,30 +6,45 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::SqliteOpenError;
 
-/// Number n brings schema n - 1 to schema n. Never change one that was released: add another.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_init.sql")];
+/// A kind of database: how its files are known, and how they came to be.
+pub(super) struct Schema {
+    /// Marks a file as of this kind: four letters in ASCII (`PRAGMA application_id`).
+    application: i64,
+    /// Number n brings schema n - 1 to schema n. Never change one that was released: add another.
+    migrations: &'static [&'static str],
+}
 
-/// Marks a file as tarn's: "tarn" in ASCII (`PRAGMA application_id`).
-const APPLICATION_ID: i64 = 0x7461_726e;
+/// What control must not forget: "tarn".
+pub(super) const STORE: Schema = Schema {
+    application: 0x7461_726e,
+    migrations: &[include_str!("../../migrations/0001_init.sql")],
+};
+
+/// Persisted output: "tarl".
+pub(super) const LOG: Schema = Schema {
+    application: 0x7461_726c,
+    migrations: &[include_str!("../../migrations/log_0001_init.sql")],
+};
 
 /// Brings a database to the present schema, one committed migration at a time.
 pub(super) async fn migrate(
     connection: &mut SqliteConnection,
     path: &Path,
+    schema: &Schema,
 ) -> Result<(), SqliteOpenError> {
     let open = |source| SqliteOpenError::Open { path: path.to_owned(), source };
     let found = number(connection, "PRAGMA user_version").await.map_err(open)?;
     let application = number(connection, "PRAGMA application_id").await.map_err(open)?;
     let tables = number(connection, "SELECT count(*) FROM sqlite_schema").await.map_err(open)?;
     let fresh = application == 0 && found == 0 && tables == 0;
-    if !fresh && application != APPLICATION_ID {
+    if !fresh && application != schema.application {
         return Err(SqliteOpenError::Foreign { path: path.to_owned() });
     }
-    for (version, migration) in (1_i64..).zip(MIGRATIONS) {
+    for (version, migration) in (1_i64..).zip(schema.migrations) {
         if version <= found {
             continue;
         }
-        let applied = apply(connection, version, migration).await;
+        let applied = apply(connection, schema.application, version, migration).await;
         applied.map_err(|source| SqliteOpenError::Migrate {
             path: path.to_owned(),
             version,
@@ -37,7 +52,7 @@ pub(super) async fn migrate(
         })?;
         tracing::info!(schema.old = version - 1, schema.new = version, "database migrated");
     }
-    let known = (1_i64..).zip(MIGRATIONS).last().map_or(0, |(version, _)| version);
+    let known = (1_i64..).zip(schema.migrations).last().map_or(0, |(version, _)| version);
     if found > known {
         return Err(SqliteOpenError::Newer { path: path.to_owned(), found, known });
     }
@@ -46,6 +61,7 @@ pub(super) async fn migrate(
 
 async fn apply(
     connection: &mut SqliteConnection,
+    application: i64,
     version: i64,
     migration: &'static str,
 ) -> Result<(), sqlx::Error> {
@@ -54,7 +70,7 @@ async fn apply(
         sqlx::raw_sql(migration).execute(&mut *connection).await?;
         // A pragma takes no parameters; both values are numbers of this file.
         let mark = format!(
-            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}; COMMIT"
+            "PRAGMA application_id = {application}; PRAGMA user_version = {version}; COMMIT"
         );
         sqlx::raw_sql(AssertSqlSafe(mark)).execute(&mut *connection).await
     };

@@ -1,8 +1,10 @@
-//! The suite of all stores.
+//! The suites of all stores.
 
 use std::{cell::RefCell, sync::Arc};
 
-use tarn_store::{Store, conformance};
+use tarn_store::{Store, conformance, log::LogStore};
+use tarn_store_sql::SqliteLogStore;
+use tarn_task::Tasks;
 
 use crate::support::Database;
 
@@ -15,6 +17,18 @@ async fn conforms() {
         let (store, _tasks) = database.open().await;
         databases.borrow_mut().push(database);
         Arc::new(store) as Arc<dyn Store>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_store_conforms() {
+    let databases = RefCell::new(Vec::new());
+    conformance::log::run(async |limits| {
+        let database = Database::new();
+        let store = SqliteLogStore::open(&database.path(), limits, &Tasks::new()).await;
+        databases.borrow_mut().push(database);
+        Arc::new(store.expect("the database opens")) as Arc<dyn LogStore>
     })
     .await;
 }

@@ -3,5 +3,6 @@
 mod conformance;
 mod crash;
 mod durable;
+mod log;
 mod open;
 mod support;
