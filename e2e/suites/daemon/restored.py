@@ -1,0 +1,75 @@
+"""Takes a sandbox to a memory image and back under its daemon's feet, with the runtime's own command.
+
+What the daemon must withstand is the same whoever does it: the sandbox's memory is written down, its
+processes end, and some time later another set of them goes on from that very instant, in the same
+network namespace, with a clock that has jumped. The server must not run meanwhile.
+"""
+
+import json
+import pathlib
+import subprocess
+
+from harness import env, http
+from harness.wait import until
+
+GATEWAY, INSIDE = "169.254.77.1", "169.254.77.2/30"
+GATEWAY_MAC = "02:00:00:00:77:01"
+# The flags of the runtime are part of the image, so they are read off the running sandbox.
+SHARED_FLAGS = (
+    "platform network overlay2 file-access file-access-mounts ignore-cgroups host-settings "
+    "control-rpc-stop-timeout sidecar-usage-policy allow-suid net-raw gofer-network-namespace in-sandbox-cgroup"
+).split()
+
+
+class Restored:
+    """A sandbox without its server."""
+
+    def __init__(self, server, sandbox: str) -> None:
+        self.id = sandbox
+        self.root = server.data / "runsc"
+        self.image = server.home / "image"
+        entry = json.loads((server.data / "ledger" / sandbox / "sandbox.json").read_text())
+        self.daemon, self.token = f"http://{entry['started']['daemon']}", entry["token"]
+        self.pid = entry["started"]["pid"]
+        config = json.loads((self.root / "bundle" / sandbox / "config.json").read_text())
+        spaces = config["linux"]["namespaces"]
+        self.namespace = next(space["path"] for space in spaces if space["type"] == "network")
+        words = pathlib.Path(f"/proc/{self.pid}/cmdline").read_text().split("\0")
+        self.flags = [word for word in words if word.lstrip("-").split("=")[0] in SHARED_FLAGS and "=" in word]
+        version = pathlib.Path(env.ASSETS, "runsc/current").read_text().strip()
+        self.program = f"{env.ASSETS}/runsc/{version}/runsc"
+
+    def call(self, method: str, path: str, body=None, **options) -> http.Reply:
+        """Asks the daemon around the ingress, as the node does."""
+        body = json.dumps(body) if isinstance(body, dict) else body
+        return http.request(self.daemon + path, method, headers={"X-Tarn-Token": self.token}, body=body, **options)
+
+    def freeze_to_image(self) -> None:
+        """Writes the memory down; the sandbox's processes end."""
+        self.image.mkdir()
+        self._runsc("checkpoint", f"--image-path={self.image}", "--compression=none", self.id)
+        until(lambda: not pathlib.Path(f"/proc/{self.pid}").exists(), what="the end of the old sandbox")
+        self.remove()
+
+    def go_on(self) -> None:
+        """Restores from the image, in the same namespace."""
+        inside = ["nsenter", f"--net={self.namespace}", "ip"]
+        for words in (
+            ["addr", "add", INSIDE, "dev", "eth0"],
+            ["route", "add", "default", "via", GATEWAY],
+            ["neigh", "replace", GATEWAY, "lladdr", GATEWAY_MAC, "nud", "permanent", "dev", "eth0"],
+        ):
+            subprocess.run([*inside, *words], check=True, timeout=10)
+        bundle = self.root / "bundle" / self.id
+        self._runsc("restore", "--detach", f"--bundle={bundle}", f"--image-path={self.image}", self.id)
+
+    def remove(self) -> None:
+        """Removes what the runtime has of it."""
+        self._runsc("delete", "--force", self.id)
+
+    def _runsc(self, *words: str) -> None:
+        command = [self.program, f"--root={self.root}/root", f"--log={self.root}/test.log", *self.flags, *words]
+        # No pipes: what is inherited stays with a restored sandbox.
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+        log = self.root / "test.log"
+        assert done.returncode == 0, f"runsc {words[0]}: {log.read_text()[-600:] if log.exists() else done}"
