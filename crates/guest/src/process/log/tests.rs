@@ -197,7 +197,9 @@ fn commands_are_cut_between_characters() {
 proptest! {
     /// However calls and writes interleave, the lines of a process come in order, each once.
     #[test]
-    fn no_line_is_lost_or_doubled(steps in prop::collection::vec((0_usize..3, any::<bool>()), 1..60)) {
+    fn no_line_is_lost_or_doubled(
+        steps in prop::collection::vec((0_usize..3, any::<bool>()), 1..60),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let (batches, written) = runtime.block_on(async {
             let table = table();
