@@ -22,6 +22,7 @@ run_tests() {
 	say test "set-up: ready ($(elapsed))"
 	gates
 	suite unit "unit and component tests" limit 40m cargo test --quiet --workspace --no-fail-fast
+	suite fuzz "fuzz targets, some seconds each" limit 15m "$ROOT/x" fuzz all "$((${#full[@]} ? 60 : 4))"
 	local failed_before=$FAILED
 	suite build "build" "$ROOT/x" build
 	if ((FAILED == failed_before)); then

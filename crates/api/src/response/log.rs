@@ -38,7 +38,8 @@ pub struct LogRecord {
     pub resource_attributes: Vec<[String; 2]>,
     /// The line, without its newline.
     pub body: String,
-    /// JSON text: `stream` is `stdout` or `stderr`; `dropped` says how many lines are missing here.
+    /// JSON text: `stream` is `stdout` or `stderr`; `dropped` says how many lines are missing
+    /// here.
     pub log_attributes: String,
     /// Always empty: sandboxes have none.
     pub allocations: Vec<String>,

@@ -15,7 +15,13 @@ mod stream;
 mod tunnel;
 mod upgrade;
 
-pub(crate) use self::{error::ApiError, upgrade::Upgrade};
+pub(crate) use self::{
+    body::parse_json,
+    error::ApiError,
+    route::Route,
+    sse::{LineFrames, StreamField},
+    upgrade::Upgrade,
+};
 
 use std::{net::IpAddr, rc::Rc};
 
@@ -26,7 +32,7 @@ use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, TOKEN_HEADER, code};
 
 use self::{
     body::{Body, json_response},
-    route::{InternalAction, Route, TerminalAction},
+    route::{InternalAction, TerminalAction},
 };
 use crate::daemon::Daemon;
 

@@ -32,6 +32,7 @@ use tarn_daemon_api::{
 use tokio::sync::{Notify, watch};
 
 pub(crate) use self::{
+    line::LineSplitter,
     pids_group::PidsGroup,
     stdin::{Stdin, StdinError},
     table::ProcessTable,

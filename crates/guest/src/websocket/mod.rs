@@ -17,7 +17,7 @@ mod heartbeat;
 mod socket;
 
 pub(crate) use self::{
-    frame::HEADER_BYTES,
+    frame::{Decoder, HEADER_BYTES, Item},
     heartbeat::{Beat, INTERVAL},
     socket::{Broken, WebSocket},
 };
