@@ -221,8 +221,7 @@ def test_many_tunnels_at_once(server, web):
         socket.socket.close()
 
 
-@pytest.mark.skipif(not env.FULL, reason="takes more than a minute")
-def test_pings_come_and_who_does_not_answer_is_dropped(server, web):
+def check_pings_come_and_who_does_not_answer_is_dropped(server, web):
     made = terminal(server, web, "sleep 600")
     with attach(server, web, made) as socket:
         socket.socket.settimeout(120)
@@ -230,3 +229,8 @@ def test_pings_come_and_who_does_not_answer_is_dropped(server, web):
         assert socket.next() == (PING, b"") and 25 < time.monotonic() - begun < 40
         assert socket.next() == (None, b"") and 55 < time.monotonic() - begun < 80
     assert info(server, web, made)["is_alive"], "the terminal lives on"
+
+
+if env.FULL:
+    # It takes more than a minute.
+    test_pings = check_pings_come_and_who_does_not_answer_is_dropped
