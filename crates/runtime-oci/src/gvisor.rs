@@ -179,7 +179,7 @@ impl GvisorRuntime {
         };
         // The number alone proves nothing; membership in its cgroup does.
         let members = cgroup.processes().map_err(host("watch", id))?;
-        let Some(pid_started) = process::start_time(pid) else {
+        let Some(pid_started) = process::start_time(pid).map_err(host("watch", id))? else {
             return Ok(None);
         };
         if members.binary_search(&pid).is_err() {
@@ -292,6 +292,17 @@ impl Runtime for GvisorRuntime {
             id: id.clone(),
             detail: "the sandbox ended at once".to_owned(),
         })
+    }
+
+    async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
+        let members = self.remains.cgroups.sandbox(id).processes();
+        let members = members.map_err(host("find the processes", id))?;
+        if members.is_empty() {
+            return Ok(false);
+        }
+        // Without a number of its own, whoever is there may be the sandbox.
+        let state = self.backend_state(id)?;
+        Ok(state.is_none_or(|state| members.binary_search(&state.pid).is_ok()))
     }
 
     async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError> {
