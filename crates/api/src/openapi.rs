@@ -12,7 +12,7 @@ use crate::{
     response::{
         AdminSandbox, AdminSandboxList, CreateSandboxResponse, ErrorDetails, GpuInfo, HealthBody,
         KeyEntry, KeyIdentity, KeyList, NetworkConfig, NewKeyBody, OrphanList, ProjectBody,
-        ResourcesInfo, SandboxInfo, SandboxList,
+        ResourcesInfo, SandboxInfo, SandboxList, UnfoundSandbox,
     },
 };
 
@@ -39,6 +39,7 @@ use crate::{
     ResourcesRequest,
     SandboxInfo,
     SandboxList,
+    UnfoundSandbox,
     UpdateSandbox
 )))]
 struct Schemas;
@@ -276,7 +277,9 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         Operation::AdminKeyList => &[(200, "The keys", Answer::Json("KeyList"))],
         Operation::AdminKeyRevoke => &[(200, "It opens nothing any more", Answer::AnyJson)],
         Operation::AdminSandboxList => &[(200, "The sandboxes", Answer::Json("AdminSandboxList"))],
-        Operation::AdminOrphanList => &[(200, "Their ids", Answer::Json("OrphanList"))],
+        Operation::AdminOrphanList => {
+            &[(200, "Their ids, and what keeps the others", Answer::Json("OrphanList"))]
+        }
     }
 }
 

@@ -5,7 +5,9 @@ mod admin;
 mod platform;
 mod sandbox;
 
-pub use admin::{AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList};
+pub use admin::{
+    AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
+};
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use tarn_host::{Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
-    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
+    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, Unfound,
 };
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
@@ -302,5 +302,12 @@ impl Node for NodeService {
             .collect();
         orphans.sort();
         orphans
+    }
+
+    async fn unfound(&self) -> Vec<Unfound> {
+        let handles = self.0.handles.read();
+        let mut unfound: Vec<_> = handles.values().filter_map(|handle| handle.unfound()).collect();
+        unfound.sort_by(|a, b| a.id.cmp(&b.id));
+        unfound
     }
 }
