@@ -1,6 +1,8 @@
 """kill -9 of the server: nothing acknowledged is lost, nothing half made stays (issue, must show 6)."""
 
 import json
+import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +206,44 @@ def test_an_emptied_store_harms_nobody(new_server):
     server.restart()
     assert all(host.sandbox_processes(server.data, s) for s in made), "still kept after another start"
     assert server.running() == {new}
+
+
+def test_a_fault_that_passes_costs_no_sandbox(new_server):
+    server = new_server("-fault")
+    made = counters.start(server)
+    server.kill()
+    # Somebody has the place of the sandbox's resolver when the next server comes.
+    taken = until(lambda: take_resolver_ports(server), timeout=10, what="the dead server's sockets to go")
+    try:
+        server.start()
+        assert server.running() == {made}, "nobody knows that it has ended, so it has not"
+        assert host.sandbox_processes(server.data, made)
+        doctor = server.command("doctor")
+        assert re.search(rf"not taken over.*{made}.*listen for DNS", doctor.stdout), doctor
+    finally:
+        for port in taken:
+            port.close()
+    until(lambda: counters.read(server, made).count, timeout=60, what="the sandbox to be reached again")
+    assert counters.read(server, made).longest_pause < 2.0, "it was not touched"
+    assert made not in server.command("doctor").stdout
+    server.delete(made)
+    settled(server)
+
+
+def take_resolver_ports(server) -> list[socket.socket]:
+    """Binds what the resolvers listen on in every slot of a server; nothing when one is still taken."""
+    taken = []
+    for interface in host.objects(server.data)["link"]:
+        port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        taken.append(port)
+        try:
+            port.bind(("169.254.77.1", 453))
+        except OSError:
+            for other in taken:
+                other.close()
+            return []
+    return taken
 
 
 def cpu_stands(server, sandbox) -> bool:
