@@ -13,7 +13,7 @@ use crate::{
         AdminSandbox, AdminSandboxList, CreateSandboxResponse, ErrorDetails, GpuInfo, HealthBody,
         KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList, LogRecord,
         NetworkConfig, NewKeyBody, OrphanList, ProjectBody, ResourcesInfo, SandboxInfo,
-        SandboxList,
+        SandboxList, UnfoundSandbox,
     },
 };
 
@@ -44,6 +44,7 @@ use crate::{
     ResourcesRequest,
     SandboxInfo,
     SandboxList,
+    UnfoundSandbox,
     UpdateSandbox
 )))]
 struct Schemas;
@@ -305,7 +306,9 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         Operation::AdminKeyList => &[(200, "The keys", Answer::Json("KeyList"))],
         Operation::AdminKeyRevoke => &[(200, "It opens nothing any more", Answer::AnyJson)],
         Operation::AdminSandboxList => &[(200, "The sandboxes", Answer::Json("AdminSandboxList"))],
-        Operation::AdminOrphanList => &[(200, "Their ids", Answer::Json("OrphanList"))],
+        Operation::AdminOrphanList => {
+            &[(200, "Their ids, and what keeps the others", Answer::Json("OrphanList"))]
+        }
     }
 }
 

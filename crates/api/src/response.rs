@@ -6,7 +6,9 @@ mod log;
 mod platform;
 mod sandbox;
 
-pub use admin::{AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList};
+pub use admin::{
+    AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
+};
 pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use sandbox::{

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tarn_host::ImageError;
 use tarn_lifecycle::{Event, Patch, status};
+use tarn_node_api::Unfound;
 use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
@@ -178,6 +179,15 @@ impl Control {
             orphans.extend(node.orphans().await);
         }
         orphans
+    }
+
+    /// Returns the sandboxes that some node cannot take over from its earlier run.
+    pub async fn unfound(&self) -> Vec<Unfound> {
+        let mut unfound = Vec::new();
+        for node in self.nodes() {
+            unfound.extend(node.unfound().await);
+        }
+        unfound
     }
 
     /// Returns how many live sandboxes have each status.

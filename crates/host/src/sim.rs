@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -15,6 +17,9 @@ use crate::{
     SlotId, Slots, Template,
 };
 
+/// What a fault says.
+const MADE_TO_FAIL: &str = "it was made to fail";
+
 /// Images that exist by name alone.
 #[derive(Debug)]
 pub struct SimImages {
@@ -25,6 +30,7 @@ pub struct SimImages {
 #[derive(Debug, Default)]
 pub struct SimLayers {
     live: Mutex<BTreeSet<SandboxId>>,
+    faults: Faults,
 }
 
 /// Slots that are entries of a table; every address is loopback.
@@ -33,7 +39,12 @@ pub struct SimSlots {
     claimed: Mutex<BTreeMap<SlotId, (SandboxId, EgressPolicy)>>,
     /// Those adopted since the last [`Slots::settle`].
     adopted: Mutex<BTreeSet<SlotId>>,
+    faults: Faults,
 }
+
+/// How many of the next adoptions fail for a reason that passes.
+#[derive(Debug, Default)]
+struct Faults(AtomicUsize);
 
 // === impl SimImages ===
 
@@ -79,6 +90,13 @@ impl Images for SimImages {
 
 // === impl SimLayers ===
 
+impl SimLayers {
+    /// Makes the next `times` of [`Layers::adopt`] fail.
+    pub fn fail_adopt(&self, times: usize) {
+        self.faults.plan(times);
+    }
+}
+
 #[async_trait]
 impl Layers for SimLayers {
     async fn build(
@@ -92,6 +110,10 @@ impl Layers for SimLayers {
     }
 
     async fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {
+        if self.faults.meet() {
+            let (step, path) = ("look at", PathBuf::from(format!("/sim/{id}")));
+            return Err(LayerError::Step { step, path, source: io::Error::other(MADE_TO_FAIL) });
+        }
         if !self.live.lock().contains(id) {
             return Err(LayerError::Missing { id: id.clone() });
         }
@@ -121,6 +143,16 @@ impl SimSlots {
             netns: PathBuf::from(format!("/sim/netns/{}", id.0)),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
+    }
+
+    /// Makes the next `times` of [`Slots::adopt`] fail; each keeps the slot for its sandbox.
+    pub fn fail_adopt(&self, times: usize) {
+        self.faults.plan(times);
+    }
+
+    /// Loses a slot, as if somebody had removed it from the host.
+    pub fn lose(&self, slot: SlotId) {
+        self.claimed.lock().remove(&slot);
     }
 
     /// Returns the policy of a claimed slot, for a test to look at.
@@ -159,8 +191,16 @@ impl Slots for SimSlots {
         id: &SandboxId,
         policy: &EgressPolicy,
     ) -> Result<Slot, SlotError> {
-        self.claimed.lock().insert(slot, (id.clone(), policy.clone()));
+        let mut claimed = self.claimed.lock();
+        let Some((_, current)) = claimed.get_mut(&slot).filter(|(owner, _)| owner == id) else {
+            return Err(SlotError::Missing { slot });
+        };
         self.adopted.lock().insert(slot);
+        if self.faults.meet() {
+            let (step, detail) = ("open", MADE_TO_FAIL.to_owned());
+            return Err(SlotError::Step { step, slot, detail });
+        }
+        *current = policy.clone();
         Ok(Self::slot(slot))
     }
 
@@ -175,5 +215,19 @@ impl Slots for SimSlots {
         if claimed.get(&slot).is_some_and(|(owner, _)| owner == id) {
             claimed.remove(&slot);
         }
+    }
+}
+
+// === impl Faults ===
+
+impl Faults {
+    fn plan(&self, times: usize) {
+        self.0.store(times, Ordering::Relaxed);
+    }
+
+    /// Says whether it fails this time.
+    fn meet(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 }

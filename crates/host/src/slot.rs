@@ -71,7 +71,10 @@ pub trait Slots: Send + Sync + 'static {
     /// Takes back the slot of a sandbox that outlived a restart of the server, with its policy.
     ///
     /// # Errors
-    /// Fails when the slot is gone.
+    /// [`SlotError::Missing`] when the slot is gone. After any other failure the slot stays as it
+    /// is and the sandbox's, through [`Slots::settle`] too: it may be tried again at any time, and
+    /// is to be released. Of a slot that it has
+    /// taken back already this says so again.
     async fn adopt(
         &self,
         slot: SlotId,

@@ -98,19 +98,26 @@ impl Book {
         self.waiting -= 1;
     }
 
-    /// Takes a slot that was found, for the sandbox that lives in it.
+    /// Takes a slot that was found, for the sandbox that lives in it. It may take it again.
     pub(crate) fn adopt(&mut self, slot: SlotId, id: &SandboxId) -> bool {
-        let found = self.state(slot) == Some(State::Found);
-        if found {
+        if self.state(slot) == Some(State::Found) {
             self.claim(slot, id);
         }
-        found
+        self.owners.get(&slot) == Some(id)
     }
 
-    /// Undoes an adoption that went wrong later.
+    /// Gives up the adoption of a slot that turned out to be broken. After the time of adoption
+    /// only a release does that.
     pub(crate) fn unadopt(&mut self, slot: SlotId) {
-        self.owners.remove(&slot);
-        self.states.insert(slot, State::Found);
+        if !self.settled {
+            self.owners.remove(&slot);
+            self.states.insert(slot, State::Found);
+        }
+    }
+
+    /// Returns every slot that is some sandbox's.
+    pub(crate) fn claimed(&self) -> BTreeSet<SlotId> {
+        self.owners.keys().copied().collect()
     }
 
     /// Ends the time of adoption: returns the slots nobody asked for, which are being removed now.

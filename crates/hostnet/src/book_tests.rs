@@ -30,9 +30,13 @@ fn nothing_is_built_or_given_before_adoption_is_over() {
     let mut book = Book::new(4, 10, [SlotId(1), SlotId(2), SlotId(3)].into());
     assert!(book.plan_builds().is_empty());
     assert!(book.adopt(SlotId(2), &id(2)));
-    assert!(!book.adopt(SlotId(2), &id(2)), "adopted twice");
+    assert!(book.adopt(SlotId(2), &id(2)), "its own, once more");
+    assert!(!book.adopt(SlotId(2), &id(3)), "somebody else's");
     assert!(!book.adopt(SlotId(9), &id(9)), "adopted a slot that is not there");
     assert_eq!(book.settle(), [SlotId(1), SlotId(3)].into());
+    book.unadopt(SlotId(2));
+    assert!(book.adopt(SlotId(2), &id(2)), "only a release gives it up now");
+    assert_eq!(book.claimed(), [SlotId(2)].into());
     assert_eq!(book.plan_builds(), [SlotId(4), SlotId(5), SlotId(6), SlotId(7)]);
 }
 

@@ -64,9 +64,19 @@ impl Site {
     }
 
     /// Says whether a slot has both a namespace and an interface.
-    pub(crate) fn is_whole(&self, slot: SlotId) -> bool {
+    pub(crate) fn is_whole(&self, slot: SlotId) -> Result<bool, StepFailure> {
         let interface = self.names.interface(slot);
-        is_namespace(&self.netns(slot)) && if_nametoindex(interface.as_str()).is_ok()
+        let linked = match if_nametoindex(interface.as_str()) {
+            Ok(_index) => true,
+            Err(Errno::ENODEV | Errno::ENXIO) => false,
+            Err(error) => return Err(error).step("find interface"),
+        };
+        let namespace = match statfs(&self.netns(slot)) {
+            Ok(status) => status.filesystem_type() == NSFS_MAGIC,
+            Err(Errno::ENOENT) => false,
+            Err(error) => return Err(error).step("look at namespace"),
+        };
+        Ok(linked && namespace)
     }
 
     /// Looks at what the host has.

@@ -10,7 +10,9 @@ use axum::{
 use tarn_api::{
     ErrorCode,
     request::CreateKey,
-    response::{AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList},
+    response::{
+        AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
+    },
 };
 use tarn_control::ListAsk;
 use tarn_control::Order;
@@ -92,5 +94,14 @@ pub(crate) async fn list_sandboxes(
 
 pub(crate) async fn list_orphans(State(app): State<App>) -> Json<OrphanList> {
     let orphans = app.control().orphans().await;
-    Json(OrphanList { orphans: orphans.iter().map(ToString::to_string).collect() })
+    let unfound = app
+        .control()
+        .unfound()
+        .await
+        .into_iter()
+        .map(|unfound| UnfoundSandbox { id: unfound.id.to_string(), trouble: unfound.trouble });
+    Json(OrphanList {
+        orphans: orphans.iter().map(ToString::to_string).collect(),
+        unfound: unfound.collect(),
+    })
 }

@@ -102,6 +102,15 @@ pub enum ApplyError {
     Stopping,
 }
 
+/// A sandbox of an earlier run that could not be taken over yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfound {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// What is missing, or could not be done.
+    pub trouble: String,
+}
+
 /// A node, as control sees it.
 #[async_trait]
 pub trait Node: Send + Sync + 'static {
@@ -134,6 +143,10 @@ pub trait Node: Send + Sync + 'static {
 
     /// Returns the sandboxes that are orphaned.
     async fn orphans(&self) -> Vec<SandboxId>;
+
+    /// Returns the sandboxes of an earlier run that the node cannot take over now. It leaves them
+    /// as they are and goes on trying; their last report stays what it was, without an endpoint.
+    async fn unfound(&self) -> Vec<Unfound>;
 }
 
 /// Where a node sends its reports.

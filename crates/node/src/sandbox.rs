@@ -15,19 +15,20 @@ use std::{
 
 use parking_lot::Mutex;
 use tarn_lifecycle::{Limit, limit};
-use tarn_node_api::{ApplyError, Endpoint, NodeIntent, NodeTarget, Report};
+use tarn_node_api::{ApplyError, Endpoint, NodeIntent, NodeTarget, Report, Unfound};
 use tarn_runtime::RuntimeExit;
 use tarn_types::{
-    DaemonToken, EndCause, Generation, Launch, MilliCpu, NodeId, Observed, ObservedPhase,
-    SandboxId, UnixMillis,
+    DaemonToken, EndCause, FailedStep, Generation, Launch, MilliCpu, NodeId, Observed,
+    ObservedPhase, SandboxId, UnixMillis,
 };
 use tokio::sync::watch;
 
 use crate::{
+    adopt::{Found, died_unwatched, find, seek_pause, warn_sought},
     ledger::{Durability, Entry, FORMAT_VERSION, State},
     log::LogPump,
     service::Shared,
-    start::{chain, clean, start},
+    start::{chain, clean, failed, start},
 };
 
 /// How long the task sleeps at most before it looks at the wall clock again: limits are wall-clock
@@ -67,6 +68,8 @@ pub(crate) struct Handle {
     id: SandboxId,
     wanted: watch::Sender<Wanted>,
     known: Mutex<Known>,
+    /// Why it could not be taken over from an earlier run yet.
+    unfound: Mutex<Option<String>>,
     /// Held while the daemon is asked to end its largest process.
     relief: Arc<tokio::sync::Mutex<()>>,
 }
@@ -80,10 +83,28 @@ pub(crate) struct SandboxTask {
     endpoint: Option<Endpoint>,
     /// How many of `Wanted::repeats` were answered.
     repeated: u64,
-    /// Something of an ended sandbox may still be on the host.
-    unclean: bool,
+    past: Past,
     /// Reads what its processes print, while it runs.
     pump: Option<LogPump>,
+}
+
+/// What is still open of a sandbox's past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// Nothing.
+    Settled,
+    /// It runs or has run under an earlier server, and could not be found again so many times. It
+    /// is touched by nothing but what is wanted of it.
+    Sought {
+        /// How often it was looked for.
+        tries: u32,
+        /// What kept it from being found the last time.
+        trouble: String,
+    },
+    /// An earlier server was building it; that is undone before it is built as it is wanted.
+    HalfBuilt,
+    /// It has ended, and something of it may still be on the host.
+    Unclean,
 }
 
 // === impl Handle ===
@@ -135,6 +156,11 @@ impl Handle {
         self.known.lock().orphaned
     }
 
+    pub(crate) fn unfound(&self) -> Option<Unfound> {
+        let trouble = self.unfound.lock().clone()?;
+        Some(Unfound { id: self.id.clone(), trouble })
+    }
+
     /// Returns the CPU quota a live sandbox was promised.
     pub(crate) fn cpu_promised(&self) -> MilliCpu {
         let known = self.known.lock();
@@ -161,26 +187,12 @@ impl SandboxTask {
     /// Begins to build a sandbox. Its handle is there when this returns.
     pub(crate) fn spawn_new(shared: &Arc<Shared>, intent: NodeIntent) {
         let NodeTarget::Running(launch) = intent.target.clone() else { return };
-        let entry = Entry {
-            format_version: FORMAT_VERSION,
-            id: intent.id.clone(),
-            project: intent.project.clone(),
-            generation: intent.generation,
-            boot_id: shared.config.boot_id.clone(),
-            launch,
-            state: State::Starting,
-            slot: None,
-            token: DaemonToken::from_random(shared.parts.entropy.bytes()),
-            tarnd: shared.config.tarnd.clone(),
-            started: None,
-            orphaned: None,
-        };
+        let entry = new_entry(shared, &intent, launch);
         let wanted = Wanted { intent: Some(intent), ..Wanted::default() };
         let Some(mut task) = Self::new(shared, entry, wanted, None) else { return };
         shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
         drop(shared.parts.tasks.spawn("sandbox", async move {
             task.build().await;
-            task.shared.starts_in_flight.fetch_sub(1, Ordering::Relaxed);
             task.run().await;
         }));
     }
@@ -190,11 +202,11 @@ impl SandboxTask {
         shared: &Arc<Shared>,
         entry: Entry,
         endpoint: Option<Endpoint>,
-        unclean: bool,
+        past: Past,
     ) {
         let wanted = Wanted { orphaned: entry.orphaned.is_some(), ..Wanted::default() };
         let Some(mut task) = Self::new(shared, entry, wanted, endpoint) else { return };
-        task.unclean = unclean;
+        task.set_past(past);
         drop(shared.parts.tasks.spawn("sandbox", async move { task.run().await }));
     }
 
@@ -210,6 +222,7 @@ impl SandboxTask {
             id: entry.id.clone(),
             wanted: sender,
             known: Mutex::new(known_of(shared, &entry, endpoint.clone())),
+            unfound: Mutex::default(),
             relief: Arc::default(),
         });
         let mut handles = shared.handles.write();
@@ -224,25 +237,22 @@ impl SandboxTask {
             entry,
             endpoint,
             repeated: 0,
-            unclean: false,
+            past: Past::Settled,
             pump: None,
         })
     }
 
+    /// Builds it. The start is counted already.
     async fn build(&mut self) {
-        let wanted = self.wanted.clone();
-        match start(&self.shared, &mut self.entry, wanted).await {
+        match self.start().await {
             Ok(endpoint) => {
                 self.endpoint = Some(endpoint);
-                self.entry.state = State::Running { since: self.shared.parts.clock.now() };
                 if let Limit::SuspendsWhenIdle { secs } = limit(&self.entry.launch, UnixMillis(0)) {
                     tracing::info!(
                         sandbox.id = %self.entry.id, timeout_secs = secs,
                         "a named sandbox is not ended by its idle limit; it stays running"
                     );
                 }
-                // A crash of the host ends the sandbox, whatever this file says then.
-                self.save(Durability::Renamed).await;
                 self.report().await;
             }
             Err(cause) => {
@@ -253,6 +263,19 @@ impl SandboxTask {
                 self.end(cause).await;
             }
         }
+        self.shared.starts_in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Starts it, and has the ledger say that it runs before anybody else does: what is only said
+    /// to be starting is built anew by the next server.
+    async fn start(&mut self) -> Result<Endpoint, EndCause> {
+        let wanted = self.wanted.clone();
+        let endpoint = start(&self.shared, &mut self.entry, wanted).await?;
+        self.entry.state = State::Running { since: self.shared.parts.clock.now() };
+        // A crash of the host ends the sandbox, whatever this file says then.
+        let written = self.shared.write(self.entry.clone(), Durability::Renamed).await;
+        written.map_err(|bad| failed(FailedStep::Layer, &bad))?;
+        Ok(endpoint)
     }
 
     async fn run(&mut self) {
@@ -278,11 +301,14 @@ impl SandboxTask {
 
     /// Brings the sandbox nearer to what is wanted.
     async fn compare(&mut self, wanted: Wanted) -> Progress {
+        if self.past == Past::HalfBuilt {
+            return self.build_again(wanted).await;
+        }
         if self.is_ended() {
-            if self.unclean {
+            if self.past == Past::Unclean {
                 self.clean().await;
             }
-            if !self.unclean && wanted.forget >= Some(self.entry.generation) {
+            if self.past == Past::Settled && wanted.forget >= Some(self.entry.generation) {
                 return self.forget().await;
             }
         } else {
@@ -301,6 +327,62 @@ impl SandboxTask {
             self.report().await;
         }
         Progress::Here
+    }
+
+    /// Undoes what an earlier server had begun to build, then does what is wanted now.
+    async fn build_again(&mut self, wanted: Wanted) -> Progress {
+        self.clean().await;
+        if self.past != Past::Settled {
+            return Progress::Here;
+        }
+        let Some(intent) = wanted.intent else {
+            if wanted.orphaned {
+                // Nobody has ever seen it, and nobody waits for it.
+                return self.forget().await;
+            }
+            // Control has not compared yet.
+            self.set_past(Past::HalfBuilt);
+            return Progress::Here;
+        };
+        self.repeated = wanted.repeats;
+        match intent.target.clone() {
+            NodeTarget::Running(launch) => {
+                self.entry = new_entry(&self.shared, &intent, launch);
+                self.shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
+                self.build().await;
+            }
+            NodeTarget::Terminated(cause) => {
+                self.entry.generation = intent.generation;
+                self.end(cause).await;
+            }
+        }
+        Progress::Here
+    }
+
+    fn set_past(&mut self, past: Past) {
+        *self.handle.unfound.lock() = match &past {
+            Past::Sought { trouble, .. } => Some(trouble.clone()),
+            Past::Settled | Past::HalfBuilt | Past::Unclean => None,
+        };
+        self.past = past;
+    }
+
+    /// Looks once more for a sandbox of an earlier server.
+    async fn seek(&mut self, tries: u32) {
+        match find(&self.shared, &self.entry).await {
+            Ok(Found::Alive(endpoint)) => {
+                tracing::info!(sandbox.id = %self.entry.id, tries, "a sandbox was found again");
+                self.set_past(Past::Settled);
+                self.endpoint = Some(endpoint);
+                self.report().await;
+            }
+            Ok(Found::Dead) => self.end(died_unwatched(&self.entry.id)).await,
+            Err(trouble) => {
+                let tries = tries.saturating_add(1);
+                warn_sought(&self.entry.id, &trouble, tries);
+                self.set_past(Past::Sought { tries, trouble });
+            }
+        }
     }
 
     async fn follow(&mut self, intent: NodeIntent) {
@@ -362,7 +444,7 @@ impl SandboxTask {
         let died = matches!(cause, EndCause::OutOfMemory | EndCause::RuntimeDied { .. });
         self.entry.state = State::Ended { cause, at: self.shared.parts.clock.now() };
         self.endpoint = None;
-        self.unclean = true;
+        self.set_past(Past::Unclean);
         self.save(Durability::Renamed).await;
         if let Some(pump) = self.pump.take().filter(|_| !died) {
             // Its last lines. Whoever asked for the end has the answer already.
@@ -375,12 +457,12 @@ impl SandboxTask {
     async fn clean(&mut self) {
         match clean(&self.shared, &mut self.entry).await {
             Ok(()) => {
-                self.unclean = false;
+                self.set_past(Past::Settled);
                 self.save(Durability::Renamed).await;
             }
             Err(trouble) => tracing::warn!(
                 sandbox.id = %self.entry.id, trouble,
-                "something of an ended sandbox could not be removed; trying again"
+                "something of a sandbox could not be removed; trying again"
             ),
         }
     }
@@ -410,8 +492,11 @@ impl SandboxTask {
         self.publish();
     }
 
-    /// Looks at the clock.
+    /// Looks at the clock, and for the sandbox where that is still to be found.
     async fn look(&mut self) {
+        if let Past::Sought { tries, .. } = self.past {
+            self.seek(tries).await;
+        }
         let now = self.shared.parts.clock.now();
         if let Some(since) = self.entry.orphaned {
             if now >= since.plus_secs(self.shared.config.orphan_grace_secs) && !self.is_ended() {
@@ -422,21 +507,26 @@ impl SandboxTask {
             }
             return;
         }
-        if self.ends_at().is_some_and(|ends| now >= ends) {
+        if !self.is_ended() && self.ends_at().is_some_and(|ends| now >= ends) {
             self.end(EndCause::TimedOut).await;
         }
     }
 
     fn next_look(&self) -> Duration {
-        if self.unclean {
-            return CLEAN_RETRY;
+        match self.past {
+            Past::Settled => {}
+            Past::Sought { tries, .. } => return seek_pause(tries).min(self.until_end()),
+            Past::HalfBuilt | Past::Unclean => return CLEAN_RETRY,
         }
         if self.entry.orphaned.is_some() || self.is_ended() {
             return TICK;
         }
+        self.until_end().min(TICK)
+    }
+
+    fn until_end(&self) -> Duration {
         let now = self.shared.parts.clock.now();
-        let left = self.ends_at().map(|ends| Duration::from_millis(ends.millis_since(now)));
-        left.map_or(TICK, |left| left.min(TICK))
+        self.ends_at().map_or(Duration::MAX, |ends| Duration::from_millis(ends.millis_since(now)))
     }
 
     fn ends_at(&self) -> Option<UnixMillis> {
@@ -480,6 +570,24 @@ enum Progress {
     Here,
     /// Nothing of it is left.
     Forgotten,
+}
+
+/// Makes the first entry of a sandbox.
+fn new_entry(shared: &Shared, intent: &NodeIntent, launch: Launch) -> Entry {
+    Entry {
+        format_version: FORMAT_VERSION,
+        id: intent.id.clone(),
+        project: intent.project.clone(),
+        generation: intent.generation,
+        boot_id: shared.config.boot_id.clone(),
+        launch,
+        state: State::Starting,
+        slot: None,
+        token: DaemonToken::from_random(shared.parts.entropy.bytes()),
+        tarnd: shared.config.tarnd.clone(),
+        started: None,
+        orphaned: None,
+    }
 }
 
 fn cause_of(exit: &RuntimeExit) -> EndCause {

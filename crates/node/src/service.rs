@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use tarn_host::{Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
     ApplyError, Endpoint, LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
+    Unfound,
 };
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
@@ -310,5 +311,12 @@ impl Node for NodeService {
             .collect();
         orphans.sort();
         orphans
+    }
+
+    async fn unfound(&self) -> Vec<Unfound> {
+        let handles = self.0.handles.read();
+        let mut unfound: Vec<_> = handles.values().filter_map(|handle| handle.unfound()).collect();
+        unfound.sort_by(|a, b| a.id.cmp(&b.id));
+        unfound
     }
 }

@@ -219,7 +219,7 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-fn failed(step: FailedStep, bad: &(dyn Error + 'static)) -> EndCause {
+pub(crate) fn failed(step: FailedStep, bad: &(dyn Error + 'static)) -> EndCause {
     EndCause::StartFailed { step, failure: StartFailure::Internal, message: chain(bad) }
 }
 

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tarn_runtime::RuntimeError;
 use tarn_types::SandboxId;
 use tokio::process::{Child, Command};
+use tracing::warn;
 
 use crate::{paths::Paths, sys};
 
@@ -99,20 +100,10 @@ impl Runsc {
         command.spawn()
     }
 
-    /// Spawns the command that starts a sandbox, inside the sandbox's cgroups. It blocks for
-    /// milliseconds.
-    ///
-    /// Nothing that it starts stays there. But if we are killed it goes on, and must be found and
-    /// ended before the sandbox is built again: it would start the new one, or take the addresses
-    /// out of its network namespace.
-    pub(crate) fn spawn_start(
-        &self,
-        id: &SandboxId,
-        doors: Vec<OwnedFd>,
-    ) -> std::io::Result<Child> {
-        let mut command = self.command(id, &["start".into(), id.as_str().into()]);
-        sys::confine(&mut command, doors);
-        command.spawn()
+    /// Spawns the command that starts a sandbox. If we are killed it goes on, until the next server
+    /// ends it (see [`crate::straggler`]).
+    pub(crate) fn spawn_start(&self, id: &SandboxId) -> std::io::Result<Child> {
+        self.command(id, &["start".into(), id.as_str().into()]).spawn()
     }
 
     /// Waits for a command's success.
@@ -128,7 +119,10 @@ impl Runsc {
             }
             Err(_elapsed) => {
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                // Dropping the child kills it.
+                // Waited for: what comes next must not meet it.
+                if let Ok(Err(error)) = tokio::time::timeout(limit, child.kill()).await {
+                    warn!(sandbox.id = %id, step, %error, "a command that is late cannot be ended");
+                }
                 return Err(RuntimeError::Timeout { step, id: id.clone(), limit_ms });
             }
         };

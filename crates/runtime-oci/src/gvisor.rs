@@ -16,7 +16,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     bundle,
@@ -31,6 +31,7 @@ use crate::{
     process::{self, Process},
     remains::{Remains, host, within},
     state::{BackendState, BackendStatus},
+    straggler,
     watch::Watch,
 };
 
@@ -96,7 +97,8 @@ impl GvisorStartError {
 impl GvisorRuntime {
     /// Checks gVisor and the host, and makes what all sandboxes share.
     ///
-    /// Needs root. Sandboxes of an earlier process are left alone until they are adopted.
+    /// Needs root, and that no other server drives the same sandboxes. Those of an earlier one are
+    /// left alone until they are adopted; its commands that still run are ended.
     ///
     /// # Errors
     /// Fails when gVisor is incomplete, a controller is missing, or the host refuses.
@@ -110,6 +112,13 @@ impl GvisorRuntime {
             .map_err(|what| GvisorStartError::Installation { what })?;
         let host = |step| move |source| GvisorStartError::Host { step, source };
         let paths = Paths::new(&config.state_dir);
+        let ending =
+            tokio::time::timeout(config.deadlines.delete, straggler::end_all(&paths)).await;
+        let ended = ending.unwrap_or_else(|late| Err(io::Error::other(late)));
+        match ended.map_err(host("end the commands of an earlier server"))? {
+            0 => {}
+            commands => info!(commands, "commands of an earlier server ended"),
+        }
         for dir in [paths.root(), paths.bundles(), &paths.shapes()] {
             fs::create_dir_all(dir).map_err(host("make the runtime's directories"))?;
         }
@@ -179,7 +188,7 @@ impl GvisorRuntime {
         };
         // The number alone proves nothing; membership in its cgroup does.
         let members = cgroup.processes().map_err(host("watch", id))?;
-        let Some(pid_started) = process::start_time(pid) else {
+        let Some(pid_started) = process::start_time(pid).map_err(host("watch", id))? else {
             return Ok(None);
         };
         if members.binary_search(&pid).is_err() {
@@ -276,9 +285,7 @@ impl Runtime for GvisorRuntime {
         let known = self.known.lock().get(id).map(|known| Arc::clone(&known.spec));
         let spec = known.ok_or_else(|| RuntimeError::NotFound { id: id.clone() })?;
         let (runsc, sandbox) = (self.runsc.clone(), id.clone());
-        let cgroup = self.remains.cgroups.sandbox(id);
-        let spawn = move || runsc.spawn_start(&sandbox, cgroup.doors()?);
-        let spawned = blocking(&self.tasks, spawn).await;
+        let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox)).await;
         let child = spawned.map_err(host("start", id))?;
         let call = Call { step: "start", id, limit: self.config.deadlines.start };
         self.runsc.finish(&call, child).await?;
@@ -292,6 +299,17 @@ impl Runtime for GvisorRuntime {
             id: id.clone(),
             detail: "the sandbox ended at once".to_owned(),
         })
+    }
+
+    async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
+        let members = self.remains.cgroups.sandbox(id).processes();
+        let members = members.map_err(host("find the processes", id))?;
+        if members.is_empty() {
+            return Ok(false);
+        }
+        // Without a number of its own, whoever is there may be the sandbox.
+        let state = self.backend_state(id)?;
+        Ok(state.is_none_or(|state| members.binary_search(&state.pid).is_ok()))
     }
 
     async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError> {

@@ -29,6 +29,7 @@ mod pressure;
 mod process;
 mod remains;
 mod state;
+mod straggler;
 mod sys;
 mod watch;
 

@@ -100,9 +100,18 @@ pub(crate) async fn end_for_good(cgroup: &SandboxCgroup) -> io::Result<()> {
 }
 
 /// Returns the start time of a process in clock ticks since boot; `None` when there is none.
-pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse_start_time(&stat)
+pub(crate) fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse_start_time(&stat)),
+        Err(error) if is_over(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says whether an error means that the process asked about is there no more.
+pub(crate) fn is_over(error: &io::Error) -> bool {
+    let gone = rustix::io::Errno::SRCH.raw_os_error();
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(gone)
 }
 
 /// Field 22 of `proc_pid_stat(5)`. The name, field 2, may hold anything, parentheses included.
@@ -122,6 +131,8 @@ mod tests {
             assert_eq!(parse_start_time(&format!("12 ({name}) {tail}")), Some(4711), "{name}");
         }
         assert_eq!(parse_start_time("12 (a) S 1"), None);
-        assert!(start_time(std::process::id()).is_some());
+        assert!(start_time(std::process::id()).unwrap().is_some());
+        // Above every number that a kernel gives.
+        assert_eq!(start_time(1 << 30).unwrap(), None);
     }
 }

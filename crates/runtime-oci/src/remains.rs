@@ -12,7 +12,7 @@ use crate::{
     config::GvisorDeadlines,
     netns,
     paths::{self, Paths},
-    process,
+    process, straggler,
 };
 
 /// Why something of an instance is still there.
@@ -53,10 +53,13 @@ pub async fn remove_all(state_dir: &Path, tag: &InstanceTag) -> Result<(), Gviso
     let limit = GvisorDeadlines::default().delete;
     let cgroups = Cgroups::find(Layout::detect()?, tag);
     let remains = Remains { paths: Paths::new(state_dir), cgroups, limit };
+    let host = |step| move |source| GvisorRemoveError::Host { step, source };
+    let ending = tokio::time::timeout(limit, straggler::end_all(&remains.paths)).await;
+    let ended = ending.unwrap_or_else(|late| Err(io::Error::other(late)));
+    ended.map_err(host("end the commands of a server"))?;
     for id in remains.list()? {
         remains.clear(&id).await?;
     }
-    let host = |step| move |source| GvisorRemoveError::Host { step, source };
     netns::unpin(&remains.paths.null_netns()).map_err(host("unmount the empty namespace"))?;
     remains.cgroups.close();
     let removed = match fs::remove_dir_all(state_dir) {

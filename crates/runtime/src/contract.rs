@@ -186,10 +186,18 @@ pub trait Runtime: Send + Sync + 'static {
     /// Fails when the backend fails; the sandbox must then be deleted.
     async fn start(&self, id: &SandboxId) -> Result<Started, RuntimeError>;
 
+    /// Says whether a sandbox that an earlier server made still has its main process. No is said
+    /// only where that is certain: it ends the sandbox.
+    ///
+    /// # Errors
+    /// Fails when it cannot be told now; it may be asked again.
+    async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError>;
+
     /// Takes back a sandbox after a restart of the server, and watches it again.
     ///
     /// # Errors
-    /// Fails when the backend's state cannot be read.
+    /// Fails when the backend's state cannot be read, or the host refuses a step. Nothing of the
+    /// sandbox was touched then, and it may be tried again.
     async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError>;
 
     /// Stops every process of a sandbox in place.

@@ -84,8 +84,12 @@ impl Runtime for SimRuntime {
         self.host.start(id, &self.watch).await
     }
 
+    async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
+        self.host.lives(id).await
+    }
+
     async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError> {
-        Ok(self.host.adopt(&spec.id, &self.watch))
+        self.host.adopt(&spec.id, &self.watch).await
     }
 
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {

@@ -190,51 +190,55 @@ fn on_demand_findings(assets: &Path) -> Vec<Finding> {
         .collect()
 }
 
-/// What only a running server knows: sandboxes that its store does not.
+/// What only a running server knows: sandboxes that it keeps and does not serve.
 async fn server_findings(data: &DataDir) -> Vec<Finding> {
-    let name = "orphaned sandboxes".to_owned();
-    match orphans(data).await {
-        Err(_no_server) => vec![Finding {
-            name,
+    let Ok(list) = unserved(data).await else {
+        return vec![Finding {
+            name: "sandboxes kept and not served".to_owned(),
             ok: true,
             detail: "no server runs on this data directory, so there is nobody to ask".to_owned(),
             remedy: None,
             optional: true,
-        }],
-        Ok(orphans) if orphans.is_empty() => {
-            vec![Finding {
-                name,
-                ok: true,
-                detail: "none".to_owned(),
-                remedy: None,
-                optional: true,
-            }]
-        }
-        Ok(orphans) => vec![Finding {
-            name,
-            ok: false,
-            detail: format!(
-                "{} frozen and kept, because the store does not know them: {}",
-                orphans.len(),
-                orphans.join(", ")
-            ),
-            remedy: Some(
-                "if the store was replaced by mistake, stop the server, restore the store and \
-                 start again; otherwise they are removed after node.orphan_grace_secs"
-                    .to_owned(),
-            ),
-            optional: true,
-        }],
+        }];
+    };
+    let unfound: Vec<_> =
+        list.unfound.iter().map(|lost| format!("{} ({})", lost.id, lost.trouble)).collect();
+    vec![
+        kept(
+            "orphaned sandboxes",
+            "frozen and kept, because the store does not know them",
+            &list.orphans,
+            "if the store was replaced by mistake, stop the server, restore the store and start \
+             again; otherwise they are removed after node.orphan_grace_secs",
+        ),
+        kept(
+            "sandboxes not taken over",
+            "left as they are since the server started, and looked for again",
+            &unfound,
+            "put right what each one lacks; what is lost for good does not come back, so delete \
+             those once nothing in them is needed",
+        ),
+    ]
+}
+
+fn kept(name: &str, what: &str, sandboxes: &[String], remedy: &str) -> Finding {
+    let ok = sandboxes.is_empty();
+    let all = || format!("{} {what}: {}", sandboxes.len(), sandboxes.join(", "));
+    Finding {
+        name: name.to_owned(),
+        ok,
+        detail: if ok { "none".to_owned() } else { all() },
+        remedy: (!ok).then(|| remedy.to_owned()),
+        optional: true,
     }
 }
 
 /// Asks the server of the data directory, by the same command that an operator would use.
-async fn orphans(data: &DataDir) -> anyhow::Result<Vec<String>> {
+async fn unserved(data: &DataDir) -> anyhow::Result<OrphanList> {
     let list = ClientCommand::Orphan(OrphanCommand::List(ListOptions { json: true }));
     let mut text = Vec::new();
     tarn_cli::run_to(list, &data.root, &mut text).await?;
-    let list: OrphanList = serde_json::from_slice(&text)?;
-    Ok(list.orphans)
+    Ok(serde_json::from_slice(&text)?)
 }
 
 fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {

@@ -61,11 +61,23 @@ pub struct AdminSandboxList {
     pub sandboxes: Vec<AdminSandbox>,
 }
 
-/// The sandboxes that a node has and the store does not know: frozen and kept.
+/// The sandboxes that a node keeps and does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrphanList {
-    /// Their ids.
+    /// The ids of those that the store does not know: frozen and kept.
     pub orphans: Vec<String>,
+    /// Those of an earlier run that the node cannot take over yet: left as they are.
+    #[serde(default)]
+    pub unfound: Vec<UnfoundSandbox>,
+}
+
+/// A sandbox of an earlier run that the node cannot take over yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnfoundSandbox {
+    /// Its id.
+    pub id: String,
+    /// What is missing, or could not be done.
+    pub trouble: String,
 }
 
 // === impl NewKeyBody ===

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView};
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
-    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
+    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, Unfound,
 };
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
@@ -136,6 +136,10 @@ impl Node for FakeNode {
 
     async fn orphans(&self) -> Vec<SandboxId> {
         self.orphaned.lock().clone()
+    }
+
+    async fn unfound(&self) -> Vec<Unfound> {
+        Vec::new()
     }
 }
 

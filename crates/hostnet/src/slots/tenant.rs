@@ -74,7 +74,7 @@ impl Inner {
             }
         });
         let tenant = Tenant { sandbox: id.clone(), policy: sender, resolver };
-        let place = Slot { id: slot, netns: self.site.netns(slot), address: IpAddr::V4(address) };
+        let place = self.place(slot);
         let policy = policy.clone();
         let inner = Arc::clone(&self);
         let opened = self.tasks.spawn_blocking(move || {
@@ -114,18 +114,32 @@ impl Inner {
         id: &SandboxId,
         policy: &EgressPolicy,
     ) -> Result<Slot, SlotError> {
-        if !self.site.is_whole(slot) || !self.book.lock().adopt(slot, id) {
+        if !self.book.lock().adopt(slot, id) {
             return Err(SlotError::Missing { slot });
+        }
+        // From here on it is the sandbox's, which lives in it, whatever fails.
+        if !self.site.is_whole(slot).map_err(|failure| failure.of(slot))? {
+            self.book.lock().unadopt(slot);
+            return Err(SlotError::Missing { slot });
+        }
+        if self.tenants.lock().get(&slot).is_some_and(|tenant| tenant.sandbox == *id) {
+            return Ok(self.place(slot));
         }
         let adopted = Arc::clone(&self).occupy(slot, id, policy).await;
         if adopted.is_err() {
-            // Not reused: its sandbox still lives in it. Settling removes it.
-            if let Some(tenant) = self.tenants.lock().remove(&slot) {
+            let tenant = self.tenants.lock().remove(&slot);
+            if let Some(tenant) = tenant {
+                // Waited for: its sockets must be gone before the next try opens them.
                 tenant.resolver.abort();
+                drop(tenant.resolver.await);
             }
-            self.book.lock().unadopt(slot);
         }
         adopted
+    }
+
+    fn place(&self, slot: SlotId) -> Slot {
+        let address = IpAddr::V4(self.block.address(slot));
+        Slot { id: slot, netns: self.site.netns(slot), address }
     }
 
     /// Closes a sandbox's slot and has it made ready in the background.
@@ -219,10 +233,12 @@ impl Inner {
 
     /// Removes what nobody adopted. Blocking.
     pub(super) fn settle(&self) -> Result<(), SlotError> {
-        let left = self.book.lock().settle();
-        let tenants: Vec<_> = self.tenants.lock().keys().copied().collect();
+        let (left, claimed) = {
+            let mut book = self.book.lock();
+            (book.settle(), book.claimed())
+        };
         let mut closing = self.rules.live();
-        closing.retain(|slot| !tenants.contains(slot));
+        closing.retain(|slot| !claimed.contains(slot));
         closing.extend(&left);
         let mut outcome = self.rules.close(&closing).map_err(|failure| failure.of(SlotId(0)));
         for slot in &left {
@@ -232,13 +248,13 @@ impl Inner {
             }
             outcome = outcome.and(removed);
         }
-        // All addresses but the tenants', not only those of the slots left: a crash may have come
+        // All addresses but those claimed, not only those of the slots left: a crash may have come
         // between the removal of a slot and this.
-        let kept: BTreeSet<_> = tenants.iter().map(|slot| self.block.address(*slot)).collect();
+        let kept: BTreeSet<_> = claimed.iter().map(|slot| self.block.address(*slot)).collect();
         let forgotten = forget_flows(|source| self.block.has(source) && !kept.contains(&source));
         let forgotten = forgotten.step("forget flows").map_err(|failure| failure.of(SlotId(0)));
         outcome = outcome.and(forgotten.map(drop));
-        tracing::info!(adopted = tenants.len(), removed = left.len(), "network slots settled");
+        tracing::info!(adopted = claimed.len(), removed = left.len(), "network slots settled");
         self.note();
         outcome
     }

@@ -141,6 +141,42 @@ fn a_sandbox_keeps_its_flows_while_the_server_is_killed_and_started_again() {
 }
 
 #[test]
+fn a_slot_that_cannot_be_adopted_now_stays_its_sandbox_s() {
+    on_a_host(|host| async move {
+        let server = host.server("aaaaaa").await;
+        let slot = server.claim("a", EgressPolicy::OPEN).await;
+        let lost = server.claim("b", EgressPolicy::OPEN).await;
+        within(&slot.netns, || greet(Ipv4Addr::UNSPECIFIED, 9501));
+        let config = server.kill().await;
+        sh(&format!("umount -l {}", lost.netns.display()));
+        // Somebody has the place of the resolvers.
+        let other = UdpSocket::bind((GATEWAY, 453)).expect("bind");
+        let server = Server::start(config).await;
+        let (id, policy) = (sandbox("a"), EgressPolicy::OPEN);
+        let busy = server.slots.adopt(slot.id, &id, &policy).await;
+        assert!(matches!(busy, Err(SlotError::Step { .. })), "{busy:?}");
+        let missing = server.slots.adopt(lost.id, &sandbox("b"), &policy).await;
+        assert!(matches!(missing, Err(SlotError::Missing { .. })), "{missing:?}");
+        server.slots.settle().await.expect("settle");
+        assert!(!lost.netns.exists(), "what is left of it is removed");
+        let reaches = || {
+            assert!(greeting(slot.address, 9501).is_ok(), "the host reaches it");
+            within(&slot.netns, || assert!(greeting(SERVER, PORT).is_ok(), "it reaches others"));
+        };
+        reaches();
+        drop(other);
+        for _ in 0..2 {
+            let adopted = server.slots.adopt(slot.id, &id, &policy).await;
+            assert_eq!(adopted.expect("adopt"), slot);
+        }
+        within(&slot.netns, || assert_eq!(ask(GATEWAY), Some(0)));
+        reaches();
+        server.slots.release(slot.id, &id).await;
+        assert!(no_greeting(slot.address, 9501), "it is closed");
+    });
+}
+
+#[test]
 fn what_is_left_of_a_sandbox_cannot_close_a_slot_that_another_has_now() {
     on_a_host(|host| async move {
         let mut config = host.config("aaaaaa");

@@ -1,6 +1,7 @@
 //! The administrative router.
 
 use serde_json::{Value, json};
+use tarn_node_api::Unfound;
 use tarn_types::SandboxId;
 
 use crate::server::Server;
@@ -74,6 +75,10 @@ async fn sandboxes_of_all_projects_and_orphans_are_listed() {
 
     let orphan = SandboxId::from_random([9; 21]);
     server.node.orphans.lock().push(orphan.clone());
+    let lost = SandboxId::from_random([8; 21]);
+    let trouble = "network slot 3 is gone".to_owned();
+    server.node.unfound.lock().push(Unfound { id: lost.clone(), trouble });
     let orphans = server.ask("GET", "/tarn/v1/orphans").send_admin().await.json();
-    assert_eq!(orphans, json!({"orphans": [orphan.to_string()]}));
+    let unfound = json!([{"id": lost.to_string(), "trouble": "network slot 3 is gone"}]);
+    assert_eq!(orphans, json!({"orphans": [orphan.to_string()], "unfound": unfound}));
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_control::Control;
 use tarn_node_api::{
-    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink as _,
+    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink as _, Unfound,
 };
 use tarn_types::{
     ByteSize, DaemonToken, EndCause, FailedStep, Generation, MilliCpu, NodeId, Observed,
@@ -29,6 +29,7 @@ pub(crate) struct FakeNode {
     pub(crate) manner: Mutex<Manner>,
     pub(crate) control: Mutex<Option<Control>>,
     pub(crate) orphans: Mutex<Vec<SandboxId>>,
+    pub(crate) unfound: Mutex<Vec<Unfound>>,
 }
 
 // === impl FakeNode ===
@@ -40,6 +41,7 @@ impl FakeNode {
             manner: Mutex::new(Manner::Prompt),
             control: Mutex::default(),
             orphans: Mutex::default(),
+            unfound: Mutex::default(),
         }
     }
 
@@ -107,5 +109,9 @@ impl Node for FakeNode {
 
     async fn orphans(&self) -> Vec<SandboxId> {
         self.orphans.lock().clone()
+    }
+
+    async fn unfound(&self) -> Vec<Unfound> {
+        self.unfound.lock().clone()
     }
 }

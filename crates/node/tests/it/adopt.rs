@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tarn_host::{Layers as _, SlotId};
-use tarn_node_api::{Node as _, NodeTarget};
+use tarn_node_api::{Node as _, NodeTarget, Report};
 use tarn_runtime::{RuntimeExit, sim::SimStep};
 use tarn_types::{EgressPolicy, EndCause, Generation, ObservedPhase};
 
-use crate::world::{World, answers, id, launch};
+use crate::world::{Host, World, answers, id, launch};
 
 #[tokio::test]
 async fn running_sandboxes_live_on_and_keep_their_endpoint() {
@@ -45,6 +45,158 @@ async fn what_died_unwatched_has_ended() {
     assert_eq!(phase, ObservedPhase::Ended(EndCause::RuntimeDied { reason }));
     world.node.forget(&id(1), Generation(1)).await;
     world.assert_clean(0).await;
+}
+
+/// A passing fault of a host, and what brings so many of it about.
+type Fault = (&'static str, fn(&Host, usize));
+
+const FAULTS: [Fault; 4] = [
+    ("the processes cannot be looked for", |host, n| host.sim.faults().fail(SimStep::Lives, n)),
+    ("the runtime does not answer", |host, n| host.sim.faults().fail(SimStep::Adopt, n)),
+    ("the slot cannot be opened", |host, n| host.slots.fail_adopt(n)),
+    ("the layer cannot be looked at", |host, n| host.layers.fail_adopt(n)),
+];
+
+#[tokio::test]
+async fn a_fault_that_passes_costs_no_sandbox() {
+    for (what, bring_about) in FAULTS {
+        let world = World::new().await;
+        let before = world.run(&id(1)).await;
+        bring_about(&world.host, 2);
+        let world = world.restart().await;
+        let now = world.node.list().await.remove(0);
+        assert_eq!(now.observed.phase, ObservedPhase::Running, "{what}");
+        assert_eq!(now.endpoint, None, "{what}: not before it is found");
+        let after = world.wait(&id(1), |report| report.endpoint.is_some()).await;
+        assert_eq!(after.endpoint, before.endpoint, "{what}");
+        assert_eq!(after.observed.phase, ObservedPhase::Running, "{what}");
+        assert!(answers(after.endpoint.expect("an endpoint").daemon).await, "{what}");
+        assert!(world.node.unfound().await.is_empty(), "{what}");
+        assert_eq!(world.host.slots.policy(SlotId(0)), Some(EgressPolicy::OPEN), "{what}");
+        world.host.sim.kill(&id(1), RuntimeExit::Died("killed")).await;
+        let reason = "killed".to_owned();
+        assert_eq!(world.wait_end(&id(1)).await, EndCause::RuntimeDied { reason }, "{what}");
+        world.assert_clean(1).await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_dies_while_it_is_sought_has_ended() {
+    for (what, bring_about) in FAULTS {
+        let world = World::new().await;
+        world.run(&id(1)).await;
+        bring_about(&world.host, 1);
+        let world = world.restart().await;
+        world.host.sim.kill(&id(1), RuntimeExit::Died("killed")).await;
+        let reason = "died_unwatched".to_owned();
+        assert_eq!(world.wait_end(&id(1)).await, EndCause::RuntimeDied { reason }, "{what}");
+        world.assert_clean(1).await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_found_again_is_left_alone_until_its_end_is_wanted() {
+    let world = World::new().await;
+    let report = world.run(&id(1)).await;
+    let daemon = report.endpoint.expect("an endpoint").daemon;
+    world.host.slots.lose(SlotId(0));
+    let world = world.restart().await;
+    let world = world.restart().await;
+    // Longer than every pause between two looks.
+    tokio::time::pause();
+    for _ in 0..120 {
+        tokio::time::advance(Duration::from_millis(500)).await;
+    }
+    tokio::time::resume();
+    assert_eq!(world.node.list().await.remove(0).observed.phase, ObservedPhase::Running);
+    let unfound = world.node.unfound().await.remove(0);
+    assert_eq!((unfound.id, unfound.trouble), (id(1), "network slot 0 is gone".to_owned()));
+    assert!(answers(daemon).await, "its processes are not touched");
+    assert_eq!(world.host.layers.list().await.expect("a list"), [id(1)], "nor its files");
+    world.apply(&id(1), 2, NodeTarget::Terminated(EndCause::Deleted)).await;
+    assert_eq!(world.wait_end(&id(1)).await, EndCause::Deleted);
+    world.assert_clean(1).await;
+}
+
+#[tokio::test]
+async fn the_limit_of_one_that_is_sought_holds() {
+    let world = World::new().await;
+    world.run(&id(1)).await;
+    world.host.slots.lose(SlotId(0));
+    let world = world.restart().await;
+    world.host.clock.advance_millis(600_001);
+    assert_eq!(world.wait_end(&id(1)).await, EndCause::TimedOut);
+}
+
+#[tokio::test]
+async fn what_was_told_of_is_never_built_again() {
+    let world = World::new().await;
+    let before = world.run(&id(1)).await;
+    // As if the server had died between the daemon's yes and the next line of the ledger.
+    world.edit_entry(&id(1), |entry| entry["state"] = "starting".into());
+    let world = world.restart().await;
+    assert_eq!(world.node.list().await.remove(0).observed.phase, ObservedPhase::Running);
+    world.host.sim.faults().fail(SimStep::Adopt, 1);
+    let world = world.restart().await;
+    let after = world.wait(&id(1), |report| report.endpoint.is_some()).await;
+    assert_eq!(after.endpoint, before.endpoint, "it is the same one");
+}
+
+#[tokio::test]
+async fn what_was_half_built_and_resists_is_built_when_it_is_gone() {
+    let world = World::new().await;
+    let before = world.run(&id(1)).await;
+    world.edit_entry(&id(1), |entry| entry["state"] = "starting".into());
+    world.host.sim.faults().fail(SimStep::Adopt, 1);
+    world.host.sim.faults().fail(SimStep::Delete, 2);
+    let world = world.restart().await;
+    assert_eq!(world.node.list().await.remove(0).observed.phase, ObservedPhase::Starting);
+    world.apply(&id(1), 1, NodeTarget::Running(launch())).await;
+    let running = |report: &Report| report.observed.phase == ObservedPhase::Running;
+    let after = world.wait(&id(1), running).await;
+    assert_ne!(after.endpoint, before.endpoint, "a new one");
+    assert!(answers(after.endpoint.expect("an endpoint").daemon).await);
+    world.apply(&id(1), 2, NodeTarget::Terminated(EndCause::Deleted)).await;
+    assert_eq!(world.wait_end(&id(1)).await, EndCause::Deleted);
+    world.assert_clean(1).await;
+}
+
+#[tokio::test]
+async fn what_was_half_built_and_resists_is_not_built_where_nobody_wants_it() {
+    for orphaned in [false, true] {
+        let world = World::new().await;
+        world.run(&id(1)).await;
+        world.edit_entry(&id(1), |entry| entry["state"] = "starting".into());
+        world.host.sim.faults().fail(SimStep::Adopt, 1);
+        world.host.sim.faults().fail(SimStep::Delete, 2);
+        let world = world.restart().await;
+        if orphaned {
+            world.node.orphan(&id(1)).await;
+            world.assert_clean(0).await;
+        } else {
+            world.apply(&id(1), 2, NodeTarget::Terminated(EndCause::Cancelled)).await;
+            assert_eq!(world.wait_end(&id(1)).await, EndCause::Cancelled);
+            world.assert_clean(1).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_run_before_the_ledger_says_so() {
+    let world = World::new().await;
+    world.host.sim.faults().delay(SimStep::Start, Duration::from_millis(500));
+    world.apply(&id(1), 1, NodeTarget::Running(launch())).await;
+    let file = world.host.ledger().join(id(1).as_str()).join("sandbox.json");
+    let begun = async {
+        while !file.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), begun).await.expect("its entry is written");
+    // A directory in the way of the next line.
+    std::fs::create_dir(file.with_extension("json.new")).expect("nobody is writing");
+    let cause = world.wait_end(&id(1)).await;
+    assert!(matches!(cause, EndCause::StartFailed { .. }), "{cause:?}");
 }
 
 #[tokio::test]

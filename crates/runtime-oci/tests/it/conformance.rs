@@ -82,6 +82,10 @@ impl Runtime for WithSlots {
         self.0.start(id).await
     }
 
+    async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
+        self.0.lives(id).await
+    }
+
     async fn adopt(&self, spec: &RuntimeSpec) -> Result<Adopted, RuntimeError> {
         self.0.adopt(spec).await
     }

@@ -36,24 +36,31 @@ async fn a_create_cut_short_anywhere_can_be_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_outlives_its_server_does_not_outlive_the_sandbox() {
     let host = Host::new();
-    let runtime = host.runtime_without_start().await;
-    let spec = host.prepare();
+    let (runtime, _events) = host.runtime().await;
+    let (spec, other) = (host.prepare(), host.prepare());
+    boot(&runtime, &other).await;
     runtime.create(&spec).await.unwrap();
+    // Its command waits for the sandbox, which answers nobody.
+    runtime.freeze(&spec.id).await.unwrap();
     let start = {
         let (runtime, id) = (Arc::clone(&runtime), spec.id.clone());
         host.spawn(async move { runtime.start(&id).await })
     };
     let command = format!("start {}", spec.id);
-    let begun = || host.leftovers(&spec.id).iter().any(|left| left.contains(&command));
-    until("the command runs", || std::future::ready(begun())).await;
+    let runs = || host.leftovers(&spec.id).iter().any(|left| left.contains(&command));
+    until("the command runs", || std::future::ready(runs())).await;
 
-    // The next server knows nothing of that command, which is still there, and builds again.
+    // The next server knows nothing of that command, and builds again.
     let (next, _events) = host.runtime().await;
+    assert!(!runs(), "it ends before anything is adopted or removed");
+    assert!(next.lives(&spec.id).await.unwrap(), "what it was to start is not ended with it");
+    assert!(matches!(next.adopt(&other).await.unwrap(), Adopted::Running(_)), "nor any other");
     next.delete(&spec.id).await.unwrap();
     assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
     assert!(start.await.unwrap().is_err());
     boot(&next, &spec).await;
     next.delete(&spec.id).await.unwrap();
+    next.delete(&other.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

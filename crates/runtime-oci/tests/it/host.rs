@@ -4,7 +4,6 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -87,35 +86,10 @@ impl Host {
         &self,
         events: mpsc::Sender<RuntimeEvent>,
     ) -> Arc<GvisorRuntime> {
-        self.runtime_of(self.config(), events).await
-    }
-
-    /// Starts a runtime whose `runsc` goes no further than to begin each `start`.
-    pub(crate) async fn runtime_without_start(&self) -> Arc<GvisorRuntime> {
-        let (real, dir) = (runsc_dir(), self.dir.path().join("without-start"));
-        fs::create_dir(&dir).unwrap();
-        symlink(real.join("gvisor-bin"), dir.join("gvisor-bin")).unwrap();
-        let real = real.join("runsc");
-        let script = format!(
-            "#!/bin/sh\nfor word; do [ \"$word\" != start ] || kill -STOP $$; done\nexec {} \"$@\"\n",
-            real.display()
-        );
-        let program = dir.join("runsc");
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
-        let config = GvisorConfig::new(dir, self.state_dir(), self.tag.clone());
-        self.runtime_of(config, mpsc::channel(64).0).await
-    }
-
-    async fn runtime_of(
-        &self,
-        config: GvisorConfig,
-        events: mpsc::Sender<RuntimeEvent>,
-    ) -> Arc<GvisorRuntime> {
         self.stop().await;
         let tasks = Tasks::new();
         self.tasks.lock().push(tasks.clone());
-        Arc::new(GvisorRuntime::new(config, tasks, events).await.unwrap())
+        Arc::new(GvisorRuntime::new(self.config(), tasks, events).await.unwrap())
     }
 
     /// Ends the server; its sandboxes stay.

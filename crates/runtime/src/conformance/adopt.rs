@@ -22,6 +22,7 @@ async fn running(harness: &mut Harness) -> Outcome {
     harness.restart().await;
     expect_reachable(&started).await;
     assert_eq!(harness.list().await, std::slice::from_ref(&spec.id));
+    assert!(harness.lives(&spec).await, "it has its processes");
     let adopted = harness.runtime().adopt(&spec).await.expect("its state is known");
     assert_eq!(adopted, Adopted::Running(started.clone()));
     expect_reachable(&started).await;
@@ -53,6 +54,7 @@ async fn created(harness: &mut Harness) -> Outcome {
     let spec = harness.prepare().await;
     harness.runtime().create(&spec).await.expect("a prepared sandbox is created");
     harness.restart().await;
+    assert!(harness.lives(&spec).await, "one that waits for its start lives too");
     let adopted = harness.runtime().adopt(&spec).await.expect("its state is known");
     assert_eq!(adopted, Adopted::Created);
     let started = harness.runtime().start(&spec.id).await.expect("an adopted one starts");
@@ -65,6 +67,7 @@ async fn died_unwatched(harness: &mut Harness) -> Outcome {
     let (spec, started) = harness.start().await;
     harness.restart().await;
     harness.kill(&spec, &started).await;
+    assert!(!harness.lives(&spec).await, "whatever it left");
     let adopted = harness.runtime().adopt(&spec).await.expect("its state is known");
     assert_eq!(adopted, Adopted::Gone);
     harness.delete(&spec).await;
@@ -73,6 +76,7 @@ async fn died_unwatched(harness: &mut Harness) -> Outcome {
 
 async fn never_was(harness: &mut Harness) -> Outcome {
     let spec = harness.prepare().await;
+    assert!(!harness.lives(&spec).await);
     let adopted = harness.runtime().adopt(&spec).await.expect("its state is known");
     assert_eq!(adopted, Adopted::Gone);
     assert_eq!(harness.list().await, []);

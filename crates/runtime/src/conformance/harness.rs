@@ -109,6 +109,10 @@ impl Harness {
         assert!(waiting.is_none(), "nobody asked for {waiting:?}");
     }
 
+    pub(super) async fn lives(&self, spec: &RuntimeSpec) -> bool {
+        self.runtime.lives(&spec.id).await.expect("it can be told")
+    }
+
     pub(super) async fn list(&self) -> Vec<SandboxId> {
         self.runtime.list().await.expect("a list")
     }

@@ -15,6 +15,10 @@ pub enum SimStep {
     Daemon,
     /// The daemon answers `init` with 500 and stays closed.
     Init,
+    /// `Runtime::lives` cannot tell.
+    Lives,
+    /// `Runtime::adopt` fails and leaves the sandbox unwatched.
+    Adopt,
     /// `Runtime::delete` fails and leaves the sandbox as it was.
     Delete,
     /// `Runtime::freeze` fails and leaves the sandbox running.
@@ -45,6 +49,8 @@ impl SimStep {
             Self::Start => "start",
             Self::Daemon => "daemon",
             Self::Init => "init",
+            Self::Lives => "look for",
+            Self::Adopt => "adopt",
             Self::Delete => "delete",
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",

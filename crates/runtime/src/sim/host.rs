@@ -230,17 +230,31 @@ impl SimHost {
         }
     }
 
-    pub(super) fn adopt(&self, id: &SandboxId, watch: &Arc<Watch>) -> Adopted {
+    pub(super) async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
+        self.meet(SimStep::Lives, id).await?;
+        let sandboxes = self.0.sandboxes.lock();
+        Ok(match sandboxes.get(id).map(|sandbox| &sandbox.state) {
+            Some(State::Created | State::Starting | State::Running(_)) => true,
+            Some(State::Dead) | None => false,
+        })
+    }
+
+    pub(super) async fn adopt(
+        &self,
+        id: &SandboxId,
+        watch: &Arc<Watch>,
+    ) -> Result<Adopted, RuntimeError> {
+        self.meet(SimStep::Adopt, id).await?;
         let mut sandboxes = self.0.sandboxes.lock();
-        let Some(sandbox) = sandboxes.get_mut(id) else { return Adopted::Gone };
-        match &sandbox.state {
+        let Some(sandbox) = sandboxes.get_mut(id) else { return Ok(Adopted::Gone) };
+        Ok(match &sandbox.state {
             State::Created | State::Starting => Adopted::Created,
             State::Running(live) => {
                 sandbox.watch = Arc::downgrade(watch);
                 Adopted::Running(live.started.clone())
             }
             State::Dead => Adopted::Gone,
-        }
+        })
     }
 
     pub(super) async fn set_frozen(
