@@ -30,8 +30,9 @@ const PIPE_BYTES: usize = 64 << 10;
 const BUSY_PIPE_BYTES: usize = 256 << 10;
 
 thread_local! {
-    /// One buffer for all collectors: a read and its use never yield.
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+    /// One buffer for all collectors: a read and its use never yield. Empty and never zeroed: what
+    /// no read has filled is no memory yet.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(READ_BYTES));
 }
 
 /// What one turn of the loop came to.
@@ -111,14 +112,17 @@ fn read_once(
     stream: OutputStream,
     pipe: &pipe::Receiver,
 ) -> Read {
-    BUFFER.with_borrow_mut(|buffer| match pipe.try_read(buffer) {
-        Ok(0) => Read::Ended,
-        Ok(count) => {
-            table.push_output(process, stream, buffer.get(..count).unwrap_or_default());
-            Read::Some(count)
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.clear();
+        match pipe.try_read_buf(buffer) {
+            Ok(0) => Read::Ended,
+            Ok(count) => {
+                table.push_output(process, stream, buffer);
+                Read::Some(count)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Read::Some(0),
+            Err(_broken) => Read::Ended,
         }
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Read::Some(0),
-        Err(_broken) => Read::Ended,
     })
 }
 

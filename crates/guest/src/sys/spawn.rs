@@ -104,7 +104,8 @@ pub(crate) fn spawn(launch: &Launch<'_>) -> Result<Pid, SpawnError> {
     let argv = pointers(launch.args);
     let envp = pointers(launch.env);
     let mut shared = Shared { launch, argv: &argv, envp: &envp, failure: None };
-    let mut stack = vec![0_u128; CHILD_STACK_BYTES / size_of::<u128>()];
+    // Not zeroed: what the child does not reach is no memory.
+    let mut stack = Box::<[u128]>::new_uninit_slice(CHILD_STACK_BYTES / size_of::<u128>());
     let top = stack.as_mut_ptr_range().end.cast::<c_void>();
 
     // No handler of ours may run in the child, where it would write to our memory.
