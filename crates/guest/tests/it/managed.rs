@@ -113,6 +113,8 @@ fn a_name_is_one_live_process_and_follows_its_pid() {
     let daemon = TestDaemon::open();
     let fields = json!({"name": "web", "restart": quick("on_failure")});
     let first = daemon.start(&shell("echo $$; exec sleep 1000", &fields));
+    let lines = || daemon.get("/processes/web/stdout").json()["lines"].clone();
+    wait_until("the first run's output", || lines() == json!([pid(&first).to_string()]));
     let taken = daemon.api("POST", "/processes", &shell("true", &json!({"name": "web"})));
     assert_eq!(taken.refusal(), (409, "PROCESS_NAME_TAKEN".to_owned()));
     assert_eq!(daemon.get("/info").json()["total_processes"], 1, "nothing was started");
@@ -130,7 +132,6 @@ fn a_name_is_one_live_process_and_follows_its_pid() {
     let earlier = get(&daemon, &old);
     assert_eq!((&earlier["status"], earlier.get("managed")), (&json!("signaled"), None));
     assert_eq!(daemon.lines(pid(&first), "stdout"), [old.as_str()]);
-    let lines = || daemon.get("/processes/web/stdout").json()["lines"].clone();
     wait_until("the new run's output", || lines() == json!([pid(&second).to_string()]));
     assert_eq!(restart(&daemon, &old).refusal(), (400, "PROCESS_NOT_MANAGED".to_owned()));
     delete(&daemon, &old);
