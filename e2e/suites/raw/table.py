@@ -208,9 +208,6 @@ DAEMON = {
     "a check of port 0": ("POST", P, {"command": "ls", "health_check": {"type": "tcp", "port": 0}}, *BAD),
     "a check of another type": ("POST", P, {"command": "ls", "health_check": {"type": "grpc", "port": 1}}, *BAD),
     "a managed run": ("POST", f"{P}/run", {"command": "ls", "name": "a"}, *BAD),
-    "a terminal": ("POST", "/api/v1/pty", {"command": "sh"}, *LATER),
-    "terminals": ("GET", "/api/v1/pty", None, *LATER),
-    "a tunnel": ("GET", "/api/v1/tunnels/tcp?port=80", None, *LATER),
     "ssh": ("GET", "/api/v1/ssh/status", None, *LATER),
     # --- what only the node may ask ---
     "init from outside": ("POST", "/internal/v1/init", {}, 404, "NOT_FOUND"),

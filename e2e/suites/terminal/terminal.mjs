@@ -30,6 +30,7 @@ async function open(script) {
   return { pty, shows, text: () => text };
 }
 
+console.error("first…");
 const first = await open("stty size; read line; stty size; echo got $line; exit 4");
 await first.shows("30 90\r\n");
 await first.pty.resize(120, 40);
@@ -37,6 +38,7 @@ await first.pty.sendInput("hello\n");
 seen.exit = await first.pty.wait();
 seen.text = first.text();
 
+console.error("second…");
 const second = await open("echo one; read line; echo two $line");
 await second.shows("one\r\n");
 second.pty.disconnect();
@@ -47,6 +49,7 @@ const attached = await box.connectPty(second.pty.sessionId, second.pty.token, {
 await attached.sendInput("x\n");
 seen.attached = [await attached.wait(), again.includes("one\r\n"), again.includes("two x\r\n")];
 
+console.error("third…");
 const third = await open("echo on; sleep 600");
 await third.shows("on\r\n");
 const waiting = third.pty.wait().then(String, (error) => error.message);
@@ -61,24 +64,27 @@ while True:
     try:
         c.sendall(b"RFB 003.008\\n")
         d = 0
-        while d < 200000: d += len(c.recv(65536))
+        while d < 200000:
+            d += len(c.recv(65536)) or 200000
         c.sendall(b"%d " % d + b"x" * 300000)
     except OSError: pass
     c.close()
 `;
+console.error("server…");
 await box.startProcess("python3", { args: ["-c", inside] });
 while ((await box.run("bash", { args: ["-c", "exec 3<>/dev/tcp/127.0.0.1/7020"] })).exitCode !== 0);
 
+console.error("tunnel…");
 const tunnel = await box.createTunnel(7020, { localPort: 0 });
 function converse() {
   return new Promise((resolve, reject) => {
-    // What the client loses (see below) it waits for in vain.
-    setTimeout(resolve, 10_000, null);
     const chunks = [];
     const socket = net.connect({ port: tunnel.address().port, host: "127.0.0.1" });
+    // What the client loses it waits for in vain.
+    const patience = setTimeout(() => (socket.destroy(), resolve(null)), 5_000);
     socket.once("data", () => socket.write(Buffer.alloc(200000)));
     socket.on("data", (chunk) => chunks.push(chunk));
-    socket.on("end", () => resolve(Buffer.concat(chunks).toString()));
+    socket.on("end", () => (clearTimeout(patience), resolve(Buffer.concat(chunks).toString())));
     socket.on("error", reject);
   });
 }

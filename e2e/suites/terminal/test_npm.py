@@ -18,7 +18,10 @@ def seen(server):
         "TARN_NODE_MODULES": env.NODE_MODULES,
         "PATH": "/usr/bin:/bin",
     }
-    run = subprocess.run([env.NODE, str(PROGRAM)], env=variables, capture_output=True, text=True, timeout=120)
+    try:
+        run = subprocess.run([env.NODE, str(PROGRAM)], env=variables, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"it did not end; it was at: {late.stderr}")
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -34,4 +37,4 @@ def test_a_server_that_speaks_first_loses_nothing(seen):
     assert seen["tunnel"] == ["RFB 003.008\n200000  300019"]
     # The client drops what it reads together with the 101. The server waits before its first byte, but a
     # client that does not run for longer than that still loses it.
-    assert seen["lost"] <= 1
+    assert seen["lost"] <= 1, seen
