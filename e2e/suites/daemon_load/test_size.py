@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 
+import pytest
 from harness import env, http
 from suites.daemon_load import client
 
@@ -60,6 +61,7 @@ def watched(server, sandbox, work) -> int:
     return max(most)
 
 
+@pytest.mark.timeout(600)
 def test_streams_take_little_memory(server, sandbox):
     def run():
         script = f"head -c {STREAM_BYTES} /dev/zero | tr '\\0' x | fold -w 4095"
