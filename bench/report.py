@@ -93,4 +93,4 @@ def machine(directory: pathlib.Path) -> dict:
 def write(path: pathlib.Path, **results) -> None:
     """Keeps the raw samples."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1))
+    path.write_text(json.dumps(results, indent=1) + "\n")
