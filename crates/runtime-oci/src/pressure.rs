@@ -1,15 +1,17 @@
 //! What to do when a sandbox runs out of memory. Pure.
 //!
 //! The daemon inside is asked, through the node, to end the largest process. It can do so only
-//! while it runs itself, and at the cgroup's limit nothing in the sandbox runs: then it is lent
-//! more, again and again, until the process is dead and the loan can be taken back.
+//! while it runs itself, and at the cgroup's limit nothing in the sandbox runs. Worse, the kernel
+//! refuses there what is not a page of a program, such as the stack of a new thread, and a sentry
+//! that cannot have a thread ends. So the limit is kept ahead of the demand by loans, again and
+//! again, until the process is dead and they can be taken back.
 //!
 //! ```text
 //!  calm ──demand ≥ soft──▶ pressed: announce, again while it lasts
-//!    ▲                        │ stuck
-//!    │ demand < soft,         ▼
-//!    └─ loans taken back ◀─ lending: announce, +64 MiB while stuck, at most 8 times
-//!                             │ stuck for 2 s, or a loan kept for 5 s
+//!    ▲                        │ ▲   +64 MiB when the limit is near, at most 8 times
+//!    │ demand < soft,         ▼ │ room
+//!    └─ loans taken back ◀─ stuck: announce, +64 MiB while it lasts, of the same 8
+//!                             │ stuck for 2 s on end, or more than its own for 5 s
 //!                             ▼
 //!                           given up: the sandbox is ended
 //! ```
@@ -26,6 +28,10 @@ const LOAN: u64 = 64 << 20;
 
 const MOST_LOANS: u32 = 8;
 
+/// How far ahead of the demand the limit is kept, as far as loans go. Found too late on a busy
+/// machine, the limit is reached; this is the time to find out.
+const AHEAD: u64 = LOAN;
+
 /// How soon a sandbox that still stands still is lent more.
 const STUCK_PAUSE: Duration = Duration::from_millis(2);
 
@@ -38,7 +44,7 @@ const RESIGNED_AFTER: Duration = Duration::from_secs(1);
 
 /// How long an announcement may take to show after a loan: by then the largest process should be
 /// dead, and if the sandbox stands still again, another took what it left.
-const STUCK_SETTLE: Duration = Duration::from_millis(20);
+const LENT_SETTLE: Duration = Duration::from_millis(20);
 
 /// The same when there was no loan: nothing can have changed inside.
 const HOPELESS_SETTLE: Duration = Duration::from_millis(200);
@@ -50,7 +56,7 @@ const MOST_SETTLE: Duration = Duration::from_secs(5);
 /// Standing still this long, a sandbox is beyond saving.
 const STUCK_LIMIT: Duration = Duration::from_secs(2);
 
-/// A loan must be back by then: it is the host's memory.
+/// What is used of a loan must be back by then: it is the host's memory.
 const LOAN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A sandbox's memory at one moment, in bytes.
@@ -68,8 +74,10 @@ pub(crate) struct Reading {
 #[derive(Debug, Default)]
 pub(crate) struct Round {
     loans: u32,
-    first_loan: Option<Duration>,
-    first_stuck: Option<Duration>,
+    /// When it first had more than its own.
+    first_over: Option<Duration>,
+    /// Since when it has stood still.
+    stuck_since: Option<Duration>,
     announced: Option<Duration>,
     announcements: u32,
     /// The loans at the last announcement.
@@ -124,7 +132,7 @@ impl Round {
             return self.judge_stuck(bounds, elapsed);
         }
         if reading.demand >= bounds.soft {
-            return self.judge_pressed(elapsed);
+            return self.judge_pressed(bounds, reading, elapsed);
         }
         let limit = (self.loans > 0).then_some(NewLimit::Restored(bounds.hard));
         Verdict { announce: false, limit, then: Then::Calm }
@@ -132,44 +140,68 @@ impl Round {
 
     /// The first round after a restart of the server: a loan may be out that nobody remembers.
     pub(crate) fn inherited() -> Self {
-        Self { loans: 1, first_loan: Some(Duration::ZERO), ..Self::default() }
+        Self { loans: 1, first_over: Some(Duration::ZERO), ..Self::default() }
     }
 
     /// Records that all loans are back.
     pub(crate) fn repaid(&mut self) {
         self.loans = 0;
-        self.first_loan = None;
+        self.first_over = None;
+    }
+
+    /// Says whether the sandbox has run out of memory since the round began.
+    pub(crate) fn has_announced(&self) -> bool {
+        self.announced.is_some()
     }
 
     fn is_lost(&mut self, bounds: MemoryBounds, reading: Reading, elapsed: Duration) -> bool {
+        let has_lasted = |since: Duration, limit| elapsed.saturating_sub(since) >= limit;
         if reading.stuck {
-            let since = *self.first_stuck.get_or_insert(elapsed);
-            return elapsed.saturating_sub(since) >= STUCK_LIMIT;
+            self.first_over.get_or_insert(elapsed);
+            return has_lasted(*self.stuck_since.get_or_insert(elapsed), STUCK_LIMIT);
         }
+        self.stuck_since = None;
         reading.demand > bounds.hard
-            && self.first_loan.is_some_and(|lent| elapsed.saturating_sub(lent) >= LOAN_LIMIT)
+            && has_lasted(*self.first_over.get_or_insert(elapsed), LOAN_LIMIT)
     }
 
     fn judge_stuck(&mut self, bounds: MemoryBounds, elapsed: Duration) -> Verdict {
-        let lent_since = self.loans > self.announced_loans;
-        let settle = if lent_since { STUCK_SETTLE } else { HOPELESS_SETTLE };
-        let announce = self.announce_after(settle, elapsed);
-        let limit = (self.loans < MOST_LOANS).then(|| {
-            self.loans += 1;
-            self.first_loan.get_or_insert(elapsed);
-            NewLimit::Raised(bounds.hard.saturating_add(LOAN * u64::from(self.loans)))
-        });
+        let limit = self.lend(bounds);
+        let announce = self.announce_after(HOPELESS_SETTLE, elapsed);
         Verdict { announce, limit, then: Then::Again(STUCK_PAUSE) }
     }
 
-    fn judge_pressed(&mut self, elapsed: Duration) -> Verdict {
+    fn judge_pressed(
+        &mut self,
+        bounds: MemoryBounds,
+        reading: Reading,
+        elapsed: Duration,
+    ) -> Verdict {
+        let is_near = reading.demand.saturating_add(AHEAD) > self.limit(bounds);
+        let limit = if is_near { self.lend(bounds) } else { None };
         let doubled = PRESSED_SETTLE.saturating_mul(1 << self.announcements.min(8));
         let announce = self.announce_after(doubled.min(MOST_SETTLE), elapsed);
         let pause = if elapsed < RESIGNED_AFTER { PRESSED_PAUSE } else { RESIGNED_PAUSE };
-        Verdict { announce, limit: None, then: Then::Again(pause) }
+        Verdict { announce, limit, then: Then::Again(pause) }
     }
 
+    /// Returns the limit with all loans.
+    fn limit(&self, bounds: MemoryBounds) -> u64 {
+        bounds.hard.saturating_add(LOAN * u64::from(self.loans))
+    }
+
+    fn lend(&mut self, bounds: MemoryBounds) -> Option<NewLimit> {
+        if self.loans >= MOST_LOANS {
+            return None;
+        }
+        self.loans += 1;
+        Some(NewLimit::Raised(self.limit(bounds)))
+    }
+
+    /// Says whether to announce, `settle` after the last time: sooner if a loan was needed since,
+    /// as then something still grows.
     fn announce_after(&mut self, settle: Duration, elapsed: Duration) -> bool {
+        let settle = if self.loans > self.announced_loans { LENT_SETTLE } else { settle };
         let due = self.announced.is_none_or(|last| elapsed.saturating_sub(last) >= settle);
         if due {
             self.announced = Some(elapsed);
@@ -230,20 +262,35 @@ mod tests {
     #[test]
     fn pressure_is_announced_once_and_ends_with_the_process() {
         let steps = [(0, 290, false), (5, 330, false), (10, 20, false)];
-        assert_eq!(run(&steps), ["! 5", " 5", " ok"]);
+        assert_eq!(run(&steps), ["!+64 5", " 5", "- ok"]);
+    }
+
+    #[test]
+    fn the_limit_is_kept_ahead_of_what_grows() {
+        let steps = [(0, 284, false), (5, 285, false), (10, 348, false), (15, 349, false)];
+        assert_eq!(run(&steps), ["! 5", "+64 5", " 5", "+128 5"]);
+        // Nor does that ever go further than the loans of one that stands still.
+        let steps: Vec<Step> = (0..9).map(|n| (n, 340 + 64 * n, false)).collect();
+        assert_eq!(run(&steps)[7..], ["+512 5", " 5"]);
+    }
+
+    #[test]
+    fn what_needs_a_loan_is_announced_sooner() {
+        let steps = [(0, 290, false), (10, 360, false), (20, 380, false), (40, 400, false)];
+        assert_eq!(run(&steps), ["!+64 5", "+128 5", "! 5", " 5"]);
     }
 
     #[test]
     fn lasting_pressure_is_announced_ever_more_rarely() {
         let steps: Vec<Step> =
             [0, 50, 200, 300, 600, 1000, 1400, 9000].map(|t| (t, 290, false)).into();
-        assert_eq!(run(&steps), ["! 5", " 5", "! 5", " 5", "! 5", " 100", "! 100", "! 100"]);
+        assert_eq!(run(&steps), ["!+64 5", " 5", "! 5", " 5", "! 5", " 100", "! 100", "! 100"]);
     }
 
     #[test]
     fn a_stuck_sandbox_is_lent_at_once_and_repays() {
         let steps = [(0, 348, true), (2, 360, false), (7, 380, false), (12, 20, false)];
-        assert_eq!(run(&steps), ["!+64 2", " 5", " 5", "- ok"]);
+        assert_eq!(run(&steps), ["!+64 2", "+128 5", " 5", "- ok"]);
     }
 
     #[test]
@@ -266,12 +313,27 @@ mod tests {
     }
 
     #[test]
+    fn standing_still_again_is_not_standing_still_so_long() {
+        let steps = [(0, 348, true), (5, 300, false), (1990, 412, true), (3989, 412, true)];
+        let still = [steps[3], (3990, 412, true)];
+        assert_eq!(run(&steps)[3], "!+192 2");
+        assert_eq!(run(&[&steps[..3], &still[1..]].concat())[3], " END");
+    }
+
+    #[test]
     fn a_loan_not_repaid_in_five_seconds_is_the_end() {
         let last = |millis, demand| run(&[(0, 348, true), (millis, demand, false)])[1].clone();
-        assert_eq!(last(4999, 349), "! 100");
+        assert_eq!(last(4999, 349), "!+128 100");
         assert_eq!(last(5000, 349), " END");
         // Within its own limit it may live; the loan goes back as soon as demand falls.
         assert_eq!(last(5000, 348), "! 100");
+    }
+
+    #[test]
+    fn a_loan_that_is_not_used_need_not_be_back() {
+        let steps = [(0, 300, false), (6000, 348, false), (6100, 349, false), (11_099, 349, false)];
+        assert_eq!(run(&steps), ["!+64 5", "! 100", "!+128 100", "! 100"]);
+        assert_eq!(run(&[&steps[..3], &[(11_100, 349, false)]].concat())[3], " END");
     }
 
     #[test]

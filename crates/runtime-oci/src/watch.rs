@@ -63,8 +63,10 @@ impl Watch {
         let mut alarm = self.set_alarm();
         let mut round = first;
         loop {
-            match self.relieve(&mut round).await {
+            match self.relieve(&mut round, &mut alarm).await {
                 RoundEnd::Calm => {}
+                // At its limit a sentry is refused what it cannot do without, and gives up.
+                RoundEnd::SentryEnded if round.has_announced() => return RuntimeExit::OutOfMemory,
                 RoundEnd::SentryEnded => return self.cause(),
                 RoundEnd::Lost => return self.end_out_of_memory().await,
             }
@@ -87,7 +89,7 @@ impl Watch {
     }
 
     /// Goes through one bout of pressure, if there is one.
-    async fn relieve(&self, round: &mut Round) -> RoundEnd {
+    async fn relieve(&self, round: &mut Round, alarm: &mut Option<MemoryAlarm>) -> RoundEnd {
         let began = Instant::now();
         loop {
             // Without a group there is no sandbox: its end is noticed elsewhere.
@@ -110,6 +112,8 @@ impl Watch {
             };
             tokio::select! {
                 _ = self.sentry.ended() => return RoundEnd::SentryEnded,
+                // It may reach its limit while it is not looked at.
+                () = ring(alarm) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -88,14 +88,27 @@ async fn four_hogs_at_once_are_ended() {
         pids.push(ask(daemon, "/spawn/hog/4096").await.unwrap());
     }
     let began = Instant::now();
-    for pid in &pids {
-        until("every hog dies", || async { !alive(daemon, pid).await }).await;
-    }
     let mut count = 0;
-    while let Ok(event) = announced.try_recv() {
-        assert_eq!(event, of(&spec.id));
-        count += 1;
+    let mut hear = || {
+        while let Ok(event) = announced.try_recv() {
+            // Anything else is its end.
+            assert_eq!(
+                event,
+                of(&spec.id),
+                "after {} ms, {count} announcements",
+                began.elapsed().as_millis()
+            );
+            count += 1;
+        }
+    };
+    for pid in &pids {
+        until("every hog dies", || {
+            hear();
+            async { !alive(daemon, pid).await }
+        })
+        .await;
     }
+    hear();
     println!("four hogs: {} ms, {count} announcements", began.elapsed().as_millis());
     assert!((1..40).contains(&count), "{count} announcements");
     until("the limit is restored", || async { host.memory_limit(&spec.id) == LIMIT }).await;
