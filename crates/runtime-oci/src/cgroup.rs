@@ -78,10 +78,6 @@ impl Cgroups {
         }
     }
 
-    pub(crate) fn can_freeze(&self) -> bool {
-        self.layout.can_freeze()
-    }
-
     pub(crate) fn sandbox(&self, id: &SandboxId) -> SandboxCgroup {
         let path = Path::new(&self.parent).join(id.as_str());
         SandboxCgroup { layout: self.layout.clone(), path }
@@ -170,41 +166,17 @@ impl SandboxCgroup {
         Ok(pids)
     }
 
-    /// Tells every process to stand still, or to go on. Takes a moment; see
-    /// [`SandboxCgroup::is_settled`].
-    pub(crate) fn set_frozen(&self, motion: Motion) -> io::Result<()> {
-        let (file, word) = match (self.layout.version(), motion) {
-            (CgroupVersion::V1, Motion::Frozen) => ("freezer.state", "FROZEN"),
-            (CgroupVersion::V1, Motion::Thawed) => ("freezer.state", "THAWED"),
-            (CgroupVersion::V2, Motion::Frozen) => ("cgroup.freeze", "1"),
-            (CgroupVersion::V2, Motion::Thawed) => ("cgroup.freeze", "0"),
+    /// Lets every process go on that the cgroup freezer holds. Nobody here freezes by it: see
+    /// [`crate::command::Motion`].
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        let (file, word) = match self.layout.version() {
+            CgroupVersion::V1 => ("freezer.state", "THAWED"),
+            CgroupVersion::V2 => ("cgroup.freeze", "0"),
         };
         if !self.layout.can_freeze() {
             return Ok(());
         }
         fs::write(self.dir(Controller::Freezer).join(file), word)
-    }
-
-    /// Says whether every process has come to stand still, or runs again.
-    pub(crate) fn is_settled(&self, motion: Motion) -> io::Result<bool> {
-        let dir = self.dir(Controller::Freezer);
-        let frozen = match self.layout.version() {
-            // The third state, FREEZING, is neither.
-            CgroupVersion::V1 => match fs::read_to_string(dir.join("freezer.state"))?.trim() {
-                "FROZEN" => Motion::Frozen,
-                "THAWED" => Motion::Thawed,
-                _ => return Ok(false),
-            },
-            CgroupVersion::V2 => {
-                let events = fs::read_to_string(dir.join("cgroup.events"))?;
-                if value::field(&events, "frozen") == Some(1) {
-                    Motion::Frozen
-                } else {
-                    Motion::Thawed
-                }
-            }
-        };
-        Ok(frozen == motion)
     }
 
     /// Returns the CPU time used, in microseconds.
@@ -241,13 +213,6 @@ impl SandboxCgroup {
         }
         Ok(gone)
     }
-}
-
-/// Whether processes stand still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Motion {
-    Frozen,
-    Thawed,
 }
 
 /// Gives the groups below a version 2 group the controllers that limits need.
@@ -332,7 +297,6 @@ mod tests {
         file("memory.high", "700000000\n");
         file("memory.events", "high 3\noom_kill 0\n");
         file("cpu.stat", "usage_usec 42\nuser_usec 40\n");
-        file("cgroup.events", "populated 1\nfrozen 1\n");
         file("cgroup.procs", "30\n7\n");
 
         let memory = group.memory();
@@ -348,9 +312,7 @@ mod tests {
 
         assert_eq!(group.cpu_micros().unwrap(), 42);
         assert_eq!(group.processes().unwrap(), [7, 30]);
-        assert!(group.is_settled(Motion::Frozen).unwrap());
-        assert!(!group.is_settled(Motion::Thawed).unwrap());
-        group.set_frozen(Motion::Thawed).unwrap();
+        group.thaw().unwrap();
         assert_eq!(fs::read_to_string(dir.join("cgroup.freeze")).unwrap(), "0");
     }
 

@@ -52,6 +52,18 @@ pub(crate) struct Runsc {
     paths: Paths,
 }
 
+/// Whether programs are to stand still or go on.
+///
+/// It is the backend that stops them, and not the cgroup freezer: the sentry has some system calls
+/// made by the processes that run the programs, and hears of them by seccomp's user notification.
+/// The freezer interrupts whoever waits for an answer, the kernel takes the question back, and the
+/// sentry, finding none, takes the process for dead and ends all that ran in it: the daemon too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Motion {
+    Frozen,
+    Thawed,
+}
+
 /// One command on one sandbox.
 pub(crate) struct Call<'a> {
     /// What it does, for errors.
@@ -104,6 +116,16 @@ impl Runsc {
     /// ends it (see [`crate::straggler`]).
     pub(crate) fn spawn_start(&self, id: &SandboxId) -> std::io::Result<Child> {
         self.command(id, &["start".into(), id.as_str().into()]).spawn()
+    }
+
+    /// Spawns the command that stops a running sandbox's programs, or one that makes those of a
+    /// paused one go on. Either refuses a sandbox that is not so.
+    pub(crate) fn spawn_motion(&self, id: &SandboxId, motion: Motion) -> std::io::Result<Child> {
+        let verb = match motion {
+            Motion::Frozen => "pause",
+            Motion::Thawed => "resume",
+        };
+        self.command(id, &[verb.into(), id.as_str().into()]).spawn()
     }
 
     /// Waits for a command's success.

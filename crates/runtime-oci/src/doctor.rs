@@ -42,7 +42,6 @@ pub async fn examine(config: &GvisorConfig) -> Vec<Fact> {
         fact("gVisor's other programs", SETUP, sidecars(dir)),
         fact("tarn's prewarmer for gVisor", BUILD, prewarmer(dir).await),
         fact("cgroup controllers", "mount memory, cpu, cpuacct and pids", controllers()),
-        fact("cgroup freezer", "mount the controller `freezer`", freezer()),
         fact("a process that reaps orphans", "in a container: docker run --init", reaper()),
     ];
     if facts.iter().all(|fact| fact.ok) {
@@ -98,14 +97,6 @@ fn controllers() -> Result<String, String> {
         CgroupVersion::V1 => "cgroup version 1".to_owned(),
         CgroupVersion::V2 => "cgroup version 2".to_owned(),
     })
-}
-
-fn freezer() -> Result<String, String> {
-    let layout = Layout::detect().map_err(|error| error.to_string())?;
-    if layout.can_freeze() {
-        return Ok("found".to_owned());
-    }
-    Err("missing: sandboxes cannot be frozen".to_owned())
 }
 
 /// Sandboxes are nobody's children, so that they outlive the server; their end is heard through

@@ -1,6 +1,6 @@
 //! The gVisor driver: performs what the other modules decide.
 
-use std::{collections::HashMap, fs, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, fs, io, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -20,8 +20,8 @@ use tracing::{info, warn};
 
 use crate::{
     bundle,
-    cgroup::{Cgroups, Layout, LayoutError, Motion, SandboxCgroup},
-    command::{Call, Runsc},
+    cgroup::{Cgroups, Layout, LayoutError, SandboxCgroup},
+    command::{Call, Motion, Runsc},
     config::GvisorConfig,
     doctor,
     limits::Limits,
@@ -29,7 +29,7 @@ use crate::{
     paths::Paths,
     pressure::Round,
     process::{self, Process},
-    remains::{Remains, host, within},
+    remains::{Remains, host},
     state::{BackendState, BackendStatus},
     straggler,
     watch::Watch,
@@ -220,24 +220,31 @@ impl GvisorRuntime {
         }
     }
 
+    /// Stops or continues the programs of a sandbox that has been started; in any other there are
+    /// none. The backend writes down that they stand still, for the next server too.
     async fn set_motion(&self, id: &SandboxId, motion: Motion) -> Result<(), RuntimeError> {
-        if !self.remains.cgroups.can_freeze() {
-            let what = "freeze without the cgroup controller `freezer`";
-            return Err(RuntimeError::NotSupported { what });
-        }
         let step = match motion {
             Motion::Frozen => "freeze",
             Motion::Thawed => "thaw",
         };
         let cgroup = self.living(id)?;
-        cgroup.set_frozen(motion).map_err(host(step, id))?;
-        let settled = until_settled(&cgroup, motion);
-        let done = within(self.config.deadlines.freeze, step, id, settled).await;
-        if done.is_err() && motion == Motion::Frozen {
-            // Half frozen is worse than running.
-            cgroup.set_frozen(Motion::Thawed).map_err(host(step, id))?;
+        if motion == Motion::Thawed {
+            // By which earlier versions froze.
+            cgroup.thaw().map_err(host(step, id))?;
         }
-        done
+        let status = self.backend_state(id)?.map(|state| state.status);
+        let wanted = match motion {
+            Motion::Frozen => BackendStatus::Running,
+            Motion::Thawed => BackendStatus::Paused,
+        };
+        if status != Some(wanted) {
+            return Ok(());
+        }
+        let (runsc, sandbox) = (self.runsc.clone(), id.clone());
+        let spawned = blocking(&self.tasks, move || runsc.spawn_motion(&sandbox, motion)).await;
+        let child = spawned.map_err(host(step, id))?;
+        let call = Call { step, id, limit: self.config.deadlines.freeze };
+        self.runsc.finish(&call, child).await
     }
 
     /// Returns the cgroup of a sandbox that has processes.
@@ -257,7 +264,7 @@ impl Runtime for GvisorRuntime {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { enforces_limits: true, freeze: self.remains.cgroups.can_freeze() }
+        Capabilities { enforces_limits: true, freeze: true }
     }
 
     async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
@@ -318,7 +325,7 @@ impl Runtime for GvisorRuntime {
             return Ok(Adopted::Gone);
         };
         match state.status {
-            BackendStatus::Running => {
+            BackendStatus::Running | BackendStatus::Paused => {
                 // Two watches would report its end twice.
                 self.forget(&spec.id).await;
                 let started = self.watch(&spec, state.pid, Round::inherited())?;
@@ -370,13 +377,6 @@ async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups) {
         warn!(%error, "the empty network namespace stays mounted");
     }
     cgroups.close();
-}
-
-async fn until_settled(cgroup: &SandboxCgroup, motion: Motion) -> io::Result<()> {
-    while !cgroup.is_settled(motion)? {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(

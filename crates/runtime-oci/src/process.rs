@@ -5,10 +5,7 @@ use std::{fs, io, os::fd::OwnedFd, time::Duration};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
-use crate::{
-    cgroup::{Motion, SandboxCgroup},
-    sys,
-};
+use crate::{cgroup::SandboxCgroup, sys};
 
 /// Between two tries to remove a cgroup, at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -72,7 +69,7 @@ pub(crate) async fn end_all(cgroup: &SandboxCgroup) -> io::Result<()> {
             process.kill()?;
         }
         // On version 1 a frozen process dies only when it is thawed.
-        match cgroup.set_frozen(Motion::Thawed) {
+        match cgroup.thaw() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }

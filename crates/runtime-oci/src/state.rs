@@ -9,6 +9,8 @@ pub(crate) enum BackendStatus {
     Created,
     /// Started; it may have ended since, as nobody writes that down.
     Running,
+    /// Started, and told to stand still.
+    Paused,
     /// Anything else: half made, or over.
     Other,
 }
@@ -44,6 +46,7 @@ impl BackendState {
         let status = match file.status.as_str() {
             Some("created") => BackendStatus::Created,
             Some("running") => BackendStatus::Running,
+            Some("paused") => BackendStatus::Paused,
             _ => BackendStatus::Other,
         };
         let pid = file.sandbox.map_or(0, |sandbox| sandbox.pid);
@@ -60,6 +63,7 @@ mod tests {
         for (text, expected) in [
             (r#"{"id":"x","status":"created","sandbox":{"pid":7,"uid":-1}}"#, Some(("c", 7))),
             (r#"{"status":"running","sandbox":{"pid":9},"goferPid":3}"#, Some(("r", 9))),
+            (r#"{"status":"paused","sandbox":{"pid":9}}"#, Some(("p", 9))),
             (r#"{"status":"stopped","sandbox":{"pid":9}}"#, Some(("o", 9))),
             (r#"{"status":"stopped","sandbox":{"pid":0}}"#, None),
             (r#"{"status":"creating","sandbox":null}"#, None),
@@ -69,6 +73,7 @@ mod tests {
                 let status = match state.status {
                     BackendStatus::Created => "c",
                     BackendStatus::Running => "r",
+                    BackendStatus::Paused => "p",
                     BackendStatus::Other => "o",
                 };
                 (status, state.pid)

@@ -10,7 +10,7 @@ mod harness;
 mod life;
 mod probe;
 
-use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
+use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -46,6 +46,11 @@ pub trait Fixture: Send + Sync + 'static {
 
     /// Names whatever the host still has of a deleted sandbox: processes, cgroups, directories.
     async fn leftovers(&self, spec: &RuntimeSpec) -> Vec<String>;
+
+    /// Says what the host sees of a running sandbox that does not answer.
+    async fn describe(&self, _started: &Started) -> String {
+        String::new()
+    }
 }
 
 /// What became of a case.
@@ -73,13 +78,14 @@ pub fn cases() -> Vec<Case> {
     [life::CASES, adopt::CASES, freeze::CASES].concat()
 }
 
-/// Runs every case, one after the other, and fails with the names of those that failed.
+/// Runs every case, one after the other, and fails with the names of those that failed and what
+/// each said.
 ///
 /// After each case all its sandboxes are deleted and released, failed or not. Returns the names of
 /// the skipped cases with the reasons.
 ///
 /// # Panics
-/// Panics when a case failed; what each one said went to stderr before.
+/// Panics when a case failed.
 pub async fn run(fixture: Arc<dyn Fixture>) -> Vec<(&'static str, &'static str)> {
     let mut failed = Vec::new();
     let mut skipped = Vec::new();
@@ -91,11 +97,19 @@ pub async fn run(fixture: Arc<dyn Fixture>) -> Vec<(&'static str, &'static str)>
         match (outcome, tidy) {
             (Ok(Outcome::Passed), Ok(())) => {}
             (Ok(Outcome::Skipped(reason)), Ok(())) => skipped.push((case.name, reason)),
-            (Err(_panicked), _) | (_, Err(_panicked)) => failed.push(case.name),
+            (Err(panicked), _) | (_, Err(panicked)) => {
+                failed.push(format!("{}: {}", case.name, said(&*panicked)));
+            }
         }
     }
-    assert!(failed.is_empty(), "the runtime fails these cases: {failed:#?}");
+    assert!(failed.is_empty(), "the runtime fails these cases:\n{}", failed.join("\n"));
     skipped
+}
+
+/// Returns what a panic said.
+fn said(panicked: &(dyn Any + Send)) -> &str {
+    let text = panicked.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panicked.downcast_ref().copied()).unwrap_or("no reason")
 }
 
 // === impl Case ===

@@ -12,7 +12,7 @@ use tarn_runtime_oci::GvisorRuntime;
 use tarn_types::SandboxId;
 use tokio::sync::mpsc;
 
-use crate::host::{Host, end_sentry, give_address};
+use crate::host::{Host, describe, end_sentry, give_address};
 
 /// A host of the suite.
 struct GvisorFixture(Arc<Host>);
@@ -57,6 +57,10 @@ impl Fixture for GvisorFixture {
     async fn leftovers(&self, spec: &RuntimeSpec) -> Vec<String> {
         assert!(fs::exists(&spec.rootfs).unwrap(), "the root file system is not the runtime's");
         self.0.leftovers(&spec.id)
+    }
+
+    async fn describe(&self, started: &Started) -> String {
+        describe(started)
     }
 }
 

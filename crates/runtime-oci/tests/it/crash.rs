@@ -41,7 +41,7 @@ async fn a_start_that_outlives_its_server_does_not_outlive_the_sandbox() {
     boot(&runtime, &other).await;
     runtime.create(&spec).await.unwrap();
     // Its command waits for the sandbox, which answers nobody.
-    runtime.freeze(&spec.id).await.unwrap();
+    host.hold(&spec.id);
     let start = {
         let (runtime, id) = (Arc::clone(&runtime), spec.id.clone());
         host.spawn(async move { runtime.start(&id).await })

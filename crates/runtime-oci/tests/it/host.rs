@@ -131,6 +131,17 @@ impl Host {
         self.group_file(id, "pids.current").unwrap().trim().parse().unwrap()
     }
 
+    /// Stops a sandbox's processes, the sentry among them, by the cgroup freezer.
+    pub(crate) fn hold(&self, id: &SandboxId) {
+        for dir in cgroup_dirs(&format!("tarn_{}/{id}", self.tag)) {
+            for (file, word) in [("freezer.state", "FROZEN"), ("cgroup.freeze", "1")] {
+                if dir.join(file).exists() {
+                    fs::write(dir.join(file), word).unwrap();
+                }
+            }
+        }
+    }
+
     fn group_file(&self, id: &SandboxId, file: &str) -> Option<String> {
         let dirs = cgroup_dirs(&format!("tarn_{}/{id}", self.tag));
         dirs.iter().find_map(|dir| fs::read_to_string(dir.join(file)).ok())
@@ -260,7 +271,29 @@ pub(crate) async fn boot(runtime: &GvisorRuntime, spec: &RuntimeSpec) -> Started
 /// Waits for an answer.
 pub(crate) async fn answers(started: &Started) {
     let daemon = started.daemon;
-    until("the daemon answers", || async move { ask(daemon, "/").await.is_ok() }).await;
+    let waited = tokio::time::timeout(PATIENCE, async move {
+        while ask(daemon, "/").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never: the daemon answers; {}", describe(started));
+}
+
+/// Says what the host sees of a running sandbox that does not answer.
+pub(crate) fn describe(started: &Started) -> String {
+    let (pid, address) = (started.pid, started.daemon.ip());
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or("gone");
+    let show = |program: &str, line: &str| {
+        let shown = Command::new(program).args(line.split(' ')).output();
+        shown.map_or_else(
+            |error| error.to_string(),
+            |shown| String::from_utf8_lossy(&shown.stdout).trim().to_owned(),
+        )
+    };
+    let neighbour = show("ip", &format!("neighbour show {address}"));
+    let sockets = show("ss", &format!("-tnoH dst {address}"));
+    format!("its sentry {pid}: {state}; its neighbour entry: {neighbour}; sockets: {sockets}")
 }
 
 /// Kills a sandbox from outside and waits for its end.
@@ -338,7 +371,8 @@ pub(crate) fn guest_program() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("guest");
-        let fresh = target.with_extension(std::process::id().to_string());
+        // By the whole stem: the compiler names its own files after that, and others compile too.
+        let fresh = target.with_file_name(format!("guest-{}", std::process::id()));
         let done = Command::new("rustc")
             .args(["--edition=2024", "-O", "--target=x86_64-unknown-linux-musl", "-o"])
             .arg(&fresh)

@@ -1,9 +1,6 @@
 //! The server goes, the sandboxes stay, another server comes.
 
-use super::{
-    Case, Outcome,
-    harness::{Harness, expect_reachable},
-};
+use super::{Case, Outcome, harness::Harness};
 use crate::{Adopted, RuntimeExit};
 
 pub(super) const CASES: &[Case] = &[
@@ -20,12 +17,12 @@ pub(super) const CASES: &[Case] = &[
 async fn running(harness: &mut Harness) -> Outcome {
     let (spec, started) = harness.start().await;
     harness.restart().await;
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     assert_eq!(harness.list().await, std::slice::from_ref(&spec.id));
     assert!(harness.lives(&spec).await, "it has its processes");
     let adopted = harness.runtime().adopt(&spec).await.expect("its state is known");
     assert_eq!(adopted, Adopted::Running(started.clone()));
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     harness.runtime().stats(&spec.id).await.expect("an adopted one has stats");
     harness.expect_no_event().await;
     Outcome::Passed
@@ -58,7 +55,7 @@ async fn created(harness: &mut Harness) -> Outcome {
     let adopted = harness.runtime().adopt(&spec).await.expect("its state is known");
     assert_eq!(adopted, Adopted::Created);
     let started = harness.runtime().start(&spec.id).await.expect("an adopted one starts");
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     harness.delete(&spec).await;
     Outcome::Passed
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Case, Outcome,
-    harness::{Harness, SILENCE, expect_reachable},
+    harness::{Harness, SILENCE},
     probe::answers,
 };
 use crate::{Adopted, RuntimeError};
@@ -10,6 +10,7 @@ use crate::{Adopted, RuntimeError};
 pub(super) const CASES: &[Case] = &[
     Case::new("a frozen sandbox is silent until it is thawed", |h| Box::pin(silent(h))),
     Case::new("freezing and thawing twice is once", |h| Box::pin(twice(h))),
+    Case::new("a sandbox outlives many a freeze", |h| Box::pin(often(h))),
     Case::new("a frozen sandbox can be deleted", |h| Box::pin(deleted(h))),
     Case::new("a frozen sandbox is adopted frozen, and thawed", |h| Box::pin(adopted(h))),
     Case::new("a runtime that cannot freeze says so", |h| Box::pin(refused(h))),
@@ -33,7 +34,7 @@ async fn silent(harness: &mut Harness) -> Outcome {
         assert_eq!(harness.list().await, std::slice::from_ref(&spec.id), "frozen is listed");
         runtime.stats(&spec.id).await.expect("a frozen one has stats");
         runtime.thaw(&spec.id).await.expect("it thaws");
-        expect_reachable(&started).await;
+        harness.expect_reachable(&started).await;
     }
     harness.expect_no_event().await;
     harness.delete(&spec).await;
@@ -52,8 +53,29 @@ async fn twice(harness: &mut Harness) -> Outcome {
     }
     for _ in 0..2 {
         runtime.thaw(&spec.id).await.expect("it thaws");
-        expect_reachable(&started).await;
+        harness.expect_reachable(&started).await;
     }
+    harness.delete(&spec).await;
+    Outcome::Passed
+}
+
+async fn often(harness: &mut Harness) -> Outcome {
+    if !can(harness) {
+        return CANNOT;
+    }
+    let (spec, started) = harness.start().await;
+    let runtime = harness.runtime();
+    // Several while it has nothing to do, and one while it has.
+    for _ in 0..5 {
+        for _ in 0..3 {
+            runtime.freeze(&spec.id).await.expect("it freezes");
+            runtime.thaw(&spec.id).await.expect("it thaws");
+        }
+        for _ in 0..3 {
+            harness.expect_reachable(&started).await;
+        }
+    }
+    harness.expect_no_event().await;
     harness.delete(&spec).await;
     Outcome::Passed
 }
@@ -80,7 +102,7 @@ async fn adopted(harness: &mut Harness) -> Outcome {
     assert_eq!(adopted, Adopted::Running(started.clone()));
     assert!(!answers(started.daemon, SILENCE).await, "adopting does not thaw");
     harness.runtime().thaw(&spec.id).await.expect("it thaws");
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     harness.delete(&spec).await;
     Outcome::Passed
 }
@@ -92,7 +114,7 @@ async fn refused(harness: &mut Harness) -> Outcome {
     let (spec, started) = harness.start().await;
     let refused = harness.runtime().freeze(&spec.id).await;
     assert!(matches!(refused, Err(RuntimeError::NotSupported { .. })), "{refused:?}");
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     harness.delete(&spec).await;
     Outcome::Passed
 }

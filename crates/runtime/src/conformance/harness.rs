@@ -3,9 +3,9 @@
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tarn_types::SandboxId;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
-use super::{Fixture, probe::answers};
+use super::{Fixture, probe::attempt};
 use crate::{Runtime, RuntimeEvent, RuntimeExit, RuntimeSpec, Started};
 
 /// Longer than anything a loaded machine needs; only a failure waits so long.
@@ -38,6 +38,15 @@ impl Harness {
         Arc::clone(&self.runtime)
     }
 
+    pub(super) fn fixture(&self) -> Arc<dyn Fixture> {
+        Arc::clone(&self.fixture)
+    }
+
+    /// Waits until a daemon answers.
+    pub(super) async fn expect_reachable(&self, started: &Started) {
+        expect_reachable(&*self.fixture, started).await;
+    }
+
     /// Prepares a sandbox without making it.
     pub(super) async fn prepare(&mut self) -> RuntimeSpec {
         let spec = self.fixture.prepare().await;
@@ -57,7 +66,7 @@ impl Harness {
         let spec = self.prepare().await;
         self.runtime.create(&spec).await.expect("a prepared sandbox is created");
         let started = self.runtime.start(&spec.id).await.expect("a created sandbox starts");
-        expect_reachable(&started).await;
+        self.expect_reachable(&started).await;
         (spec, started)
     }
 
@@ -128,14 +137,19 @@ impl Harness {
 }
 
 /// Waits until a daemon answers.
-pub(super) async fn expect_reachable(started: &Started) {
-    let reachable = tokio::time::timeout(PATIENCE, async {
-        while !answers(started.daemon, PATIENCE).await {
-            // The daemon is booting; there is nothing to subscribe to.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    reachable.await.expect("the daemon answers in time");
+pub(super) async fn expect_reachable(fixture: &dyn Fixture, started: &Started) {
+    let (began, mut tries) = (Instant::now(), 0);
+    while let Err(last) = attempt(started.daemon, PATIENCE).await {
+        tries += 1;
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{} does not answer in time; try {tries}: {last}; {}",
+            started.daemon,
+            fixture.describe(started).await
+        );
+        // The daemon is booting; there is nothing to subscribe to.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Runs the same thing at once for each of a list.

@@ -31,7 +31,7 @@ async fn life(harness: &mut Harness) -> Outcome {
     runtime.create(&spec).await.expect("a prepared sandbox is created");
     assert_eq!(harness.list().await, std::slice::from_ref(&spec.id), "created is listed");
     let started = runtime.start(&spec.id).await.expect("a created sandbox starts");
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     assert_eq!(harness.list().await, std::slice::from_ref(&spec.id), "running is listed");
     harness.delete(&spec).await;
     assert!(!answers(started.daemon, super::harness::SILENCE).await, "its daemon is gone");
@@ -75,7 +75,7 @@ async fn make_again(harness: &mut Harness) -> Outcome {
     runtime.delete(&spec.id).await.expect("a delete succeeds");
     runtime.create(&spec).await.expect("the id is free again");
     let second = runtime.start(&spec.id).await.expect("a created sandbox starts");
-    expect_reachable(&second).await;
+    harness.expect_reachable(&second).await;
     let process = |started: &crate::Started| (started.pid, started.pid_started);
     assert_ne!(process(&first), process(&second), "another process");
     harness.delete(&spec).await;
@@ -88,9 +88,9 @@ async fn create_twice(harness: &mut Harness) -> Outcome {
     runtime.create(&spec).await.expect("a prepared sandbox is created");
     expect_exists(&runtime.create(&spec).await, &spec.id);
     let started = runtime.start(&spec.id).await.expect("the first starts all the same");
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     expect_exists(&runtime.create(&spec).await, &spec.id);
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     harness.delete(&spec).await;
     Outcome::Passed
 }
@@ -99,7 +99,7 @@ async fn start_twice(harness: &mut Harness) -> Outcome {
     let (spec, started) = harness.start().await;
     let second = harness.runtime().start(&spec.id).await;
     assert!(second.is_err(), "{second:?}");
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     harness.expect_no_event().await;
     harness.delete(&spec).await;
     Outcome::Passed
@@ -141,7 +141,7 @@ async fn stats(harness: &mut Harness) -> Outcome {
     assert!(first.memory > ByteSize::from_bytes(0), "{first:?}");
     assert!(first.memory <= spec.resources.memory, "{first:?}");
     assert!(first.cpu_micros > 0, "{first:?}");
-    expect_reachable(&started).await;
+    harness.expect_reachable(&started).await;
     let second = runtime.stats(&spec.id).await.expect("stats");
     assert!(second.cpu_micros >= first.cpu_micros, "{first:?}, then {second:?}");
     harness.delete(&spec).await;
@@ -155,11 +155,11 @@ async fn ten_at_once(harness: &mut Harness) -> Outcome {
     }
     let runtime = harness.runtime();
     all_at_once(specs.clone(), |spec| {
-        let runtime = Arc::clone(&runtime);
+        let (runtime, fixture) = (Arc::clone(&runtime), harness.fixture());
         async move {
             runtime.create(&spec).await.expect("a prepared sandbox is created");
             let started = runtime.start(&spec.id).await.expect("a created sandbox starts");
-            expect_reachable(&started).await;
+            expect_reachable(&*fixture, &started).await;
         }
     })
     .await;
