@@ -29,6 +29,7 @@ run_tests() {
 		export_test_env
 		optional_suite e2e "end-to-end tests" e2e/run 60m "${full[@]}"
 		optional_suite bench "small bench" bench/run 15m --small
+	optional_suite bench-state "small bench of state" bench/run-state 15m --small
 	else
 		say test "nothing to test end to end: the build failed"
 	fi

@@ -172,7 +172,9 @@ def remove(before: Objects, after: Objects) -> None:
     """The last resort, when `tarn purge` left something: nothing of a test may stay on a host."""
     for entry in after["process"]:
         if entry in before["process"]:
-            os.kill(int(entry.split()[0]), signal.SIGKILL)
+            # The end of one may be the end of another.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(entry.split()[0]), signal.SIGKILL)
     for line in reversed(after["mount"]):
         _lines("umount", "--lazy", _mount_point(line))
     for line in after["loop"]:

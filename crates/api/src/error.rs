@@ -32,6 +32,20 @@ pub enum ErrorCode {
     SandboxEphemeral,
     /// The sandbox has ended.
     SandboxTerminated,
+    /// The operation needs a sandbox that runs.
+    SandboxNotRunning,
+    /// Another snapshot or transition of the sandbox is under way.
+    SandboxBusy,
+    /// The project has no such snapshot.
+    SnapshotNotFound,
+    /// The snapshot is still being taken, or was not taken.
+    SnapshotNotReady,
+    /// A restore names a field that comes from the snapshot.
+    SnapshotOverrideForbidden,
+    /// No host here can restore the memory snapshot.
+    SnapshotIncompatible,
+    /// The disk would become smaller.
+    DiskShrinkForbidden,
     /// No image has that name.
     ImageNotFound,
     /// No node has that GPU model.
@@ -69,7 +83,7 @@ pub struct Refusal {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidRequest,
         Self::LimitExceeded,
         Self::NotSupported,
@@ -81,6 +95,13 @@ impl ErrorCode {
         Self::SandboxNameTaken,
         Self::SandboxEphemeral,
         Self::SandboxTerminated,
+        Self::SandboxNotRunning,
+        Self::SandboxBusy,
+        Self::SnapshotNotFound,
+        Self::SnapshotNotReady,
+        Self::SnapshotOverrideForbidden,
+        Self::SnapshotIncompatible,
+        Self::DiskShrinkForbidden,
         Self::ImageNotFound,
         Self::NoSuchGpu,
         Self::PayloadTooLarge,
@@ -103,6 +124,13 @@ impl ErrorCode {
             Self::SandboxNameTaken => "SANDBOX_NAME_TAKEN",
             Self::SandboxEphemeral => "SANDBOX_EPHEMERAL",
             Self::SandboxTerminated => "SANDBOX_TERMINATED",
+            Self::SandboxNotRunning => "SANDBOX_NOT_RUNNING",
+            Self::SandboxBusy => "SANDBOX_BUSY",
+            Self::SnapshotNotFound => "SNAPSHOT_NOT_FOUND",
+            Self::SnapshotNotReady => "SNAPSHOT_NOT_READY",
+            Self::SnapshotOverrideForbidden => "SNAPSHOT_OVERRIDE_FORBIDDEN",
+            Self::SnapshotIncompatible => "SNAPSHOT_INCOMPATIBLE",
+            Self::DiskShrinkForbidden => "DISK_SHRINK_FORBIDDEN",
             Self::ImageNotFound => "IMAGE_NOT_FOUND",
             Self::NoSuchGpu => "NO_SUCH_GPU",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
@@ -119,12 +147,20 @@ impl ErrorCode {
             | Self::LimitExceeded
             | Self::NotSupported
             | Self::SandboxEphemeral
+            | Self::SandboxNotRunning
+            | Self::SnapshotNotReady
+            | Self::SnapshotOverrideForbidden
+            | Self::SnapshotIncompatible
+            | Self::DiskShrinkForbidden
             | Self::NoSuchGpu => 400,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
-            Self::NotFound | Self::SandboxNotFound | Self::ImageNotFound => 404,
+            Self::NotFound
+            | Self::SandboxNotFound
+            | Self::SnapshotNotFound
+            | Self::ImageNotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::SandboxNameTaken | Self::SandboxTerminated => 409,
+            Self::SandboxNameTaken | Self::SandboxTerminated | Self::SandboxBusy => 409,
             Self::PayloadTooLarge => 413,
             Self::Internal => 500,
             Self::Unavailable => 503,
@@ -140,11 +176,21 @@ impl ErrorCode {
             | Self::NotSupported
             | Self::MethodNotAllowed
             | Self::SandboxEphemeral
+            | Self::SandboxNotRunning
+            | Self::SnapshotNotReady
+            | Self::SnapshotOverrideForbidden
+            | Self::SnapshotIncompatible
+            | Self::DiskShrinkForbidden
             | Self::NoSuchGpu
             | Self::PayloadTooLarge => ErrorClass::Invalid,
             Self::Unauthenticated | Self::Forbidden => ErrorClass::Denied,
-            Self::NotFound | Self::SandboxNotFound | Self::ImageNotFound => ErrorClass::NotFound,
-            Self::SandboxNameTaken | Self::SandboxTerminated => ErrorClass::Conflict,
+            Self::NotFound
+            | Self::SandboxNotFound
+            | Self::SnapshotNotFound
+            | Self::ImageNotFound => ErrorClass::NotFound,
+            Self::SandboxNameTaken | Self::SandboxTerminated | Self::SandboxBusy => {
+                ErrorClass::Conflict
+            }
             Self::Internal => ErrorClass::Internal,
             Self::Unavailable => ErrorClass::Unavailable,
         }

@@ -8,12 +8,15 @@ use utoipa::OpenApi as _;
 
 use crate::{
     Access, ErrorBody, ErrorCode, Family, Operation, ROUTES, Route, Serving,
-    request::{CreateKey, CreateSandbox, GpuRequest, ResourcesRequest, UpdateSandbox},
+    request::{
+        CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, ResourcesRequest, UpdateSandbox,
+    },
     response::{
-        AdminSandbox, AdminSandboxList, CreateSandboxResponse, ErrorDetails, GpuInfo, HealthBody,
-        KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList, LogRecord,
-        NetworkConfig, NewKeyBody, OrphanList, ProjectBody, ResourcesInfo, SandboxInfo,
-        SandboxList, UnfoundSandbox,
+        AdminSandbox, AdminSandboxList, CopySandboxResponse, CreateSandboxResponse,
+        CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList,
+        LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NewKeyBody, OrphanList,
+        ProjectBody, ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList,
+        UnfoundSandbox,
     },
 };
 
@@ -21,9 +24,12 @@ use crate::{
 #[openapi(components(schemas(
     AdminSandbox,
     AdminSandboxList,
+    CopySandboxResponse,
     CreateKey,
     CreateSandbox,
     CreateSandboxResponse,
+    CreateSnapshot,
+    CreateSnapshotResponse,
     ErrorBody,
     ErrorDetails,
     GpuInfo,
@@ -44,6 +50,8 @@ use crate::{
     ResourcesRequest,
     SandboxInfo,
     SandboxList,
+    SnapshotInfo,
+    SnapshotList,
     UnfoundSandbox,
     UpdateSandbox
 )))]
@@ -80,7 +88,8 @@ pub fn openapi_json() -> String {
         },
         "servers": [{"url": "http://127.0.0.1:8900"}],
         "tags": [
-            {"name": "sandboxes"}, {"name": "platform"}, {"name": "server"}, {"name": "admin"},
+            {"name": "sandboxes"}, {"name": "snapshots"}, {"name": "platform"}, {"name": "server"},
+            {"name": "admin"},
         ],
         "paths": paths,
         "components": {
@@ -190,7 +199,21 @@ fn parameters(path: &str, operation: Operation) -> Value {
             "A token from an earlier page, which then goes on; `head` and `tail` are in it.";
         query("nextToken", token, json!({"type": "string"}));
     }
-    if operation == Operation::SandboxCreate {
+    if matches!(
+        operation,
+        Operation::SandboxSuspend
+            | Operation::SandboxResume
+            | Operation::AdminSandboxSuspend
+            | Operation::AdminSandboxResume
+    ) {
+        let text = "For how many milliseconds the answer may wait for the sandbox; absent = 0.";
+        query("wait_ms", text, json!({"type": "integer", "minimum": 0}));
+    }
+    if matches!(operation, Operation::SandboxCopy | Operation::AdminSandboxCopy) {
+        let text = "How many copies; absent = 1.";
+        query("times", text, json!({"type": "integer", "minimum": 1}));
+    }
+    if matches!(operation, Operation::SandboxCreate | Operation::SandboxCopy) {
         let milliseconds = || json!({"type": "integer", "minimum": 0});
         for (name, text) in [
             ("X-Tensorlake-Request-Timeout-Ms", "The caller's budget; absent = hold at most 30 s."),
@@ -226,6 +249,30 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::SandboxDelete => {
             ("sandboxes", "Ends a sandbox; again on an ended one changes nothing")
         }
+        Operation::SandboxSuspend | Operation::AdminSandboxSuspend => {
+            (tag(operation), "Suspends a named sandbox: it keeps its state and frees compute")
+        }
+        Operation::SandboxResume | Operation::AdminSandboxResume => {
+            (tag(operation), "Has a suspended sandbox go on where it was")
+        }
+        Operation::SandboxCopy | Operation::AdminSandboxCopy => (
+            tag(operation),
+            "Makes sandboxes that go on from where a running one is, and waits for them as create does",
+        ),
+        Operation::SnapshotCreate | Operation::AdminSnapshotCreate => {
+            (tag(operation), "Begins a snapshot of a running sandbox, which runs on")
+        }
+        Operation::SandboxSnapshotList => {
+            ("snapshots", "Lists the snapshots of a sandbox, ended or not, newest first")
+        }
+        Operation::SnapshotList => ("snapshots", "Lists all snapshots, newest first"),
+        Operation::SnapshotFetch | Operation::AdminSnapshotFetch => {
+            (tag(operation), "Returns a snapshot")
+        }
+        Operation::SnapshotDelete | Operation::AdminSnapshotDelete => (
+            tag(operation),
+            "Removes a snapshot, or cancels it; what was restored from it is not affected",
+        ),
         Operation::ArchivedSandboxList => ("sandboxes", "Lists archived sandboxes, newest first"),
         Operation::ArchivedSandboxFetch => ("sandboxes", "Returns an archived sandbox"),
         Operation::LogList => {
@@ -246,9 +293,25 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminKeyList => ("admin", "Lists the keys of all projects, oldest first"),
         Operation::AdminKeyRevoke => ("admin", "Revokes a key; again changes nothing"),
         Operation::AdminSandboxList => ("admin", "Lists the sandboxes of all projects"),
+        Operation::AdminSandboxFetch => ("admin", "Returns a sandbox of any project, in short"),
+        Operation::AdminSnapshotList => {
+            ("admin", "Lists the snapshots of all projects, each project's newest first")
+        }
         Operation::AdminOrphanList => {
             ("admin", "Lists the sandboxes that a node has and the store does not know")
         }
+    }
+}
+
+/// Returns the tag of an operation that both routers have under one summary.
+fn tag(operation: Operation) -> &'static str {
+    let word = operation.as_str();
+    if word.starts_with("admin_") {
+        "admin"
+    } else if word.starts_with("snapshot_") {
+        "snapshots"
+    } else {
+        "sandboxes"
     }
 }
 
@@ -258,7 +321,22 @@ fn request(operation: Operation) -> Option<&'static str> {
         Operation::SandboxCreate => Some("CreateSandboxRequest"),
         Operation::SandboxUpdate => Some("UpdateSandboxRequest"),
         Operation::AdminKeyCreate => Some("CreateKeyRequest"),
+        Operation::SnapshotCreate | Operation::AdminSnapshotCreate => Some("CreateSnapshotRequest"),
         Operation::SandboxList
+        | Operation::SandboxSuspend
+        | Operation::SandboxResume
+        | Operation::SandboxCopy
+        | Operation::SandboxSnapshotList
+        | Operation::SnapshotList
+        | Operation::SnapshotFetch
+        | Operation::SnapshotDelete
+        | Operation::AdminSandboxFetch
+        | Operation::AdminSandboxSuspend
+        | Operation::AdminSandboxResume
+        | Operation::AdminSandboxCopy
+        | Operation::AdminSnapshotList
+        | Operation::AdminSnapshotFetch
+        | Operation::AdminSnapshotDelete
         | Operation::SandboxFetch
         | Operation::SandboxDelete
         | Operation::ArchivedSandboxList
@@ -292,6 +370,29 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
             &[(200, "The sandbox", Answer::Json("SandboxInfo"))]
         }
         Operation::SandboxDelete => &[(200, "The end is durable", Answer::AnyJson)],
+        Operation::SandboxSuspend | Operation::AdminSandboxSuspend => &[
+            (200, "It is suspended, its state durable", Answer::AnyJson),
+            (202, "It is on the way", Answer::AnyJson),
+        ],
+        Operation::SandboxResume | Operation::AdminSandboxResume => {
+            &[(200, "It runs", Answer::AnyJson), (202, "It is on the way", Answer::AnyJson)]
+        }
+        Operation::SandboxCopy | Operation::AdminSandboxCopy => {
+            &[(200, "What became of each copy", Answer::Json("CopySandboxResponse"))]
+        }
+        Operation::SnapshotCreate | Operation::AdminSnapshotCreate => {
+            &[(202, "It is being taken", Answer::Json("CreateSnapshotResponse"))]
+        }
+        Operation::SandboxSnapshotList | Operation::SnapshotList | Operation::AdminSnapshotList => {
+            &[(200, "All of them", Answer::Json("SnapshotList"))]
+        }
+        Operation::SnapshotFetch | Operation::AdminSnapshotFetch => {
+            &[(200, "The snapshot", Answer::Json("SnapshotInfo"))]
+        }
+        Operation::SnapshotDelete | Operation::AdminSnapshotDelete => {
+            &[(200, "It is gone", Answer::AnyJson)]
+        }
+        Operation::AdminSandboxFetch => &[(200, "The sandbox", Answer::Json("AdminSandbox"))],
         Operation::LogList => &[(200, "A page", Answer::Json("LogList"))],
         Operation::LogProcessList => &[(200, "The processes", Answer::Json("LogProcessList"))],
         Operation::KeyIntrospect => &[(200, "The key's identity", Answer::Json("KeyIdentity"))],
@@ -323,8 +424,43 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::NoSuchGpu,
             ErrorCode::ImageNotFound,
             ErrorCode::SandboxNameTaken,
+            ErrorCode::SnapshotNotFound,
+            ErrorCode::SnapshotNotReady,
+            ErrorCode::SnapshotOverrideForbidden,
+            ErrorCode::SnapshotIncompatible,
+            ErrorCode::DiskShrinkForbidden,
             ErrorCode::PayloadTooLarge,
         ],
+        Operation::SandboxSuspend | Operation::AdminSandboxSuspend => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::SandboxEphemeral,
+            ErrorCode::SandboxNotRunning,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxTerminated,
+        ],
+        Operation::SandboxResume | Operation::AdminSandboxResume => {
+            &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound, ErrorCode::SandboxTerminated]
+        }
+        Operation::SandboxCopy | Operation::AdminSandboxCopy => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::LimitExceeded,
+            ErrorCode::NotSupported,
+            ErrorCode::SandboxNotRunning,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxBusy,
+        ],
+        Operation::SnapshotCreate | Operation::AdminSnapshotCreate => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::NotSupported,
+            ErrorCode::SandboxNotRunning,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxBusy,
+            ErrorCode::PayloadTooLarge,
+        ],
+        Operation::SnapshotFetch
+        | Operation::SnapshotDelete
+        | Operation::AdminSnapshotFetch
+        | Operation::AdminSnapshotDelete => &[ErrorCode::SnapshotNotFound],
         Operation::SandboxUpdate => &[
             ErrorCode::InvalidRequest,
             ErrorCode::NotSupported,
@@ -338,6 +474,8 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         Operation::LogList => &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound],
         Operation::SandboxFetch
         | Operation::SandboxDelete
+        | Operation::SandboxSnapshotList
+        | Operation::AdminSandboxFetch
         | Operation::ArchivedSandboxFetch
         | Operation::LogProcessList => &[ErrorCode::SandboxNotFound],
         Operation::ProjectFetch | Operation::AdminKeyRevoke => &[ErrorCode::NotFound],
@@ -347,8 +485,10 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::Readyz
         | Operation::Metrics
         | Operation::OpenApi
+        | Operation::SnapshotList
         | Operation::AdminKeyList
         | Operation::AdminSandboxList
+        | Operation::AdminSnapshotList
         | Operation::AdminOrphanList => &[],
     }
 }

@@ -1,17 +1,21 @@
 //! What callers send: JSON and query strings, parsed strictly.
 
 mod admin;
+mod change;
 mod create;
 mod fields;
 mod list;
 mod log;
 mod query;
+mod snapshot;
 mod update;
 
 pub use admin::CreateKey;
+pub use change::{ChangeState, CopySandbox};
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use list::{Direction, ListSandboxes};
 pub use log::{ListLogs, LogPart, LogToken};
+pub use snapshot::CreateSnapshot;
 pub use update::{NetworkChange, UpdateSandbox};
 
 /// A parsed request, and the keys of it that nobody knew.

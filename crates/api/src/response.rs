@@ -5,6 +5,7 @@ mod admin;
 mod log;
 mod platform;
 mod sandbox;
+mod snapshot;
 
 pub use admin::{
     AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
@@ -15,3 +16,4 @@ pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,
     SandboxFacts, SandboxInfo, SandboxList,
 };
+pub use snapshot::{CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList};

@@ -58,6 +58,14 @@ pub enum Operation {
     SandboxFetch,
     SandboxUpdate,
     SandboxDelete,
+    SandboxSuspend,
+    SandboxResume,
+    SandboxCopy,
+    SnapshotCreate,
+    SandboxSnapshotList,
+    SnapshotList,
+    SnapshotFetch,
+    SnapshotDelete,
     ArchivedSandboxList,
     ArchivedSandboxFetch,
     LogList,
@@ -72,6 +80,14 @@ pub enum Operation {
     AdminKeyList,
     AdminKeyRevoke,
     AdminSandboxList,
+    AdminSandboxFetch,
+    AdminSandboxSuspend,
+    AdminSandboxResume,
+    AdminSandboxCopy,
+    AdminSnapshotCreate,
+    AdminSnapshotList,
+    AdminSnapshotFetch,
+    AdminSnapshotDelete,
     AdminOrphanList,
 }
 
@@ -106,9 +122,6 @@ const fn own(method: Method, path: &'static str, access: Access, operation: Oper
     Route { method, path, family: Exact, access, serving: Serving::Built(operation) }
 }
 
-const SUSPEND: &str = "suspend and resume";
-const SNAPSHOTS: &str = "snapshots";
-const FORK: &str = "copying a running sandbox";
 const FILE_SYSTEMS: &str = "file systems";
 const POOLS: &str = "sandbox pools";
 const SECRETS: &str = "secrets";
@@ -124,14 +137,14 @@ pub const ROUTES: &[Route] = &[
     built(Patch, "/sandboxes/{sid}", Project, Operation::SandboxUpdate),
     built(Delete, "/sandboxes/{sid}", Project, Operation::SandboxDelete),
     // Rows 6–13.
-    later(Post, "/sandboxes/{sid}/suspend", Project, SUSPEND),
-    later(Post, "/sandboxes/{sid}/resume", Project, SUSPEND),
-    later(Post, "/sandboxes/{sid}/snapshot", Project, SNAPSHOTS),
-    later(Get, "/sandboxes/{sid}/snapshots", Project, SNAPSHOTS),
-    later(Get, "/snapshots", Project, SNAPSHOTS),
-    later(Get, "/snapshots/{id}", Project, SNAPSHOTS),
-    later(Delete, "/snapshots/{id}", Project, SNAPSHOTS),
-    later(Post, "/sandboxes/{sid}/copy", Project, FORK),
+    built(Post, "/sandboxes/{sid}/suspend", Project, Operation::SandboxSuspend),
+    built(Post, "/sandboxes/{sid}/resume", Project, Operation::SandboxResume),
+    built(Post, "/sandboxes/{sid}/snapshot", Project, Operation::SnapshotCreate),
+    built(Get, "/sandboxes/{sid}/snapshots", Project, Operation::SandboxSnapshotList),
+    built(Get, "/snapshots", Project, Operation::SnapshotList),
+    built(Get, "/snapshots/{id}", Project, Operation::SnapshotFetch),
+    built(Delete, "/snapshots/{id}", Project, Operation::SnapshotDelete),
+    built(Post, "/sandboxes/{sid}/copy", Project, Operation::SandboxCopy),
     // Rows 14–17.
     later(Post, "/sandboxes/{sid}/file_systems", Project, FILE_SYSTEMS),
     later(Delete, "/sandboxes/{sid}/file_systems", Project, FILE_SYSTEMS),
@@ -205,6 +218,14 @@ pub const ROUTES: &[Route] = &[
     own(Get, "/tarn/v1/keys", Admin, Operation::AdminKeyList),
     own(Delete, "/tarn/v1/keys/{id}", Admin, Operation::AdminKeyRevoke),
     own(Get, "/tarn/v1/sandboxes", Admin, Operation::AdminSandboxList),
+    own(Get, "/tarn/v1/sandboxes/{sid}", Admin, Operation::AdminSandboxFetch),
+    own(Post, "/tarn/v1/sandboxes/{sid}/suspend", Admin, Operation::AdminSandboxSuspend),
+    own(Post, "/tarn/v1/sandboxes/{sid}/resume", Admin, Operation::AdminSandboxResume),
+    own(Post, "/tarn/v1/sandboxes/{sid}/copy", Admin, Operation::AdminSandboxCopy),
+    own(Post, "/tarn/v1/sandboxes/{sid}/snapshot", Admin, Operation::AdminSnapshotCreate),
+    own(Get, "/tarn/v1/snapshots", Admin, Operation::AdminSnapshotList),
+    own(Get, "/tarn/v1/snapshots/{id}", Admin, Operation::AdminSnapshotFetch),
+    own(Delete, "/tarn/v1/snapshots/{id}", Admin, Operation::AdminSnapshotDelete),
     own(Get, "/tarn/v1/orphans", Admin, Operation::AdminOrphanList),
 ];
 
@@ -236,6 +257,14 @@ impl Operation {
             Self::SandboxFetch => "sandbox_fetch",
             Self::SandboxUpdate => "sandbox_update",
             Self::SandboxDelete => "sandbox_delete",
+            Self::SandboxSuspend => "sandbox_suspend",
+            Self::SandboxResume => "sandbox_resume",
+            Self::SandboxCopy => "sandbox_copy",
+            Self::SnapshotCreate => "snapshot_create",
+            Self::SandboxSnapshotList => "sandbox_snapshot_list",
+            Self::SnapshotList => "snapshot_list",
+            Self::SnapshotFetch => "snapshot_fetch",
+            Self::SnapshotDelete => "snapshot_delete",
             Self::ArchivedSandboxList => "archived_sandbox_list",
             Self::ArchivedSandboxFetch => "archived_sandbox_fetch",
             Self::LogList => "log_list",
@@ -250,6 +279,14 @@ impl Operation {
             Self::AdminKeyList => "admin_key_list",
             Self::AdminKeyRevoke => "admin_key_revoke",
             Self::AdminSandboxList => "admin_sandbox_list",
+            Self::AdminSandboxFetch => "admin_sandbox_fetch",
+            Self::AdminSandboxSuspend => "admin_sandbox_suspend",
+            Self::AdminSandboxResume => "admin_sandbox_resume",
+            Self::AdminSandboxCopy => "admin_sandbox_copy",
+            Self::AdminSnapshotCreate => "admin_snapshot_create",
+            Self::AdminSnapshotList => "admin_snapshot_list",
+            Self::AdminSnapshotFetch => "admin_snapshot_fetch",
+            Self::AdminSnapshotDelete => "admin_snapshot_delete",
             Self::AdminOrphanList => "admin_orphan_list",
         }
     }

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 
 use crate::{ADMIN_SOCKET, CliError};
 
-/// How long a request may take.
+/// How long a request may take that does not say otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The largest answer that is read: ten thousand sandboxes of some projects.
@@ -26,6 +26,7 @@ const ANSWER_LIMIT: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct AdminClient {
     data_dir: PathBuf,
+    timeout: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,7 +39,12 @@ struct ErrorAnswer {
 
 impl AdminClient {
     pub(crate) fn new(data_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_owned() }
+        Self { data_dir: data_dir.to_owned(), timeout: TIMEOUT }
+    }
+
+    /// Returns one whose requests may take longer.
+    pub(crate) fn patient(&self, timeout: Duration) -> Self {
+        Self { data_dir: self.data_dir.clone(), timeout }
     }
 
     /// Sends one request and reads its answer.
@@ -48,10 +54,23 @@ impl AdminClient {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<T, CliError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await {
-            Ok(answer) => read(answer?),
+        self.call_status(method, path, body).await.map(|(_status, answer)| answer)
+    }
+
+    /// The same, for those to whom the status of a success says something.
+    pub(crate) async fn call_status<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<(StatusCode, T), CliError> {
+        match tokio::time::timeout(self.timeout, self.exchange(method, path, body)).await {
+            Ok(answer) => {
+                let answer = answer?;
+                Ok((answer.0, read(answer)?))
+            }
             Err(_elapsed) => Err(CliError::BadAnswer {
-                reason: format!("nothing within {} s", TIMEOUT.as_secs()),
+                reason: format!("nothing within {} s", self.timeout.as_secs()),
             }),
         }
     }

@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 
 use crate::{
-    CliError,
+    CliError, SnapshotCommand,
     client::AdminClient,
+    snapshot,
+    state::{self, Change},
     table::{table, time},
 };
 
@@ -23,9 +25,12 @@ pub enum ClientCommand {
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Look at the sandboxes of all projects
+    /// Look at the sandboxes of all projects; suspend, resume and copy them
     #[command(subcommand)]
     Sandbox(SandboxCommand),
+    /// Take, list and remove snapshots
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Look at sandboxes that a node has and the store does not know
     #[command(subcommand)]
     Orphan(OrphanCommand),
@@ -54,6 +59,31 @@ pub enum KeyCommand {
 pub enum SandboxCommand {
     /// List the sandboxes of all projects, each project's newest first
     List(ListOptions),
+    /// Suspend a named sandbox: it keeps files, memory and processes, and frees compute
+    Suspend(ChangeOptions),
+    /// Have a suspended sandbox go on where it was
+    Resume(ChangeOptions),
+    /// Make sandboxes that go on from where a running one is; stdout is their ids
+    Copy {
+        /// The sandbox's id or name
+        sandbox: String,
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        times: u32,
+        /// Return only when all of them run
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+/// Which sandbox is to change, and whether that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ChangeOptions {
+    /// The sandbox's id or name
+    pub sandbox: String,
+    /// Return only when it is done
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// What can be done with orphans.
@@ -98,14 +128,24 @@ pub async fn run_to(
     let client = AdminClient::new(data_dir);
     let text = match command {
         ClientCommand::Key(command) => key(&client, command).await?,
-        ClientCommand::Sandbox(SandboxCommand::List(options)) => {
-            list_sandboxes(&client, options).await?
-        }
+        ClientCommand::Sandbox(command) => sandbox(&client, command).await?,
+        ClientCommand::Snapshot(command) => snapshot::run(&client, command).await?,
         ClientCommand::Orphan(OrphanCommand::List(options)) => {
             list_orphans(&client, options).await?
         }
     };
     out.write_all(text.as_bytes()).map_err(|source| CliError::Output { source })
+}
+
+async fn sandbox(client: &AdminClient, command: SandboxCommand) -> Result<String, CliError> {
+    match command {
+        SandboxCommand::List(options) => list_sandboxes(client, options).await,
+        SandboxCommand::Suspend(options) => state::change(client, &options, Change::Suspend).await,
+        SandboxCommand::Resume(options) => state::change(client, &options, Change::Resume).await,
+        SandboxCommand::Copy { sandbox, times, wait } => {
+            state::copy(client, &sandbox, times, wait).await
+        }
+    }
 }
 
 async fn key(client: &AdminClient, command: KeyCommand) -> Result<String, CliError> {
@@ -117,12 +157,7 @@ async fn key(client: &AdminClient, command: KeyCommand) -> Result<String, CliErr
         }
         KeyCommand::List(options) => list_keys(client, options).await,
         KeyCommand::Revoke { id } => {
-            // An id is letters, digits and `_`; anything else would be another path.
-            let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if id.is_empty() || !id.chars().all(good) {
-                let message = format!("`{id}` is no id of a key; `tarn key list` shows them");
-                return Err(CliError::Refused { message, code: "NOT_FOUND".to_owned() });
-            }
+            check_id(&id, "id of a key; `tarn key list` shows them", "NOT_FOUND")?;
             let path = format!("/tarn/v1/keys/{id}");
             client.call::<Value>(Method::DELETE, &path, None).await?;
             Ok(String::new())
@@ -175,7 +210,17 @@ async fn list_orphans(client: &AdminClient, options: ListOptions) -> Result<Stri
     Ok(table(["ID"], &rows))
 }
 
-fn pretty(list: &impl Serialize) -> String {
+/// Checks that what the command line names can be part of a path: letters, digits, `_` and `-`.
+/// Anything else would be another path.
+pub(crate) fn check_id(id: &str, what: &str, code: &str) -> Result<(), CliError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !id.is_empty() && id.chars().all(good) {
+        return Ok(());
+    }
+    Err(CliError::Refused { message: format!("`{id}` is no {what}"), code: code.to_owned() })
+}
+
+pub(crate) fn pretty(list: &impl Serialize) -> String {
     format!("{:#}\n", json!(list))
 }
 

@@ -37,6 +37,14 @@ pub enum CliError {
         /// The server's code.
         code: String,
     },
+    /// What was waited for came to nothing.
+    #[error("{what}: {reason}")]
+    CameToNothing {
+        /// What was waited for.
+        what: String,
+        /// What the server says about it.
+        reason: String,
+    },
     /// The connection broke, or the answer made no sense.
     #[error("the server did not answer as it should: {reason}; its log may say more")]
     BadAnswer {
@@ -59,7 +67,7 @@ impl CliError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused { .. } => 1,
+            Self::Refused { .. } | Self::CameToNothing { .. } => 1,
             Self::NotRunning { .. } | Self::NotAllowed { .. } => 3,
             Self::BadAnswer { .. } | Self::Output { .. } => 4,
         }

@@ -7,10 +7,15 @@ mod client;
 mod command;
 mod data_dir;
 mod error;
+mod progress;
+mod snapshot;
+mod state;
 mod table;
 
 pub use command::{
-    ClientCommand, KeyCommand, ListOptions, OrphanCommand, SandboxCommand, run, run_to,
+    ChangeOptions, ClientCommand, KeyCommand, ListOptions, OrphanCommand, SandboxCommand, run,
+    run_to,
 };
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;
+pub use snapshot::SnapshotCommand;

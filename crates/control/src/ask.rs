@@ -3,7 +3,7 @@
 use tarn_store::{Order, PageKey};
 use tarn_types::{
     ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess, ProjectId, SandboxName,
-    SandboxRecord, SandboxStatus,
+    SandboxRecord, SandboxStatus, SnapshotId,
 };
 
 /// A request for a sandbox: every field parsed, none checked against limits yet.
@@ -33,6 +33,15 @@ pub struct CreateAsk {
     pub auto_resume: Option<bool>,
     /// After how many seconds pending it is given up.
     pub max_pending_secs: Option<u64>,
+    /// The snapshot it is restored from.
+    pub restore: Option<SnapshotId>,
+    /// Whether the key `resources` was there and not null, however empty: on a restore, what is
+    /// there overrides the snapshot.
+    pub resources_present: bool,
+    /// The secrets asked for; an empty list is a wish too.
+    pub secret_names: Option<Vec<String>>,
+    /// The template asked for.
+    pub template_id: Option<String>,
 }
 
 /// What a PATCH does to the network policy.
@@ -99,6 +108,9 @@ pub struct SandboxView {
     pub runtime: &'static str,
     /// When it moves to the archive; set for terminated ones.
     pub archived_at: Option<tarn_types::UnixMillis>,
+    /// Why the last suspend left it running, or the last resume left it suspended; for
+    /// `error_details`. `None` again once its state has changed.
+    pub trouble: Option<String>,
 }
 
 /// Who is calling, as far as a key tells.

@@ -1,7 +1,10 @@
 //! Why the control plane refused or failed. The text is what a caller reads.
 
 use tarn_store::StoreError;
-use tarn_types::{ErrorClass, ImageName, SandboxId, SandboxName};
+use tarn_types::{
+    ByteSize, ErrorClass, ImageName, SandboxId, SandboxName, SandboxStatus, SnapshotId,
+    SnapshotStatus,
+};
 use thiserror::Error;
 
 /// Says why a call did nothing.
@@ -72,6 +75,82 @@ pub enum ControlError {
         /// The JSON path.
         field: &'static str,
     },
+    /// An unnamed sandbox cannot be suspended.
+    #[error(
+        "sandbox {0} has no name, and only a named one can be suspended; name it by PATCH first, \
+         or take a snapshot of it"
+    )]
+    Unnamed(SandboxId),
+    /// The operation needs a running sandbox.
+    #[error("sandbox {id} is {}; this needs a running one", status.as_str())]
+    NotRunning {
+        /// The sandbox.
+        id: SandboxId,
+        /// What it is.
+        status: SandboxStatus,
+    },
+    /// Something else is being done with the sandbox.
+    #[error("sandbox {id} is busy: {what}; try again when that is done")]
+    Busy {
+        /// The sandbox.
+        id: SandboxId,
+        /// What is being done.
+        what: String,
+    },
+    /// The caller's project has no such snapshot.
+    #[error("no snapshot `{0}`")]
+    SnapshotNotFound(String),
+    /// The snapshot cannot be restored from, now or ever.
+    #[error(
+        "snapshot {id} is {}; only one that is local_ready or completed can be restored",
+        status.as_str()
+    )]
+    SnapshotNotReady {
+        /// The snapshot.
+        id: SnapshotId,
+        /// What it is.
+        status: SnapshotStatus,
+    },
+    /// A field of a restore is fixed by the snapshot.
+    #[error("{field}: it comes from the snapshot; {remedy}")]
+    SnapshotOverrideForbidden {
+        /// The JSON path.
+        field: &'static str,
+        /// What to do.
+        remedy: String,
+    },
+    /// A disk can only grow.
+    #[error(
+        "resources.disk_mb: {asked} is less than the {least} of the snapshot; a disk only grows"
+    )]
+    DiskShrinkForbidden {
+        /// What was asked.
+        asked: ByteSize,
+        /// What there is already.
+        least: ByteSize,
+    },
+    /// No node can restore that memory snapshot.
+    #[error("no node here can restore snapshot {id}: {reason}")]
+    SnapshotIncompatible {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why.
+        reason: String,
+    },
+    /// The capture that a copy needs did not work. The source runs on.
+    #[error("sandbox {id} was not copied, and runs on: {reason}")]
+    CaptureFailed {
+        /// The source.
+        id: SandboxId,
+        /// Why.
+        reason: String,
+    },
+    /// This build cannot do that; nothing was changed.
+    #[error("{field}: not supported by this server; leave it out")]
+    NotSupported {
+        /// The JSON path.
+        field: &'static str,
+    },
     /// There is no such key or project.
     #[error("no such {0}")]
     NotFound(&'static str),
@@ -100,14 +179,24 @@ impl ControlError {
             Self::Invalid { .. }
             | Self::LimitExceeded { .. }
             | Self::NoSuchGpu(_)
-            | Self::Ephemeral { .. } => ErrorClass::Invalid,
+            | Self::Ephemeral { .. }
+            | Self::Unnamed(_)
+            | Self::NotRunning { .. }
+            | Self::SnapshotNotReady { .. }
+            | Self::SnapshotOverrideForbidden { .. }
+            | Self::DiskShrinkForbidden { .. }
+            | Self::SnapshotIncompatible { .. }
+            | Self::NotSupported { .. } => ErrorClass::Invalid,
             Self::ImageNotFound { .. }
             | Self::ImageNotBuilt { .. }
             | Self::SandboxNotFound(_)
+            | Self::SnapshotNotFound(_)
             | Self::NotFound(_) => ErrorClass::NotFound,
-            Self::NameTaken { .. } | Self::Terminated(_) => ErrorClass::Conflict,
+            Self::NameTaken { .. } | Self::Terminated(_) | Self::Busy { .. } => {
+                ErrorClass::Conflict
+            }
             Self::Unavailable { .. } => ErrorClass::Unavailable,
-            Self::Internal { .. } => ErrorClass::Internal,
+            Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
         }
     }
 
@@ -126,6 +215,16 @@ impl ControlError {
             | Self::NameTaken { .. }
             | Self::Terminated(_)
             | Self::Ephemeral { .. }
+            | Self::Unnamed(_)
+            | Self::NotRunning { .. }
+            | Self::Busy { .. }
+            | Self::SnapshotNotFound(_)
+            | Self::SnapshotNotReady { .. }
+            | Self::SnapshotOverrideForbidden { .. }
+            | Self::DiskShrinkForbidden { .. }
+            | Self::SnapshotIncompatible { .. }
+            | Self::CaptureFailed { .. }
+            | Self::NotSupported { .. }
             | Self::NotFound(_) => None,
         }
     }
@@ -138,6 +237,7 @@ impl From<StoreError> for ControlError {
             StoreError::NotFound { what } => Self::NotFound(what),
             StoreError::Unavailable { detail } => Self::Unavailable { detail },
             StoreError::Conflict { .. }
+            | StoreError::SnapshotConflict { .. }
             | StoreError::Exists { .. }
             | StoreError::Internal { .. } => Self::Internal { detail: failed.to_string() },
         }

@@ -9,10 +9,13 @@ mod error;
 mod key;
 mod limits;
 mod log;
+mod place;
 mod reconcile;
 mod route;
 mod sandbox;
 mod service;
+mod snapshot;
+mod suspend;
 mod table;
 mod transition;
 
@@ -21,6 +24,8 @@ pub use error::ControlError;
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use service::{Control, ControlConfig, ControlParts};
+pub use snapshot::SnapshotCounts;
+pub use suspend::Settled;
 // What callers see of stored things; only this crate uses the store.
 pub use tarn_store::{
     KeyRecord, Order, PageKey,

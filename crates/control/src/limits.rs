@@ -1,6 +1,10 @@
 //! What a create may ask for: the pure check of a whole request.
 
-use tarn_types::{ByteSize, ImageName, MilliCpu, Resources, SandboxSpec};
+use tarn_lifecycle::{Overrides, RestoreRefusal, restored};
+use tarn_types::{
+    ByteSize, Captured, ImageName, MilliCpu, Resources, Restore, SandboxSpec, SnapshotKind,
+    SnapshotRecord,
+};
 
 use crate::{ControlError, CreateAsk};
 
@@ -53,25 +57,73 @@ impl Limits {
         default_image: ImageName,
         largest: &Resources,
     ) -> Result<SandboxSpec, ControlError> {
-        if let Some(model) = ask.gpu_models.into_iter().next() {
-            return Err(ControlError::NoSuchGpu(model));
+        refuse_unsupported(&ask)?;
+        refuse_gpus(&ask)?;
+        let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
+        let had = Captured {
+            image: ask.image.clone().unwrap_or(default_image),
+            resources,
+            entrypoint: ask.entrypoint.clone(),
+        };
+        self.spec(ask, had, None)
+    }
+
+    /// Takes from the snapshot what the request does not say, and checks every field. `node` is the
+    /// shape of the node that has the snapshot, if it is there.
+    ///
+    /// # Errors
+    /// Names the first field that the snapshot does not allow, or that is outside a limit.
+    pub(crate) fn check_restore(
+        &self,
+        ask: CreateAsk,
+        snapshot: &SnapshotRecord,
+        largest: &Resources,
+        node: Option<&Resources>,
+    ) -> Result<SandboxSpec, ControlError> {
+        let overrides = Overrides {
+            resources: ask.resources_present,
+            cpu: ask.cpu,
+            memory: ask.memory,
+            disk: ask.disk,
+            gpus: !ask.gpu_models.is_empty(),
+            image: ask.image.clone(),
+            entrypoint: ask.entrypoint.clone(),
+            secret_names: ask.secret_names.is_some(),
+        };
+        let had = restored(snapshot, &overrides).map_err(|why| refused(snapshot, why))?;
+        refuse_unsupported(&ask)?;
+        refuse_gpus(&ask)?;
+        // What the snapshot brings along was within the limits when it was made.
+        self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
+        if let Some(node) = node {
+            fits(snapshot, &had.resources, node)?;
         }
+        let restore = Restore { snapshot: snapshot.id.clone(), kind: snapshot.kind };
+        self.spec(ask, had, Some(restore))
+    }
+
+    fn spec(
+        &self,
+        ask: CreateAsk,
+        had: Captured,
+        restore: Option<Restore>,
+    ) -> Result<SandboxSpec, ControlError> {
         // `true` is the default, and so no wish that an unnamed sandbox could not fulfil.
         if ask.auto_resume == Some(false) && ask.name.is_none() {
             return Err(ControlError::Ephemeral { field: "auto_resume" });
         }
-        let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
         let timeout_secs = self.timeout(ask.timeout_secs)?;
         Ok(SandboxSpec {
             name: ask.name,
-            image: ask.image.unwrap_or(default_image),
-            resources,
+            image: had.image,
+            resources: had.resources,
             timeout_secs,
-            entrypoint: ask.entrypoint,
+            entrypoint: had.entrypoint,
             network: ask.network,
             ports: ask.ports,
             auto_resume: ask.auto_resume.unwrap_or(true),
             max_pending_secs: ask.max_pending_secs,
+            restore,
         })
     }
 
@@ -113,6 +165,71 @@ impl Limits {
             (secs, _) => Ok(secs),
         }
     }
+}
+
+/// Refuses what this build has no notion of. An empty list of secrets asks for nothing.
+fn refuse_unsupported(ask: &CreateAsk) -> Result<(), ControlError> {
+    if ask.template_id.is_some() {
+        return Err(ControlError::NotSupported { field: "template_id" });
+    }
+    if ask.secret_names.as_ref().is_some_and(|names| !names.is_empty()) {
+        return Err(ControlError::NotSupported { field: "secret_names" });
+    }
+    Ok(())
+}
+
+fn refuse_gpus(ask: &CreateAsk) -> Result<(), ControlError> {
+    match ask.gpu_models.first() {
+        Some(model) => Err(ControlError::NoSuchGpu(model.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Says in a caller's words why a snapshot cannot be restored like that.
+fn refused(snapshot: &SnapshotRecord, why: RestoreRefusal) -> ControlError {
+    match why {
+        RestoreRefusal::NotReady(status) => {
+            ControlError::SnapshotNotReady { id: snapshot.id.clone(), status }
+        }
+        RestoreRefusal::Forbidden(field) => ControlError::SnapshotOverrideForbidden {
+            field: field.as_str(),
+            remedy: "what is restored from a memory snapshot goes on as it was; leave it out"
+                .to_owned(),
+        },
+        RestoreRefusal::OtherImage(image) => ControlError::SnapshotOverrideForbidden {
+            field: "image",
+            remedy: format!("name its image, `{image}`, or leave it out"),
+        },
+        RestoreRefusal::DiskShrink { asked, least } => {
+            ControlError::DiskShrinkForbidden { asked, least }
+        }
+    }
+}
+
+/// Refuses what the snapshot's node can never hold.
+fn fits(
+    snapshot: &SnapshotRecord,
+    wanted: &Resources,
+    node: &Resources,
+) -> Result<(), ControlError> {
+    let (field, value, most) = if wanted.cpu > node.cpu {
+        ("resources.cpus", wanted.cpu.to_string(), node.cpu.to_string())
+    } else if wanted.memory > node.memory {
+        ("resources.memory_mb", wanted.memory.to_string(), node.memory.to_string())
+    } else {
+        return Ok(());
+    };
+    Err(match snapshot.kind {
+        SnapshotKind::Filesystem => {
+            let limit =
+                format!("at most {most}, which is what the snapshot's node has; ask for less");
+            ControlError::LimitExceeded { field, value, limit }
+        }
+        SnapshotKind::Memory => ControlError::SnapshotIncompatible {
+            id: snapshot.id.clone(),
+            reason: format!("its {field} is {value}, and its node has {most}"),
+        },
+    })
 }
 
 fn within<T: Ord + Copy + ToString>(

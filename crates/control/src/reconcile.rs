@@ -3,16 +3,19 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tarn_lifecycle::{Event, status};
+use tarn_lifecycle::{Event, status, waits_to_resume};
 use tarn_node_api::{Node, Report, ReportSink as _};
-use tarn_scheduler::{Placement, place};
+use tarn_scheduler::Placement;
 use tarn_store::StoreError;
 use tarn_types::{SandboxId, SandboxRecord, SandboxStatus};
 
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, transition::Moved};
 
 /// How often pending sandboxes are looked at when nothing rings.
 const PLACEMENT_PERIOD: Duration = Duration::from_millis(500);
+
+/// How often snapshots are looked after when nothing rings: how late a time limit may strike.
+const SNAPSHOT_PERIOD: Duration = Duration::from_secs(10);
 
 /// How often the archive is purged.
 const PURGE_PERIOD: Duration = Duration::from_secs(600);
@@ -30,24 +33,35 @@ impl Control {
     ///
     /// What both know goes on; what should be gone is told so; what only the store knows is built
     /// (if nobody ever saw it run) or has ended; what only the node knows is frozen and kept: an
-    /// empty or wrong store must never delete anybody's work.
+    /// empty or wrong store must never delete anybody's work. Snapshots likewise.
     ///
     /// # Errors
     /// Fails when the store cannot be read; nothing was lost then, and it may be tried again.
     pub async fn attach(&self, node: Arc<dyn Node>) -> Result<(), ControlError> {
+        let begun = self.0.parts.store.snapshot_list_unsettled().await?;
+        // Before the node is asked, so that nothing placed meanwhile is taken for missing.
+        let stored: Vec<_> = self.0.table.all().iter().map(|entry| entry.now().record).collect();
         let reports = node.list().await;
+        let unfound: HashSet<SandboxId> =
+            node.unfound().await.into_iter().map(|unfound| unfound.id).collect();
         let known: HashSet<SandboxId> = reports.iter().map(|report| report.id.clone()).collect();
-        self.0.nodes.write().push(Arc::clone(&node));
+        {
+            let mut nodes = self.0.nodes.write();
+            // A try before this one may have come this far.
+            nodes.retain(|known| known.id() != node.id());
+            nodes.push(Arc::clone(&node));
+        }
         for report in reports {
             self.compare(&*node, report).await?;
         }
-        for entry in self.0.table.all() {
-            let record = entry.now().record;
+        for record in stored {
             let here = record.intent.node.as_ref() == Some(node.id());
-            if here && !known.contains(&record.id) {
+            // What the node cannot read may be all there.
+            if here && !known.contains(&record.id) && !unfound.contains(&record.id) {
                 self.miss(&record).await?;
             }
         }
+        self.compare_snapshots(&*node, begun).await?;
         self.0.placement.notify_one();
         Ok(())
     }
@@ -80,7 +94,7 @@ impl Control {
 
     /// The store has it on this node, the node has nothing of it.
     async fn miss(&self, record: &SandboxRecord) -> Result<(), ControlError> {
-        if status(record) == SandboxStatus::Running {
+        if status(record) != SandboxStatus::Pending {
             self.transition(&record.id, Event::LostByNode).await?;
         } else {
             // Accepted and never seen to run: building it again loses nothing.
@@ -104,6 +118,22 @@ impl Control {
             }
         }));
         let control = self.clone();
+        drop(self.0.parts.tasks.spawn("snapshot_reconciler", async move {
+            let stopping = control.0.parts.tasks.stopping();
+            tokio::pin!(stopping);
+            loop {
+                tokio::select! {
+                    () = &mut stopping => break,
+                    () = control.0.snapshots.notified() => {}
+                    () = tokio::time::sleep(SNAPSHOT_PERIOD) => {}
+                }
+                if let Err(failed) = control.settle_snapshots().await {
+                    let detail = failed.detail().unwrap_or_default();
+                    tracing::warn!(error = %failed, detail, "snapshots not looked after; trying again");
+                }
+            }
+        }));
+        let control = self.clone();
         drop(self.0.parts.tasks.spawn("archive_reaper", async move {
             let stopping = control.0.parts.tasks.stopping();
             tokio::pin!(stopping);
@@ -118,31 +148,35 @@ impl Control {
         }));
     }
 
-    /// Places what waits, oldest first, and gives up what waited too long.
+    /// Places what waits and resumes what waits to go on, oldest first, and gives up what waited
+    /// too long.
     async fn place_pending(&self) {
         for entry in self.0.table.all() {
             let record = entry.now().record;
-            if record.intent.node.is_some() {
+            let tried = if waits_to_resume(&record) {
+                self.resume(&record.id).await
+            } else if record.intent.node.is_none() {
+                self.place_one(&record).await
+            } else {
                 continue;
-            }
-            let event = self.decide_pending(&record).await;
-            if let Err(failed) = self.transition(&record.id, event).await {
+            };
+            if let Err(failed) = tried {
                 let detail = failed.detail().unwrap_or_default();
                 tracing::warn!(sandbox.id = %record.id, error = %failed, detail, "placement not stored");
             }
         }
     }
 
-    async fn decide_pending(&self, record: &SandboxRecord) -> Event {
+    async fn place_one(&self, record: &SandboxRecord) -> Result<Moved, ControlError> {
         let waited = self.0.parts.clock.now().millis_since(record.created_at);
-        let rooms = self.rooms().await;
-        match place(&self.0.config.admission, &record.asked.resources, &rooms) {
+        let event = match self.choose(&record.asked, &self.rooms().await).await? {
             Placement::On(node) => Event::Placed(node),
             Placement::Wait { reason, .. } => match record.asked.max_pending_secs {
                 Some(secs) if waited >= secs.saturating_mul(1000) => Event::PendingExpired,
                 Some(_) | None => Event::NotPlaced(reason),
             },
-        }
+        };
+        self.transition(&record.id, event).await
     }
 
     async fn expire_logs(&self) {

@@ -5,7 +5,7 @@ use tarn_lifecycle::status;
 use tarn_node_api::Endpoint;
 use tarn_route_api::{Route, RouteEndpoint, RouteError, Routes};
 use tarn_store::StoreError;
-use tarn_types::{ProjectId, SandboxRecord, SandboxRef};
+use tarn_types::{ProjectId, SandboxId, SandboxRecord, SandboxRef, SandboxStatus};
 
 use crate::{Control, ControlError, table::Live};
 
@@ -52,6 +52,25 @@ impl Routes for Control {
         }
     }
 
+    async fn wake(&self, sandbox: &SandboxId) -> Result<(), RouteError> {
+        let Some(entry) = self.0.table.get(sandbox) else { return Ok(()) };
+        let record = entry.now().record;
+        let asleep =
+            matches!(status(&record), SandboxStatus::Suspending | SandboxStatus::Suspended);
+        if !asleep || !wakes(&record) {
+            return Ok(());
+        }
+        let (control, id) = (self.clone(), sandbox.clone());
+        match self.finish("sandbox_wake", async move { control.resume(&id).await }).await {
+            Ok(_) => Ok(()),
+            Err(failed) => {
+                let detail = failed.detail();
+                tracing::warn!(sandbox.id = %sandbox, error = %failed, detail, "sandbox not woken");
+                Err(RouteError::Unavailable)
+            }
+        }
+    }
+
     async fn changed(&self, seen: &Route) {
         let Some(entry) = self.0.table.get(&seen.id) else { return };
         let differs = |live: &Live| {
@@ -66,6 +85,11 @@ impl Routes for Control {
     }
 }
 
+/// Says whether traffic wakes a sandbox.
+fn wakes(record: &SandboxRecord) -> bool {
+    record.asked.name.is_some() && record.asked.auto_resume
+}
+
 fn route_of(live: &Live) -> Route {
     route(&live.record, live.endpoint.as_ref())
 }
@@ -77,6 +101,7 @@ fn route(record: &SandboxRecord, endpoint: Option<&Endpoint>) -> Route {
         generation: record.intent.generation,
         ports: record.asked.ports.clone(),
         status: status(record),
+        wakes: wakes(record),
         endpoint: endpoint
             .map(|known| RouteEndpoint { daemon: known.daemon, token: known.token.clone() }),
     }

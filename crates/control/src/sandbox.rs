@@ -205,10 +205,31 @@ impl Control {
         ask: CreateAsk,
     ) -> Result<watch::Receiver<Live>, ControlError> {
         let rooms = self.rooms().await;
-        let default_image = self.0.parts.images.default_image();
-        let spec = self.0.config.limits.check(ask, default_image, &largest(&rooms))?;
-        self.check_image(&spec).await?;
-        let placement = place(&self.0.config.admission, &spec.resources, &rooms);
+        let limits = &self.0.config.limits;
+        let Some(id) = ask.restore.clone() else {
+            let default_image = self.0.parts.images.default_image();
+            let spec = limits.check(ask, default_image, &largest(&rooms))?;
+            self.check_image(&spec).await?;
+            let placement = place(&self.0.config.admission, &spec.resources, &rooms);
+            return self.enter(project, spec, placement).await;
+        };
+        let _needed = self.use_snapshot(&id);
+        let snapshot = self.snapshot_fetch(&project, &id).await?;
+        let node = rooms.iter().find(|room| room.node == snapshot.node);
+        let node = node.map(|room| largest(std::slice::from_ref(room)));
+        let spec = limits.check_restore(ask, &snapshot, &largest(&rooms), node.as_ref())?;
+        // Its image is below the snapshot, whether it can still be found by its name or not.
+        let placement = self.choose_for(&spec.resources, &snapshot, &rooms);
+        self.enter(project, spec, placement).await
+    }
+
+    /// Stores a new sandbox and has it made. From here on it is finished whatever happens.
+    pub(crate) async fn enter(
+        &self,
+        project: ProjectId,
+        spec: SandboxSpec,
+        placement: Placement,
+    ) -> Result<watch::Receiver<Live>, ControlError> {
         let give_up = spec.max_pending_secs == Some(0);
         let record = self.new_record(project, spec, &placement);
         self.0.parts.store.sandbox_insert(&record, SandboxStatus::Pending).await?;
@@ -258,6 +279,7 @@ impl Control {
             running_at: None,
             terminated_at: None,
             end: None,
+            capturing: None,
         }
     }
 
@@ -305,7 +327,9 @@ impl Control {
         let wanted = record.intent.generation;
         let done = |record: &SandboxRecord| {
             let seen = record.observed.as_ref().map(|observed| observed.generation);
-            status(record) != SandboxStatus::Running || seen >= Some(wanted)
+            let runs =
+                matches!(status(record), SandboxStatus::Running | SandboxStatus::Snapshotting);
+            !runs || seen >= Some(wanted)
         };
         let Some(entry) = self.0.table.get(&record.id) else { return Ok(record) };
         let mut seen = entry.subscribe();
@@ -347,6 +371,7 @@ impl Control {
             status: status(record),
             runtime: self.0.config.runtime,
             archived_at: record.terminated_at.map(|ended| ended.plus_secs(archive_after)),
+            trouble: record.observed.as_ref().and_then(|observed| observed.trouble.clone()),
             record: record.clone(),
         }
     }

@@ -8,9 +8,14 @@ use tarn_node_api::Node;
 use tarn_scheduler::AdmissionRule;
 use tarn_store::{KeyHash, Store, StoreError, log::LogStore};
 use tarn_task::{Clock, Entropy, Tasks};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use crate::{Caller, ControlError, Limits, log::LogCounters, table::Table};
+use crate::{
+    Caller, ControlError, Limits,
+    log::LogCounters,
+    snapshot::{SnapshotCounters, SnapshotUses},
+    table::Table,
+};
 
 /// The numbers of the control plane; all are configuration.
 #[derive(Debug, Clone)]
@@ -25,6 +30,8 @@ pub struct ControlConfig {
     pub archive_keep_secs: u64,
     /// How long the output of processes is kept, in days. Default: 7.
     pub log_retention_days: u32,
+    /// How many copies of a sandbox one request may ask for. Default: 100.
+    pub copy_max: u32,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -59,6 +66,12 @@ pub(crate) struct Inner {
     /// Rung when a pending sandbox may have become placeable.
     pub(crate) placement: Notify,
     pub(crate) log_counters: LogCounters,
+    pub(crate) snapshot_counters: SnapshotCounters,
+    pub(crate) snapshot_uses: SnapshotUses,
+    /// Rung when there may be a snapshot to remove.
+    pub(crate) snapshots: Notify,
+    /// Counts snapshots that were settled, for those who wait for one.
+    pub(crate) captures: watch::Sender<u64>,
 }
 
 // === impl ControlConfig ===
@@ -71,6 +84,7 @@ impl Default for ControlConfig {
             archive_after_secs: 24 * 3600,
             archive_keep_secs: 30 * 24 * 3600,
             log_retention_days: 7,
+            copy_max: 100,
             runtime: "gvisor",
         }
     }
@@ -93,6 +107,10 @@ impl Control {
             keys: RwLock::default(),
             placement: Notify::new(),
             log_counters: LogCounters::default(),
+            snapshot_counters: SnapshotCounters::default(),
+            snapshot_uses: SnapshotUses::default(),
+            snapshots: Notify::new(),
+            captures: watch::Sender::new(0),
         }));
         tracing::info!(sandboxes = live.len(), "live sandboxes read from the store");
         for record in live {

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
 use tarn_node_api::Endpoint;
-use tarn_types::{ProjectId, SandboxId, SandboxName, SandboxRecord};
+use tarn_types::{Observed, ObservedPhase, ProjectId, SandboxId, SandboxName, SandboxRecord};
 use tokio::sync::watch;
 
 /// What is known of one live sandbox.
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 pub(crate) struct Live {
     /// The stored record.
     pub(crate) record: Arc<SandboxRecord>,
-    /// How to reach it, once its node has said so.
+    /// How to reach it, once its node has said so; there exactly while it runs.
     pub(crate) endpoint: Option<Endpoint>,
 }
 
@@ -89,6 +89,7 @@ impl Table {
     pub(crate) fn publish(&self, entry: &Entry, record: SandboxRecord) {
         let before = entry.now().record;
         let ended = record.end.is_some();
+        let runs = matches!(record.observed, Some(Observed { phase: ObservedPhase::Running, .. }));
         let (id, project) = (record.id.clone(), record.project.clone());
         let (old_name, new_name) = (before.asked.name.clone(), record.asked.name.clone());
         {
@@ -104,7 +105,7 @@ impl Table {
         }
         entry.watch.send_modify(|live| {
             live.record = Arc::new(record);
-            if ended {
+            if ended || !runs {
                 live.endpoint = None;
             }
         });

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tarn_lifecycle::{Effect, Event, Ignored, status, step};
-use tarn_node_api::{ApplyError, NodeIntent, NodeTarget, Report, ReportSink};
+use tarn_lifecycle::{Effect, Event, Ignored, Refusal, status, step};
+use tarn_node_api::{ApplyError, CaptureReport, NodeIntent, NodeTarget, Report, ReportSink};
 use tarn_store::StoreError;
-use tarn_types::{Generation, ObservedPhase, SandboxId, SandboxRecord, Target};
+use tarn_types::{Generation, ObservedPhase, SandboxId, SandboxRecord, SandboxStatus, Target};
 
 use crate::{
     Control, ControlError,
@@ -27,6 +27,8 @@ pub(crate) enum Moved {
     Changed(Arc<SandboxRecord>),
     /// Nothing changed; the record is still this one.
     Unchanged(Arc<SandboxRecord>),
+    /// Nothing changed, because the sandbox cannot do that now.
+    Refused(Arc<SandboxRecord>, Refusal),
 }
 
 // === impl Moved ===
@@ -34,7 +36,7 @@ pub(crate) enum Moved {
 impl Moved {
     pub(crate) fn into_record(self) -> Arc<SandboxRecord> {
         match self {
-            Self::Changed(record) | Self::Unchanged(record) => record,
+            Self::Changed(record) | Self::Unchanged(record) | Self::Refused(record, _) => record,
         }
     }
 }
@@ -64,6 +66,7 @@ impl Control {
                     return Ok(Moved::Unchanged(before));
                 }
                 Err(Ignored::Stale | Ignored::NoChange) => return Ok(Moved::Unchanged(before)),
+                Err(Ignored::Refused(refusal)) => return Ok(Moved::Refused(before, refusal)),
             };
             let stored =
                 self.0.parts.store.sandbox_update(&next.record, status(&next.record)).await;
@@ -72,6 +75,7 @@ impl Control {
                     log_move(&before, &next.record);
                     self.0.table.publish(&entry, next.record.clone());
                     drop(turn);
+                    self.ring(&before, &next.record);
                     self.perform(&next.record, &next.effects).await;
                     return Ok(Moved::Changed(Arc::new(next.record)));
                 }
@@ -98,15 +102,26 @@ impl Control {
         Ok(())
     }
 
+    /// Tells reconcilers what a move made possible.
+    fn ring(&self, before: &SandboxRecord, after: &SandboxRecord) {
+        let (old, new) = (status(before), status(after));
+        let started = old == SandboxStatus::Pending && new != SandboxStatus::Pending;
+        if started && after.asked.restore.is_some() {
+            // It no longer needs its snapshot, and the next copy may start.
+            self.0.snapshots.notify_one();
+            self.0.placement.notify_one();
+        }
+        if old != new && matches!(new, SandboxStatus::Suspended | SandboxStatus::Terminated) {
+            self.0.placement.notify_one();
+        }
+    }
+
     async fn perform(&self, record: &SandboxRecord, effects: &[Effect]) {
         for effect in effects {
             match effect {
                 Effect::Apply => self.apply(record).await,
                 Effect::Forget(generation) => self.forget(record, *generation).await,
             }
-        }
-        if record.end.is_some() {
-            self.0.placement.notify_one();
         }
     }
 
@@ -155,23 +170,57 @@ impl ReportSink for Control {
         let mut pause = REPORT_PAUSE_FIRST;
         // The sandbox's own task waits here, so its reports stay in order.
         while let Err(failed) = self.transition(&id, event.clone()).await {
-            if let ControlError::NotFound(_) = failed {
+            if self.rest(&id, &failed, &mut pause).await == Again::No {
                 return;
             }
-            let detail = failed.detail().unwrap_or_default();
-            tracing::error!(
-                sandbox.id = %id, error = %failed, detail, "a report was not stored; trying again"
-            );
-            tokio::select! {
-                // The node's ledger keeps it; the next start repeats it.
-                () = self.0.parts.tasks.stopping() => return,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(REPORT_PAUSE_MOST),
+        }
+        let Some(entry) = self.0.table.get(&id) else { return };
+        let record = entry.now().record;
+        // A late one tells of an endpoint that is gone.
+        let current = record.observed.as_ref().is_some_and(|observed| {
+            observed.phase == ObservedPhase::Running
+                && observed.phase == report.observed.phase
+                && observed.generation == report.observed.generation
+        });
+        if current {
+            Table::set_endpoint(&entry, report.endpoint);
+        }
+    }
+
+    async fn captured(&self, report: CaptureReport) {
+        let mut pause = REPORT_PAUSE_FIRST;
+        while let Err(failed) = self.conclude(&report).await {
+            if self.rest(&report.sandbox, &failed, &mut pause).await == Again::No {
+                return;
             }
         }
-        if report.observed.phase == ObservedPhase::Running
-            && let Some(entry) = self.0.table.get(&id)
-        {
-            Table::set_endpoint(&entry, report.endpoint);
+    }
+}
+
+/// Whether to try again to store what a node reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Yes,
+    No,
+}
+
+impl Control {
+    /// Rests after a report could not be stored, if another try makes sense.
+    async fn rest(&self, id: &SandboxId, failed: &ControlError, pause: &mut Duration) -> Again {
+        if let ControlError::NotFound(_) = failed {
+            return Again::No;
+        }
+        let detail = failed.detail().unwrap_or_default();
+        tracing::error!(
+            sandbox.id = %id, error = %failed, detail, "a report was not stored; trying again"
+        );
+        tokio::select! {
+            // The node keeps it; the next start asks again.
+            () = self.0.parts.tasks.stopping() => Again::No,
+            () = tokio::time::sleep(*pause) => {
+                *pause = (*pause * 2).min(REPORT_PAUSE_MOST);
+                Again::Yes
+            }
         }
     }
 }
@@ -181,6 +230,7 @@ fn intent_of(record: &SandboxRecord) -> Option<NodeIntent> {
     record.intent.node.as_ref()?;
     let target = match &record.intent.target {
         Target::Running => NodeTarget::Running(record.asked.launch()),
+        Target::Suspended => NodeTarget::Suspended,
         Target::Terminated(cause) => NodeTarget::Terminated(cause.clone()),
     };
     Some(NodeIntent {
@@ -192,6 +242,14 @@ fn intent_of(record: &SandboxRecord) -> Option<NodeIntent> {
 }
 
 fn log_move(before: &SandboxRecord, after: &SandboxRecord) {
+    let trouble =
+        |record: &SandboxRecord| record.observed.as_ref().and_then(|seen| seen.trouble.clone());
+    if let Some(trouble) = trouble(after).filter(|now| Some(now) != trouble(before).as_ref()) {
+        tracing::warn!(
+            sandbox.id = %after.id, generation = %after.intent.generation, reason = trouble,
+            "sandbox could not be suspended or resumed"
+        );
+    }
     let (old, new) = (status(before), status(after));
     if old == new {
         return;

@@ -8,6 +8,10 @@
 //!            POST init (no token: it installs one)
 //!  closed ───────────────────────────────────────────▶ open
 //!  every other route: 503 SANDBOX_NOT_READY            every route wants TOKEN_HEADER, else 401
+//!
+//!            POST seal                    POST unseal (may install another token)
+//!  open ───────────────────▶ sealed ──────────────────────────────────────────────▶ open
+//!            every other request waits, its token unread
 //! ```
 //!
 //! The node must speak every protocol version that a live sandbox or a stored snapshot may still
@@ -46,6 +50,15 @@ pub const INIT_PATH: &str = "/internal/v1/init";
 /// `POST` with [`MemoryPressureRequest`] → [`MemoryPressureResponse`].
 pub const MEMORY_PRESSURE_PATH: &str = "/internal/v1/memory-pressure";
 
+/// `POST` with [`SealRequest`] → [`SealResponse`].
+///
+/// Daemons from before this route answer 404 `NOT_FOUND` to it and to [`UNSEAL_PATH`]: their
+/// sandboxes' memory cannot be written down, their file systems can.
+pub const SEAL_PATH: &str = "/internal/v1/seal";
+
+/// `POST` with [`UnsealRequest`] → [`UnsealResponse`]. 404 as [`SEAL_PATH`].
+pub const UNSEAL_PATH: &str = "/internal/v1/unseal";
+
 /// `GET` → [`Stats`].
 pub const STATS_PATH: &str = "/internal/v1/stats";
 
@@ -81,8 +94,10 @@ pub mod code {
     pub const FORBIDDEN: &str = "FORBIDDEN";
     /// 409: the daemon was already initialised.
     pub const ALREADY_INITIALIZED: &str = "ALREADY_INITIALIZED";
-    /// 400: the user, working directory or entrypoint cannot be used. The daemon stays closed
-    /// and another `init` may follow.
+    /// 409: `unseal` is to install a token in a daemon that is not sealed.
+    pub const NOT_SEALED: &str = "NOT_SEALED";
+    /// 400: the user, working directory, entrypoint or environment cannot be used. The daemon stays
+    /// closed, or sealed, and another `init` or `unseal` may follow.
     pub const CONFIGURATION_ERROR: &str = "CONFIGURATION_ERROR";
     /// 400: the daemon does not speak the asked [`super::PROTOCOL`].
     pub const UNSUPPORTED_PROTOCOL: &str = "UNSUPPORTED_PROTOCOL";
@@ -144,6 +159,71 @@ pub struct InitResponse {
     /// The process made from [`InitRequest::entrypoint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entrypoint_pid: Option<i32>,
+}
+
+/// Seals an open daemon before its memory is written down.
+///
+/// A sealed daemon accepts connections and reads requests, but begins none of them, this route
+/// and [`UNSEAL_PATH`] excepted; streams under way go on. So whatever the image is restored
+/// to serves nobody until it knows who it is. Sealing a sealed daemon does nothing.
+///
+/// The other private routes wait, too, health and [`STATS_PATH`] among them: a node that has lost
+/// count of what it sealed sends an unseal, which does no harm to a daemon that is not.
+///
+/// The limits of processes (`timeout`, the pause before a restart) stand still from seal to unseal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealRequest {}
+
+/// The daemon is sealed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealResponse {}
+
+/// Unseals a daemon: the one whose memory was written down, or one restored from it.
+///
+/// Authorised by the token from before. Repeated with the new token it does nothing: the token
+/// from before is 401 from then on. A refused one changes nothing, and the daemon stays sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnsealRequest {
+    /// [`PROTOCOL`] of the sender.
+    pub protocol: u32,
+    /// What is it that goes on.
+    pub continues: Continues,
+    /// The token to ask for from now on: 64 hex digits.
+    pub token: Secret,
+    /// The public id, for messages.
+    pub sandbox_id: String,
+    /// The environment for processes started from now on; absent keeps what there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Environment>,
+    /// As [`InitRequest::entropy`].
+    pub entropy: Secret,
+    /// The node's wall clock, in ms since 1970. Informational, as [`InitRequest::now_ms`].
+    pub now_ms: u64,
+}
+
+/// What goes on in a daemon that is unsealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Continues {
+    /// The sandbox itself, which never stopped being: held requests go on, nothing is dropped.
+    Itself,
+    /// The sandbox, after a suspend: every connection accepted before this unseal, but for the
+    /// one that it came on, is dropped at once with all that is under way on it: held requests,
+    /// streams, tunnels, uploads, visits at terminals. Terminals and processes stay.
+    Suspended,
+    /// Another sandbox, made from its memory: as after a suspend, and lines of output that the
+    /// first one has not handed over are forgotten, for they are the first one's; batches have
+    /// another [`LogsResponse::boot`] and count from 1.
+    Copy,
+}
+
+/// The daemon serves again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnsealResponse {
+    /// [`PROTOCOL`] of the daemon.
+    pub protocol: u32,
+    /// The daemon's version, as in the public `/info`.
+    pub version: String,
 }
 
 /// Asks the daemon to end the largest process, because memory has run out.

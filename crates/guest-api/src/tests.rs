@@ -72,6 +72,45 @@ fn init_response_is_golden() {
 }
 
 #[test]
+fn seal_is_golden() {
+    check_golden(&SealRequest {}, "{}");
+    check_golden(&SealResponse {}, "{}");
+}
+
+#[test]
+fn unseal_is_golden() {
+    let full = UnsealRequest {
+        protocol: PROTOCOL,
+        continues: Continues::Copy,
+        token: Secret::new("cd".repeat(32)),
+        sandbox_id: "sbx2".to_owned(),
+        env: Some(Environment(vec![("LANG".to_owned(), "C.UTF-8".to_owned())])),
+        entropy: Secret::new("AAAA"),
+        now_ms: 1_800_000_000_000,
+    };
+    let golden = |continues: &str, env: &str| {
+        format!(
+            concat!(
+                r#"{{"protocol":1,"continues":"{continues}","#,
+                r#""token":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","#,
+                r#""sandbox_id":"sbx2",{env}"entropy":"AAAA","now_ms":1800000000000}}"#,
+            ),
+            continues = continues,
+            env = env,
+        )
+    };
+    check_golden(&full, &golden("copy", r#""env":[["LANG","C.UTF-8"]],"#));
+    let small = UnsealRequest { continues: Continues::Suspended, env: None, ..full.clone() };
+    check_golden(&small, &golden("suspended", ""));
+    let itself = UnsealRequest { continues: Continues::Itself, ..small };
+    check_golden(&itself, &golden("itself", ""));
+    let response = UnsealResponse { protocol: 1, version: "0.1.0".to_owned() };
+    check_golden(&response, r#"{"protocol":1,"version":"0.1.0"}"#);
+    let text = format!("{full:?}");
+    assert!(!text.contains("cdcd") && !text.contains("C.UTF-8"), "{text}");
+}
+
+#[test]
 fn memory_pressure_is_golden() {
     check_golden(&MemoryPressureRequest {}, "{}");
     check_golden(&MemoryPressureResponse { killed: None }, r#"{"killed":null}"#);

@@ -6,8 +6,8 @@
 
 use std::{
     cell::{OnceCell, RefCell},
-    fs::OpenOptions,
-    io,
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
     net::IpAddr,
     os::fd::{OwnedFd, RawFd},
     path::PathBuf,
@@ -28,11 +28,15 @@ use crate::{
         pressure::MemoryPressure,
     },
     pty::Terminals,
+    random::random_hex,
     scratch::Scratch,
+    seal::Seal,
 };
 
 /// The version that `info` and `init` report.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const LOG_BOOT_BYTES: usize = 8;
 
 /// The state of the daemon.
 pub(crate) struct Daemon {
@@ -46,25 +50,28 @@ pub(crate) struct Daemon {
     pub(crate) terminals: Terminals,
     /// Where bytes are on their way through.
     pub(crate) scratch: Scratch,
+    /// Whether requests are begun.
+    pub(crate) seal: Seal,
     /// Told of every start; wakes the guard.
     pub(crate) started: Notify,
     opened: OnceCell<Opened>,
     pids_group: OnceCell<PidsGroup>,
     null: OwnedFd,
+    random: io::Result<File>,
     booted: Instant,
-    instance: String,
+    log_boot: RefCell<String>,
     role: Role,
     internal_peers: InternalPeers,
 }
 
-/// What `init` installed; it never changes after.
+/// What `init` installed; of it `unseal` replaces the token and the environment.
 pub(crate) struct Opened {
     /// Asked for on every request.
-    pub(crate) token: Secret,
+    pub(crate) token: RefCell<Secret>,
     /// The default user.
     pub(crate) account: Account,
     /// The sandbox-wide environment.
-    pub(crate) env: Vec<(String, String)>,
+    pub(crate) env: RefCell<Vec<(String, String)>>,
     /// Where processes start and relative paths begin.
     pub(crate) working_dir: PathBuf,
     /// What is bounded.
@@ -108,20 +115,40 @@ impl Daemon {
             pressure: MemoryPressure::default(),
             terminals: Terminals::default(),
             scratch: Scratch::default(),
+            seal: Seal::default(),
             started: Notify::new(),
             opened: OnceCell::new(),
             pids_group: OnceCell::new(),
             null: OpenOptions::new().read(true).write(true).open("/dev/null")?.into(),
+            random: OpenOptions::new().write(true).open("/dev/urandom"),
             booted: Instant::now(),
-            instance,
+            log_boot: RefCell::new(instance),
             role,
             internal_peers,
         })
     }
 
-    /// Returns what tells this life of the daemon from every other.
-    pub(crate) fn instance(&self) -> &str {
-        &self.instance
+    /// Returns what tells the numbers of this life's batches of lines from every other's.
+    pub(crate) fn log_boot(&self) -> String {
+        self.log_boot.borrow().clone()
+    }
+
+    /// Forgets the lines that were not handed over, and numbers those to come anew.
+    ///
+    /// The name has randomness in it, since all copies of a sandbox may do this at one moment.
+    pub(crate) fn begin_logs_anew(&self) -> io::Result<()> {
+        let boot = format!("{:x}-{}", now_ms(), random_hex(LOG_BOOT_BYTES)?);
+        self.log_boot.replace(boot);
+        self.processes.log.forget_all(&self.processes);
+        Ok(())
+    }
+
+    /// Mixes bytes into the kernel's randomness.
+    pub(crate) fn mix_in(&self, entropy: &[u8]) -> io::Result<()> {
+        match &self.random {
+            Ok(random) => (&*random).write_all(entropy),
+            Err(error) => Err(io::Error::new(error.kind(), format!("/dev/urandom: {error}"))),
+        }
     }
 
     /// Returns whether this is a sandbox's first process.

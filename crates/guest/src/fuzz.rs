@@ -10,6 +10,7 @@ use tarn_daemon_api::{
     ClientFrame, CreatePtyRequest, LineFrame, OutputStream, ResizeRequest, RunRequest, ServerFrame,
     SignalRequest, StartRequest,
 };
+use tarn_guest_api::{InitRequest, LogsRequest, SealRequest, UnsealRequest};
 
 use crate::{
     file::FilePath,
@@ -87,6 +88,10 @@ pub fn json(data: &[u8]) {
     round_trip::<StartRequest>(data);
     round_trip::<RunRequest>(data);
     round_trip::<CreatePtyRequest>(data);
+    round_trip::<InitRequest>(data);
+    round_trip::<UnsealRequest>(data);
+    round_trip::<LogsRequest>(data);
+    drop(parse_json::<SealRequest>(data));
     drop(parse_json::<SignalRequest>(data));
     drop(parse_json::<ResizeRequest>(data));
     if let Ok(request) = parse_json::<StartRequest>(data) {

@@ -4,6 +4,7 @@
 //! better one.
 
 use std::{
+    cell::RefCell,
     fs,
     io::{self, Write as _},
     os::unix::fs::chown,
@@ -12,8 +13,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use tarn_daemon_api::{StartRequest, code::INVALID_REQUEST};
-use tarn_guest_api::{InitRequest, InitResponse, PROTOCOL, code};
+use tarn_daemon_api::StartRequest;
+use tarn_guest_api::{Environment, InitRequest, InitResponse, PROTOCOL, Secret, code};
 
 use crate::{
     account::{Account, AccountFiles},
@@ -36,18 +37,14 @@ pub(crate) fn init(daemon: &Rc<Daemon>, request: InitRequest) -> Result<InitResp
         let text = "this daemon was initialised before";
         return Err(ApiError::conflict(code::ALREADY_INITIALIZED, text));
     }
-    if request.protocol != PROTOCOL {
-        let text =
-            format!("protocol {} is unknown: this daemon speaks {PROTOCOL}", request.protocol);
-        return Err(ApiError::bad_request(code::UNSUPPORTED_PROTOCOL, text));
-    }
+    check_protocol(request.protocol)?;
     let entropy = check_form(&request)?;
     let account = resolve_account(request.default_user.as_deref())?;
     let working_dir = working_dir(&account, request.working_dir.as_deref())?;
     let opened = Opened {
-        token: request.token,
+        token: RefCell::new(request.token),
         account,
-        env: request.env.0,
+        env: RefCell::new(request.env.0),
         working_dir,
         limits: request.limits,
         rlimit_processes: match daemon.role() {
@@ -56,7 +53,7 @@ pub(crate) fn init(daemon: &Rc<Daemon>, request: InitRequest) -> Result<InitResp
         },
     };
     if daemon.role() == Role::Init {
-        set_machine_up(&request.hostname, &entropy);
+        set_machine_up(daemon, &request.hostname, &entropy);
         bound_processes(daemon, request.limits.processes);
     }
     let entrypoint_pid = match request.entrypoint {
@@ -70,26 +67,48 @@ pub(crate) fn init(daemon: &Rc<Daemon>, request: InitRequest) -> Result<InitResp
 
 /// Checks what the node alone decides; returns the entropy.
 fn check_form(request: &InitRequest) -> Result<Vec<u8>, ApiError> {
-    let invalid = |text: &str| ApiError::bad_request(INVALID_REQUEST, text);
-    let token = request.token.reveal();
-    if token.len() != TOKEN_CHARS || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(invalid("`token` is not 64 hex digits"));
-    }
-    let entropy = STANDARD.decode(request.entropy.reveal()).unwrap_or_default();
-    if entropy.len() < MIN_ENTROPY_BYTES {
-        return Err(invalid("`entropy` is not base64 of at least 32 bytes"));
-    }
+    check_token(&request.token)?;
+    let entropy = decode_entropy(&request.entropy)?;
     if request.hostname.is_empty() || request.hostname.len() > MAX_HOSTNAME_BYTES {
-        return Err(invalid("`hostname` must have 1 to 64 bytes"));
+        return Err(ApiError::invalid("`hostname` must have 1 to 64 bytes"));
     }
     if request.limits.processes == 0 || request.limits.output_bytes == 0 {
-        return Err(invalid("`limits` must not be 0"));
+        return Err(ApiError::invalid("`limits` must not be 0"));
     }
-    for (name, value) in &request.env.0 {
+    check_env(&request.env)?;
+    Ok(entropy)
+}
+
+pub(crate) fn check_protocol(protocol: u32) -> Result<(), ApiError> {
+    if protocol == PROTOCOL {
+        return Ok(());
+    }
+    let text = format!("protocol {protocol} is unknown: this daemon speaks {PROTOCOL}");
+    Err(ApiError::bad_request(code::UNSUPPORTED_PROTOCOL, text))
+}
+
+pub(crate) fn check_token(token: &Secret) -> Result<(), ApiError> {
+    let token = token.reveal();
+    if token.len() != TOKEN_CHARS || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(ApiError::invalid("`token` is not 64 hex digits"));
+    }
+    Ok(())
+}
+
+pub(crate) fn decode_entropy(entropy: &Secret) -> Result<Vec<u8>, ApiError> {
+    let entropy = STANDARD.decode(entropy.reveal()).unwrap_or_default();
+    if entropy.len() < MIN_ENTROPY_BYTES {
+        return Err(ApiError::invalid("`entropy` is not base64 of at least 32 bytes"));
+    }
+    Ok(entropy)
+}
+
+pub(crate) fn check_env(env: &Environment) -> Result<(), ApiError> {
+    for (name, value) in &env.0 {
         environment::check(name, value)
             .map_err(|bad| ApiError::bad_request(code::CONFIGURATION_ERROR, bad.0))?;
     }
-    Ok(entropy)
+    Ok(())
 }
 
 fn resolve_account(user: Option<&str>) -> Result<Account, ApiError> {
@@ -128,9 +147,9 @@ fn working_dir(account: &Account, asked: Option<&str>) -> Result<PathBuf, ApiErr
 
 /// What only a sandbox's PID 1 may do to its machine. Best effort: a kernel that refuses the
 /// name shows the runtime's, and gVisor takes its randomness from the host anyway.
-fn set_machine_up(hostname: &str, entropy: &[u8]) {
+fn set_machine_up(daemon: &Daemon, hostname: &str, entropy: &[u8]) {
     _ = nix::unistd::sethostname(hostname);
-    drop(fs::write("/dev/urandom", entropy));
+    drop(daemon.mix_in(entropy));
 }
 
 /// Has the kernel bound the processes, root's included. A runtime without the controller has a

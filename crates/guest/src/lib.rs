@@ -32,10 +32,13 @@ mod managed;
 mod options;
 mod process;
 mod pty;
+mod random;
 mod scratch;
+mod seal;
 mod server;
 mod sys;
 mod tunnel;
+mod unseal;
 mod websocket;
 
 use crate::{

@@ -4,7 +4,7 @@
 //! else, which can only be a process of the sandbox. The second class has few connections and
 //! little patience, so that it can't starve the first.
 
-use std::{cell::Cell, convert::Infallible, io, net::IpAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, io, rc::Rc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     daemon::{Daemon, is_gateway},
-    http::{self, Upgrade},
+    http::{self, Connection},
 };
 
 /// The ingress may have a long request open per client and process, and a tunnel per connection of
@@ -74,40 +74,49 @@ pub(crate) async fn run(listener: TcpListener, daemon: Rc<Daemon>) -> io::Result
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let peer = peer.ip();
-        let class = if is_gateway(peer) { &gateway } else { &others };
+        let connection = Connection::new(peer.ip(), daemon.seal.era());
+        let class = if is_gateway(connection.peer) { &gateway } else { &others };
         // Beyond the bound a connection is closed at once, by dropping it.
         if let Some(slot) = class.enter() {
             let (daemon, class) = (Rc::clone(&daemon), class.clone());
             tokio::task::spawn_local(async move {
-                serve_connection(daemon, stream, peer, &class).await;
+                tokio::select! {
+                    // In this order, so that no held request is begun on a connection that ends.
+                    biased;
+                    () = daemon.seal.outlived(&connection.era) => {}
+                    () = serve_connection(&daemon, stream, &connection, &class) => {}
+                }
                 drop(slot);
             });
         }
     }
 }
 
-async fn serve_connection(daemon: Rc<Daemon>, stream: TcpStream, peer: IpAddr, class: &Class) {
+async fn serve_connection(
+    daemon: &Rc<Daemon>,
+    stream: TcpStream,
+    connection: &Connection,
+    class: &Class,
+) {
     // Small frames must not wait for each other; a socket that refuses is slower, not wrong.
     drop(stream.set_nodelay(true));
-    let upgrade = Upgrade::default();
     let service = service_fn(|request| {
-        let (daemon, upgrade) = (Rc::clone(&daemon), &upgrade);
-        async move { Ok::<_, Infallible>(http::handle(daemon, peer, request, upgrade).await) }
+        let daemon = Rc::clone(daemon);
+        async move { Ok::<_, Infallible>(http::handle(daemon, connection, request).await) }
     });
     // An error here is the peer's: it has hung up, or sent what is not HTTP.
-    let connection = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(class.head_timeout)
         .max_buf_size(class.max_read_bytes)
         .serve_connection(TokioIo::new(stream), service);
     // A connection that changes its protocol is handed back here, too, with what has come since.
-    let Ok(parts) = connection.without_shutdown().await else { return };
+    let Ok(parts) = serving.without_shutdown().await else { return };
     let stream = parts.io.into_inner();
-    match upgrade.take() {
+    match connection.upgrade.take() {
         None => linger(stream, LINGER).await,
         Some(next) => {
-            let stream = next.run(&daemon, stream, parts.read_buf).await;
+            let stream = next.run(daemon, stream, parts.read_buf).await;
             linger(stream, UPGRADED_LINGER).await;
         }
     }

@@ -74,6 +74,12 @@ pub trait Images: Send + Sync + 'static {
     /// Fails when no image has the name, or its files are damaged.
     async fn resolve(&self, name: &ImageName) -> Result<Template, ImageError>;
 
+    /// Returns the template of a digest, whatever its image is called now.
+    ///
+    /// # Errors
+    /// Fails when there is none, or its files are damaged; `name` is for the message.
+    async fn resolve_digest(&self, digest: &str, name: &ImageName) -> Result<Template, ImageError>;
+
     /// Returns every name that resolves, sorted.
     async fn names(&self) -> Vec<ImageName>;
 

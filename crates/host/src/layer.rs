@@ -1,6 +1,6 @@
 //! The private writable layer of each sandbox.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use tarn_types::{ByteSize, ErrorClass, SandboxId};
@@ -36,6 +36,14 @@ pub enum LayerError {
         available: ByteSize,
         /// What must stay free.
         reserve: ByteSize,
+    },
+    /// The snapshot's files need a larger disk.
+    #[error("the disk is to have {size} and the snapshot's has {least}; ask for at least that")]
+    TooSmall {
+        /// What was asked for.
+        size: ByteSize,
+        /// What the snapshot's disk has.
+        least: ByteSize,
     },
     /// The sandbox has no layer here.
     #[error("sandbox {id} has no layer on this node")]
@@ -78,6 +86,27 @@ pub trait Layers: Send + Sync + 'static {
     /// Fails when it is not mounted any more.
     async fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError>;
 
+    /// Makes a sandbox's layer as a clone of a snapshot's, grown to `size`, and mounts it over the
+    /// template. What identifies a machine is the sandbox's own in it: `machine-id`.
+    ///
+    /// A failure, or dropping the future, leaves nothing that [`Layers::release`] does not remove.
+    ///
+    /// # Errors
+    /// Fails when the pool is full, `size` is smaller than the clone, or a step on the host fails.
+    async fn build_from(
+        &self,
+        id: &SandboxId,
+        template: &Template,
+        source: &Path,
+        size: ByteSize,
+    ) -> Result<RootFs, LayerError>;
+
+    /// Writes what the sandbox's files have in memory to its layer.
+    ///
+    /// # Errors
+    /// Fails when it is not mounted, or the disk fails.
+    async fn sync(&self, id: &SandboxId) -> Result<(), LayerError>;
+
     /// Unmounts and removes a sandbox's layer; does nothing when there is none.
     ///
     /// # Errors
@@ -105,6 +134,7 @@ impl LayerError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::PoolFull { .. } => ErrorClass::Unavailable,
+            Self::TooSmall { .. } => ErrorClass::Invalid,
             Self::Missing { .. } => ErrorClass::NotFound,
             Self::Step { .. } => ErrorClass::Internal,
         }

@@ -1,4 +1,5 @@
-//! The traits behind which a node's host lies: [`Images`], [`Layers`] and [`Slots`].
+//! The traits behind which a node's host lies: [`Images`], [`Layers`],
+//! [`Slots`] and [`Captures`].
 //!
 //! A node asks for a root file system and a network place; it never learns how they are made.
 //! [`sim`] holds in-memory versions with the same manners, so a node of simulated parts needs no
@@ -8,7 +9,9 @@ mod image;
 mod layer;
 pub mod sim;
 mod slot;
+mod snapshot;
 
 pub use image::{ImageConfig, ImageError, Images, Template};
 pub use layer::{LayerError, Layers, PoolSpace, RootFs};
 pub use slot::{Slot, SlotError, SlotId, Slots};
+pub use snapshot::{Capture, CaptureDraft, CaptureError, CaptureName, Captures};

@@ -2,9 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tarn_types::{ByteSize, EgressPolicy, ImageName, SandboxId};
 
 use crate::{
-    ImageConfig, ImageError, Images, LayerError, Layers, PoolSpace, RootFs, Slot, SlotError,
-    SlotId, Slots, Template,
+    Capture, CaptureDraft, CaptureError, CaptureName, Captures, ImageConfig, ImageError, Images,
+    LayerError, Layers, PoolSpace, RootFs, Slot, SlotError, SlotId, Slots, Template,
 };
 
 /// What a fault says.
@@ -42,7 +42,32 @@ pub struct SimSlots {
     faults: Faults,
 }
 
-/// How many of the next adoptions fail for a reason that passes.
+/// Captures whose memory lies in a real directory, because a runtime writes it there.
+#[derive(Debug)]
+pub struct SimCaptures {
+    dir: PathBuf,
+    table: Mutex<BTreeMap<String, SimCapture>>,
+    free: Mutex<ByteSize>,
+    faults: Faults,
+}
+
+/// What there is under one name.
+#[derive(Debug, Default)]
+struct SimCapture {
+    draft: Option<SimDraft>,
+    whole: Option<Capture>,
+    /// What was done to the whole one.
+    damage: Option<String>,
+}
+
+/// A draft, and whether its layer was cloned.
+#[derive(Debug)]
+struct SimDraft {
+    dir: PathBuf,
+    cloned: bool,
+}
+
+/// How many of the next adoptions, or commits, fail for a reason that passes.
 #[derive(Debug, Default)]
 struct Faults(AtomicUsize);
 
@@ -77,6 +102,14 @@ impl Images for SimImages {
         })
     }
 
+    async fn resolve_digest(&self, digest: &str, name: &ImageName) -> Result<Template, ImageError> {
+        let template = self.resolve(name).await?;
+        if template.digest == digest {
+            return Ok(template);
+        }
+        Err(ImageError::NotFound { name: name.clone() })
+    }
+
     async fn names(&self) -> Vec<ImageName> {
         let mut names = self.names.clone();
         names.sort();
@@ -107,6 +140,25 @@ impl Layers for SimLayers {
     ) -> Result<RootFs, LayerError> {
         self.live.lock().insert(id.clone());
         Ok(RootFs { path: PathBuf::from(format!("/sim/{id}")) })
+    }
+
+    async fn build_from(
+        &self,
+        id: &SandboxId,
+        _template: &Template,
+        source: &Path,
+        _size: ByteSize,
+    ) -> Result<RootFs, LayerError> {
+        if !source.exists() {
+            let (step, path) = ("open", source.to_owned());
+            return Err(LayerError::Step { step, path, source: io::ErrorKind::NotFound.into() });
+        }
+        self.live.lock().insert(id.clone());
+        Ok(RootFs { path: PathBuf::from(format!("/sim/{id}")) })
+    }
+
+    async fn sync(&self, _id: &SandboxId) -> Result<(), LayerError> {
+        Ok(())
     }
 
     async fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {
@@ -216,6 +268,157 @@ impl Slots for SimSlots {
             claimed.remove(&slot);
         }
     }
+}
+
+// === impl SimCaptures ===
+
+impl SimCaptures {
+    /// Makes an empty store that keeps memory images beneath a directory of the test's own.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            table: Mutex::default(),
+            free: Mutex::new(ByteSize::from_mib(1 << 19)),
+            faults: Faults::default(),
+        }
+    }
+
+    /// Makes the next `times` of [`Captures::commit`] fail.
+    pub fn fail_commit(&self, times: usize) {
+        self.faults.plan(times);
+    }
+
+    /// Leaves so much room for memory images.
+    pub fn set_free(&self, free: ByteSize) {
+        *self.free.lock() = free;
+    }
+
+    /// Makes a whole capture be found damaged.
+    pub fn damage(&self, name: &CaptureName, detail: &str) {
+        if let Some(entry) = self.table.lock().get_mut(name) {
+            entry.damage = Some(detail.to_owned());
+        }
+    }
+
+    /// Forgets the drafts, as a start of the server does.
+    pub fn restart(&self) {
+        self.table.lock().values_mut().for_each(|entry| entry.draft = None);
+    }
+
+    fn step(step: &'static str, path: PathBuf, source: io::Error) -> CaptureError {
+        CaptureError::Step { step, path, source }
+    }
+}
+
+#[async_trait]
+impl Captures for SimCaptures {
+    async fn begin(
+        &self,
+        name: &CaptureName,
+        memory: ByteSize,
+    ) -> Result<CaptureDraft, CaptureError> {
+        let available = *self.free.lock();
+        if memory > available {
+            let reserve = ByteSize::default();
+            return Err(CaptureError::PoolFull { needed: memory, available, reserve });
+        }
+        let mut table = self.table.lock();
+        let entry = table.entry(name.to_owned()).or_default();
+        remove(entry.draft.take().map(|draft| draft.dir))?;
+        // A directory for each draft: a whole one of the name keeps its own.
+        let number = (0..).find(|number| !self.dir.join(format!("{name}.{number}")).exists());
+        let dir = self.dir.join(format!("{name}.{}", number.unwrap_or_default()));
+        let memory = dir.join("memory");
+        fs::create_dir_all(&memory).map_err(|error| Self::step("make", memory.clone(), error))?;
+        entry.draft = Some(SimDraft { dir, cloned: false });
+        Ok(CaptureDraft { memory })
+    }
+
+    async fn clone_layer(&self, name: &CaptureName, _id: &SandboxId) -> Result<(), CaptureError> {
+        let mut table = self.table.lock();
+        let draft = table.get_mut(name).and_then(|entry| entry.draft.as_mut());
+        let draft = draft.ok_or_else(|| no_draft(&self.dir.join(name)))?;
+        let layer = draft.dir.join("layer.img");
+        fs::write(&layer, name).map_err(|error| Self::step("clone into", layer, error))?;
+        draft.cloned = true;
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        name: &CaptureName,
+        note: serde_json::Value,
+    ) -> Result<Capture, CaptureError> {
+        if self.faults.meet() {
+            let failed = io::Error::other(MADE_TO_FAIL);
+            return Err(Self::step("sync", self.dir.join(name), failed));
+        }
+        let mut table = self.table.lock();
+        let entry = table.get_mut(name);
+        let (entry, dir) = match entry {
+            Some(SimCapture { draft: Some(SimDraft { dir, cloned: true }), .. }) => {
+                let dir = dir.clone();
+                (entry.expect("it was matched"), dir)
+            }
+            Some(_) | None => return Err(no_draft(&self.dir.join(name))),
+        };
+        let memory = dir.join("memory");
+        let files = fs::read_dir(&memory)
+            .and_then(|files| {
+                files.map(|file| Ok(file?.metadata()?.len())).sum::<io::Result<u64>>()
+            })
+            .map_err(|error| Self::step("list", memory.clone(), error))?;
+        let layer_size = ByteSize::from_mib(1);
+        let memory_size = ByteSize::from_bytes(files);
+        let layer = dir.join("layer.img");
+        let whole = Capture { layer, memory, note, layer_size, memory_size };
+        remove(entry.whole.as_ref().and_then(home))?;
+        *entry = SimCapture { draft: None, whole: Some(whole.clone()), damage: None };
+        Ok(whole)
+    }
+
+    async fn open(&self, name: &CaptureName) -> Result<Capture, CaptureError> {
+        let table = self.table.lock();
+        let entry = table.get(name);
+        let whole = entry.and_then(|entry| Some((entry, entry.whole.as_ref()?)));
+        let missing = || CaptureError::Missing { name: name.to_owned() };
+        let (entry, whole) = whole.ok_or_else(missing)?;
+        match entry.damage.clone() {
+            Some(detail) => Err(CaptureError::Damaged { name: name.to_owned(), detail }),
+            None => Ok(whole.clone()),
+        }
+    }
+
+    async fn verify(&self, name: &CaptureName) -> Result<(), CaptureError> {
+        self.open(name).await.map(drop)
+    }
+
+    async fn discard(&self, name: &CaptureName) -> Result<(), CaptureError> {
+        let Some(entry) = self.table.lock().remove(name) else { return Ok(()) };
+        remove(entry.draft.map(|draft| draft.dir))?;
+        remove(entry.whole.as_ref().and_then(home))
+    }
+
+    async fn list(&self) -> Result<Vec<String>, CaptureError> {
+        let table = self.table.lock();
+        let whole = table.iter().filter(|(_, entry)| entry.whole.is_some());
+        Ok(whole.map(|(name, _)| name.clone()).collect())
+    }
+}
+
+/// Returns the directory of a whole one.
+fn home(capture: &Capture) -> Option<PathBuf> {
+    capture.memory.parent().map(Path::to_owned)
+}
+
+fn remove(dir: Option<PathBuf>) -> Result<(), CaptureError> {
+    let Some(dir) = dir else { return Ok(()) };
+    fs::remove_dir_all(&dir).map_err(|error| SimCaptures::step("remove", dir, error))
+}
+
+fn no_draft(path: &Path) -> CaptureError {
+    SimCaptures::step("find the clone of", path.to_owned(), io::ErrorKind::NotFound.into())
 }
 
 // === impl Faults ===

@@ -14,15 +14,14 @@ use tarn_api::{
         AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
     },
 };
-use tarn_control::ListAsk;
-use tarn_control::Order;
-use tarn_types::KeyId;
+use tarn_control::{ControlError, ListAsk, Order, SandboxView};
+use tarn_types::{KeyId, ProjectId, SandboxRef};
 
 use crate::{
     app::App,
     body::read_body,
     failure::Failure,
-    sandbox::{Empty, note_ignored},
+    sandbox::{Empty, SandboxPath, note_ignored},
 };
 
 /// How many sandboxes of one project are listed.
@@ -66,10 +65,7 @@ pub(crate) async fn revoke_key(
 pub(crate) async fn list_sandboxes(
     State(app): State<App>,
 ) -> Result<Json<AdminSandboxList>, Failure> {
-    // Every project has a key, if only a revoked one: it is made together with its first.
-    let keys = app.control().key_list().await?;
-    let projects: BTreeMap<_, _> =
-        keys.into_iter().map(|key| (key.project, key.project_name)).collect();
+    let projects = projects(&app).await?;
     let ask = ListAsk {
         archived: false,
         status: None,
@@ -80,16 +76,65 @@ pub(crate) async fn list_sandboxes(
     let mut sandboxes = Vec::new();
     for (project, project_name) in projects {
         let page = app.control().sandbox_list(&project, &ask).await?;
-        sandboxes.extend(page.items.into_iter().map(|view| AdminSandbox {
-            id: view.record.id.to_string(),
-            name: view.record.asked.name.map(|name| name.to_string()),
-            project_name: project_name.clone(),
-            status: view.status.as_str().to_owned(),
-            image: view.record.asked.image.to_string(),
-            created_at: view.record.created_at.0,
-        }));
+        sandboxes.extend(page.items.iter().map(|view| entry(view, &project_name)));
     }
     Ok(Json(AdminSandboxList { sandboxes }))
+}
+
+pub(crate) async fn fetch_sandbox(
+    State(app): State<App>,
+    SandboxPath(sandbox): SandboxPath,
+) -> Result<Json<AdminSandbox>, Failure> {
+    let home = home(&app, &sandbox).await?;
+    Ok(Json(entry(&home.view, &home.project_name)))
+}
+
+/// A sandbox, and whose it is.
+pub(crate) struct Home {
+    pub(crate) view: SandboxView,
+    pub(crate) project_name: String,
+}
+
+/// Finds a sandbox in whatever project has it; a name must be that of one alone.
+pub(crate) async fn home(app: &App, sandbox: &SandboxRef) -> Result<Home, Failure> {
+    let mut found: Vec<Home> = Vec::new();
+    for (project, project_name) in projects(app).await? {
+        match app.control().sandbox_fetch(&project, sandbox).await {
+            Ok(view) => found.push(Home { view, project_name }),
+            Err(ControlError::SandboxNotFound(_)) => {}
+            Err(failed) => return Err(failed.into()),
+        }
+    }
+    if found.len() > 1 {
+        let ids: Vec<_> = found.iter().map(|home| format!("`{}`", home.view.record.id)).collect();
+        let ids = ids.join(", ");
+        let text = format!("several projects have a sandbox `{sandbox}`; name it by its id: {ids}");
+        return Err(Failure::new(ErrorCode::InvalidRequest, text));
+    }
+    let missing = || {
+        let text = format!("no sandbox `{sandbox}`; `tarn sandbox list` shows them");
+        Failure::new(ErrorCode::SandboxNotFound, text)
+    };
+    found.pop().ok_or_else(missing)
+}
+
+/// Returns the projects there are, with their names.
+pub(crate) async fn projects(app: &App) -> Result<BTreeMap<ProjectId, String>, Failure> {
+    // Every project has a key, if only a revoked one: it is made together with its first.
+    let keys = app.control().key_list().await?;
+    Ok(keys.into_iter().map(|key| (key.project, key.project_name)).collect())
+}
+
+fn entry(view: &SandboxView, project_name: &str) -> AdminSandbox {
+    AdminSandbox {
+        id: view.record.id.to_string(),
+        name: view.record.asked.name.as_ref().map(ToString::to_string),
+        project_name: project_name.to_owned(),
+        status: view.status.as_str().to_owned(),
+        image: view.record.asked.image.to_string(),
+        created_at: view.record.created_at.0,
+        trouble: view.trouble.clone(),
+    }
 }
 
 pub(crate) async fn list_orphans(State(app): State<App>) -> Json<OrphanList> {

@@ -105,10 +105,22 @@ impl From<ControlError> for Failure {
             ControlError::SandboxNotFound(_) => ErrorCode::SandboxNotFound,
             ControlError::NameTaken { .. } => ErrorCode::SandboxNameTaken,
             ControlError::Terminated(_) => ErrorCode::SandboxTerminated,
-            ControlError::Ephemeral { .. } => ErrorCode::SandboxEphemeral,
+            ControlError::Ephemeral { .. } | ControlError::Unnamed(_) => {
+                ErrorCode::SandboxEphemeral
+            }
+            ControlError::NotRunning { .. } => ErrorCode::SandboxNotRunning,
+            ControlError::Busy { .. } => ErrorCode::SandboxBusy,
+            ControlError::SnapshotNotFound(_) => ErrorCode::SnapshotNotFound,
+            ControlError::SnapshotNotReady { .. } => ErrorCode::SnapshotNotReady,
+            ControlError::SnapshotOverrideForbidden { .. } => ErrorCode::SnapshotOverrideForbidden,
+            ControlError::DiskShrinkForbidden { .. } => ErrorCode::DiskShrinkForbidden,
+            ControlError::SnapshotIncompatible { .. } => ErrorCode::SnapshotIncompatible,
+            ControlError::NotSupported { .. } => ErrorCode::NotSupported,
             ControlError::NotFound(_) => ErrorCode::NotFound,
             ControlError::Unavailable { .. } => ErrorCode::Unavailable,
-            ControlError::Internal { .. } => ErrorCode::Internal,
+            ControlError::CaptureFailed { .. } | ControlError::Internal { .. } => {
+                ErrorCode::Internal
+            }
         };
         let detail = error.detail().map(str::to_owned);
         Self { code, text: error.to_string(), detail }

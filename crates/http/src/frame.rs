@@ -97,7 +97,8 @@ mod tests {
             (Method::POST, Some("/sandboxes"), "sandbox_create"),
             (Method::HEAD, Some("/sandboxes/{sid}"), "sandbox_fetch"),
             (Method::PUT, Some("/sandboxes/{sid}"), "none"),
-            (Method::GET, Some("/snapshots"), "not_built"),
+            (Method::GET, Some("/snapshots"), "snapshot_list"),
+            (Method::GET, Some("/sandbox-pools"), "not_built"),
             (Method::GET, None, "none"),
         ];
         for (method, matched, expected) in table {

@@ -6,6 +6,7 @@
 //! keys, and [`admin_router`] for the unix socket, whose file mode is its only lock.
 
 mod admin;
+mod admin_state;
 mod app;
 mod authorise;
 mod body;
@@ -19,6 +20,8 @@ mod probe;
 mod router;
 mod sandbox;
 mod serve;
+mod snapshot;
+mod state;
 
 pub use app::{HttpConfig, HttpParts, MetricsSource};
 pub use router::{admin_router, router};

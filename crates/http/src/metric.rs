@@ -12,7 +12,7 @@ use std::{
 
 use axum::http::StatusCode;
 use parking_lot::Mutex;
-use tarn_control::LogCounts;
+use tarn_control::{LogCounts, SnapshotCounts};
 use tarn_types::SandboxStatus;
 
 /// The upper bounds of the create histogram, in milliseconds.
@@ -45,11 +45,17 @@ impl HttpMetrics {
     }
 
     /// Writes the metrics as text.
-    pub(crate) fn render(&self, sandboxes: &[(SandboxStatus, usize)], logs: &LogCounts) -> String {
+    pub(crate) fn render(
+        &self,
+        sandboxes: &[(SandboxStatus, usize)],
+        logs: &LogCounts,
+        snapshots: &SnapshotCounts,
+    ) -> String {
         let mut text = String::new();
         // Writing to a `String` cannot fail.
         _ = self.write(&mut text, sandboxes);
         _ = write_logs(&mut text, logs);
+        _ = write_snapshots(&mut text, snapshots);
         text
     }
 
@@ -94,6 +100,51 @@ fn write_logs(text: &mut String, logs: &LogCounts) -> std::fmt::Result {
     ];
     for (name, help, value) in rows {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}")?;
+    }
+    Ok(())
+}
+
+/// Writes what became of snapshots.
+fn write_snapshots(text: &mut String, counts: &SnapshotCounts) -> std::fmt::Result {
+    const TOTAL: &str = "tarn_snapshots_total";
+    writeln!(text, "# HELP {TOTAL} Snapshots by what became of them, those for copies included.")?;
+    writeln!(text, "# TYPE {TOTAL} counter")?;
+    let outcomes =
+        [("taken", counts.taken), ("failed", counts.failed), ("cancelled", counts.cancelled)];
+    for (outcome, count) in outcomes {
+        writeln!(text, "{TOTAL}{{outcome=\"{outcome}\"}} {count}")?;
+    }
+    let rows: [(&str, &str, &str, u64); 2] = [
+        ("tarn_snapshot_bytes_total", "counter", "Bytes that snapshots occupied.", counts.bytes),
+        ("tarn_copies_total", "counter", "Sandboxes made by copies.", counts.copies),
+    ];
+    for (name, kind, help, value) in rows {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")?;
+    }
+    let millis = counts.duration_millis.saturating_mul(1000);
+    let rows: [(&str, &str, &str, u64); 3] = [
+        (
+            "tarn_snapshot_duration_seconds_total",
+            "counter",
+            "How long snapshots took, from order to answer.",
+            millis,
+        ),
+        (
+            "tarn_snapshot_standstill_seconds_total",
+            "counter",
+            "How long their sources stood still.",
+            counts.standstill_micros,
+        ),
+        (
+            "tarn_snapshot_standstill_seconds_max",
+            "gauge",
+            "The longest that a source stood still.",
+            counts.standstill_micros_max,
+        ),
+    ];
+    for (name, kind, help, micros) in rows {
+        let (secs, rest) = (micros / 1_000_000, micros % 1_000_000);
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {secs}.{rest:06}")?;
     }
     Ok(())
 }
@@ -159,6 +210,12 @@ mod tests {
         let text = metrics.render(
             &[(SandboxStatus::Running, 3)],
             &LogCounts { lines: 7, dropped_by_store: 2, ..LogCounts::default() },
+            &SnapshotCounts {
+                taken: 4,
+                duration_millis: 2500,
+                standstill_micros_max: 30_000,
+                ..SnapshotCounts::default()
+            },
         );
         for line in [
             "tarn_http_requests_total{route=\"none\",status=\"4xx\"} 1",
@@ -172,6 +229,10 @@ mod tests {
             "tarn_sandboxes{status=\"running\"} 3",
             "tarn_log_lines_total 7",
             "tarn_log_lines_dropped_by_store_total 2",
+            "tarn_snapshots_total{outcome=\"taken\"} 4",
+            "tarn_snapshots_total{outcome=\"failed\"} 0",
+            "tarn_snapshot_duration_seconds_total 2.500000",
+            "tarn_snapshot_standstill_seconds_max 0.030000",
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");
         }

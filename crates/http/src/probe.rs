@@ -27,7 +27,9 @@ pub(crate) async fn readyz(State(app): State<App>) -> Result<Json<HealthBody>, F
 }
 
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
-    let mut text = app.metrics.render(&app.control().live_counts(), &app.control().log_counts());
+    let control = app.control();
+    let (logs, snapshots) = (control.log_counts(), control.snapshot_counts());
+    let mut text = app.metrics.render(&control.live_counts(), &logs, &snapshots);
     for source in &app.parts.metrics {
         text.push_str(&source());
     }

@@ -12,8 +12,8 @@ use tarn_api::{Access, ErrorCode, Method, Operation, ROUTES, Route, Serving};
 use tower::util::MapRequest;
 
 use crate::{
-    HttpConfig, HttpParts, admin, app::App, authorise::authorise, failure::Failure, frame::frame,
-    log, platform, probe, sandbox,
+    HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, failure::Failure,
+    frame::frame, log, platform, probe, sandbox, snapshot, state,
 };
 
 /// Makes the router for clients: every row but the administrative ones.
@@ -68,6 +68,14 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::SandboxFetch => on(method, sandbox::fetch),
         Operation::SandboxUpdate => on(method, sandbox::update),
         Operation::SandboxDelete => on(method, sandbox::delete),
+        Operation::SandboxSuspend => on(method, state::suspend),
+        Operation::SandboxResume => on(method, state::resume),
+        Operation::SandboxCopy => on(method, state::copy),
+        Operation::SnapshotCreate => on(method, snapshot::create),
+        Operation::SandboxSnapshotList => on(method, snapshot::list_of_sandbox),
+        Operation::SnapshotList => on(method, snapshot::list),
+        Operation::SnapshotFetch => on(method, snapshot::fetch),
+        Operation::SnapshotDelete => on(method, snapshot::delete),
         Operation::ArchivedSandboxList => on(method, sandbox::list_archived),
         Operation::ArchivedSandboxFetch => on(method, sandbox::fetch_archived),
         Operation::LogList => on(method, log::list),
@@ -82,6 +90,14 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::AdminKeyList => on(method, admin::list_keys),
         Operation::AdminKeyRevoke => on(method, admin::revoke_key),
         Operation::AdminSandboxList => on(method, admin::list_sandboxes),
+        Operation::AdminSandboxFetch => on(method, admin::fetch_sandbox),
+        Operation::AdminSandboxSuspend => on(method, admin_state::suspend),
+        Operation::AdminSandboxResume => on(method, admin_state::resume),
+        Operation::AdminSandboxCopy => on(method, admin_state::copy),
+        Operation::AdminSnapshotCreate => on(method, admin_state::create_snapshot),
+        Operation::AdminSnapshotList => on(method, admin_state::list_snapshots),
+        Operation::AdminSnapshotFetch => on(method, admin_state::fetch_snapshot),
+        Operation::AdminSnapshotDelete => on(method, admin_state::delete_snapshot),
         Operation::AdminOrphanList => on(method, admin::list_orphans),
     }
 }

@@ -157,6 +157,10 @@ fn create_ask(request: CreateSandbox) -> CreateAsk {
         ports,
         auto_resume: request.auto_resume,
         max_pending_secs: request.max_pending_secs,
+        restore: request.snapshot_id,
+        resources_present: request.resources_present,
+        secret_names: request.secret_names,
+        template_id: request.template_id,
     }
 }
 
@@ -187,17 +191,24 @@ fn info(app: &App, view: &SandboxView, caller: &Caller, shelf: Shelf) -> Json<Sa
 }
 
 fn facts<'a>(view: &'a SandboxView, caller: &'a Caller, shelf: Shelf) -> SandboxFacts<'a> {
+    let archived_at = view.archived_at.filter(|_| shelf == Shelf::Archive);
+    SandboxFacts { archived_at, ..facts_in(view, &caller.project_name) }
+}
+
+/// Gathers what is said of a sandbox that is not in the archive.
+pub(crate) fn facts_in<'a>(view: &'a SandboxView, namespace: &'a str) -> SandboxFacts<'a> {
     SandboxFacts {
         record: &view.record,
         status: view.status,
-        namespace: &caller.project_name,
+        namespace,
         runtime: view.runtime,
-        archived_at: view.archived_at.filter(|_| shelf == Shelf::Archive),
+        archived_at: None,
+        trouble: view.trouble.as_deref(),
     }
 }
 
 /// Takes a parameter of the path; what cannot be decoded names nothing.
-async fn path_param(parts: &mut Parts, wanted: &str) -> Option<String> {
+pub(crate) async fn path_param(parts: &mut Parts, wanted: &str) -> Option<String> {
     let params = RawPathParams::from_request_parts(parts, &()).await.ok()?;
     params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned())
 }

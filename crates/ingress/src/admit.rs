@@ -9,11 +9,13 @@ use tarn_types::{ProjectId, SandboxRef, SandboxStatus};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
+    activity::{ActivityGuard, ActivityLog},
     address::{self, Address},
     config::IngressConfig,
     error::{IngressCode, IngressError},
     header::{Authorization, TIMEOUT_MS},
     stats::{Gauge, IngressStats},
+    wake::{Turn, Waiter, Wakes},
 };
 
 /// What of a client's budget is left for our answer to travel.
@@ -27,6 +29,8 @@ pub(crate) struct Admission {
     routes: Arc<dyn Routes>,
     tasks: Tasks,
     stats: Arc<IngressStats>,
+    activity: Arc<ActivityLog>,
+    wakes: Wakes,
     held: Semaphore,
 }
 
@@ -35,6 +39,10 @@ pub(crate) struct Admission {
 pub(crate) struct Admitted {
     pub(crate) route: Route,
     pub(crate) authorization: Authorization,
+    /// Until when its port may refuse: a sandbox that has only just come up may not listen yet.
+    pub(crate) refused_until: Option<Instant>,
+    /// Counts it until it ends.
+    pub(crate) activity: ActivityGuard,
 }
 
 /// Who is calling.
@@ -60,6 +68,8 @@ enum Credential<'a> {
 enum Readiness {
     Forward,
     Hold,
+    /// Wake it, and hold.
+    Wake,
     NotRunning,
 }
 
@@ -71,9 +81,10 @@ impl Admission {
         routes: Arc<dyn Routes>,
         tasks: Tasks,
         stats: Arc<IngressStats>,
+        activity: Arc<ActivityLog>,
     ) -> Self {
         let held = Semaphore::new(config.max_held.min(Semaphore::MAX_PERMITS));
-        Self { config, routes, tasks, stats, held }
+        Self { config, routes, tasks, stats, activity, wakes: Wakes::default(), held }
     }
 
     /// Decides whether a request may go, and waits until it can.
@@ -88,12 +99,20 @@ impl Admission {
             Caller::Anonymous => Authorization::Keep,
         };
         let route = self.find(address, &caller).await?;
-        let route = match readiness(route.status) {
-            Readiness::Forward => route,
-            Readiness::NotRunning => return Err(not_running(&route)),
-            Readiness::Hold => self.hold(address, &caller, headers, route).await?,
-        };
-        Ok(Admitted { route, authorization })
+        let activity = self.activity.begin(&route.id);
+        // A node that would suspend it says so first and asks for activity then: who begins before
+        // the one is seen by the other, and who looks after the one waits.
+        let route = self.find(address, &caller).await?;
+        if readiness(&route) == Readiness::Forward {
+            return Ok(Admitted { route, authorization, refused_until: None, activity });
+        }
+        if readiness(&route) == Readiness::NotRunning {
+            return Err(not_running(&route));
+        }
+        let deadline = Instant::now() + patience(headers.get(TIMEOUT_MS), self.config.hold_timeout);
+        let route = self.hold(address, &caller, deadline, route).await?;
+        let refused_until = Some(deadline.min(Instant::now() + self.config.listen_patience));
+        Ok(Admitted { route, authorization, refused_until, activity })
     }
 
     /// Finds out who is calling; only an exposed port's caller may stay anonymous.
@@ -149,28 +168,36 @@ impl Admission {
         }
     }
 
-    /// Waits until the sandbox runs, within the client's budget.
+    /// Waits until the sandbox runs, within the client's budget, and wakes it if it sleeps.
     async fn hold(
         &self,
         address: &Address,
         caller: &Caller,
-        headers: &HeaderMap,
+        deadline: Instant,
         first: Route,
     ) -> Result<Route, IngressError> {
         let Ok(_permit) = self.held.try_acquire() else {
             return Err(not_ready(&first, "too many requests wait for sandboxes already"));
         };
         let _held = self.stats.enter(Gauge::Held);
-        let patience = patience(headers.get(TIMEOUT_MS), self.config.hold_timeout);
-        let deadline = Instant::now() + patience;
+        let (begun, waiter) = (Instant::now(), self.wakes.join(&first.id));
         let mut route = first;
         loop {
             tracing::debug!(sandbox.id = %route.id, status = route.status.as_str(), "hold");
+            let look_again = match readiness(&route) {
+                Readiness::Forward => return Ok(route),
+                Readiness::NotRunning => return Err(not_running(&route)),
+                Readiness::Hold => deadline,
+                Readiness::Wake => self.wake(&route, &waiter).await.min(deadline),
+            };
             tokio::select! {
                 () = self.routes.changed(&route) => {}
-                () = tokio::time::sleep_until(deadline) => {
-                    let waited = format!("it was not ready after {} s", patience.as_secs());
-                    return Err(not_ready(&route, &waited));
+                () = tokio::time::sleep_until(look_again) => {
+                    if Instant::now() >= deadline {
+                        let waited = (deadline - begun).as_secs();
+                        let waited = format!("it was not ready after {waited} s");
+                        return Err(not_ready(&route, &waited));
+                    }
                 }
                 () = self.tasks.stopping() => return Err(IngressError::new(
                     IngressCode::SandboxUpstreamError,
@@ -178,10 +205,23 @@ impl Admission {
                 )),
             }
             route = self.find(address, caller).await?;
-            match readiness(route.status) {
-                Readiness::Forward => return Ok(route),
-                Readiness::NotRunning => return Err(not_running(&route)),
-                Readiness::Hold => {}
+        }
+    }
+
+    /// Wakes a sleeping sandbox unless another request has; returns when to look again.
+    async fn wake(&self, route: &Route, waiter: &Waiter) -> Instant {
+        let next = match waiter.turn() {
+            Turn::Wait(next) => return next,
+            Turn::Wake(next) => next,
+        };
+        match self.routes.wake(&route.id).await {
+            Ok(()) => {
+                tracing::info!(sandbox.id = %route.id, "traffic wakes a sandbox");
+                next
+            }
+            Err(error) => {
+                tracing::warn!(sandbox.id = %route.id, %error, "a sandbox cannot be woken now");
+                waiter.failed()
             }
         }
     }
@@ -209,13 +249,20 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// Says what spec 04 §5 does with a status. Waking comes with suspend.
-fn readiness(status: SandboxStatus) -> Readiness {
-    match status {
-        SandboxStatus::Running => Readiness::Forward,
-        SandboxStatus::Pending | SandboxStatus::Snapshotting | SandboxStatus::Suspending => {
-            Readiness::Hold
+/// Says what spec 04 §5 does with a status.
+fn readiness(route: &Route) -> Readiness {
+    match route.status {
+        // What a snapshot holds up, for some milliseconds, its daemon or its kernel holds. One
+        // without an endpoint runs, and we are about to be told where: after a resume, and at our
+        // start.
+        SandboxStatus::Running | SandboxStatus::Snapshotting if route.endpoint.is_some() => {
+            Readiness::Forward
         }
+        SandboxStatus::Running
+        | SandboxStatus::Pending
+        | SandboxStatus::Snapshotting
+        | SandboxStatus::Suspending => Readiness::Hold,
+        SandboxStatus::Suspended if route.wakes => Readiness::Wake,
         SandboxStatus::Suspended | SandboxStatus::Terminated => Readiness::NotRunning,
     }
 }
@@ -259,7 +306,7 @@ fn unauthenticated(what: &str) -> IngressError {
 
 fn not_running(route: &Route) -> IngressError {
     let todo = match route.status {
-        SandboxStatus::Suspended => "resume it first",
+        SandboxStatus::Suspended => "traffic does not wake it; resume it first",
         SandboxStatus::Terminated
         | SandboxStatus::Pending
         | SandboxStatus::Running

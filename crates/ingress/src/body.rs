@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Sleep;
 
-use crate::{stats::GaugeGuard, upstream::Lease};
+use crate::{stats::Active, upstream::Lease};
 
 /// How long an upload waits for the sandbox's `100 Continue`; older servers never send one
 /// (RFC 9110 §10.1.1).
@@ -84,7 +84,7 @@ struct SandboxBody {
     inner: Incoming,
     /// The connection; given back at the end, cut when dropped before.
     lease: Option<Lease>,
-    _active: GaugeGuard,
+    _active: Active,
 }
 
 // === impl Upload ===
@@ -204,7 +204,7 @@ impl IngressBody {
         Self(Kind::Full((!bytes.is_empty()).then_some(bytes)))
     }
 
-    pub(crate) fn sandbox(inner: Incoming, lease: Lease, active: GaugeGuard) -> Self {
+    pub(crate) fn sandbox(inner: Incoming, lease: Lease, active: Active) -> Self {
         let mut body = SandboxBody { inner, lease: Some(lease), _active: active };
         if body.inner.is_end_stream() {
             body.complete();

@@ -26,6 +26,10 @@ pub struct IngressConfig {
     pub idle_timeout: Duration,
     /// How long a request waits for a sandbox without a budget of its own. Default: 60 s.
     pub hold_timeout: Duration,
+    /// How long the port of a sandbox that has just come up may refuse before a held request is
+    /// answered. Default: 5 s. Whoever listened before a suspend listens at once after the resume;
+    /// a program that has only just been started takes this long at most.
+    pub listen_patience: Duration,
     /// How long a new connection may take to its first whole request head. Default: 15 s.
     pub first_request_timeout: Duration,
     /// How long each further request head may take, idle time of the connection included.
@@ -84,6 +88,7 @@ impl Default for IngressConfig {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
             hold_timeout: Duration::from_secs(60),
+            listen_patience: Duration::from_secs(5),
             first_request_timeout: Duration::from_secs(15),
             header_timeout: Duration::from_secs(120),
             drain_grace: Duration::from_secs(10),

@@ -13,12 +13,21 @@ use crate::{
     admit::Admitted,
     body::{IngressBody, RequestBody},
     error::{IngressCode, IngressError},
-    header::{self as head, Forwarded, Upgrade},
+    header::{self as head, Authorization, Forwarded, Upgrade},
     ingress::{ClientConnection, Shared},
-    stats::{Gauge, GaugeGuard},
+    stats::{Active, Gauge},
     tunnel,
     upstream::{Protocol, SendError, Sent, Target},
 };
+
+/// What decides on the head of the request that the sandbox sees.
+struct Head<'a> {
+    address: &'a Address,
+    endpoint: &'a RouteEndpoint,
+    authorization: Authorization,
+    protocol: Protocol,
+    upgrade: Upgrade,
+}
 
 /// Sends a request to its sandbox and returns the answer, its body still flowing.
 pub(crate) async fn forward(
@@ -28,22 +37,24 @@ pub(crate) async fn forward(
     address: &Address,
     admitted: Admitted,
 ) -> Result<Response<IngressBody>, IngressError> {
+    let Admitted { route, authorization, refused_until, activity } = admitted;
     if address.is_daemon() {
         refuse_internal(request.uri().path())?;
     }
-    let active = shared.stats.enter(Gauge::Requests);
-    let Some(endpoint) = &admitted.route.endpoint else { return Err(no_endpoint(&admitted.route)) };
+    let active = Active { _gauge: shared.stats.enter(Gauge::Requests), _activity: activity };
+    let Some(endpoint) = &route.endpoint else { return Err(no_endpoint(&route)) };
     let upgrade = Upgrade::requested(request.version(), request.headers());
     let on_upgrade = match upgrade {
         Upgrade::WebSocket => Some(hyper::upgrade::on(&mut request)),
         Upgrade::None => None,
     };
-    let target = Target { port: address.port, protocol: protocol(&request, address) };
-    let upstream = shared.upstreams.enter(&admitted.route, endpoint);
-    let request = outgoing(shared, client, request, address, &admitted, target, upgrade)?;
+    let protocol = protocol(&request, address);
+    let target = Target { port: address.port, protocol, refused_until };
+    let upstream = shared.upstreams.enter(&route, endpoint);
+    let head = Head { address, endpoint, authorization, protocol, upgrade };
+    let request = outgoing(shared, client, request, &head)?;
     let sent = shared.upstreams.send(upstream, target, request).await;
-    let Sent { mut response, lease } =
-        sent.map_err(|error| explain(&error, address, &admitted.route))?;
+    let Sent { mut response, lease } = sent.map_err(|error| explain(&error, address, &route))?;
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = on_upgrade else { return Err(unasked_upgrade(address)) };
@@ -66,7 +77,7 @@ fn switch(
     headers: &mut HeaderMap,
     ends: tunnel::Ends<OnUpgrade>,
     lease: crate::upstream::Lease,
-    active: GaugeGuard,
+    active: Active,
 ) -> Response<IngressBody> {
     let mut answer = Response::new(IngressBody::full(bytes::Bytes::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -82,39 +93,33 @@ fn outgoing(
     shared: &Shared,
     client: &ClientConnection,
     request: Request<Incoming>,
-    address: &Address,
-    admitted: &Admitted,
-    target: Target,
-    upgrade: Upgrade,
+    to: &Head<'_>,
 ) -> Result<Request<RequestBody>, IngressError> {
     let (mut parts, body) = request.into_parts();
     let body = RequestBody::new(body);
     let waits = expects_continue(parts.version, &parts.headers);
     let body = if waits { body.gated() } else { body };
-    let port = address.port;
+    let port = to.address.port;
     let host = format!("localhost:{port}");
-    let Ok(uri) = outgoing_uri(parts.uri, &host, target.protocol) else {
+    let Ok(uri) = outgoing_uri(parts.uri, &host, to.protocol) else {
         return Err(IngressError::new(IngressCode::InvalidRequest, "the path cannot be forwarded"));
     };
-    head::clean_request(&mut parts.headers, admitted.authorization, upgrade);
-    match &admitted.route.endpoint {
-        Some(endpoint) if address.is_daemon() => {
-            parts.headers.insert(head::TOKEN, token(endpoint)?);
-        }
-        Some(_) | None => head::add_forwarded(
-            &mut parts.headers,
-            &Forwarded {
-                peer: client.peer().ip(),
-                host: address.host.as_deref(),
-                scheme: shared.config.public_scheme,
-            },
-        ),
+    head::clean_request(&mut parts.headers, to.authorization, to.upgrade);
+    if to.address.is_daemon() {
+        parts.headers.insert(head::TOKEN, token(to.endpoint)?);
+    } else {
+        let forwarded = Forwarded {
+            peer: client.peer().ip(),
+            host: to.address.host.as_deref(),
+            scheme: shared.config.public_scheme,
+        };
+        head::add_forwarded(&mut parts.headers, &forwarded);
     }
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = parts.method;
     *outgoing.uri_mut() = uri;
     *outgoing.headers_mut() = parts.headers;
-    match target.protocol {
+    match to.protocol {
         // Development servers check the name they are called by, and all of them know this one;
         // the name the client used is in X-Forwarded-Host.
         Protocol::Http1 => {

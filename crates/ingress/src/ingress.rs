@@ -15,8 +15,9 @@ use tarn_task::Tasks;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    address::Address, admit::Admission, body::IngressBody, config::IngressConfig, cors,
-    error::IngressError, forward, stats::IngressStats, upstream::Upstreams,
+    activity::ActivityLog, address::Address, admit::Admission, body::IngressBody,
+    config::IngressConfig, cors, error::IngressError, forward, stats::IngressStats,
+    upstream::Upstreams,
 };
 
 /// Proxies requests to sandboxes. Cheap to clone; clones share everything.
@@ -52,9 +53,15 @@ pub(crate) struct Shared {
 // === impl Ingress ===
 
 impl Ingress {
-    /// Makes an ingress that asks `routes` and spawns through `tasks`.
+    /// Makes an ingress that asks `routes`, spawns through `tasks`, and tells `activity` what goes
+    /// on.
     #[must_use]
-    pub fn new(config: IngressConfig, routes: Arc<dyn Routes>, tasks: Tasks) -> Self {
+    pub fn new(
+        config: IngressConfig,
+        routes: Arc<dyn Routes>,
+        activity: Arc<ActivityLog>,
+        tasks: Tasks,
+    ) -> Self {
         let config = Arc::new(config);
         let stats = Arc::new(IngressStats::default());
         let upstreams = Arc::new(Upstreams::new(
@@ -63,8 +70,8 @@ impl Ingress {
             tasks.clone(),
             Arc::clone(&stats),
         ));
-        let admission =
-            Admission::new(Arc::clone(&config), routes, tasks.clone(), Arc::clone(&stats));
+        let (told, counted) = (Arc::clone(&config), Arc::clone(&stats));
+        let admission = Admission::new(told, routes, tasks.clone(), counted, activity);
         Self { shared: Arc::new(Shared { config, tasks, stats, upstreams, admission }) }
     }
 

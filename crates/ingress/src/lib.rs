@@ -3,8 +3,8 @@
 //! ```text
 //!  client ──▶ serve ──▶ address ──▶ admit ──▶ forward ──▶ upstream (pool) ──▶ sandbox
 //!             accept    which       who may,  headers,    connections by
-//!             limits    sandbox,    hold      body,       generation
-//!             drain     port        pending   upgrade
+//!             limits    sandbox,    hold,     body,       generation
+//!             drain     port        wake      upgrade
 //! ```
 //!
 //! Nothing is buffered: bodies flow both ways frame by frame, and a slow reader on one side slows
@@ -17,6 +17,7 @@
 //!
 //! [`Routes`]: tarn_route_api::Routes
 
+mod activity;
 mod address;
 mod admit;
 mod body;
@@ -32,7 +33,9 @@ mod socket;
 mod stats;
 mod tunnel;
 mod upstream;
+mod wake;
 
+pub use activity::ActivityLog;
 pub use body::{BodyError, IngressBody};
 pub use config::{IngressConfig, PublicScheme};
 pub use error::{IngressCode, IngressError};

@@ -7,7 +7,7 @@ use std::sync::{
 
 use http::StatusCode;
 
-use crate::error::IngressCode;
+use crate::{activity::ActivityGuard, error::IngressCode};
 
 /// Counts what the ingress does.
 #[derive(Debug, Default)]
@@ -69,6 +69,13 @@ pub(crate) enum Gauge {
 pub(crate) struct GaugeGuard {
     stats: Arc<IngressStats>,
     gauge: Gauge,
+}
+
+/// A request under way: counted as a whole, and for its sandbox.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) _gauge: GaugeGuard,
+    pub(crate) _activity: ActivityGuard,
 }
 
 // === impl IngressStats ===

@@ -8,7 +8,7 @@ use tokio::{io::copy_bidirectional_with_sizes, time::timeout};
 
 use crate::{
     ingress::{ClientConnection, Shared},
-    stats::{Gauge, GaugeGuard},
+    stats::{Active, Gauge},
     upstream::Lease,
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn spawn(
     client: ClientConnection,
     ends: Ends<OnUpgrade>,
     lease: Lease,
-    active: GaugeGuard,
+    active: Active,
 ) {
     let open = shared.stats.enter(Gauge::Tunnels);
     let tunnel = Arc::clone(shared);

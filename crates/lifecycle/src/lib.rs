@@ -1,20 +1,27 @@
 //! The rules of a sandbox's life, as pure functions.
 //!
 //! ```text
-//!  create → pending ──────────▶ running
+//!  create → pending ──────────▶ running ⇄ snapshotting
+//!              │                   │  ▲
+//!              │          suspending  │ (a resume)
+//!              │                   ▼  │
+//!              │                suspended
 //!              │                   │
 //!              └──▶ terminated ◀───┘
 //! ```
 //!
 //! [`step`] takes a record and an event and returns the next record and the effects that a driver
 //! performs; [`status`] composes the public status from what is asked, intended and observed;
-//! [`limit`] says when a time limit ends a sandbox. No clock, no randomness, no logging in here.
+//! [`limit`] says when a time limit ends a sandbox; [`restored`] says what a sandbox has that is
+//! restored from a snapshot. No clock, no randomness, no logging in here.
 
 mod limit;
+mod restore;
 mod step;
 
 pub use limit::{Limit, limit};
-pub use step::{Effect, Event, Ignored, Patch, Step, status, step};
+pub use restore::{Override, Overrides, RestoreRefusal, restored};
+pub use step::{Effect, Event, Ignored, Patch, Refusal, Step, status, step, waits_to_resume};
 
 #[cfg(test)]
 mod tests;

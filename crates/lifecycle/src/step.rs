@@ -2,7 +2,7 @@
 
 use tarn_types::{
     EgressPolicy, EndCause, Generation, Intent, NodeId, Observed, ObservedPhase, PendingReason,
-    PortAccess, SandboxName, SandboxRecord, SandboxStatus, Target, UnixMillis,
+    PortAccess, SandboxName, SandboxRecord, SandboxStatus, SnapshotId, Target, UnixMillis,
 };
 
 /// Something that happened to a sandbox.
@@ -22,6 +22,16 @@ pub enum Event {
     Patched(Patch),
     /// Its node has no trace of it although it ran there.
     LostByNode,
+    /// Somebody asked for it to be suspended.
+    SuspendAsked,
+    /// Somebody, or traffic, asked for it to go on, and there is room.
+    ResumeAsked,
+    /// It was asked to go on, and there is no room for it.
+    ResumeWaits(PendingReason),
+    /// A snapshot of it is wanted.
+    CaptureBegun(SnapshotId),
+    /// That snapshot was taken, failed, or was given up.
+    CaptureSettled(SnapshotId),
 }
 
 /// A change of what was asked; `None` keeps.
@@ -64,6 +74,19 @@ pub enum Ignored {
     Stale,
     /// Everything is already as the event would make it.
     NoChange,
+    /// It is not possible in the state that the sandbox is in.
+    Refused(Refusal),
+}
+
+/// Why a sandbox cannot do what is asked of it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It does not run.
+    NotRunning,
+    /// It has no name.
+    Ephemeral,
+    /// A snapshot of it is being taken.
+    Busy,
 }
 
 /// Composes the public status (spec 01 §6).
@@ -73,10 +96,30 @@ pub fn status(record: &SandboxRecord) -> SandboxStatus {
         return SandboxStatus::Terminated;
     }
     match &record.observed {
-        Some(Observed { phase: ObservedPhase::Running, .. }) => SandboxStatus::Running,
+        Some(Observed { phase: ObservedPhase::Running, .. }) => running_status(record),
+        Some(Observed { phase: ObservedPhase::Suspending, .. }) => SandboxStatus::Suspending,
+        Some(Observed { phase: ObservedPhase::Suspended, .. }) => SandboxStatus::Suspended,
         Some(Observed { phase: ObservedPhase::Ended(_), .. }) => SandboxStatus::Terminated,
         Some(Observed { phase: ObservedPhase::Starting, .. }) | None => SandboxStatus::Pending,
     }
+}
+
+/// Tells apart what a sandbox may be while its processes run.
+fn running_status(record: &SandboxRecord) -> SandboxStatus {
+    match (&record.intent.target, &record.capturing) {
+        // A snapshot that was begun before is finished first.
+        (_, Some(_)) => SandboxStatus::Snapshotting,
+        (Target::Suspended, None) => SandboxStatus::Suspending,
+        (Target::Running | Target::Terminated(_), None) => SandboxStatus::Running,
+    }
+}
+
+/// Says whether a suspended sandbox was asked to go on and waits for room.
+#[must_use]
+pub fn waits_to_resume(record: &SandboxRecord) -> bool {
+    record.end.is_none()
+        && record.intent.target == Target::Suspended
+        && record.intent.pending_reason.is_some()
 }
 
 /// Applies an event to a record.
@@ -95,6 +138,11 @@ pub fn step(record: &SandboxRecord, event: Event, now: UnixMillis) -> Result<Ste
         Event::PendingExpired => pending_expired(record, now),
         Event::Patched(patch) => patched(record, patch),
         Event::LostByNode => Ok(lost(record, now)),
+        Event::SuspendAsked => suspend(record),
+        Event::ResumeAsked => resume(record),
+        Event::ResumeWaits(reason) => resume_waits(record, reason),
+        Event::CaptureBegun(snapshot) => capture_begun(record, snapshot),
+        Event::CaptureSettled(snapshot) => capture_settled(record, &snapshot),
     }
 }
 
@@ -111,7 +159,12 @@ fn after_the_end(event: &Event) -> Ignored {
         | Event::DeleteAsked
         | Event::PendingExpired
         | Event::Patched(_)
-        | Event::LostByNode => vec![],
+        | Event::LostByNode
+        | Event::SuspendAsked
+        | Event::ResumeAsked
+        | Event::ResumeWaits(_)
+        | Event::CaptureBegun(_)
+        | Event::CaptureSettled(_) => vec![],
     };
     Ignored::Ended(effects)
 }
@@ -135,18 +188,19 @@ fn not_placed(record: &SandboxRecord, reason: PendingReason) -> Result<Step, Ign
     Ok(Step { record: next, effects: vec![] })
 }
 
-fn reported(record: &SandboxRecord, observed: Observed) -> Result<Step, Ignored> {
+fn reported(record: &SandboxRecord, mut observed: Observed) -> Result<Step, Ignored> {
     if let Some(known) = &record.observed {
-        if observed.generation < known.generation {
+        if is_late(known, &observed) {
             return Err(Ignored::Stale);
         }
-        let back_to_starting = known.phase == ObservedPhase::Running
-            && observed.phase == ObservedPhase::Starting
-            && observed.generation == known.generation;
-        if back_to_starting {
-            return Err(Ignored::Stale);
+        if observed.phase == known.phase && observed.trouble.is_none() {
+            // Repeating where it is, a node takes back nothing.
+            observed.trouble.clone_from(&known.trouble);
         }
-        if observed.generation == known.generation && observed.phase == known.phase {
+        let same = observed.generation == known.generation
+            && observed.phase == known.phase
+            && observed.trouble == known.trouble;
+        if same {
             return Err(Ignored::NoChange);
         }
     }
@@ -156,10 +210,21 @@ fn reported(record: &SandboxRecord, observed: Observed) -> Result<Step, Ignored>
     let mut next = advance(record);
     let mut effects = Vec::new();
     match &observed.phase {
-        ObservedPhase::Starting => {}
+        ObservedPhase::Starting | ObservedPhase::Suspending => {}
         ObservedPhase::Running => {
             next.running_at = next.running_at.or(Some(observed.at));
             next.intent.pending_reason = None;
+            if gives_up(&next, &observed, &Target::Suspended) {
+                // What was patched while it should be suspended never reached the node.
+                next.intent.generation = next.intent.generation.next();
+                next.intent.target = Target::Running;
+                effects.push(Effect::Apply);
+            }
+        }
+        ObservedPhase::Suspended => {
+            if gives_up(&next, &observed, &Target::Running) {
+                next.intent.target = Target::Suspended;
+            }
         }
         ObservedPhase::Ended(cause) => {
             effects.push(Effect::Forget(observed.generation));
@@ -168,6 +233,132 @@ fn reported(record: &SandboxRecord, observed: Observed) -> Result<Step, Ignored>
     }
     next.observed = Some(observed);
     Ok(Step { record: next, effects })
+}
+
+/// Says whether a report tells of something that is over already.
+fn is_late(known: &Observed, observed: &Observed) -> bool {
+    if observed.generation < known.generation {
+        return true;
+    }
+    match (&known.phase, &observed.phase) {
+        // Once it was there it is never built again, and a resume does not show.
+        (
+            ObservedPhase::Running
+            | ObservedPhase::Suspending
+            | ObservedPhase::Suspended
+            | ObservedPhase::Ended(_),
+            ObservedPhase::Starting,
+        ) => true,
+        // It goes on from there at a newer generation only.
+        (ObservedPhase::Suspended, ObservedPhase::Running | ObservedPhase::Suspending) => {
+            observed.generation == known.generation
+        }
+        (
+            ObservedPhase::Starting
+            | ObservedPhase::Running
+            | ObservedPhase::Suspending
+            | ObservedPhase::Suspended
+            | ObservedPhase::Ended(_),
+            _,
+        ) => false,
+    }
+}
+
+/// Says whether a node reports that it did not reach a target: a suspend or resume that failed, or
+/// the idle limit that suspended what should run. What is wanted at a newer generation stays
+/// wanted.
+fn gives_up(record: &SandboxRecord, observed: &Observed, target: &Target) -> bool {
+    observed.generation == record.intent.generation && record.intent.target == *target
+}
+
+fn suspend(record: &SandboxRecord) -> Result<Step, Ignored> {
+    if record.asked.name.is_none() {
+        return Err(Ignored::Refused(Refusal::Ephemeral));
+    }
+    match (status(record), &record.intent.target) {
+        (SandboxStatus::Pending | SandboxStatus::Terminated, _) => {
+            Err(Ignored::Refused(Refusal::NotRunning))
+        }
+        // It waits for room to go on, and no longer should.
+        (SandboxStatus::Suspended, Target::Suspended) if record.intent.pending_reason.is_some() => {
+            let mut next = advance(record);
+            next.intent.pending_reason = None;
+            Ok(Step { record: next, effects: vec![] })
+        }
+        (_, Target::Suspended | Target::Terminated(_)) => Err(Ignored::NoChange),
+        (
+            SandboxStatus::Running
+            | SandboxStatus::Snapshotting
+            | SandboxStatus::Suspending
+            | SandboxStatus::Suspended,
+            Target::Running,
+        ) => Ok(aim(record, Target::Suspended)),
+    }
+}
+
+fn resume(record: &SandboxRecord) -> Result<Step, Ignored> {
+    match (status(record), &record.intent.target) {
+        (SandboxStatus::Terminated, _) => Err(Ignored::Refused(Refusal::NotRunning)),
+        (_, Target::Suspended) => {
+            let mut next = aim(record, Target::Running);
+            next.record.intent.pending_reason = None;
+            Ok(next)
+        }
+        // The next generation wakes it again.
+        (SandboxStatus::Suspending, Target::Running) if is_idle_suspend(record) => {
+            Ok(aim(record, Target::Running))
+        }
+        (_, Target::Running | Target::Terminated(_)) => Err(Ignored::NoChange),
+    }
+}
+
+/// Says whether a node suspends it by its idle limit: at the generation that wants it to run.
+fn is_idle_suspend(record: &SandboxRecord) -> bool {
+    record.observed.as_ref().is_some_and(|observed| {
+        observed.phase == ObservedPhase::Suspending
+            && observed.generation == record.intent.generation
+    })
+}
+
+fn resume_waits(record: &SandboxRecord, reason: PendingReason) -> Result<Step, Ignored> {
+    let waits = record.intent.target == Target::Suspended;
+    if !waits || record.intent.pending_reason == Some(reason) {
+        return Err(Ignored::NoChange);
+    }
+    let mut next = advance(record);
+    next.intent.pending_reason = Some(reason);
+    Ok(Step { record: next, effects: vec![] })
+}
+
+/// Gives the sandbox a new target, at a new generation.
+fn aim(record: &SandboxRecord, target: Target) -> Step {
+    let mut next = advance(record);
+    next.intent.generation = next.intent.generation.next();
+    next.intent.target = target;
+    Step { record: next, effects: vec![Effect::Apply] }
+}
+
+fn capture_begun(record: &SandboxRecord, snapshot: SnapshotId) -> Result<Step, Ignored> {
+    match status(record) {
+        SandboxStatus::Running => {}
+        SandboxStatus::Snapshotting => return Err(Ignored::Refused(Refusal::Busy)),
+        SandboxStatus::Pending
+        | SandboxStatus::Suspending
+        | SandboxStatus::Suspended
+        | SandboxStatus::Terminated => return Err(Ignored::Refused(Refusal::NotRunning)),
+    }
+    let mut next = advance(record);
+    next.capturing = Some(snapshot);
+    Ok(Step { record: next, effects: vec![] })
+}
+
+fn capture_settled(record: &SandboxRecord, snapshot: &SnapshotId) -> Result<Step, Ignored> {
+    if record.capturing.as_ref() != Some(snapshot) {
+        return Err(Ignored::NoChange);
+    }
+    let mut next = advance(record);
+    next.capturing = None;
+    Ok(Step { record: next, effects: vec![] })
 }
 
 fn delete(record: &SandboxRecord, now: UnixMillis) -> Step {
@@ -238,6 +429,7 @@ fn end(record: &mut SandboxRecord, cause: EndCause, at: UnixMillis) {
     *pending_reason = None;
     record.end = Some(cause);
     record.terminated_at = Some(at);
+    record.capturing = None;
 }
 
 fn advance(record: &SandboxRecord) -> SandboxRecord {

@@ -4,10 +4,12 @@ use proptest::prelude::*;
 use tarn_types::{
     ByteSize, EgressPolicy, EndCause, ExposedPorts, FailedStep, Generation, Intent, NodeId,
     Observed, ObservedPhase, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
-    SandboxRecord, SandboxSpec, SandboxStatus, StartFailure, Target, UnixMillis,
+    SandboxRecord, SandboxSpec, SandboxStatus, SnapshotId, StartFailure, Target, UnixMillis,
 };
 
-use crate::{Effect, Event, Ignored, Limit, Patch, limit, status, step};
+use crate::{Effect, Event, Ignored, Limit, Patch, limit, status, step, waits_to_resume};
+
+mod state;
 
 const T0: UnixMillis = UnixMillis(1_000_000);
 
@@ -30,6 +32,7 @@ fn fresh() -> SandboxRecord {
             ports: PortAccess::default(),
             auto_resume: true,
             max_pending_secs: None,
+            restore: None,
         },
         intent: Intent {
             generation: Generation::FIRST,
@@ -42,11 +45,21 @@ fn fresh() -> SandboxRecord {
         running_at: None,
         terminated_at: None,
         end: None,
+        capturing: None,
     }
 }
 
 fn seen(generation: u64, phase: ObservedPhase) -> Event {
-    Event::Reported(Observed { generation: Generation(generation), phase, at: T0.plus_secs(1) })
+    Event::Reported(Observed {
+        generation: Generation(generation),
+        phase,
+        at: T0.plus_secs(1),
+        trouble: None,
+    })
+}
+
+fn snapshot(number: u8) -> SnapshotId {
+    SnapshotId::from_random([number; 16])
 }
 
 fn after(events: Vec<Event>) -> SandboxRecord {
@@ -166,32 +179,44 @@ fn any_event() -> impl Strategy<Value = Event> {
     let phase = prop_oneof![
         Just(ObservedPhase::Starting),
         Just(ObservedPhase::Running),
+        Just(ObservedPhase::Suspending),
+        Just(ObservedPhase::Suspended),
         Just(ObservedPhase::Ended(EndCause::TimedOut)),
     ];
+    let trouble = prop_oneof![Just(None), Just(Some("no room".to_owned()))];
     let patch = prop_oneof![
         Just(Patch { network: Some(Some(EgressPolicy::CLOSED)), ..Patch::default() }),
         Just(Patch { network: Some(None), ..Patch::default() }),
         Just(Patch { name: "box".parse().ok(), ..Patch::default() }),
         Just(Patch { auto_resume: Some(false), ..Patch::default() }),
     ];
+    let snapshot = (1_u8..3).prop_map(snapshot);
     prop_oneof![
-        Just(Event::Placed(node())),
-        Just(Event::NotPlaced(PendingReason::NoResourcesAvailable)),
-        (0_u64..6, phase).prop_map(|(generation, phase)| seen(generation, phase)),
-        Just(Event::DeleteAsked),
-        Just(Event::PendingExpired),
-        patch.prop_map(Event::Patched),
-        Just(Event::LostByNode),
+        2 => Just(Event::Placed(node())),
+        1 => Just(Event::NotPlaced(PendingReason::NoResourcesAvailable)),
+        6 => (0_u64..8, phase, trouble).prop_map(|(generation, phase, trouble)| {
+            let generation = Generation(generation);
+            Event::Reported(Observed { generation, phase, at: T0.plus_secs(1), trouble })
+        }),
+        1 => Just(Event::DeleteAsked),
+        1 => Just(Event::PendingExpired),
+        3 => patch.prop_map(Event::Patched),
+        1 => Just(Event::LostByNode),
+        3 => Just(Event::SuspendAsked),
+        3 => Just(Event::ResumeAsked),
+        1 => Just(Event::ResumeWaits(PendingReason::NoResourcesAvailable)),
+        2 => snapshot.clone().prop_map(Event::CaptureBegun),
+        2 => snapshot.prop_map(Event::CaptureSettled),
     ]
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_nothing_moves_back(events in prop::collection::vec(any_event(), 0..24)) {
+    fn whatever_happens_nothing_moves_back(events in prop::collection::vec(any_event(), 0..32)) {
         let mut record = fresh();
         for event in events {
             let before = record.clone();
-            let Ok(step) = step(&record, event, T0) else { continue };
+            let Ok(step) = step(&record, event.clone(), T0) else { continue };
             record = step.record;
             prop_assert_eq!(record.sequence, before.sequence + 1);
             prop_assert!(record.intent.generation >= before.intent.generation);
@@ -201,14 +226,20 @@ proptest! {
                 record.end.is_some(),
                 matches!(record.intent.target, Target::Terminated(_))
             );
-            let was_running = status(&before) == SandboxStatus::Running;
-            prop_assert!(!(was_running && status(&record) == SandboxStatus::Pending)
-                || record.observed.as_ref().is_some_and(
-                    |seen| Some(seen.generation) > before.observed.as_ref().map(|o| o.generation)
-                ));
+            prop_assert!(status(&before) == SandboxStatus::Pending
+                || status(&record) != SandboxStatus::Pending, "what was there is built again");
             prop_assert!(before.intent.node.is_none() || record.intent.node == before.intent.node);
             let observed = record.observed.as_ref().map(|observed| observed.generation);
             prop_assert!(observed.is_none_or(|seen| seen <= record.intent.generation));
+            // The node is told of a new target by a new generation, unless it chose that itself.
+            prop_assert!(record.intent.target == before.intent.target
+                || record.intent.generation > before.intent.generation
+                || matches!(event, Event::Reported(_) | Event::PendingExpired | Event::LostByNode));
+            prop_assert!(record.intent.generation == before.intent.generation
+                || record.intent.node.is_none()
+                || step.effects.contains(&Effect::Apply), "a new generation that nobody sends");
+            prop_assert!(!waits_to_resume(&record) || status(&record) != SandboxStatus::Running);
+            prop_assert!(record.capturing.is_none() || record.end.is_none());
         }
     }
 }

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ByteSize, DaemonToken, EndCause, ErrorClass, Generation, Launch, LogBatch, MilliCpu, NodeId,
-    Observed, ProjectId, SandboxId,
+    ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation, Launch,
+    LogBatch, MilliCpu, NodeId, Observed, ProjectId, SandboxId, SnapshotId, SnapshotKind,
 };
 use thiserror::Error;
 
@@ -35,6 +35,10 @@ pub enum NodeTarget {
     /// It runs with these settings; on a running sandbox policy and clock change in place, and the
     /// rest of `Launch` is what it already is.
     Running(Launch),
+    /// It is suspended: no memory, no CPU, all of its state durable. Running again is the next
+    /// generation with [`NodeTarget::Running`]; a policy that changed meanwhile is in force before
+    /// its next instruction.
+    Suspended,
     /// It is gone, for this cause.
     Terminated(EndCause),
 }
@@ -82,6 +86,47 @@ pub struct NodeView {
     pub disk: ByteSize,
     /// Whether it takes new sandboxes.
     pub draining: bool,
+}
+
+/// Has a node take a snapshot of a running sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureOrder {
+    /// The snapshot's id.
+    pub snapshot: SnapshotId,
+    /// What it is taken of.
+    pub sandbox: SandboxId,
+    /// What it shall hold.
+    pub kind: SnapshotKind,
+}
+
+/// What became of a [`CaptureOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureReport {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// What it was taken of.
+    pub sandbox: SandboxId,
+    /// The node that says so.
+    pub node: NodeId,
+    /// What the capture took, or why there is none. Success is durable.
+    pub outcome: Result<CaptureFacts, String>,
+}
+
+/// A snapshot that is whole on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldSnapshot {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// What it was taken of.
+    pub sandbox: SandboxId,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// What it holds.
+    pub kind: SnapshotKind,
+    /// What a restored sandbox has by default.
+    pub captured: Captured,
+    /// What the capture took.
+    pub facts: CaptureFacts,
 }
 
 /// Says why a node did not take an intent.
@@ -141,6 +186,23 @@ pub trait Node: Send + Sync + 'static {
     /// An [`Node::apply`] for it ends that.
     async fn orphan(&self, id: &SandboxId);
 
+    /// Takes an order for a snapshot. Returns once it is taken; what became of it is reported to
+    /// [`ReportSink::captured`]. The node forgets the order by dying: control then asks
+    /// [`Node::snapshots`] whether it was done.
+    ///
+    /// The same order again, done or under way, does nothing but report what became of it.
+    ///
+    /// # Errors
+    /// Fails when the node stops.
+    async fn capture(&self, order: CaptureOrder) -> Result<(), ApplyError>;
+
+    /// Returns every whole snapshot of the node.
+    async fn snapshots(&self) -> Vec<HeldSnapshot>;
+
+    /// Removes a snapshot, whole or being taken; what was restored from it goes on. Does nothing
+    /// when there is none. Returns once it can no longer be restored from.
+    async fn discard(&self, snapshot: &SnapshotId);
+
     /// Returns the sandboxes that are orphaned.
     async fn orphans(&self) -> Vec<SandboxId>;
 
@@ -154,6 +216,9 @@ pub trait Node: Send + Sync + 'static {
 pub trait ReportSink: Send + Sync + 'static {
     /// Takes a report. Returns once it is stored or known to be out of date.
     async fn report(&self, report: Report);
+
+    /// Takes what became of a snapshot. Returns once it is stored or known to be out of date.
+    async fn captured(&self, report: CaptureReport);
 }
 
 /// Says that lines were not stored; the node keeps them as far as it can and tries again.

@@ -14,7 +14,7 @@ use tarn_runtime::Adopted;
 use tarn_types::{EndCause, SandboxId};
 
 use crate::{
-    daemon,
+    capture, daemon,
     ledger::{Durability, Entry, State},
     sandbox::{Past, SandboxTask},
     service::{NodeStartError, Shared},
@@ -36,6 +36,8 @@ enum Fate {
     Gone(EndCause),
     /// It may live, but this keeps it from being found again now.
     Sought(String),
+    /// It is suspended: its capture is all that counts.
+    Dormant,
     /// It was being built, and nobody was told of it: undo, control asks again.
     Undone,
 }
@@ -52,6 +54,12 @@ pub(crate) enum Found {
 pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError> {
     let entries = shared.ledger.read_all()?;
     let kept: HashSet<SandboxId> = entries.iter().map(|(id, _)| id.clone()).collect();
+    // An entry that cannot be read may say anything.
+    let asleep: HashSet<SandboxId> = entries
+        .iter()
+        .filter(|(_, entry)| entry.as_ref().map_or(true, needs_capture))
+        .map(|(id, _)| id.clone())
+        .collect();
     let mut looking = Vec::new();
     for (id, entry) in entries {
         match entry {
@@ -61,10 +69,14 @@ pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError
                 let look = async move { adopt_one(&own, &looked_at).await };
                 looking.push((entry, shared.parts.tasks.spawn("adoption", look)));
             }
-            Err(bad) => tracing::error!(
-                sandbox.id = %id, error = chain(&bad),
-                "a ledger entry cannot be read; its sandbox is left alone"
-            ),
+            Err(bad) => {
+                let trouble = chain(&bad);
+                tracing::error!(
+                    sandbox.id = %id, error = trouble,
+                    "a ledger entry cannot be read; its sandbox is left alone"
+                );
+                shared.unreadable.lock().insert(id, trouble);
+            }
         }
     }
     let mut adopted = Vec::new();
@@ -74,12 +86,13 @@ pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError
     }
     shared.parts.slots.settle().await?;
     remove_strays(shared, &kept).await?;
+    remove_old_captures(shared, &asleep).await;
     let (mut lives, mut sought) = (0, 0);
     for (entry, fate) in adopted {
         match fate {
             Fate::Lives(_) => lives += 1,
             Fate::Sought(_) => sought += 1,
-            Fate::Gone(_) | Fate::Undone => {}
+            Fate::Gone(_) | Fate::Dormant | Fate::Undone => {}
         }
         take_over(shared, entry, fate).await?;
     }
@@ -101,6 +114,9 @@ async fn take_over(
                 entry.state = State::Running { since: shared.parts.clock.now() };
                 shared.write(entry.clone(), Durability::Renamed).await?;
             }
+            if std::mem::take(&mut entry.held) {
+                shared.write(entry.clone(), Durability::Renamed).await?;
+            }
             SandboxTask::spawn_adopted(shared, entry, Some(endpoint), Past::Settled);
         }
         Fate::Gone(cause) => {
@@ -109,6 +125,7 @@ async fn take_over(
             }
             SandboxTask::spawn_adopted(shared, entry, None, Past::Unclean);
         }
+        Fate::Dormant => SandboxTask::spawn_adopted(shared, entry, None, Past::Dormant),
         Fate::Sought(trouble) => {
             warn_sought(&entry.id, &trouble, 1);
             SandboxTask::spawn_adopted(shared, entry, None, Past::Sought { tries: 1, trouble });
@@ -127,6 +144,7 @@ async fn take_over(
 async fn adopt_one(shared: &Shared, entry: &Entry) -> Fate {
     let started = match &entry.state {
         State::Ended { cause, .. } => return Fate::Gone(cause.clone()),
+        State::Suspended { .. } => return Fate::Dormant,
         State::Starting => false,
         State::Running { .. } => true,
     };
@@ -145,6 +163,7 @@ async fn adopt_one(shared: &Shared, entry: &Entry) -> Fate {
 fn doubt(entry: &Entry, trouble: String) -> Fate {
     match &entry.state {
         State::Ended { cause, .. } => Fate::Gone(cause.clone()),
+        State::Suspended { .. } => Fate::Dormant,
         State::Running { .. } => Fate::Sought(trouble),
         // Nobody was told of it, so building it again loses nothing.
         State::Starting => Fate::Undone,
@@ -180,7 +199,12 @@ pub(crate) async fn find(shared: &Shared, entry: &Entry) -> Result<Found, String
         let asked = tokio::time::timeout(DAEMON_PATIENCE, open).await;
         asked.map_err(|late| late.to_string())?.map_err(|bad| chain(&bad))?;
     }
-    Ok(Found::Alive(Endpoint { daemon: started.daemon, token: entry.token.clone() }))
+    let endpoint = Endpoint { daemon: started.daemon, token: entry.token.clone() };
+    if entry.held {
+        // Its server died over a capture of it.
+        capture::go_on(shared, entry, &endpoint).await?;
+    }
+    Ok(Found::Alive(endpoint))
 }
 
 /// Says that a sandbox has not been found again: at first each time, then ever more rarely.
@@ -222,6 +246,36 @@ async fn remove_strays(shared: &Shared, kept: &HashSet<SandboxId>) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Says whether a sandbox may ever be brought back from the capture that its suspend made.
+fn needs_capture(entry: &Entry) -> bool {
+    match entry.state {
+        State::Suspended { .. } => true,
+        State::Starting | State::Running { .. } | State::Ended { .. } => false,
+    }
+}
+
+/// Removes what a suspend wrote that was not noted any more, and what a resume did not come to
+/// remove. One that stays costs space, until the next start or the sandbox's next suspend.
+async fn remove_old_captures(shared: &Shared, asleep: &HashSet<SandboxId>) {
+    let captures = &shared.parts.captures;
+    let names = match captures.list().await {
+        Ok(names) => names,
+        Err(bad) => {
+            return tracing::warn!(error = chain(&bad), "old captures are not looked for");
+        }
+    };
+    // The others are snapshots.
+    for id in names.iter().filter_map(|name| name.parse::<SandboxId>().ok()) {
+        if asleep.contains(&id) {
+            continue;
+        }
+        tracing::info!(sandbox.id = %id, "removing the capture of a sandbox that is not suspended");
+        if let Err(bad) = captures.discard(id.as_str()).await {
+            tracing::warn!(sandbox.id = %id, error = chain(&bad), "an old capture is not removed");
+        }
+    }
 }
 
 fn died(reason: &str) -> EndCause {

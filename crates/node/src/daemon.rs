@@ -11,7 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tarn_daemon_api::ErrorBody;
 use tarn_guest_api::{
     INIT_PATH, InitRequest, InitResponse, MEMORY_PRESSURE_PATH, MemoryPressureRequest,
-    MemoryPressureResponse, TOKEN_HEADER, code,
+    MemoryPressureResponse, SEAL_PATH, SealRequest, SealResponse, TOKEN_HEADER, UNSEAL_PATH,
+    UnsealRequest, UnsealResponse, code,
 };
 use tarn_types::DaemonToken;
 use thiserror::Error;
@@ -66,6 +67,23 @@ pub(crate) async fn relieve(
     token: &DaemonToken,
 ) -> Result<MemoryPressureResponse, DaemonError> {
     post(daemon, MEMORY_PRESSURE_PATH, Some(token), &MemoryPressureRequest {}).await
+}
+
+/// Has a daemon begin no more requests until it is unsealed.
+pub(crate) async fn seal(
+    daemon: SocketAddr,
+    token: &DaemonToken,
+) -> Result<SealResponse, DaemonError> {
+    post(daemon, SEAL_PATH, Some(token), &SealRequest {}).await
+}
+
+/// Has a sealed daemon serve again, under a token of its own.
+pub(crate) async fn unseal(
+    daemon: SocketAddr,
+    token: &DaemonToken,
+    request: &UnsealRequest,
+) -> Result<UnsealResponse, DaemonError> {
+    post(daemon, UNSEAL_PATH, Some(token), request).await
 }
 
 /// Says whether a daemon is open with this token.

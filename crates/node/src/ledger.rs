@@ -20,7 +20,7 @@ use tarn_types::{
 use thiserror::Error;
 
 /// The version written; a reader refuses newer ones.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 const FILE_NAME: &str = "sandbox.json";
 const TEMP_NAME: &str = "sandbox.json.new";
@@ -60,6 +60,13 @@ pub(crate) enum State {
         /// Since when: its absolute clock starts here.
         since: UnixMillis,
     },
+    /// It is suspended: a capture of its name has all of it, and nothing else of it counts. Its
+    /// frozen processes may still be there, which make a resume quick; they may be dropped at
+    /// any time.
+    Suspended {
+        /// Since when.
+        at: UnixMillis,
+    },
     /// It has ended; what is left of it is being removed, or control has not heard yet.
     Ended {
         /// Why.
@@ -88,6 +95,16 @@ pub(crate) struct Entry {
     pub(crate) started: Option<Started>,
     /// Since when control's store does not know it.
     pub(crate) orphaned: Option<UnixMillis>,
+    /// The digest of the template below its layer; entries of format 1 have none.
+    #[serde(default)]
+    pub(crate) template: Option<String>,
+    /// A capture may have paused it and sealed its daemon.
+    #[serde(default)]
+    pub(crate) held: bool,
+    /// What its idle clock is set back to by a restart of the server: how long it had been idle
+    /// when this was written, in ms.
+    #[serde(default)]
+    pub(crate) idle_ms: u64,
 }
 
 /// An entry, or why it cannot be understood.
@@ -204,7 +221,7 @@ fn io_error(step: &'static str, path: &Path, source: io::Error) -> LedgerError {
 
 #[cfg(test)]
 mod tests {
-    use tarn_types::{EgressPolicy, Resources};
+    use tarn_types::{EgressPolicy, Resources, Restore, SnapshotId, SnapshotKind};
 
     use super::*;
 
@@ -222,6 +239,7 @@ mod tests {
                 egress: EgressPolicy::OPEN,
                 named: false,
                 timeout_secs: 600,
+                restore: None,
             },
             state: State::Running { since: UnixMillis(5) },
             slot: Some(SlotId(7)),
@@ -229,6 +247,9 @@ mod tests {
             tarnd: PathBuf::from("/data/tarnd/1/tarnd"),
             started: None,
             orphaned: None,
+            template: None,
+            held: false,
+            idle_ms: 0,
         }
     }
 
@@ -255,7 +276,7 @@ mod tests {
         let file = dir.path().join(entry().id.as_str()).join(FILE_NAME);
         let newer = fs::read_to_string(&file)
             .expect("it reads")
-            .replace("\"format_version\": 1", "\"format_version\": 2");
+            .replace("\"format_version\": 2", "\"format_version\": 3");
         for text in ["{", &newer] {
             fs::write(&file, text).expect("it writes");
             let all = ledger.read_all().expect("it lists");
@@ -270,6 +291,28 @@ mod tests {
     #[test]
     fn format_1_is_read_for_ever() {
         let read = parse(Path::new("golden"), GOLDEN.as_bytes()).expect("it reads");
-        assert_eq!(read, entry());
+        assert_eq!(read, Entry { format_version: 1, ..entry() });
+    }
+
+    /// The bytes of format 2 as they were first written; never edit.
+    const GOLDEN_2: &str = include_str!("../tests/golden/ledger-2.json");
+
+    #[test]
+    fn format_2_is_read_for_ever() {
+        let read = parse(Path::new("golden"), GOLDEN_2.as_bytes()).expect("it reads");
+        let first = entry();
+        let restore =
+            Restore { snapshot: SnapshotId::from_random([3; 16]), kind: SnapshotKind::Memory };
+        let expected = Entry {
+            format_version: 2,
+            generation: Generation(4),
+            launch: Launch { named: true, restore: Some(restore), ..first.launch.clone() },
+            state: State::Suspended { at: UnixMillis(5) },
+            template: Some("sha256:00".to_owned()),
+            held: true,
+            idle_ms: 250,
+            ..first
+        };
+        assert_eq!(read, expected);
     }
 }

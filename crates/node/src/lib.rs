@@ -6,6 +6,7 @@
 //! storage or network.
 
 mod adopt;
+mod capture;
 mod daemon;
 mod gauge;
 mod ledger;
@@ -13,6 +14,7 @@ mod log;
 mod sandbox;
 mod service;
 mod start;
+mod suspend;
 
 pub use daemon::DaemonError;
 pub use gauge::{FixedMemory, MemoryFacts, MemoryGauge, ProcMemory};

@@ -1,8 +1,8 @@
 //! One sandbox on this node: the handle others hold, and the task that owns it.
 //!
 //! ```text
-//!  Starting ──▶ Running ──▶ Ended ──▶ (forgotten)
-//!      └────────────────────▲
+//!  Starting ──▶ Running ◀──▶ Suspended ──▶ Ended ──▶ (forgotten)
+//!      └───────────┴──────────────────────▲
 //! ```
 //!
 //! What others want lies in a `watch` channel and is merged there, so wanting never blocks and
@@ -15,13 +15,13 @@ use std::{
 
 use parking_lot::Mutex;
 use tarn_lifecycle::{Limit, limit};
-use tarn_node_api::{ApplyError, Endpoint, NodeIntent, NodeTarget, Report, Unfound};
+use tarn_node_api::{ApplyError, CaptureOrder, Endpoint, NodeIntent, NodeTarget, Report, Unfound};
 use tarn_runtime::RuntimeExit;
 use tarn_types::{
     DaemonToken, EndCause, FailedStep, Generation, Launch, MilliCpu, NodeId, Observed,
     ObservedPhase, SandboxId, UnixMillis,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     adopt::{Found, died_unwatched, find, seek_pause, warn_sought},
@@ -29,6 +29,7 @@ use crate::{
     log::LogPump,
     service::Shared,
     start::{chain, clean, failed, start},
+    suspend::{Warm, Why, report_capture},
 };
 
 /// How long the task sleeps at most before it looks at the wall clock again: limits are wall-clock
@@ -37,6 +38,12 @@ const TICK: Duration = Duration::from_secs(2);
 
 /// How long a failed clean-up rests before the next try.
 const CLEAN_RETRY: Duration = Duration::from_secs(2);
+
+/// How long after a resume a word of the processes of before may still come.
+const LATE_WORD: Duration = Duration::from_secs(5);
+
+/// How often a sandbox's idle time is written down.
+const IDLE_SAVES: Duration = Duration::from_secs(20);
 
 /// What is wanted of a sandbox; merged, never queued.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +58,8 @@ pub(crate) struct Wanted {
     pub(crate) orphaned: bool,
     /// It ended by itself.
     pub(crate) exit: Option<RuntimeExit>,
+    /// Snapshots to take, in this order.
+    pub(crate) captures: Vec<CaptureOrder>,
 }
 
 /// What others may know of a sandbox without asking its task.
@@ -76,16 +85,34 @@ pub(crate) struct Handle {
 
 /// Owns one sandbox of this node.
 pub(crate) struct SandboxTask {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     handle: Arc<Handle>,
-    wanted: watch::Receiver<Wanted>,
-    entry: Entry,
-    endpoint: Option<Endpoint>,
+    pub(crate) wanted: watch::Receiver<Wanted>,
+    pub(crate) entry: Entry,
+    pub(crate) endpoint: Option<Endpoint>,
     /// How many of `Wanted::repeats` were answered.
     repeated: u64,
     past: Past,
     /// Reads what its processes print, while it runs.
-    pump: Option<LogPump>,
+    pub(crate) pump: Option<LogPump>,
+    /// Where it is between two states of the ledger.
+    pub(crate) phase: Option<ObservedPhase>,
+    /// Why the last intent was not brought about.
+    pub(crate) trouble: Option<String>,
+    /// Its processes, while it is suspended and they are still there.
+    pub(crate) warm: Option<Warm>,
+    /// Before this its idle limit does not try again.
+    pub(crate) not_before: Option<Instant>,
+    /// When it last went on after a suspend.
+    pub(crate) resumed: Option<Instant>,
+    /// When this server took it over from an earlier one.
+    pub(crate) adopted_at: Option<UnixMillis>,
+    /// The ledger could not be written the last time.
+    unsaved: bool,
+    /// It was suspended when it ended.
+    ended_suspended: bool,
+    /// When its idle time was last written down.
+    idle_saved: Option<Instant>,
 }
 
 /// What is still open of a sandbox's past.
@@ -105,6 +132,8 @@ pub(crate) enum Past {
     HalfBuilt,
     /// It has ended, and something of it may still be on the host.
     Unclean,
+    /// It is suspended, and something besides its capture may still be on the host.
+    Dormant,
 }
 
 // === impl Handle ===
@@ -165,8 +194,10 @@ impl Handle {
     pub(crate) fn cpu_promised(&self) -> MilliCpu {
         let known = self.known.lock();
         match known.observed.phase {
-            ObservedPhase::Starting | ObservedPhase::Running => known.launch.resources.cpu,
-            ObservedPhase::Ended(_) => MilliCpu::default(),
+            ObservedPhase::Starting | ObservedPhase::Running | ObservedPhase::Suspending => {
+                known.launch.resources.cpu
+            }
+            ObservedPhase::Suspended | ObservedPhase::Ended(_) => MilliCpu::default(),
         }
     }
 
@@ -207,6 +238,7 @@ impl SandboxTask {
         let wanted = Wanted { orphaned: entry.orphaned.is_some(), ..Wanted::default() };
         let Some(mut task) = Self::new(shared, entry, wanted, endpoint) else { return };
         task.set_past(past);
+        task.adopted_at = Some(shared.parts.clock.now());
         drop(shared.parts.tasks.spawn("sandbox", async move { task.run().await }));
     }
 
@@ -239,6 +271,15 @@ impl SandboxTask {
             repeated: 0,
             past: Past::Settled,
             pump: None,
+            phase: None,
+            trouble: None,
+            warm: None,
+            not_before: None,
+            resumed: None,
+            adopted_at: None,
+            unsaved: false,
+            ended_suspended: false,
+            idle_saved: None,
         })
     }
 
@@ -247,12 +288,6 @@ impl SandboxTask {
         match self.start().await {
             Ok(endpoint) => {
                 self.endpoint = Some(endpoint);
-                if let Limit::SuspendsWhenIdle { secs } = limit(&self.entry.launch, UnixMillis(0)) {
-                    tracing::info!(
-                        sandbox.id = %self.entry.id, timeout_secs = secs,
-                        "a named sandbox is not ended by its idle limit; it stays running"
-                    );
-                }
                 self.report().await;
             }
             Err(cause) => {
@@ -312,11 +347,28 @@ impl SandboxTask {
                 return self.forget().await;
             }
         } else {
+            if self.past == Past::Dormant && !self.unsaved {
+                self.clean().await;
+            }
             if let Some(exit) = &wanted.exit {
-                self.end(cause_of(exit)).await;
+                self.heed_exit(exit).await;
             }
             if !self.is_ended() && wanted.orphaned != self.entry.orphaned.is_some() {
                 self.set_orphaned(wanted.orphaned).await;
+            }
+        }
+        // Before a suspend that was asked for later.
+        let ends = wanted
+            .intent
+            .as_ref()
+            .is_some_and(|intent| matches!(intent.target, NodeTarget::Terminated(_)));
+        for order in wanted.captures {
+            self.handle.want(|wanted| wanted.captures.retain(|other| *other != order));
+            if ends {
+                let trouble = "the sandbox is terminated".to_owned();
+                report_capture(&self.shared, &order, Err(trouble)).await;
+            } else {
+                self.snapshot(order).await;
             }
         }
         if let Some(intent) = wanted.intent {
@@ -351,6 +403,8 @@ impl SandboxTask {
                 self.shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
                 self.build().await;
             }
+            // It never ran, so there is nothing to suspend: control does not ask for it.
+            NodeTarget::Suspended => self.set_past(Past::HalfBuilt),
             NodeTarget::Terminated(cause) => {
                 self.entry.generation = intent.generation;
                 self.end(cause).await;
@@ -359,10 +413,25 @@ impl SandboxTask {
         Progress::Here
     }
 
-    fn set_past(&mut self, past: Past) {
+    /// Its processes are gone. A suspended sandbox can do without.
+    async fn heed_exit(&mut self, exit: &RuntimeExit) {
+        self.handle.want(|wanted| wanted.exit = None);
+        if matches!(self.entry.state, State::Suspended { .. }) {
+            self.drop_warm().await;
+        } else if self.resumed.is_some_and(|at| at.elapsed() < LATE_WORD)
+            && let Ok(true) = self.shared.parts.runtime.lives(&self.entry.id).await
+        {
+            // Those of before its resume: it has others now.
+            tracing::debug!(sandbox.id = %self.entry.id, ?exit, "a late word of earlier processes");
+        } else {
+            self.end(cause_of(exit)).await;
+        }
+    }
+
+    pub(crate) fn set_past(&mut self, past: Past) {
         *self.handle.unfound.lock() = match &past {
             Past::Sought { trouble, .. } => Some(trouble.clone()),
-            Past::Settled | Past::HalfBuilt | Past::Unclean => None,
+            Past::Settled | Past::HalfBuilt | Past::Unclean | Past::Dormant => None,
         };
         self.past = past;
     }
@@ -389,11 +458,17 @@ impl SandboxTask {
         if intent.generation <= self.entry.generation {
             return;
         }
+        if matches!(self.entry.state, State::Suspended { .. }) {
+            return self.follow_suspended(intent.target, intent.generation).await;
+        }
         match intent.target {
             NodeTarget::Running(launch) if !self.is_ended() => {
                 self.relaunch(launch, intent.generation).await;
             }
-            NodeTarget::Running(_) => {
+            NodeTarget::Suspended if !self.is_ended() => {
+                self.suspend(intent.generation, Why::Asked).await
+            }
+            NodeTarget::Running(_) | NodeTarget::Suspended => {
                 self.entry.generation = intent.generation;
                 self.save(Durability::Renamed).await;
                 self.report().await;
@@ -421,8 +496,14 @@ impl SandboxTask {
             tracing::warn!(sandbox.id = %self.entry.id, error = %bad, "the policy was not replaced");
             return;
         }
+        if launch.named && !self.entry.launch.named {
+            // Its idle clock starts now.
+            self.adopted_at = Some(self.shared.parts.clock.now());
+            self.entry.idle_ms = 0;
+        }
         self.entry.launch = launch;
         self.entry.generation = generation;
+        self.trouble = None;
         self.save(Durability::Synced).await;
         self.report().await;
     }
@@ -440,10 +521,14 @@ impl SandboxTask {
         }
     }
 
-    async fn end(&mut self, cause: EndCause) {
+    pub(crate) async fn end(&mut self, cause: EndCause) {
         let died = matches!(cause, EndCause::OutOfMemory | EndCause::RuntimeDied { .. });
+        self.ended_suspended = matches!(self.entry.state, State::Suspended { .. });
         self.entry.state = State::Ended { cause, at: self.shared.parts.clock.now() };
         self.endpoint = None;
+        self.phase = None;
+        self.trouble = None;
+        self.warm = None;
         self.set_past(Past::Unclean);
         self.save(Durability::Renamed).await;
         if let Some(pump) = self.pump.take().filter(|_| !died) {
@@ -454,16 +539,30 @@ impl SandboxTask {
         self.report().await;
     }
 
-    async fn clean(&mut self) {
-        match clean(&self.shared, &mut self.entry).await {
+    /// Removes what is on the host of a sandbox that has ended or is suspended; of one that has
+    /// ended its capture, too.
+    pub(crate) async fn clean(&mut self) {
+        let ended = self.is_ended();
+        let mut cleaned = clean(&self.shared, &mut self.entry).await;
+        if cleaned.is_ok() && ended {
+            let discarded = self.shared.parts.captures.discard(self.entry.id.as_str()).await;
+            cleaned = discarded.map_err(|bad| chain(&bad));
+        }
+        match cleaned {
             Ok(()) => {
+                self.entry.started = self.entry.started.take().filter(|_| ended);
                 self.set_past(Past::Settled);
                 self.save(Durability::Renamed).await;
             }
-            Err(trouble) => tracing::warn!(
-                sandbox.id = %self.entry.id, trouble,
-                "something of a sandbox could not be removed; trying again"
-            ),
+            Err(trouble) => {
+                if matches!(self.entry.state, State::Suspended { .. }) {
+                    self.set_past(Past::Dormant);
+                }
+                tracing::warn!(
+                    sandbox.id = %self.entry.id, trouble,
+                    "something of a sandbox could not be removed; trying again"
+                );
+            }
         }
     }
 
@@ -479,10 +578,14 @@ impl SandboxTask {
 
     async fn set_orphaned(&mut self, orphaned: bool) {
         let runtime = &self.shared.parts.runtime;
-        let done = if orphaned {
-            runtime.freeze(&self.entry.id).await
-        } else {
-            runtime.thaw(&self.entry.id).await
+        let done = match self.entry.state {
+            State::Suspended { .. } => Ok(()),
+            State::Starting | State::Running { .. } | State::Ended { .. } if orphaned => {
+                runtime.freeze(&self.entry.id).await
+            }
+            State::Starting | State::Running { .. } | State::Ended { .. } => {
+                runtime.thaw(&self.entry.id).await
+            }
         };
         if let Err(bad) = done {
             tracing::warn!(sandbox.id = %self.entry.id, orphaned, error = %bad, "not frozen or thawed");
@@ -510,13 +613,46 @@ impl SandboxTask {
         if !self.is_ended() && self.ends_at().is_some_and(|ends| now >= ends) {
             self.end(EndCause::TimedOut).await;
         }
+        if self.unsaved {
+            self.save(Durability::Synced).await;
+        }
+        if self.past == Past::Settled {
+            self.let_go().await;
+        }
+        self.drop_warm_if_over().await;
+        if let State::Running { since } = self.entry.state
+            && let Limit::SuspendsWhenIdle { secs } = limit(&self.entry.launch, since)
+        {
+            if self.is_idle(secs) && self.past == Past::Settled {
+                tracing::info!(sandbox.id = %self.entry.id, timeout_secs = secs, "a sandbox is idle");
+                self.suspend(self.entry.generation, Why::Idle { secs }).await;
+            } else {
+                self.save_idle().await;
+            }
+        }
+    }
+
+    /// Writes down from time to time how long it has been idle, for the next server.
+    async fn save_idle(&mut self) {
+        let idle = self.idle_ms().unwrap_or(0);
+        let due = self.idle_saved.is_none_or(|at| at.elapsed() >= IDLE_SAVES);
+        if due && idle != self.entry.idle_ms {
+            self.idle_saved = Some(Instant::now());
+            let entry = Entry { idle_ms: idle, ..self.entry.clone() };
+            if self.adopted_at.is_none() {
+                self.entry.idle_ms = idle;
+            }
+            if let Err(bad) = self.shared.write(entry, Durability::Renamed).await {
+                tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "the idle time is not written down");
+            }
+        }
     }
 
     fn next_look(&self) -> Duration {
         match self.past {
             Past::Settled => {}
             Past::Sought { tries, .. } => return seek_pause(tries).min(self.until_end()),
-            Past::HalfBuilt | Past::Unclean => return CLEAN_RETRY,
+            Past::HalfBuilt | Past::Unclean | Past::Dormant => return CLEAN_RETRY,
         }
         if self.entry.orphaned.is_some() || self.is_ended() {
             return TICK;
@@ -537,12 +673,26 @@ impl SandboxTask {
         }
     }
 
+    /// Says whether the ledger is behind.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.unsaved
+    }
+
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.past == Past::Dormant
+    }
+
     fn is_ended(&self) -> bool {
         matches!(self.entry.state, State::Ended { .. })
     }
 
-    async fn save(&self, durability: Durability) {
-        if let Err(bad) = self.shared.write(self.entry.clone(), durability).await {
+    pub(crate) async fn save(&mut self, durability: Durability) {
+        // What a reboot does not make void must outlast one.
+        let lasts = matches!(self.entry.state, State::Suspended { .. }) || self.ended_suspended;
+        let durability = if lasts { Durability::Synced } else { durability };
+        let written = self.shared.write(self.entry.clone(), durability).await;
+        self.unsaved = written.is_err();
+        if let Err(bad) = written {
             tracing::error!(
                 sandbox.id = %self.entry.id, error = chain(&bad),
                 "the ledger cannot be written; free space or mend the data directory"
@@ -552,12 +702,17 @@ impl SandboxTask {
 
     /// Lets others see the sandbox as it is now.
     fn publish(&self) -> Known {
-        let known = known_of(&self.shared, &self.entry, self.endpoint.clone());
+        let mut known = known_of(&self.shared, &self.entry, self.endpoint.clone());
+        known.observed.trouble.clone_from(&self.trouble);
+        if let Some(phase) = &self.phase {
+            known.observed.phase = phase.clone();
+            known.endpoint = None;
+        }
         *self.handle.known.lock() = known.clone();
         known
     }
 
-    async fn report(&self) {
+    pub(crate) async fn report(&self) {
         let known = self.publish();
         self.shared.report(&self.entry.id, known.observed, known.endpoint).await;
     }
@@ -587,6 +742,9 @@ fn new_entry(shared: &Shared, intent: &NodeIntent, launch: Launch) -> Entry {
         tarnd: shared.config.tarnd.clone(),
         started: None,
         orphaned: None,
+        template: None,
+        held: false,
+        idle_ms: 0,
     }
 }
 
@@ -601,10 +759,11 @@ fn known_of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Known
     let (phase, at) = match &entry.state {
         State::Starting => (ObservedPhase::Starting, shared.parts.clock.now()),
         State::Running { since } => (ObservedPhase::Running, *since),
+        State::Suspended { at } => (ObservedPhase::Suspended, *at),
         State::Ended { cause, at } => (ObservedPhase::Ended(cause.clone()), *at),
     };
     Known {
-        observed: Observed { generation: entry.generation, phase, at },
+        observed: Observed { generation: entry.generation, phase, at, trouble: None },
         endpoint,
         launch: entry.launch.clone(),
         orphaned: entry.orphaned.is_some(),

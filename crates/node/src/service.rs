@@ -1,7 +1,7 @@
 //! The node as control sees it, and the start of it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
         Arc,
@@ -11,24 +11,31 @@ use std::{
 };
 
 use async_trait::async_trait;
-use parking_lot::RwLock;
-use tarn_host::{Images, LayerError, Layers, SlotError, Slots};
+use parking_lot::{Mutex, RwLock};
+use tarn_host::{CaptureError, Captures, Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
-    ApplyError, Endpoint, LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
-    Unfound,
+    ApplyError, CaptureOrder, Endpoint, HeldSnapshot, LogSink, Node, NodeIntent, NodeTarget,
+    NodeView, Report, ReportSink, Unfound,
 };
+use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
-use tarn_types::{BootId, Generation, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId};
+use tarn_types::{
+    BootId, Generation, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId, SnapshotId,
+};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
-    adopt, daemon,
+    adopt,
+    capture::Note,
+    daemon,
     gauge::MemoryGauge,
     ledger::{Durability, Entry, Ledger, LedgerError},
     log::{self, LogRate},
     sandbox::{Handle, SandboxTask},
+    start::chain,
+    suspend::report_capture,
 };
 
 /// How long a daemon is waited for that hangs for want of memory; the runtime gives up sooner.
@@ -53,6 +60,8 @@ pub struct NodeConfig {
     pub boot_id: BootId,
     /// How long an orphaned sandbox is kept, in seconds.
     pub orphan_grace_secs: u64,
+    /// How long the processes of a suspended sandbox are kept, memory permitting; 0 = not at all.
+    pub keep_warm: Duration,
     /// How fast the output of each sandbox is read to be persisted.
     pub log_rate: LogRate,
 }
@@ -66,6 +75,10 @@ pub struct NodeParts {
     pub images: Arc<dyn Images>,
     /// Makes root file systems.
     pub layers: Arc<dyn Layers>,
+    /// Keeps snapshots, and what suspended sandboxes were.
+    pub captures: Arc<dyn Captures>,
+    /// Tells what went to a sandbox through the ingress.
+    pub activity: Arc<dyn ActivityGauge>,
     /// Hands out network places.
     pub slots: Arc<dyn Slots>,
     /// Tells how much memory is left.
@@ -110,6 +123,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) handles: RwLock<HashMap<SandboxId, Arc<Handle>>>,
     pub(crate) starts_in_flight: AtomicU32,
+    /// The sandboxes whose ledger entries cannot be read, and why not.
+    pub(crate) unreadable: Mutex<BTreeMap<SandboxId, String>>,
     /// Bounds the batches of lines that are in memory.
     pub(crate) log_room: Arc<Semaphore>,
 }
@@ -175,6 +190,7 @@ impl NodeService {
             ledger,
             handles: RwLock::default(),
             starts_in_flight: AtomicU32::new(0),
+            unreadable: Mutex::default(),
             log_room: Arc::new(Semaphore::new(log::ROOM)),
         }));
         adopt::adopt_all(&node.0).await?;
@@ -238,6 +254,25 @@ impl NodeService {
     }
 }
 
+/// Returns a whole snapshot of this node; one that cannot be read is logged and not there.
+async fn held_snapshot(shared: &Shared, snapshot: &SnapshotId) -> Option<HeldSnapshot> {
+    let capture = match shared.parts.captures.open(snapshot.as_str()).await {
+        Ok(capture) => capture,
+        Err(CaptureError::Missing { .. }) => return None,
+        Err(bad) => {
+            tracing::error!(snapshot.id = %snapshot, error = chain(&bad), "a snapshot cannot be read");
+            return None;
+        }
+    };
+    match Note::of(&capture) {
+        Ok(note) => Some(note.held(snapshot, &capture)),
+        Err(error) => {
+            tracing::error!(snapshot.id = %snapshot, error, "a snapshot cannot be read");
+            None
+        }
+    }
+}
+
 #[async_trait]
 impl Node for NodeService {
     fn id(&self) -> &NodeId {
@@ -251,13 +286,23 @@ impl Node for NodeService {
         if let Some(handle) = self.handle(&intent.id) {
             return handle.take(intent);
         }
+        if self.0.unreadable.lock().contains_key(&intent.id) {
+            // Whatever is wanted, nothing is made in its place and nothing of it is said.
+            tracing::error!(
+                sandbox.id = %intent.id,
+                "nothing is done for a sandbox whose ledger entry cannot be read"
+            );
+            return Ok(());
+        }
         match &intent.target {
+            // Not here: control finds that out by the list.
+            NodeTarget::Suspended => {}
             NodeTarget::Running(_) => SandboxTask::spawn_new(&self.0, intent),
             // It is not here, which is what is wanted.
             NodeTarget::Terminated(cause) => {
                 let phase = ObservedPhase::Ended(cause.clone());
                 let at = self.0.parts.clock.now();
-                let observed = Observed { generation: intent.generation, phase, at };
+                let observed = Observed { generation: intent.generation, phase, at, trouble: None };
                 self.0.report(&intent.id, observed, None).await;
             }
         }
@@ -302,6 +347,49 @@ impl Node for NodeService {
         }
     }
 
+    async fn capture(&self, order: CaptureOrder) -> Result<(), ApplyError> {
+        if self.0.parts.tasks.is_stopping() {
+            return Err(ApplyError::Stopping);
+        }
+        if let Some(held) = held_snapshot(&self.0, &order.snapshot).await {
+            report_capture(&self.0, &order, Ok(held.facts)).await;
+            return Ok(());
+        }
+        match self.handle(&order.sandbox) {
+            Some(handle) => handle.want(|wanted| {
+                if !wanted.captures.contains(&order) {
+                    wanted.captures.push(order);
+                }
+            }),
+            None => {
+                let trouble = "the sandbox is not on this node".to_owned();
+                report_capture(&self.0, &order, Err(trouble)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn snapshots(&self) -> Vec<HeldSnapshot> {
+        let names = self.0.parts.captures.list().await.unwrap_or_else(|bad| {
+            tracing::error!(error = chain(&bad), "the snapshots of this node cannot be listed");
+            Vec::new()
+        });
+        let mut held = Vec::new();
+        for snapshot in names.iter().filter_map(|name| name.parse().ok()) {
+            held.extend(held_snapshot(&self.0, &snapshot).await);
+        }
+        held
+    }
+
+    async fn discard(&self, snapshot: &SnapshotId) {
+        for handle in self.0.handles.read().values() {
+            handle.want(|wanted| wanted.captures.retain(|order| order.snapshot != *snapshot));
+        }
+        if let Err(bad) = self.0.parts.captures.discard(snapshot.as_str()).await {
+            tracing::error!(snapshot.id = %snapshot, error = chain(&bad), "a snapshot is not removed");
+        }
+    }
+
     async fn orphans(&self) -> Vec<SandboxId> {
         let handles = self.0.handles.read();
         let mut orphans: Vec<_> = handles
@@ -316,6 +404,12 @@ impl Node for NodeService {
     async fn unfound(&self) -> Vec<Unfound> {
         let handles = self.0.handles.read();
         let mut unfound: Vec<_> = handles.values().filter_map(|handle| handle.unfound()).collect();
+        let unreadable = self.0.unreadable.lock();
+        unfound.extend(
+            unreadable
+                .iter()
+                .map(|(id, trouble)| Unfound { id: id.clone(), trouble: trouble.clone() }),
+        );
         unfound.sort_by(|a, b| a.id.cmp(&b.id));
         unfound
     }

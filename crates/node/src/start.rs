@@ -5,14 +5,17 @@
 
 use std::{error::Error, net::SocketAddr, time::Duration};
 
-use tarn_guest_api::{Environment, InitRequest, Limits, PROTOCOL, Secret};
-use tarn_host::{ImageConfig, ImageError, RootFs, Slot, Template};
+use tarn_guest_api::{
+    Continues, Environment, InitRequest, Limits, PROTOCOL, Secret, UnsealRequest,
+};
+use tarn_host::{Capture, ImageConfig, ImageError, RootFs, Slot, Template};
 use tarn_node_api::Endpoint;
 use tarn_runtime::{RuntimeExit, RuntimeSpec, Started};
-use tarn_types::{EndCause, FailedStep, Launch, StartFailure};
+use tarn_types::{DaemonToken, EndCause, FailedStep, Launch, SnapshotKind, StartFailure};
 use tokio::sync::watch;
 
 use crate::{
+    capture::{Note, unseal, unseal_request},
     daemon::{self, DaemonError, knock_delay},
     ledger::{Durability, Entry},
     sandbox::Wanted,
@@ -31,17 +34,84 @@ pub(crate) async fn start(
     entry: &mut Entry,
     wanted: watch::Receiver<Wanted>,
 ) -> Result<Endpoint, EndCause> {
-    let template = find_template(shared, &entry.launch).await?;
-    let (rootfs, slot) = place(shared, entry, &template).await?;
+    let source = find_source(shared, &entry.launch).await?;
+    let template = &source.template;
+    entry.template = Some(template.digest.clone());
+    if let Some((_, note)) = source.memory() {
+        // The memory knows which program its first process is.
+        entry.tarnd = note.tarnd.clone();
+    }
+    build(shared, entry, &source, &wanted, Written::Beside).await
+}
+
+/// When a new sandbox's ledger entry is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// While the runtime works: it must be on disk before anybody is told that the sandbox runs,
+    /// not before it starts.
+    Beside,
+    /// Afterwards, by the caller: until then the one on disk says that it is suspended.
+    Later,
+}
+
+/// Builds a sandbox from its source; from memory, once more if the runtime did not bring it back.
+/// That has been seen to hang on a busy machine, once in some hundred times, and to work the next.
+async fn build(
+    shared: &Shared,
+    entry: &mut Entry,
+    source: &Source,
+    wanted: &watch::Receiver<Wanted>,
+    written: Written,
+) -> Result<Endpoint, EndCause> {
+    let first = build_once(shared, entry, source, wanted.clone(), written).await;
+    let Err(EndCause::StartFailed { step: FailedStep::Restore, message, .. }) = &first else {
+        return first;
+    };
+    tracing::warn!(sandbox.id = %entry.id, message, "memory was not restored; trying once more");
+    if let Err(trouble) = clean(shared, entry).await {
+        tracing::warn!(sandbox.id = %entry.id, trouble, "what a failed restore left is not removed");
+        return first;
+    }
+    build_once(shared, entry, source, wanted.clone(), written).await
+}
+
+async fn build_once(
+    shared: &Shared,
+    entry: &mut Entry,
+    source: &Source,
+    wanted: watch::Receiver<Wanted>,
+    written: Written,
+) -> Result<Endpoint, EndCause> {
+    let (rootfs, slot) = place(shared, entry, source).await?;
     let spec = runtime_spec(shared, entry, &rootfs, &slot);
-    // The entry must be on disk before anybody is told that the sandbox runs, not before it starts.
-    let written = shared.write(entry.clone(), Durability::Synced);
-    let ran = run(shared, entry, &spec, &template.config, wanted);
-    let (written, ran) = tokio::join!(written, ran);
+    let write = async {
+        match written {
+            Written::Beside => shared.write(entry.clone(), Durability::Synced).await,
+            Written::Later => Ok(()),
+        }
+    };
+    let ran = run(shared, entry, &spec, source, wanted);
+    let (written, ran) = tokio::join!(write, ran);
     written.map_err(|bad| failed(FailedStep::Layer, &bad))?;
     let (started, endpoint) = ran?;
     entry.started = Some(started);
     Ok(endpoint)
+}
+
+/// Brings a suspended sandbox back from its capture. On failure everything made is still to be
+/// cleaned, and the capture is as it was.
+pub(crate) async fn resume_cold(
+    shared: &Shared,
+    entry: &mut Entry,
+    wanted: watch::Receiver<Wanted>,
+) -> Result<Endpoint, String> {
+    let (capture, note) = open_capture(shared, entry.id.as_str()).await?;
+    let template = shared.parts.images.resolve_digest(&note.template, note.image_name()).await;
+    let template = template.map_err(|bad| chain(&bad))?;
+    let continues = Continues::Suspended;
+    let source = Source { template, capture: Some((capture, note)), continues };
+    let built = build(shared, entry, &source, &wanted, Written::Later).await;
+    built.map_err(|cause| cause.error_message().unwrap_or_default())
 }
 
 /// Removes everything of a sandbox from the host. What cannot be removed now is said, and the call
@@ -91,13 +161,70 @@ async fn find_template(shared: &Shared, launch: &Launch) -> Result<Template, End
     })
 }
 
+/// What a sandbox is made from.
+struct Source {
+    template: Template,
+    /// The capture it is restored from, and what its maker wrote down.
+    capture: Option<(Capture, Note)>,
+    /// What it is, if it has memory.
+    continues: Continues,
+}
+
+impl Source {
+    /// Returns the capture if it holds memory.
+    fn memory(&self) -> Option<(&Capture, &Note)> {
+        let (capture, note) = self.capture.as_ref()?;
+        (note.kind == SnapshotKind::Memory).then_some((capture, note))
+    }
+}
+
+async fn find_source(shared: &Shared, launch: &Launch) -> Result<Source, EndCause> {
+    let Some(restore) = &launch.restore else {
+        let template = find_template(shared, launch).await?;
+        return Ok(Source { template, capture: None, continues: Continues::Copy });
+    };
+    let (capture, note) = open_capture(shared, restore.snapshot.as_str())
+        .await
+        .map_err(|message| no_snapshot(format!("snapshot {}: {message}", restore.snapshot)))?;
+    let template = shared
+        .parts
+        .images
+        .resolve_digest(&note.template, note.image_name())
+        .await
+        .map_err(|bad| no_snapshot(chain(&bad)))?;
+    Ok(Source { template, capture: Some((capture, note)), continues: Continues::Copy })
+}
+
+/// Opens a capture and checks that its memory, if it has any, can go on here.
+pub(crate) async fn open_capture(shared: &Shared, name: &str) -> Result<(Capture, Note), String> {
+    let capture = shared.parts.captures.open(name).await.map_err(|bad| chain(&bad))?;
+    let note = Note::of(&capture)?;
+    match note.obstacle(&shared.parts.runtime.image_facts()) {
+        None => Ok((capture, note)),
+        Some(obstacle) => Err(obstacle),
+    }
+}
+
+fn no_snapshot(message: String) -> EndCause {
+    let failure = StartFailure::Internal;
+    EndCause::StartFailed { step: FailedStep::Snapshot, failure, message }
+}
+
 async fn place(
     shared: &Shared,
     entry: &mut Entry,
-    template: &Template,
+    source: &Source,
 ) -> Result<(RootFs, Slot), EndCause> {
     let disk = entry.launch.resources.disk;
-    let layer = shared.parts.layers.build(&entry.id, template, disk);
+    let (layers, template) = (&shared.parts.layers, &source.template);
+    let layer = async {
+        match &source.capture {
+            None => layers.build(&entry.id, template, disk).await,
+            Some((capture, _)) => {
+                layers.build_from(&entry.id, template, &capture.layer, disk).await
+            }
+        }
+    };
     let slot = shared.parts.slots.claim(&entry.id, &entry.launch.egress);
     let (layer, slot) = tokio::join!(layer, slot);
     // Whatever was claimed is known before anything fails, so that it is released again.
@@ -113,14 +240,26 @@ async fn run(
     shared: &Shared,
     entry: &Entry,
     spec: &RuntimeSpec,
-    image: &ImageConfig,
+    source: &Source,
     wanted: watch::Receiver<Wanted>,
 ) -> Result<(Started, Endpoint), EndCause> {
     let runtime = &shared.parts.runtime;
+    let endpoint =
+        |started: &Started| Endpoint { daemon: started.daemon, token: entry.token.clone() };
+    if let Some((capture, note)) = source.memory() {
+        let started = runtime.restore(spec, &capture.memory).await;
+        let started = started.map_err(|bad| failed(FailedStep::Restore, &bad))?;
+        let sealed = Endpoint { daemon: started.daemon, token: note.token.clone() };
+        let request = unseal_request(shared, &entry.id, source.continues, &entry.token);
+        unseal_new(&sealed, &entry.token, &request, wanted).await?;
+        let endpoint = endpoint(&started);
+        return Ok((started, endpoint));
+    }
     runtime.create(spec).await.map_err(|bad| failed(FailedStep::Create, &bad))?;
     let started = runtime.start(&entry.id).await.map_err(|bad| failed(FailedStep::Start, &bad))?;
-    open_daemon(started.daemon, &init_request(shared, entry, image), wanted).await?;
-    let endpoint = Endpoint { daemon: started.daemon, token: entry.token.clone() };
+    open_daemon(started.daemon, &init_request(shared, entry, &source.template.config), wanted)
+        .await?;
+    let endpoint = endpoint(&started);
     Ok((started, endpoint))
 }
 
@@ -130,27 +269,10 @@ async fn open_daemon(
     request: &InitRequest,
     mut wanted: watch::Receiver<Wanted>,
 ) -> Result<(), EndCause> {
-    let knock = async {
-        let mut round = 0;
-        loop {
-            match daemon::init(daemon, request).await {
-                Err(DaemonError::Unreachable(_)) => {
-                    tokio::time::sleep(knock_delay(round)).await;
-                    round = round.saturating_add(1);
-                }
-                answered => break answered,
-            }
-        }
-    };
-    let exited = async {
-        match wanted.wait_for(|wanted| wanted.exit.is_some()).await {
-            Ok(wanted) => wanted.exit.clone(),
-            Err(_handle_gone) => None,
-        }
-    };
+    let knock = knock(|| daemon::init(daemon, request));
     let answered = tokio::select! {
         answered = tokio::time::timeout(DAEMON_DEADLINE, knock) => answered,
-        exit = exited => return Err(died_at_start(exit.as_ref())),
+        exit = exited(&mut wanted) => return Err(died_at_start(exit.as_ref())),
     };
     match answered {
         Err(_elapsed) => Err(EndCause::StartFailed {
@@ -165,6 +287,46 @@ async fn open_daemon(
             message,
         }),
         Ok(Err(bad)) => Err(failed(FailedStep::Init, &bad)),
+    }
+}
+
+/// Asks again as long as nothing listens yet.
+pub(crate) async fn knock<T, F>(mut ask: impl FnMut() -> F) -> Result<T, DaemonError>
+where
+    F: Future<Output = Result<T, DaemonError>>,
+{
+    let mut round = 0;
+    loop {
+        match ask().await {
+            Err(DaemonError::Unreachable(_)) => {
+                tokio::time::sleep(knock_delay(round)).await;
+                round = round.saturating_add(1);
+            }
+            answered => break answered,
+        }
+    }
+}
+
+async fn exited(wanted: &mut watch::Receiver<Wanted>) -> Option<RuntimeExit> {
+    match wanted.wait_for(|wanted| wanted.exit.is_some()).await {
+        Ok(wanted) => wanted.exit.clone(),
+        Err(_handle_gone) => None,
+    }
+}
+
+/// Tells a restored daemon who it is now.
+async fn unseal_new(
+    sealed: &Endpoint,
+    token: &DaemonToken,
+    request: &UnsealRequest,
+    mut wanted: watch::Receiver<Wanted>,
+) -> Result<(), EndCause> {
+    tokio::select! {
+        unsealed = unseal(sealed, token, request) => unsealed.map_err(|message| {
+            let (step, failure) = (FailedStep::Init, StartFailure::Internal);
+            EndCause::StartFailed { step, failure, message }
+        }),
+        exit = exited(&mut wanted) => Err(died_at_start(exit.as_ref())),
     }
 }
 
@@ -202,11 +364,11 @@ fn init_request(shared: &Shared, entry: &Entry, image: &ImageConfig) -> InitRequ
     }
 }
 
-/// The request's entrypoint replaces the image's; without one an image ENTRYPOINT is run with its
-/// CMD, and a CMD alone is not (spec 01 §2).
+/// The request's entrypoint replaces the image's, and an empty one runs nothing; without one an
+/// image ENTRYPOINT is run with its CMD, and a CMD alone is not (spec 01 §2).
 fn entrypoint(launch: &Launch, image: &ImageConfig) -> Option<Vec<String>> {
     if let Some(asked) = &launch.entrypoint {
-        return Some(asked.clone());
+        return (!asked.is_empty()).then(|| asked.clone());
     }
     if image.entrypoint.is_empty() {
         return None;
@@ -214,7 +376,7 @@ fn entrypoint(launch: &Launch, image: &ImageConfig) -> Option<Vec<String>> {
     Some(image.entrypoint.iter().chain(&image.cmd).cloned().collect())
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
@@ -251,6 +413,7 @@ mod tests {
             egress: EgressPolicy::OPEN,
             named: false,
             timeout_secs: 0,
+            restore: None,
         };
         let image = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
             entrypoint: strings(entrypoint),
@@ -259,6 +422,7 @@ mod tests {
         };
         let asked = launch(Some(strings(&["mine"])));
         assert_eq!(entrypoint(&asked, &image(&["e"], &["c"])), Some(strings(&["mine"])));
+        assert_eq!(entrypoint(&launch(Some(vec![])), &image(&["e"], &["c"])), None);
         assert_eq!(entrypoint(&launch(None), &image(&["e"], &["c"])), Some(strings(&["e", "c"])));
         assert_eq!(entrypoint(&launch(None), &image(&[], &["c"])), None);
     }

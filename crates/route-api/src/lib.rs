@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use tarn_types::{
     DaemonToken, ErrorClass, Generation, PortAccess, ProjectId, SandboxId, SandboxRef,
-    SandboxStatus,
+    SandboxStatus, UnixMillis,
 };
 use thiserror::Error;
 
@@ -24,6 +24,8 @@ pub struct Route {
     pub ports: PortAccess,
     /// Its status.
     pub status: SandboxStatus,
+    /// Whether traffic wakes it while it is suspended.
+    pub wakes: bool,
     /// How to reach it; there exactly while it runs.
     pub endpoint: Option<RouteEndpoint>,
 }
@@ -51,6 +53,21 @@ pub enum RouteError {
     Unavailable,
 }
 
+/// What went through the ingress to a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// Requests, streams and sockets that are open now.
+    pub open: u32,
+    /// When the last one began or ended.
+    pub last: UnixMillis,
+}
+
+/// Tells what went through the ingress; for idle limits.
+pub trait ActivityGauge: Send + Sync + 'static {
+    /// Returns what went to a sandbox since this process began; `None` = nothing.
+    fn activity(&self, sandbox: &SandboxId) -> Option<Activity>;
+}
+
 /// Answers the ingress.
 #[async_trait]
 pub trait Routes: Send + Sync + 'static {
@@ -73,6 +90,13 @@ pub trait Routes: Send + Sync + 'static {
         sandbox: &SandboxRef,
         project: Option<&ProjectId>,
     ) -> Result<Route, RouteError>;
+
+    /// Has a suspended sandbox go on, if it may be woken. Returns at once; [`Routes::changed`]
+    /// tells when there is something new. Any number of calls cause one resume.
+    ///
+    /// # Errors
+    /// Fails when it cannot be stored.
+    async fn wake(&self, sandbox: &SandboxId) -> Result<(), RouteError>;
 
     /// Resolves when the route of a sandbox has changed from the given one, or at once if it has.
     ///

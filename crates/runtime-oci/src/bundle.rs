@@ -7,6 +7,7 @@ use rustix::{
     io::Errno,
 };
 use tarn_runtime::RuntimeSpec;
+use tarn_types::SandboxId;
 
 use crate::{limits::Limits, oci, paths::Paths};
 
@@ -14,6 +15,20 @@ use crate::{limits::Limits, oci, paths::Paths};
 /// says that somebody has it.
 pub(crate) fn claim(paths: &Paths, spec: &RuntimeSpec) -> io::Result<()> {
     fs::create_dir(paths.bundle(&spec.id))
+}
+
+/// In the bundle of a sandbox that is restored: short of running it is nothing, whatever the
+/// backend says, as a start would begin it anew.
+const FROM_IMAGE: &str = "from-image";
+
+/// Notes that the sandbox goes on from an image, or not at all.
+pub(crate) fn mark_from_image(paths: &Paths, id: &SandboxId) -> io::Result<()> {
+    fs::write(paths.bundle(id).join(FROM_IMAGE), "")
+}
+
+/// Says whether a sandbox goes on from an image, or not at all.
+pub(crate) fn is_from_image(paths: &Paths, id: &SandboxId) -> io::Result<bool> {
+    fs::exists(paths.bundle(id).join(FROM_IMAGE))
 }
 
 /// Fills the bundle, and prepares the root file system.
@@ -25,7 +40,7 @@ pub(crate) fn write(paths: &Paths, spec: &RuntimeSpec, limits: &Limits) -> io::R
 }
 
 /// Removes bundle and shape file.
-pub(crate) fn remove(paths: &Paths, id: &tarn_types::SandboxId) -> io::Result<()> {
+pub(crate) fn remove(paths: &Paths, id: &SandboxId) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -19,7 +19,7 @@ use crate::{paths::Paths, sys};
 
 /// The flags of every command, besides the paths. They are part of a memory snapshot: a change
 /// makes older ones useless.
-const FLAGS: [&str; 13] = [
+pub(crate) const FLAGS: [&str; 13] = [
     "--platform=systrap",
     "--network=sandbox",
     // The layer below is ours, so disk limits, fsync and snapshots are real.
@@ -52,16 +52,13 @@ pub(crate) struct Runsc {
     paths: Paths,
 }
 
-/// Whether programs are to stand still or go on.
-///
-/// It is the backend that stops them, and not the cgroup freezer: the sentry has some system calls
-/// made by the processes that run the programs, and hears of them by seccomp's user notification.
-/// The freezer interrupts whoever waits for an answer, the kernel takes the question back, and the
-/// sentry, finding none, takes the process for dead and ends all that ran in it: the daemon too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Motion {
-    Frozen,
-    Thawed,
+/// What a sandbox is made from.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// It waits for its start.
+    Nothing,
+    /// It goes on from the memory image in a directory.
+    Image(PathBuf),
 }
 
 /// One command on one sandbox.
@@ -101,13 +98,24 @@ impl Runsc {
 
     /// Spawns the command that makes a sandbox, inside the sandbox's cgroups. It blocks for
     /// milliseconds.
-    pub(crate) fn spawn_create(
+    pub(crate) fn spawn_making(
         &self,
         id: &SandboxId,
+        origin: &Origin,
         doors: Vec<OwnedFd>,
     ) -> std::io::Result<Child> {
         let bundle = joined("--bundle=", &self.paths.bundle(id));
-        let mut command = self.command(id, &["create".into(), bundle, id.as_str().into()]);
+        let words = match origin {
+            Origin::Nothing => vec!["create".into(), bundle, id.as_str().into()],
+            Origin::Image(image) => vec![
+                "restore".into(),
+                "--detach".into(),
+                bundle,
+                joined("--image-path=", image),
+                id.as_str().into(),
+            ],
+        };
+        let mut command = self.command(id, &words);
         sys::confine(&mut command, doors);
         command.spawn()
     }
@@ -116,16 +124,6 @@ impl Runsc {
     /// ends it (see [`crate::straggler`]).
     pub(crate) fn spawn_start(&self, id: &SandboxId) -> std::io::Result<Child> {
         self.command(id, &["start".into(), id.as_str().into()]).spawn()
-    }
-
-    /// Spawns the command that stops a running sandbox's programs, or one that makes those of a
-    /// paused one go on. Either refuses a sandbox that is not so.
-    pub(crate) fn spawn_motion(&self, id: &SandboxId, motion: Motion) -> std::io::Result<Child> {
-        let verb = match motion {
-            Motion::Frozen => "pause",
-            Motion::Thawed => "resume",
-        };
-        self.command(id, &[verb.into(), id.as_str().into()]).spawn()
     }
 
     /// Waits for a command's success.

@@ -26,8 +26,12 @@ pub struct GvisorDeadlines {
     pub create: Duration,
     /// Starting a sandbox.
     pub start: Duration,
-    /// Until every process of a frozen sandbox stands still, or of a thawed one runs.
-    pub freeze: Duration,
+    /// Pausing or resuming a sandbox. A process that waits for the disk is waited for.
+    pub pause: Duration,
+    /// Writing an empty sandbox down; memory adds to it.
+    pub checkpoint: Duration,
+    /// Restoring an empty sandbox; memory adds to it.
+    pub restore: Duration,
     /// Ending every process of a sandbox, and then removing its cgroups.
     pub delete: Duration,
 }
@@ -58,7 +62,9 @@ impl Default for GvisorDeadlines {
         Self {
             create: Duration::from_secs(30),
             start: Duration::from_secs(30),
-            freeze: Duration::from_secs(5),
+            pause: Duration::from_secs(10),
+            checkpoint: Duration::from_secs(30),
+            restore: Duration::from_secs(12),
             delete: Duration::from_secs(10),
         }
     }

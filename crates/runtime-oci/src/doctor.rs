@@ -51,12 +51,12 @@ pub async fn examine(config: &GvisorConfig) -> Vec<Fact> {
     facts
 }
 
-/// Checks the installation alone; the error says what is the matter.
-pub(crate) async fn check_installation(dir: &Path) -> Result<(), String> {
-    version(dir).await?;
+/// Checks the installation alone, and returns gVisor's version; the error says what is the matter.
+pub(crate) async fn check_installation(dir: &Path) -> Result<String, String> {
+    let version = version(dir).await?;
     sidecars(dir)?;
     prewarmer(dir).await?;
-    Ok(())
+    Ok(version)
 }
 
 fn fact(name: &'static str, remedy: &'static str, found: Result<String, String>) -> Fact {

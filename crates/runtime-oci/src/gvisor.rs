@@ -1,12 +1,12 @@
 //! The gVisor driver: performs what the other modules decide.
 
-use std::{collections::HashMap, fs, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fs, io, net::SocketAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_runtime::{
-    Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeKind, RuntimeSpec,
-    RuntimeStats, Started,
+    Adopted, Capabilities, ImageFacts, Runtime, RuntimeError, RuntimeEvent, RuntimeKind,
+    RuntimeSpec, RuntimeStats, Started,
 };
 use tarn_task::Tasks;
 use tarn_types::{ByteSize, ErrorClass, SandboxId};
@@ -21,13 +21,14 @@ use tracing::{info, warn};
 use crate::{
     bundle,
     cgroup::{Cgroups, Layout, LayoutError, SandboxCgroup},
-    command::{Call, Motion, Runsc},
+    command::{Call, Origin, Runsc},
     config::GvisorConfig,
-    doctor,
+    control::{Control, ControlParts, Standing},
+    doctor, image,
     limits::Limits,
     netns,
     paths::Paths,
-    pressure::Round,
+    pressure::{LOAN, Round},
     process::{self, Process},
     remains::{Remains, host},
     state::{BackendState, BackendStatus},
@@ -66,6 +67,7 @@ pub struct GvisorRuntime {
     runsc: Runsc,
     tasks: Tasks,
     events: mpsc::Sender<RuntimeEvent>,
+    facts: ImageFacts,
     known: Mutex<HashMap<SandboxId, Known>>,
     /// Creates beyond this many only slow each other down. A start waits for none: what is half
     /// done is finished before more is begun, which halves the median of twenty at once.
@@ -76,7 +78,20 @@ pub struct GvisorRuntime {
 #[derive(Debug)]
 struct Known {
     spec: Arc<RuntimeSpec>,
-    watch: Option<JoinHandle<()>>,
+    running: Option<Running>,
+}
+
+/// One that was started.
+#[derive(Debug)]
+struct Running {
+    watch: JoinHandle<()>,
+    control: Arc<Control>,
+}
+
+/// How a running sandbox came under our eyes.
+struct Sighting {
+    round: Round,
+    standing: Standing,
 }
 
 // === impl GvisorStartError ===
@@ -107,10 +122,11 @@ impl GvisorRuntime {
         tasks: Tasks,
         events: mpsc::Sender<RuntimeEvent>,
     ) -> Result<Self, GvisorStartError> {
-        doctor::check_installation(&config.runsc_dir)
+        let version = doctor::check_installation(&config.runsc_dir)
             .await
             .map_err(|what| GvisorStartError::Installation { what })?;
         let host = |step| move |source| GvisorStartError::Host { step, source };
+        let facts = image::facts(version).map_err(host("read the CPU's features"))?;
         let paths = Paths::new(&config.state_dir);
         let ending =
             tokio::time::timeout(config.deadlines.delete, straggler::end_all(&paths)).await;
@@ -134,28 +150,89 @@ impl GvisorRuntime {
             config,
             tasks,
             events,
+            facts,
         })
     }
 
     /// Makes the bundle and the cgroups, and spawns the command. Blocks: run it apart.
-    async fn spawn_create(&self, spec: &RuntimeSpec, limits: Limits) -> io::Result<Child> {
+    async fn spawn_making(
+        &self,
+        spec: &RuntimeSpec,
+        origin: Origin,
+    ) -> Result<Child, RuntimeError> {
         let (paths, runsc, spec) = (self.remains.paths.clone(), self.runsc.clone(), spec.clone());
-        let cgroup = self.remains.cgroups.sandbox(&spec.id);
-        blocking(&self.tasks, move || {
+        let (id, limits) = (spec.id.clone(), Limits::of(&spec));
+        let cgroup = self.remains.cgroups.sandbox(&id);
+        let spawned = blocking(&self.tasks, move || {
             bundle::write(&paths, &spec, &limits)?;
             cgroup.create(&limits)?;
-            runsc.spawn_create(&spec.id, cgroup.doors()?)
-        })
-        .await
+            if matches!(origin, Origin::Image(_)) {
+                bundle::mark_from_image(&paths, &spec.id)?;
+                // For what reading needs besides the memory that is read. The watch takes it back.
+                cgroup.memory().set_limit(limits.memory.hard.saturating_add(LOAN))?;
+            }
+            runsc.spawn_making(&spec.id, &origin, cgroup.doors()?)
+        });
+        spawned.await.map_err(host("prepare", &id))
+    }
+
+    fn claim(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        match bundle::claim(&self.remains.paths, spec) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(RuntimeError::Exists { id: spec.id.clone() })
+            }
+            Err(error) => Err(host("make the bundle", &spec.id)(error)),
+        }
+    }
+
+    /// Removes what a making that failed has left.
+    async fn undo(&self, id: &SandboxId) {
+        self.forget(id).await;
+        if let Err(error) = self.remains.clear(id).await {
+            warn!(sandbox.id = %id, %error, "a sandbox that could not be made is not removed");
+        }
     }
 
     async fn create_claimed(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
-        let id = &spec.id;
-        let limits = Limits::of(spec);
-        let spawned = self.spawn_create(spec, limits).await;
-        let child = spawned.map_err(host("prepare", id))?;
-        let call = Call { step: "create", id, limit: self.config.deadlines.create };
+        let child = self.spawn_making(spec, Origin::Nothing).await?;
+        let call = Call { step: "create", id: &spec.id, limit: self.config.deadlines.create };
         self.runsc.finish(&call, child).await
+    }
+
+    async fn restore_claimed(
+        &self,
+        spec: &RuntimeSpec,
+        image: &Path,
+    ) -> Result<Started, RuntimeError> {
+        let (step, id) = ("restore", &spec.id);
+        let memory = image::memory(image).map_err(host("read the image", id))?;
+        if let Some(detail) = image::too_large(memory, Limits::of(spec).memory) {
+            return Err(RuntimeError::Backend { step, id: id.clone(), detail });
+        }
+        let child = self.spawn_making(spec, Origin::Image(image.to_owned())).await?;
+        let limit = image::deadline(self.config.deadlines.restore, memory);
+        self.runsc.finish(&Call { step, id, limit }, child).await?;
+        let sighting = Sighting { round: Round::inherited(), standing: Standing::Running };
+        self.watch_started(step, &Arc::new(spec.clone()), sighting)
+    }
+
+    /// Watches a sandbox that a command has just started.
+    fn watch_started(
+        &self,
+        step: &'static str,
+        spec: &Arc<RuntimeSpec>,
+        sighting: Sighting,
+    ) -> Result<Started, RuntimeError> {
+        let started = match self.backend_state(&spec.id)? {
+            Some(state) => self.watch(spec, &state, sighting)?,
+            None => None,
+        };
+        started.ok_or_else(|| RuntimeError::Backend {
+            step,
+            id: spec.id.clone(),
+            detail: "the sandbox ended at once".to_owned(),
+        })
     }
 
     /// Returns the backend's state, if it has the sandbox and names a process.
@@ -177,10 +254,10 @@ impl GvisorRuntime {
     fn watch(
         &self,
         spec: &Arc<RuntimeSpec>,
-        pid: u32,
-        round: Round,
+        state: &BackendState,
+        sighting: Sighting,
     ) -> Result<Option<Started>, RuntimeError> {
-        let id = &spec.id;
+        let (id, pid) = (&spec.id, state.pid);
         let cgroup = self.remains.cgroups.sandbox(id);
         let limits = Limits::of(spec);
         let Some(sentry) = Process::open(pid).map_err(host("watch", id))? else {
@@ -195,16 +272,27 @@ impl GvisorRuntime {
             return Ok(None);
         }
         cgroup.set_cpu_quota(&limits).map_err(host("limit the CPU", id))?;
+        let control = Control::new(ControlParts {
+            id: id.clone(),
+            socket: state.socket.clone(),
+            memory: cgroup.memory(),
+            bounds: limits.memory,
+            deadlines: self.config.deadlines,
+            tasks: self.tasks.clone(),
+            standing: sighting.standing,
+        });
         let watch = Watch {
             id: id.clone(),
             sentry,
             cgroup,
             bounds: limits.memory,
+            still: control.still(),
             events: self.events.clone(),
             tasks: self.tasks.clone(),
         };
-        let handle = self.tasks.spawn("gvisor-watch", watch.run(round));
-        let known = Known { spec: Arc::clone(spec), watch: Some(handle) };
+        let watch = self.tasks.spawn("gvisor-watch", watch.run(sighting.round));
+        let running = Some(Running { watch, control: Arc::new(control) });
+        let known = Known { spec: Arc::clone(spec), running };
         self.known.lock().insert(id.clone(), known);
         let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);
         Ok(Some(Started { daemon, pid, pid_started }))
@@ -213,38 +301,30 @@ impl GvisorRuntime {
     /// Stops watching. No event follows.
     async fn forget(&self, id: &SandboxId) {
         let known = self.known.lock().remove(id);
-        if let Some(watch) = known.and_then(|known| known.watch) {
-            watch.abort();
+        if let Some(running) = known.and_then(|known| known.running) {
+            running.watch.abort();
             // It ends by the abort, or has ended.
-            drop(watch.await);
+            drop(running.watch.await);
         }
     }
 
-    /// Stops or continues the programs of a sandbox that has been started; in any other there are
-    /// none. The backend writes down that they stand still, for the next server too.
-    async fn set_motion(&self, id: &SandboxId, motion: Motion) -> Result<(), RuntimeError> {
-        let step = match motion {
-            Motion::Frozen => "freeze",
-            Motion::Thawed => "thaw",
-        };
-        let cgroup = self.living(id)?;
-        if motion == Motion::Thawed {
-            // By which earlier versions froze.
-            cgroup.thaw().map_err(host(step, id))?;
+    /// Returns the control of a sandbox that runs, or is paused.
+    fn control(&self, step: &'static str, id: &SandboxId) -> Result<Arc<Control>, RuntimeError> {
+        self.living(id)?;
+        match self.known.lock().get(id) {
+            Some(Known { running: Some(running), .. }) => Ok(Arc::clone(&running.control)),
+            Some(Known { running: None, .. }) => {
+                let detail = "it was not started".to_owned();
+                Err(RuntimeError::Backend { step, id: id.clone(), detail })
+            }
+            None => Err(RuntimeError::NotFound { id: id.clone() }),
         }
-        let status = self.backend_state(id)?.map(|state| state.status);
-        let wanted = match motion {
-            Motion::Frozen => BackendStatus::Running,
-            Motion::Thawed => BackendStatus::Paused,
-        };
-        if status != Some(wanted) {
-            return Ok(());
-        }
-        let (runsc, sandbox) = (self.runsc.clone(), id.clone());
-        let spawned = blocking(&self.tasks, move || runsc.spawn_motion(&sandbox, motion)).await;
-        let child = spawned.map_err(host(step, id))?;
-        let call = Call { step, id, limit: self.config.deadlines.freeze };
-        self.runsc.finish(&call, child).await
+    }
+
+    /// Says whether a sandbox waits for its start: then it has no programs.
+    fn is_created(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
+        let state = self.backend_state(id)?;
+        Ok(state.is_some_and(|state| state.status == BackendStatus::Created))
     }
 
     /// Returns the cgroup of a sandbox that has processes.
@@ -264,27 +344,18 @@ impl Runtime for GvisorRuntime {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { enforces_limits: true, freeze: true }
+        Capabilities { enforces_limits: true, freeze: true, memory_snapshots: true }
     }
 
     async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
-        let id = &spec.id;
         let _turn = self.turns.acquire().await;
-        match bundle::claim(&self.remains.paths, spec) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(RuntimeError::Exists { id: id.clone() });
-            }
-            Err(error) => return Err(host("make the bundle", id)(error)),
-        }
+        self.claim(spec)?;
         if let Err(error) = self.create_claimed(spec).await {
-            if let Err(undo) = self.remains.clear(id).await {
-                warn!(sandbox.id = %id, error = %undo, "a failed create could not be undone");
-            }
+            self.undo(&spec.id).await;
             return Err(error);
         }
-        let known = Known { spec: Arc::new(spec.clone()), watch: None };
-        self.known.lock().insert(id.clone(), known);
+        let known = Known { spec: Arc::new(spec.clone()), running: None };
+        self.known.lock().insert(spec.id.clone(), known);
         Ok(())
     }
 
@@ -296,16 +367,8 @@ impl Runtime for GvisorRuntime {
         let child = spawned.map_err(host("start", id))?;
         let call = Call { step: "start", id, limit: self.config.deadlines.start };
         self.runsc.finish(&call, child).await?;
-        let state = self.backend_state(id)?;
-        let started = match state {
-            Some(state) => self.watch(&spec, state.pid, Round::default())?,
-            None => None,
-        };
-        started.ok_or_else(|| RuntimeError::Backend {
-            step: "start",
-            id: id.clone(),
-            detail: "the sandbox ended at once".to_owned(),
-        })
+        let sighting = Sighting { round: Round::default(), standing: Standing::Running };
+        self.watch_started("start", &spec, sighting)
     }
 
     async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
@@ -328,17 +391,20 @@ impl Runtime for GvisorRuntime {
             BackendStatus::Running | BackendStatus::Paused => {
                 // Two watches would report its end twice.
                 self.forget(&spec.id).await;
-                let started = self.watch(&spec, state.pid, Round::inherited())?;
+                let sighting = Sighting { round: Round::inherited(), standing: Standing::Unknown };
+                let started = self.watch(&spec, &state, sighting)?;
                 Ok(started.map_or(Adopted::Gone, Adopted::Running))
             }
             BackendStatus::Created => {
                 let members = self.remains.cgroups.sandbox(&spec.id).processes();
                 let members = members.map_err(host("find the processes", &spec.id))?;
-                if members.binary_search(&state.pid).is_err() {
+                let from_image = bundle::is_from_image(&self.remains.paths, &spec.id)
+                    .map_err(host("read the bundle", &spec.id))?;
+                if from_image || members.binary_search(&state.pid).is_err() {
                     return Ok(Adopted::Gone);
                 }
                 let id = spec.id.clone();
-                self.known.lock().insert(id, Known { spec, watch: None });
+                self.known.lock().insert(id, Known { spec, running: None });
                 Ok(Adopted::Created)
             }
             BackendStatus::Other => Ok(Adopted::Gone),
@@ -346,11 +412,46 @@ impl Runtime for GvisorRuntime {
     }
 
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {
-        self.set_motion(id, Motion::Frozen).await
+        self.living(id)?;
+        if self.is_created(id)? {
+            return Ok(());
+        }
+        self.control("freeze", id)?.pause().await
     }
 
     async fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError> {
-        self.set_motion(id, Motion::Thawed).await
+        // By which earlier versions froze.
+        self.living(id)?.thaw().map_err(host("thaw", id))?;
+        if self.is_created(id)? {
+            return Ok(());
+        }
+        self.control("thaw", id)?.resume().await
+    }
+
+    fn image_facts(&self) -> ImageFacts {
+        self.facts.clone()
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.control("pause", id)?.pause().await
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.control("resume", id)?.resume().await
+    }
+
+    async fn checkpoint(&self, id: &SandboxId, image: &Path) -> Result<(), RuntimeError> {
+        self.control("checkpoint", id)?.checkpoint(image).await
+    }
+
+    async fn restore(&self, spec: &RuntimeSpec, image: &Path) -> Result<Started, RuntimeError> {
+        let _turn = self.turns.acquire().await;
+        self.claim(spec)?;
+        let restored = self.restore_claimed(spec, image).await;
+        if restored.is_err() {
+            self.undo(&spec.id).await;
+        }
+        restored
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {

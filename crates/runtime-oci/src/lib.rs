@@ -1,8 +1,9 @@
 //! The runtimes that speak the OCI command line; today gVisor's `runsc`.
 //!
 //! Pure parts decide, and are tested by tables: the bundle's `config.json` ([`oci`]), the limits
-//! ([`limits`]), the memory policy ([`pressure`]), the backend's state file ([`state`]), the
-//! layout of cgroups ([`cgroup`]). [`gvisor`] performs.
+//! ([`limits`]), the memory policy ([`pressure`]), the backend's state file ([`state`]), whether a
+//! sandbox is paused ([`stack`]), the layout of cgroups ([`cgroup`]). [`gvisor`] performs, and
+//! [`control`] what a sandbox is asked while it runs.
 //!
 //! The driver knows no images, networks or ledgers, and takes no command inside a sandbox: the
 //! daemon there is somebody else's.
@@ -19,8 +20,10 @@ mod bundle;
 mod cgroup;
 mod command;
 mod config;
+mod control;
 mod doctor;
 mod gvisor;
+mod image;
 mod limits;
 mod netns;
 mod oci;
@@ -28,9 +31,11 @@ mod paths;
 mod pressure;
 mod process;
 mod remains;
+mod stack;
 mod state;
 mod straggler;
 mod sys;
+mod urpc;
 mod watch;
 
 pub use config::{GvisorConfig, GvisorDeadlines};

@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::limits::MemoryBounds;
 
 /// What is lent at a time: 40 ms of a program's full speed.
-const LOAN: u64 = 64 << 20;
+pub(crate) const LOAN: u64 = 64 << 20;
 
 const MOST_LOANS: u32 = 8;
 

@@ -1,5 +1,7 @@
 //! The backend's state file. Pure.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 /// How far the backend says a sandbox has come.
@@ -16,11 +18,13 @@ pub(crate) enum BackendStatus {
 }
 
 /// What we read of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BackendState {
     pub(crate) status: BackendStatus,
     /// The sentry on the host.
     pub(crate) pid: u32,
+    /// Where the sentry takes calls. The backend puts it elsewhere when our path is too long.
+    pub(crate) socket: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +36,8 @@ struct StateFile {
 #[derive(Deserialize)]
 struct SandboxPart {
     pid: u32,
+    #[serde(default, rename = "controlSocketPath")]
+    socket: PathBuf,
 }
 
 // === impl BackendState ===
@@ -49,8 +55,8 @@ impl BackendState {
             Some("paused") => BackendStatus::Paused,
             _ => BackendStatus::Other,
         };
-        let pid = file.sandbox.map_or(0, |sandbox| sandbox.pid);
-        Ok((pid != 0).then_some(Self { status, pid }))
+        let sandbox = file.sandbox.filter(|sandbox| sandbox.pid != 0);
+        Ok(sandbox.map(|SandboxPart { pid, socket }| Self { status, pid, socket }))
     }
 }
 
@@ -61,10 +67,13 @@ mod tests {
     #[test]
     fn status_and_process_are_read_and_the_rest_ignored() {
         for (text, expected) in [
-            (r#"{"id":"x","status":"created","sandbox":{"pid":7,"uid":-1}}"#, Some(("c", 7))),
-            (r#"{"status":"running","sandbox":{"pid":9},"goferPid":3}"#, Some(("r", 9))),
-            (r#"{"status":"paused","sandbox":{"pid":9}}"#, Some(("p", 9))),
-            (r#"{"status":"stopped","sandbox":{"pid":9}}"#, Some(("o", 9))),
+            (r#"{"id":"x","status":"created","sandbox":{"pid":7,"uid":-1}}"#, Some(("c", 7, ""))),
+            (
+                r#"{"status":"running","sandbox":{"pid":9,"controlSocketPath":"/s"},"goferPid":3}"#,
+                Some(("r", 9, "/s")),
+            ),
+            (r#"{"status":"paused","sandbox":{"pid":9}}"#, Some(("p", 9, ""))),
+            (r#"{"status":"stopped","sandbox":{"pid":9}}"#, Some(("o", 9, ""))),
             (r#"{"status":"stopped","sandbox":{"pid":0}}"#, None),
             (r#"{"status":"creating","sandbox":null}"#, None),
             (r#"{"status":3}"#, None),
@@ -76,8 +85,9 @@ mod tests {
                     BackendStatus::Paused => "p",
                     BackendStatus::Other => "o",
                 };
-                (status, state.pid)
+                (status, state.pid, state.socket)
             });
+            let expected = expected.map(|(status, pid, socket)| (status, pid, socket.into()));
             assert_eq!(read, expected, "{text}");
         }
         assert!(BackendState::parse("").is_err());

@@ -5,13 +5,16 @@ use std::{io, time::Duration};
 use tarn_runtime::{RuntimeEvent, RuntimeExit};
 use tarn_task::Tasks;
 use tarn_types::SandboxId;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use crate::{
     cgroup::{MemoryAlarm, SandboxCgroup},
     limits::MemoryBounds,
-    pressure::{NewLimit, Round, Then},
+    pressure::{LOAN, NewLimit, Round, Then},
     process::{self, Process},
 };
 
@@ -24,8 +27,17 @@ pub(crate) struct Watch {
     pub(crate) sentry: Process,
     pub(crate) cgroup: SandboxCgroup,
     pub(crate) bounds: MemoryBounds,
+    /// Whether every process stands still.
+    pub(crate) still: watch::Receiver<bool>,
     pub(crate) events: mpsc::Sender<RuntimeEvent>,
     pub(crate) tasks: Tasks,
+}
+
+/// Whether every process is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Still {
+    Yes,
+    No,
 }
 
 /// How a bout of pressure ended.
@@ -63,7 +75,11 @@ impl Watch {
         let mut alarm = self.set_alarm();
         let mut round = first;
         loop {
-            match self.relieve(&mut round, &mut alarm).await {
+            let end = tokio::select! {
+                end = self.relieve(&mut round, &mut alarm) => end,
+                () = self.becomes(Still::Yes) => RoundEnd::Calm,
+            };
+            match end {
                 RoundEnd::Calm => {}
                 // At its limit a sentry is refused what it cannot do without, and gives up.
                 RoundEnd::SentryEnded if round.has_announced() => return RuntimeExit::OutOfMemory,
@@ -73,8 +89,46 @@ impl Watch {
             tokio::select! {
                 // An error means that the kernel knows the process no more.
                 _ = self.sentry.ended() => return self.cause(),
+                () = self.becomes(Still::Yes) => {
+                    tokio::select! {
+                        _ = self.sentry.ended() => return self.cause(),
+                        () = self.stand_by(&mut alarm) => {}
+                    }
+                    // Whatever was lent meanwhile is taken back.
+                    round = Round::inherited();
+                }
                 () = ring(&mut alarm) => round = Round::default(),
             }
+        }
+    }
+
+    /// Watches a paused sandbox until it is resumed.
+    ///
+    /// Nothing inside takes memory, and nobody inside could give any back; what the sentry needs
+    /// to write it down it gets.
+    async fn stand_by(&self, alarm: &mut Option<MemoryAlarm>) {
+        loop {
+            let memory = self.cgroup.memory();
+            if let Ok(reading) = memory.read()
+                && reading.stuck
+                && let Err(error) = memory.set_limit(reading.usage.saturating_add(LOAN))
+            {
+                warn!(sandbox.id = %self.id, %error, "memory cannot be lent");
+            }
+            tokio::select! {
+                () = self.becomes(Still::No) => return,
+                () = ring(alarm) => {}
+            }
+        }
+    }
+
+    /// Resolves when it stands still, or no more.
+    async fn becomes(&self, wanted: Still) {
+        let mut still = self.still.clone();
+        let reached = still.wait_for(|still| *still == (wanted == Still::Yes)).await.is_ok();
+        if !reached {
+            // Nobody can pause it any more.
+            std::future::pending().await
         }
     }
 

@@ -7,10 +7,11 @@
 mod adopt;
 mod freeze;
 mod harness;
+mod image;
 mod life;
 mod probe;
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
+use std::{any::Any, panic::AssertUnwindSafe, path::PathBuf, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -37,6 +38,9 @@ pub trait Fixture: Send + Sync + 'static {
     async fn prepare_unstartable(&self) -> Option<RuntimeSpec> {
         None
     }
+
+    /// Makes a new empty directory for a memory image; it may live as long as the fixture.
+    async fn empty_dir(&self) -> PathBuf;
 
     /// Gives back what was prepared, after the sandbox was deleted.
     async fn release(&self, spec: &RuntimeSpec);
@@ -75,7 +79,7 @@ pub struct Case {
 /// Returns every case.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    [life::CASES, adopt::CASES, freeze::CASES].concat()
+    [life::CASES, adopt::CASES, freeze::CASES, image::CASES].concat()
 }
 
 /// Runs every case, one after the other, and fails with the names of those that failed and what

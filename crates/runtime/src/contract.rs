@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
@@ -27,6 +27,21 @@ pub struct Capabilities {
     pub enforces_limits: bool,
     /// Freezing stops every process of the sandbox.
     pub freeze: bool,
+    /// Memory and processes can be written down and brought back.
+    pub memory_snapshots: bool,
+}
+
+/// What must be the same where a memory image is restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// The technology.
+    pub runtime: RuntimeKind,
+    /// The backend's version, to the letter.
+    pub version: String,
+    /// The flags that are part of an image.
+    pub flags: Vec<String>,
+    /// The features of the CPU that its processes may have seen; another one must have them all.
+    pub cpu_features: Vec<String>,
 }
 
 /// All a runtime needs to make one sandbox.
@@ -211,6 +226,37 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// Fails when the sandbox is not there or does not answer.
     async fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+
+    /// Returns what a memory image made now depends on.
+    fn image_facts(&self) -> ImageFacts;
+
+    /// Stops every process of a sandbox at an instant, in a way that [`Runtime::checkpoint`] can
+    /// work. It stays stopped, whoever dies, until [`Runtime::resume`].
+    ///
+    /// # Errors
+    /// Fails when the sandbox is not there or does not answer; it is not paused then.
+    async fn pause(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+
+    /// Continues a paused sandbox. Does nothing to one that is not paused.
+    ///
+    /// # Errors
+    /// Fails when the sandbox is not there or does not answer.
+    async fn resume(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+
+    /// Writes memory and processes of a paused sandbox into an empty directory; it stays paused.
+    /// What is written is not synced.
+    ///
+    /// # Errors
+    /// Fails when it cannot be written; the sandbox is paused still, unless it died.
+    async fn checkpoint(&self, id: &SandboxId, image: &Path) -> Result<(), RuntimeError>;
+
+    /// Makes a sandbox that goes on from a memory image, in place of [`Runtime::create`] and
+    /// [`Runtime::start`]: id, root path, namespace, address and limits are the spec's, all else is
+    /// the image's. It runs and is watched when this returns. A failure leaves nothing behind.
+    ///
+    /// # Errors
+    /// Fails when the backend fails, or has the id already.
+    async fn restore(&self, spec: &RuntimeSpec, image: &Path) -> Result<Started, RuntimeError>;
 
     /// Returns what a sandbox uses.
     ///

@@ -10,6 +10,6 @@ mod contract;
 pub mod sim;
 
 pub use contract::{
-    Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeExit, RuntimeKind,
-    RuntimeSpec, RuntimeStats, Started,
+    Adopted, Capabilities, ImageFacts, Runtime, RuntimeError, RuntimeEvent, RuntimeExit,
+    RuntimeKind, RuntimeSpec, RuntimeStats, Started,
 };

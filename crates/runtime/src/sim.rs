@@ -2,7 +2,8 @@
 //!
 //! It makes everything around a runtime testable without root and measurable without a runtime's
 //! own time: nothing in it waits unless told to. The daemon is a scripted part of spec 05 with a
-//! few commands. Nothing is isolated, so a server refuses this runtime outside tests and benches.
+//! few commands; a memory image is what it has, as JSON. Nothing is isolated, so a server refuses
+//! this runtime outside tests and benches.
 //!
 //! A [`SimHost`] stands for the machine and a [`SimRuntime`] for the server's hold on it: drop the
 //! runtime, keep the host, make another runtime, and the sandboxes are there to be adopted.
@@ -12,10 +13,11 @@ mod daemon;
 mod fault;
 mod file;
 mod host;
+mod image;
 mod process;
 mod script;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use tarn_task::Tasks;
@@ -28,8 +30,8 @@ pub use self::{
     host::SimHost,
 };
 use crate::{
-    Adopted, Capabilities, Runtime, RuntimeError, RuntimeEvent, RuntimeKind, RuntimeSpec,
-    RuntimeStats, Started,
+    Adopted, Capabilities, ImageFacts, Runtime, RuntimeError, RuntimeEvent, RuntimeKind,
+    RuntimeSpec, RuntimeStats, Started,
 };
 
 /// Drives the sandboxes of a [`SimHost`].
@@ -73,7 +75,7 @@ impl Runtime for SimRuntime {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { enforces_limits: false, freeze: true }
+        Capabilities { enforces_limits: false, freeze: true, memory_snapshots: true }
     }
 
     async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
@@ -98,6 +100,31 @@ impl Runtime for SimRuntime {
 
     async fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         self.host.set_frozen(id, SimStep::Thaw).await
+    }
+
+    fn image_facts(&self) -> ImageFacts {
+        ImageFacts {
+            runtime: RuntimeKind::Sim,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            flags: Vec::new(),
+            cpu_features: Vec::new(),
+        }
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.host.set_paused(id, SimStep::Pause).await
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.host.set_paused(id, SimStep::Resume).await
+    }
+
+    async fn checkpoint(&self, id: &SandboxId, image: &Path) -> Result<(), RuntimeError> {
+        self.host.checkpoint(id, image).await
+    }
+
+    async fn restore(&self, spec: &RuntimeSpec, image: &Path) -> Result<Started, RuntimeError> {
+        self.host.restore(spec, image, &self.watch).await
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {

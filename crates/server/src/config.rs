@@ -60,6 +60,10 @@ pub(crate) struct NodeSection {
     pub(crate) processes: u32,
     /// How long a sandbox that the store does not know is kept, in seconds. Default: 7 days.
     pub(crate) orphan_grace_secs: u64,
+    /// How long the processes of a suspended sandbox are kept in memory, so that it resumes
+    /// quickly, in seconds; 0 = not at all. Under memory pressure they are dropped earlier.
+    /// Default: 300.
+    pub(crate) keep_warm_secs: u64,
 }
 
 /// Which isolation technology a node uses.
@@ -121,6 +125,8 @@ pub(crate) struct LimitsSection {
     pub(crate) disk_max_mb: u64,
     /// The longest time limit in seconds, and what 0 asks for. Default: unlimited.
     pub(crate) timeout_max_secs: Option<u64>,
+    /// How many copies of a sandbox one request may ask for. Default: 100.
+    pub(crate) copies_max: u32,
 }
 
 /// `[admission]`
@@ -258,7 +264,12 @@ impl Default for IngressSection {
 
 impl Default for NodeSection {
     fn default() -> Self {
-        Self { runtime: RuntimeChoice::Gvisor, processes: 1024, orphan_grace_secs: 7 * 24 * 3600 }
+        Self {
+            runtime: RuntimeChoice::Gvisor,
+            processes: 1024,
+            orphan_grace_secs: 7 * 24 * 3600,
+            keep_warm_secs: 300,
+        }
     }
 }
 
@@ -284,6 +295,7 @@ impl Default for LimitsSection {
             disk_min_mb: 1024,
             disk_max_mb: 102_400,
             timeout_max_secs: None,
+            copies_max: 100,
         }
     }
 }

@@ -4,13 +4,13 @@ use std::{path::Path, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use tarn_host::{
-    Images, Layers, Slots,
-    sim::{SimImages, SimLayers, SimSlots},
+    Captures, Images, Layers, Slots,
+    sim::{SimCaptures, SimImages, SimLayers, SimSlots},
 };
 use tarn_hostnet::{HostSlots, SlotsConfig};
 use tarn_runtime::{Runtime, RuntimeEvent, sim::SimRuntime};
 use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
-use tarn_storage::{Daemons, HostLayers, Pool, PoolOptions, PoolSizing, StockImages};
+use tarn_storage::{Daemons, HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, StockImages};
 use tarn_task::Tasks;
 use tarn_types::{ByteSize, InstanceTag, Resources};
 use tokio::sync::mpsc;
@@ -26,6 +26,7 @@ pub(crate) struct Host {
     pub(crate) images: Arc<dyn Images>,
     pub(crate) layers: Arc<dyn Layers>,
     pub(crate) slots: Arc<dyn Slots>,
+    pub(crate) captures: Arc<dyn Captures>,
     /// The host's copy of `tarnd`.
     pub(crate) tarnd: PathBuf,
     pub(crate) events: mpsc::Receiver<RuntimeEvent>,
@@ -48,7 +49,7 @@ impl Host {
     pub(crate) async fn open(plan: &HostPlan<'_>) -> anyhow::Result<Self> {
         match plan.config.node.runtime {
             RuntimeChoice::Gvisor => Self::real(plan).await,
-            RuntimeChoice::Sim => Ok(Self::simulated(plan.tasks)),
+            RuntimeChoice::Sim => Ok(Self::simulated(plan)),
         }
     }
 
@@ -62,7 +63,10 @@ impl Host {
             .await
             .context("start the gVisor runtime")?;
         let pool = open_pool(plan).context("open the storage pool")?;
-        let layers = HostLayers::start(Arc::new(pool), tasks);
+        let pool = Arc::new(pool);
+        let captures =
+            HostCaptures::start(Arc::clone(&pool), tasks).context("open the snapshots")?;
+        let layers = HostLayers::start(pool, tasks);
         layers.prepare(Resources::default().disk).await.context("prepare a blank layer")?;
         let slots = HostSlots::start(slots_config(plan)?, tasks.clone())
             .await
@@ -72,12 +76,14 @@ impl Host {
             images: Arc::new(StockImages::open(plan.assets, tasks.clone())),
             layers: Arc::new(layers),
             slots: Arc::new(slots),
+            captures: Arc::new(captures),
             tarnd,
             events: inbox,
         })
     }
 
-    fn simulated(tasks: &Tasks) -> Self {
+    fn simulated(plan: &HostPlan<'_>) -> Self {
+        let tasks = plan.tasks;
         let (events, inbox) = mpsc::channel(EVENT_BOUND);
         tracing::warn!("the simulated runtime isolates nothing; it is for tests and benches");
         Self {
@@ -88,6 +94,7 @@ impl Host {
             ])),
             layers: Arc::new(SimLayers::default()),
             slots: Arc::new(SimSlots::default()),
+            captures: Arc::new(SimCaptures::new(&plan.data.root.join("captures"))),
             tarnd: PathBuf::from("/sim/tarnd"),
             events: inbox,
         }

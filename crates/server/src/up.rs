@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use tarn_control::{Control, ControlConfig, ControlParts, Limits};
-use tarn_ingress::{Ingress, IngressConfig, PublicScheme};
+use tarn_ingress::{ActivityLog, Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeConfig, NodeParts, NodeService, ProcMemory,
 };
@@ -150,6 +150,8 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
 struct Started {
     control: Control,
     key: String,
+    /// What the ingress counts, and the node's idle limits ask.
+    activity: Arc<ActivityLog>,
 }
 
 async fn start(
@@ -186,9 +188,11 @@ async fn start(
     .context("read the store")?;
     let key = identity::default_key(data, || control.new_secret())?;
     control.key_ensure(&key, DEFAULT_PROJECT).await.context("store the default key")?;
-    let node = start_node(config, data, host, entropy, &control, tasks).await?;
+    let activity = Arc::new(ActivityLog::new(Arc::new(SystemClock)));
+    let gauge = Arc::clone(&activity);
+    let node = start_node(config, data, host, entropy, (&control, gauge), tasks).await?;
     control.attach(Arc::new(node)).await.context("attach the node")?;
-    Ok(Started { control, key })
+    Ok(Started { control, key, activity })
 }
 
 async fn start_node(
@@ -196,7 +200,7 @@ async fn start_node(
     data: &DataDir,
     host: Host,
     entropy: Arc<dyn Entropy>,
-    control: &Control,
+    (control, activity): (&Control, Arc<ActivityLog>),
     tasks: &Tasks,
 ) -> anyhow::Result<NodeService> {
     let simulated = config.node.runtime == RuntimeChoice::Sim;
@@ -217,6 +221,7 @@ async fn start_node(
         cpu: MilliCpu::from_milli(u32::try_from(cores * 1000).unwrap_or(u32::MAX)),
         boot_id: identity::boot_id()?,
         orphan_grace_secs: config.node.orphan_grace_secs,
+        keep_warm: Duration::from_secs(config.node.keep_warm_secs),
         log_rate: LogRate {
             bytes_per_sec: config.process_logs.rate_kb_per_sec.saturating_mul(1 << 10),
             burst_bytes: config.process_logs.burst_kb.saturating_mul(1 << 10),
@@ -227,6 +232,8 @@ async fn start_node(
         images: host.images,
         layers: host.layers,
         slots: host.slots,
+        captures: host.captures,
+        activity,
         memory,
         sink: Arc::new(control.clone()),
         log_sink: Arc::new(control.clone()),
@@ -251,7 +258,8 @@ async fn serve_all(
     if config.ingress.public_url.as_deref().is_some_and(|url| url.starts_with("https:")) {
         ingress_config.public_scheme = PublicScheme::Https;
     }
-    let proxy = Ingress::new(ingress_config, Arc::new(started.control.clone()), tasks.clone());
+    let (routes, activity) = (Arc::new(started.control.clone()), Arc::clone(&started.activity));
+    let proxy = Ingress::new(ingress_config, routes, activity, tasks.clone());
     crate::serve::api(data, addresses, &started.control, &proxy, tasks, api)?;
     drop(tasks.spawn("ingress", proxy.serve(ingress)));
     let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;
@@ -283,6 +291,7 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         archive_after_secs: config.retention.archive_after_secs,
         archive_keep_secs: config.retention.archive_keep_secs,
         log_retention_days: config.process_logs.retention_days,
+        copy_max: config.limits.copies_max,
         runtime,
     })
 }

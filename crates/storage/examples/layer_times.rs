@@ -27,7 +27,7 @@ async fn main() -> Result<()> {
 
 async fn measure(dir: &std::path::Path) -> Result<()> {
     let root = dir.join("template");
-    std::fs::create_dir(&root)?;
+    std::fs::create_dir_all(root.join("etc"))?;
     let template = Template { digest: String::new(), root, config: ImageConfig::default() };
     let size = ByteSize::from_mib(10 << 10);
     let tasks = Tasks::new();

@@ -36,6 +36,11 @@ impl StorageFact {
 pub fn host_facts() -> Vec<StorageFact> {
     vec![
         program("mkfs.ext4", "no sandbox can be made", "apt-get install e2fsprogs"),
+        program(
+            "resize2fs",
+            "a snapshot cannot be restored to a larger disk",
+            "apt-get install e2fsprogs",
+        ),
         program("mkfs.xfs", "a pool that clones files cannot be made", "apt-get install xfsprogs"),
         program("xfs_growfs", "the pool cannot grow", "apt-get install xfsprogs"),
         match loopdev::probe() {

@@ -72,6 +72,8 @@ struct ConfigFile {
 #[derive(Debug, Default)]
 struct Found {
     by_name: BTreeMap<ImageName, Entry>,
+    /// Those without a name, too: an older version gave its own to a newer one.
+    by_digest: BTreeMap<String, Result<Template, String>>,
     default: Option<ImageName>,
     /// What is wrong with images whose names cannot be read.
     nameless: Vec<String>,
@@ -127,6 +129,21 @@ impl Images for StockImages {
             return Err(unusable(format!("no image is installed in {dir}; run `./x setup`")));
         }
         Err(ImageError::NotFound { name: name.clone() })
+    }
+
+    async fn resolve_digest(&self, digest: &str, name: &ImageName) -> Result<Template, ImageError> {
+        let unusable = |reason| ImageError::Unusable { name: name.clone(), reason };
+        let dir = self.dir.display();
+        let mut found = self
+            .scan()
+            .await
+            .map_err(|error| unusable(format!("{dir} cannot be read: {error}")))?;
+        if let Some(template) = found.by_digest.remove(digest) {
+            return template.map_err(unusable);
+        }
+        Err(unusable(format!(
+            "its version {digest} is not in {dir} any more; put that directory back"
+        )))
     }
 
     async fn names(&self) -> Vec<ImageName> {
@@ -200,9 +217,15 @@ impl Found {
         };
         let default = file.names.first().filter(|_| file.default).cloned();
         let names = file.names.clone();
+        let digest = file.digest.clone();
         let template = file.template(&dir.join("rootfs"));
         let template =
             template.map_err(|reason| format!("{}: {reason}; run `./x setup`", dir.display()));
+        match self.by_digest.get(&digest) {
+            // Of two copies one that can be used is enough.
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => drop(self.by_digest.insert(digest, template.clone())),
+        }
         self.name(&names, written, &template);
         default
     }

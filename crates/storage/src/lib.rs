@@ -1,21 +1,27 @@
-//! The storage of a node: the pool, the layers in it, the stock images, the daemon's binaries.
+//! The storage of a node: the pool, the layers and captures in it, the stock images, the daemon's
+//! binaries.
 //!
 //! Knows nothing of runtimes, networks or the control plane; reads no environment. What it makes
 //! on a host lies beneath one data directory, so everything of ours is found by path: files,
 //! mounts, and loop devices by their backing file.
 
 mod blank;
+mod capture;
 mod daemon;
 mod durable;
+mod ext4;
 mod fact;
 mod image;
+mod key_lock;
 mod layer;
 mod loopdev;
 mod mount;
 mod pool;
 mod step;
 mod tool;
+mod trash;
 
+pub use capture::HostCaptures;
 pub use daemon::Daemons;
 pub use fact::{StorageFact, host_facts};
 pub use image::{OnDemandImage, StockImages, on_demand_images};

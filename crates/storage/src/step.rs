@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tarn_host::LayerError;
+use tarn_host::{CaptureError, LayerError};
 use tarn_types::ErrorClass;
 use thiserror::Error;
 
@@ -44,6 +44,12 @@ impl HostStepError {
 }
 
 impl From<HostStepError> for LayerError {
+    fn from(error: HostStepError) -> Self {
+        Self::Step { step: error.step, path: error.path, source: error.source }
+    }
+}
+
+impl From<HostStepError> for CaptureError {
     fn from(error: HostStepError) -> Self {
         Self::Step { step: error.step, path: error.path, source: error.source }
     }

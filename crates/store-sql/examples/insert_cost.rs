@@ -78,6 +78,7 @@ fn record(number: u32) -> SandboxRecord {
             ports: PortAccess::default(),
             auto_resume: true,
             max_pending_secs: None,
+            restore: None,
         },
         intent: Intent {
             generation: Generation::FIRST,
@@ -90,5 +91,6 @@ fn record(number: u32) -> SandboxRecord {
         running_at: None,
         terminated_at: None,
         end: None,
+        capturing: None,
     }
 }

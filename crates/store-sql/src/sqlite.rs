@@ -16,6 +16,7 @@ mod log;
 mod project;
 mod sandbox;
 mod schema;
+mod snapshot;
 mod writer;
 
 use std::{
@@ -31,7 +32,8 @@ use sqlx::{
 use tarn_store::{KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, Store, StoreError};
 use tarn_task::Tasks;
 use tarn_types::{
-    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
+    SnapshotRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -195,6 +197,34 @@ impl Store for SqliteStore {
 
     async fn sandbox_purge(&self, before: UnixMillis, limit: usize) -> Result<usize, StoreError> {
         self.writer.write(sandbox::Purge { before, limit }).await
+    }
+
+    async fn snapshot_insert(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        self.writer.write(snapshot::Insert(snapshot::Row::new(record)?)).await
+    }
+
+    async fn snapshot_update(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        self.writer.write(snapshot::Update(snapshot::Row::new(record)?)).await
+    }
+
+    async fn snapshot_fetch(&self, id: &SnapshotId) -> Result<SnapshotRecord, StoreError> {
+        snapshot::fetch(&self.readers, id).await
+    }
+
+    async fn snapshot_list(
+        &self,
+        project: &ProjectId,
+        sandbox: Option<&SandboxId>,
+    ) -> Result<Vec<SnapshotRecord>, StoreError> {
+        snapshot::list(&self.readers, project, sandbox).await
+    }
+
+    async fn snapshot_list_unsettled(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
+        snapshot::list_unsettled(&self.readers).await
+    }
+
+    async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.writer.write(snapshot::Delete(id.clone())).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

@@ -8,6 +8,7 @@ mod project;
 mod race;
 mod sample;
 mod sandbox;
+mod snapshot;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -28,7 +29,7 @@ pub struct Case {
 /// Returns every case.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    [sandbox::CASES, page::CASES, project::CASES, race::CASES].concat()
+    [sandbox::CASES, page::CASES, snapshot::CASES, project::CASES, race::CASES].concat()
 }
 
 /// Runs every case, each on a store of its own, and fails with the names of those that failed.

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ErrorClass, KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+    ErrorClass, KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
+    SnapshotRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -104,6 +105,12 @@ pub enum StoreError {
         /// The sandbox.
         id: SandboxId,
     },
+    /// The snapshot's record changed since it was read: read again and decide again.
+    #[error("snapshot {id} changed meanwhile")]
+    SnapshotConflict {
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// There is no such record.
     #[error("no such {what}")]
     NotFound {
@@ -187,6 +194,47 @@ pub trait Store: Send + Sync + 'static {
     /// Fails only when the store does.
     async fn sandbox_purge(&self, before: UnixMillis, limit: usize) -> Result<usize, StoreError>;
 
+    /// Inserts a new snapshot.
+    ///
+    /// # Errors
+    /// `Exists` for the same id.
+    async fn snapshot_insert(&self, record: &SnapshotRecord) -> Result<(), StoreError>;
+
+    /// Replaces a snapshot's record if its stored sequence is `record.sequence - 1`.
+    ///
+    /// # Errors
+    /// `SnapshotConflict` when the sequence is another; `NotFound`.
+    async fn snapshot_update(&self, record: &SnapshotRecord) -> Result<(), StoreError>;
+
+    /// Returns a snapshot, hidden or not.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn snapshot_fetch(&self, id: &SnapshotId) -> Result<SnapshotRecord, StoreError>;
+
+    /// Returns a project's snapshots, or those it has of one sandbox, newest first; no hidden ones.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn snapshot_list(
+        &self,
+        project: &ProjectId,
+        sandbox: Option<&SandboxId>,
+    ) -> Result<Vec<SnapshotRecord>, StoreError>;
+
+    /// Returns every snapshot of every project that somebody must still look after, oldest first:
+    /// those in progress, and hidden ones.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn snapshot_list_unsettled(&self) -> Result<Vec<SnapshotRecord>, StoreError>;
+
+    /// Removes a snapshot's record; a second time changes nothing.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError>;
+
     /// Returns the project of a name, inserting `candidate` (which has that name) if there is none.
     ///
     /// # Errors
@@ -249,9 +297,10 @@ impl StoreError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NameTaken { .. } | Self::Conflict { .. } | Self::Exists { .. } => {
-                ErrorClass::Conflict
-            }
+            Self::NameTaken { .. }
+            | Self::Conflict { .. }
+            | Self::SnapshotConflict { .. }
+            | Self::Exists { .. } => ErrorClass::Conflict,
             Self::NotFound { .. } => ErrorClass::NotFound,
             Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::Internal { .. } => ErrorClass::Internal,

@@ -1,39 +1,75 @@
-//! The bytes of a stored sandbox record.
+//! The bytes of stored records.
 //!
 //! JSON, with the format's version kept beside it. Fields that this program does not know are
 //! ignored, so a record written by a newer patch release is still read; a change that an older
 //! program must not misread gets a new version.
 
-use tarn_types::SandboxRecord;
+use std::fmt::Display;
+
+use serde::{Serialize, de::DeserializeOwned};
+use tarn_types::{SandboxRecord, SnapshotRecord};
 
 use crate::StoreError;
 
 /// The version that [`encode`] writes.
 pub const RECORD_FORMAT: u32 = 1;
 
-/// Writes a record.
+/// The version that [`encode_snapshot`] writes.
+pub const SNAPSHOT_FORMAT: u32 = 1;
+
+/// Writes a sandbox's record.
 ///
 /// # Errors
 /// `Internal` when it cannot be written as JSON.
 pub fn encode(record: &SandboxRecord) -> Result<String, StoreError> {
-    serde_json::to_string(record).map_err(|error| StoreError::Internal {
-        detail: format!("write the record of sandbox {}: {error}", record.id),
-    })
+    write("sandbox", &record.id, record)
 }
 
-/// Reads a record of a stored version.
+/// Reads a sandbox's record of a stored version.
 ///
 /// # Errors
 /// `Internal` when the version is newer than this program, or the bytes are damaged.
 pub fn decode(version: u32, id: &str, text: &str) -> Result<SandboxRecord, StoreError> {
-    if version != RECORD_FORMAT {
+    read("sandbox", RECORD_FORMAT, version, id, text)
+}
+
+/// Writes a snapshot's record.
+///
+/// # Errors
+/// `Internal` when it cannot be written as JSON.
+pub fn encode_snapshot(record: &SnapshotRecord) -> Result<String, StoreError> {
+    write("snapshot", &record.id, record)
+}
+
+/// Reads a snapshot's record of a stored version.
+///
+/// # Errors
+/// `Internal` when the version is newer than this program, or the bytes are damaged.
+pub fn decode_snapshot(version: u32, id: &str, text: &str) -> Result<SnapshotRecord, StoreError> {
+    read("snapshot", SNAPSHOT_FORMAT, version, id, text)
+}
+
+fn write(what: &str, id: impl Display, record: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(record).map_err(|error| StoreError::Internal {
+        detail: format!("write the record of {what} {id}: {error}"),
+    })
+}
+
+fn read<T: DeserializeOwned>(
+    what: &str,
+    known: u32,
+    version: u32,
+    id: &str,
+    text: &str,
+) -> Result<T, StoreError> {
+    if version != known {
         return Err(StoreError::Internal {
             detail: format!(
-                "the record of sandbox {id} has format {version}, this program reads {RECORD_FORMAT}; start the release that wrote it"
+                "the record of {what} {id} has format {version}, this program reads {known}; start the release that wrote it"
             ),
         });
     }
     serde_json::from_str(text).map_err(|error| StoreError::Internal {
-        detail: format!("the record of sandbox {id} is damaged: {error}"),
+        detail: format!("the record of {what} {id} is damaged: {error}"),
     })
 }

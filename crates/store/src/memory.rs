@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
-    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
+    SnapshotRecord, UnixMillis,
 };
 
 use crate::{
@@ -26,6 +27,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Tables {
     sandboxes: BTreeMap<SandboxId, Row>,
+    /// Each as its bytes.
+    snapshots: BTreeMap<SnapshotId, String>,
     projects: BTreeMap<ProjectId, ProjectRecord>,
     keys: BTreeMap<KeyId, KeyRecord>,
     facts: BTreeMap<String, String>,
@@ -158,6 +161,70 @@ impl Store for MemoryStore {
         .await
     }
 
+    async fn snapshot_insert(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        let bytes = format::encode_snapshot(record)?;
+        self.with(|tables| {
+            if tables.snapshots.contains_key(&record.id) {
+                return Err(StoreError::Exists { what: "snapshot" });
+            }
+            tables.snapshots.insert(record.id.clone(), bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn snapshot_update(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        let bytes = format::encode_snapshot(record)?;
+        self.with(|tables| {
+            let stored = tables.snapshot(&record.id)?;
+            if record.sequence.checked_sub(1) != Some(stored.sequence) {
+                return Err(StoreError::SnapshotConflict { id: stored.id });
+            }
+            let fixed = rule::StoredSnapshot {
+                project: stored.project.as_str(),
+                sandbox: stored.sandbox.as_str(),
+                created_at: stored.created_at,
+            };
+            rule::check_snapshot_change(&fixed, record)?;
+            tables.snapshots.insert(stored.id, bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn snapshot_fetch(&self, id: &SnapshotId) -> Result<SnapshotRecord, StoreError> {
+        self.with(|tables| tables.snapshot(id)).await
+    }
+
+    async fn snapshot_list(
+        &self,
+        project: &ProjectId,
+        sandbox: Option<&SandboxId>,
+    ) -> Result<Vec<SnapshotRecord>, StoreError> {
+        self.with(|tables| {
+            let mut found = tables.snapshots_that(|record| {
+                !record.hidden
+                    && record.project == *project
+                    && sandbox.is_none_or(|sandbox| record.sandbox == *sandbox)
+            })?;
+            found.reverse();
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn snapshot_list_unsettled(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
+        self.with(|tables| tables.snapshots_that(SnapshotRecord::is_unsettled)).await
+    }
+
+    async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.snapshots.remove(id);
+            Ok(())
+        })
+        .await
+    }
+
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {
         self.with(|tables| {
             if let Some(known) = tables.projects.values().find(|p| p.name == candidate.name) {
@@ -258,6 +325,23 @@ fn bounds(rows: &[&Row], query: &ListQuery) -> (usize, usize) {
 impl Tables {
     fn sandbox(&self, id: &SandboxId) -> Result<&Row, StoreError> {
         self.sandboxes.get(id).ok_or(StoreError::NotFound { what: "sandbox" })
+    }
+
+    fn snapshot(&self, id: &SnapshotId) -> Result<SnapshotRecord, StoreError> {
+        let bytes = self.snapshots.get(id).ok_or(StoreError::NotFound { what: "snapshot" })?;
+        format::decode_snapshot(format::SNAPSHOT_FORMAT, id.as_str(), bytes)
+    }
+
+    /// Returns the snapshots of a kind, oldest first.
+    fn snapshots_that(
+        &self,
+        wanted: impl Fn(&SnapshotRecord) -> bool,
+    ) -> Result<Vec<SnapshotRecord>, StoreError> {
+        let all = self.snapshots.keys().map(|id| self.snapshot(id));
+        let mut found = all.collect::<Result<Vec<_>, _>>()?;
+        found.retain(wanted);
+        found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(found)
     }
 
     fn project(&self, id: &ProjectId) -> Result<&ProjectRecord, StoreError> {

@@ -1,9 +1,9 @@
-//! What holds for every stored sandbox, whichever store keeps it.
+//! What holds for every stored sandbox and snapshot, whichever store keeps it.
 //!
 //! A record that breaks one of these is a fault of the caller's, so the answer is
 //! [`StoreError::Internal`] and nothing is written.
 
-use tarn_types::{SandboxRecord, SandboxStatus, UnixMillis};
+use tarn_types::{SandboxRecord, SandboxStatus, SnapshotRecord, UnixMillis};
 
 use crate::StoreError;
 
@@ -16,6 +16,17 @@ pub struct Stored<'a> {
     pub created_at: UnixMillis,
     /// When it ended, if it has.
     pub terminated_at: Option<UnixMillis>,
+}
+
+/// The part of a stored snapshot that an update must respect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSnapshot<'a> {
+    /// The project it belongs to, as text.
+    pub project: &'a str,
+    /// What it was taken of, as text.
+    pub sandbox: &'a str,
+    /// When it was asked for.
+    pub created_at: UnixMillis,
 }
 
 /// Checks that a record agrees with itself and with the status given along with it.
@@ -48,6 +59,26 @@ pub fn check_change(stored: &Stored<'_>, record: &SandboxRecord) -> Result<(), S
         return Err(broken(record, "came back after its end"));
     }
     Ok(())
+}
+
+/// Checks that a snapshot's record may take the place of the stored one.
+///
+/// # Errors
+/// `Internal` when the project, the sandbox or the time of creation changed.
+pub fn check_snapshot_change(
+    stored: &StoredSnapshot<'_>,
+    record: &SnapshotRecord,
+) -> Result<(), StoreError> {
+    let how = if stored.project != record.project.as_str() {
+        "moved to another project"
+    } else if stored.sandbox != record.sandbox.as_str() {
+        "moved to another sandbox"
+    } else if stored.created_at != record.created_at {
+        "changed its `created_at`"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::Internal { detail: format!("the record of snapshot {} {how}", record.id) })
 }
 
 fn broken(record: &SandboxRecord, how: &str) -> StoreError {

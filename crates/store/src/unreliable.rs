@@ -7,7 +7,8 @@ use std::sync::{
 
 use async_trait::async_trait;
 use tarn_types::{
-    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
+    SnapshotRecord, UnixMillis,
 };
 
 use crate::{KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, Store, StoreError};
@@ -102,6 +103,34 @@ impl Store for UnreliableStore {
 
     async fn sandbox_purge(&self, before: UnixMillis, limit: usize) -> Result<usize, StoreError> {
         self.through(self.inner.sandbox_purge(before, limit)).await
+    }
+
+    async fn snapshot_insert(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        self.through(self.inner.snapshot_insert(record)).await
+    }
+
+    async fn snapshot_update(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
+        self.through(self.inner.snapshot_update(record)).await
+    }
+
+    async fn snapshot_fetch(&self, id: &SnapshotId) -> Result<SnapshotRecord, StoreError> {
+        self.through(self.inner.snapshot_fetch(id)).await
+    }
+
+    async fn snapshot_list(
+        &self,
+        project: &ProjectId,
+        sandbox: Option<&SandboxId>,
+    ) -> Result<Vec<SnapshotRecord>, StoreError> {
+        self.through(self.inner.snapshot_list(project, sandbox)).await
+    }
+
+    async fn snapshot_list_unsettled(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
+        self.through(self.inner.snapshot_list_unsettled()).await
+    }
+
+    async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.through(self.inner.snapshot_delete(id)).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

@@ -42,6 +42,11 @@ pub struct KeyId(Arc<str>);
 #[serde(try_from = "String", into = "String")]
 pub struct NodeId(Arc<str>);
 
+/// Identifies a snapshot for ever: `snap_` and 16 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotId(Arc<str>);
+
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// Writes random bytes as characters of `[0-9a-z]`, one byte a character.
@@ -177,6 +182,7 @@ macro_rules! prefixed_id {
 prefixed_id!(ProjectId, "project id", "project_");
 prefixed_id!(KeyId, "key id", "key_");
 prefixed_id!(NodeId, "node id", "node_");
+prefixed_id!(SnapshotId, "snapshot id", "snap_");
 
 #[cfg(test)]
 mod tests {

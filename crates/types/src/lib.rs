@@ -13,6 +13,7 @@ mod policy;
 mod record;
 mod resources;
 mod size;
+mod snapshot;
 mod spec;
 mod state;
 mod tag;
@@ -21,13 +22,14 @@ mod token;
 
 pub use class::ErrorClass;
 pub use generation::Generation;
-pub use id::{IdError, KeyId, NodeId, ProjectId, SandboxId};
+pub use id::{IdError, KeyId, NodeId, ProjectId, SandboxId, SnapshotId};
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
 pub use policy::EgressPolicy;
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
 pub use size::{ByteSize, MilliCpu, SizeError};
+pub use snapshot::{CaptureFacts, Captured, Restore, SnapshotKind, SnapshotRecord, SnapshotStatus};
 pub use spec::{ExposedPorts, Launch, PortAccess, PortError, SandboxSpec};
 pub use state::{
     EndCause, FailedStep, Outcome, PendingReason, SandboxStatus, StartFailure, TerminationReason,

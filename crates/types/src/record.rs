@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EndCause, Generation, NodeId, PendingReason, ProjectId, SandboxId, SandboxSpec, UnixMillis,
+    EndCause, Generation, NodeId, PendingReason, ProjectId, SandboxId, SandboxSpec, SnapshotId,
+    UnixMillis,
 };
 
 /// What control has decided about a sandbox.
@@ -25,6 +26,8 @@ pub struct Intent {
 pub enum Target {
     /// It should run.
     Running,
+    /// It should take no memory and no CPU, and be able to go on as it was.
+    Suspended,
     /// It should be gone, for this cause.
     Terminated(EndCause),
 }
@@ -38,6 +41,10 @@ pub struct Observed {
     pub phase: ObservedPhase,
     /// When the node saw that.
     pub at: UnixMillis,
+    /// Why the node did not bring about what this generation wants: a suspend that failed (and the
+    /// sandbox runs on), or a resume that did (and it is suspended still).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Where a node says a sandbox is.
@@ -48,6 +55,10 @@ pub enum ObservedPhase {
     Starting,
     /// Serving.
     Running,
+    /// On the way to suspended, by its intent or by its idle limit.
+    Suspending,
+    /// Everything of it is durable, and it does not run.
+    Suspended,
     /// Gone from the node, with everything it had there.
     Ended(EndCause),
 }
@@ -75,4 +86,7 @@ pub struct SandboxRecord {
     pub terminated_at: Option<UnixMillis>,
     /// Why it ended; set together with `terminated_at`.
     pub end: Option<EndCause>,
+    /// The snapshot that is being taken of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capturing: Option<SnapshotId>,
 }

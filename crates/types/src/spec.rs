@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{EgressPolicy, ImageName, Resources, SandboxName};
+use crate::{EgressPolicy, ImageName, Resources, Restore, SandboxName};
 
 /// Says why a list of ports cannot be exposed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -51,6 +51,9 @@ pub struct SandboxSpec {
     pub auto_resume: bool,
     /// After how many seconds pending the sandbox is given up; `None` = never.
     pub max_pending_secs: Option<u64>,
+    /// What it is restored from; `None` = made from its image alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
 }
 
 /// What a node needs to start a sandbox: the part of the spec that concerns it.
@@ -68,6 +71,9 @@ pub struct Launch {
     pub named: bool,
     /// The limit in seconds; 0 = unlimited.
     pub timeout_secs: u64,
+    /// What it is restored from; `None` = made from its image alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
 }
 
 // === impl ExposedPorts ===
@@ -128,6 +134,7 @@ impl SandboxSpec {
             egress: self.egress(),
             named: self.name.is_some(),
             timeout_secs: self.timeout_secs,
+            restore: self.restore.clone(),
         }
     }
 }

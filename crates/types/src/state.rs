@@ -34,6 +34,8 @@ pub enum PendingReason {
     NoExecutorsAvailable,
     /// No node has room.
     NoResourcesAvailable,
+    /// The node that has its snapshot is not there.
+    NoExecutorForSnapshotLocation,
 }
 
 /// The step of a start that failed.
@@ -54,6 +56,10 @@ pub enum FailedStep {
     Daemon,
     /// Giving the sandbox its identity, environment and entrypoint.
     Init,
+    /// Finding the snapshot, and whether it can be restored here.
+    Snapshot,
+    /// Restoring its memory and processes in the runtime.
+    Restore,
 }
 
 /// Who is to blame for a start that failed; fixes `termination_reason`.
@@ -184,6 +190,7 @@ impl PendingReason {
             Self::WaitingForContainer => "waiting_for_container",
             Self::NoExecutorsAvailable => "no_executors_available",
             Self::NoResourcesAvailable => "no_resources_available",
+            Self::NoExecutorForSnapshotLocation => "no_executor_for_snapshot_location",
         }
     }
 }
@@ -200,6 +207,8 @@ impl fmt::Display for FailedStep {
             Self::Start => "runtime start",
             Self::Daemon => "daemon",
             Self::Init => "init",
+            Self::Snapshot => "snapshot",
+            Self::Restore => "runtime restore",
         })
     }
 }

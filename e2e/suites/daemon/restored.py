@@ -5,9 +5,12 @@ processes end, and some time later another set of them goes on from that very in
 network namespace, with a clock that has jumped. The server must not run meanwhile.
 """
 
+import base64
 import json
+import os
 import pathlib
 import subprocess
+import time
 
 from harness import env, http
 from harness.wait import until
@@ -43,6 +46,18 @@ class Restored:
         """Asks the daemon around the ingress, as the node does."""
         body = json.dumps(body) if isinstance(body, dict) else body
         return http.request(self.daemon + path, method, headers={"X-Tarn-Token": self.token}, body=body, **options)
+
+    def seal(self) -> None:
+        """Has the daemon hold requests."""
+        reply = self.call("POST", "/internal/v1/seal", {})
+        assert reply.status == 200, reply
+
+    def unseal(self, continues: str, token: str) -> http.Reply:
+        """Unseals with what is the token until then; the new one is used from then on."""
+        body = {"protocol": 1, "continues": continues, "token": token, "sandbox_id": self.id, "now_ms": int(time.time() * 1000)}
+        reply = self.call("POST", "/internal/v1/unseal", {**body, "entropy": base64.b64encode(os.urandom(32)).decode()})
+        self.token = token if reply.status == 200 else self.token
+        return reply
 
     def freeze_to_image(self) -> None:
         """Writes the memory down; the sandbox's processes end."""

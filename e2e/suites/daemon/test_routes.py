@@ -190,7 +190,7 @@ def test_nobody_inside_gets_an_answer_without_the_token(server, objects):
     answers = json.loads(json.loads(line.removeprefix("data: "))["line"])
     assert len(answers) == len(asked)
     assert set(map(tuple, answers.values())) == {(401, "UNAUTHENTICATED")}, answers
-    private = ["init", "stats", "shutdown", "memory-pressure"]
+    private = ["init", "seal", "unseal", "stats", "shutdown", "memory-pressure"]
     asked = [["POST", f"/internal/v1/{name}"] for name in private]
     reply = objects.call("POST", f"{P}/run", {"command": "python3", "args": ["-c", INSIDE, json.dumps(asked)]})
     line = next(line for line in reply.body.decode().splitlines() if '"line"' in line)

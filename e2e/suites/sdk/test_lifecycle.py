@@ -114,11 +114,11 @@ def test_timeout_ends_an_unnamed_sandbox(sdk):
     assert (ended.terminated_at - ended.created_at).total_seconds() >= 2
 
 
-def test_a_named_sandbox_is_not_ended_by_its_limit(sdk):
+def test_a_named_sandbox_is_suspended_by_its_limit_and_not_ended(sdk):
     named, unnamed = sdk.create(name=fresh_name(), timeout_secs=2), sdk.create(timeout_secs=4)
     until(lambda: sdk.client.get(unnamed.sandbox_id).status == SandboxStatus.TERMINATED, timeout=10)
-    assert named.status == SandboxStatus.RUNNING, "twice its limit has passed"
-    assert named.run("true").exit_code == 0
+    until(lambda: named.status == SandboxStatus.SUSPENDED, timeout=10, what="its sleep")
+    assert named.run("true").exit_code == 0, "traffic wakes it"
 
 
 def test_the_context_manager_terminates(sdk):
@@ -145,7 +145,7 @@ def test_errors_are_the_sdk_s_exceptions(sdk):
         ({"image": "no/such:image"}, 404, "IMAGE_NOT_FOUND"),
         ({"memory_mb": 10}, 400, "LIMIT_EXCEEDED"),
         ({"name": "Bad_Name"}, 400, "INVALID_REQUEST"),
-        ({"snapshot_id": "x" * 21}, 400, "NOT_SUPPORTED"),
+        ({"snapshot_id": "x" * 21}, 404, "SNAPSHOT_NOT_FOUND"),
     ]:
         with pytest.raises(RemoteAPIError) as error:
             sdk.create(**bad)

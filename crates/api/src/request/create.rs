@@ -1,7 +1,7 @@
 //! `POST P/sandboxes` (spec 01 §2).
 
 use tarn_types::{
-    ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess, SandboxName,
+    ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess, SandboxName, SnapshotId,
 };
 use utoipa::ToSchema;
 
@@ -9,7 +9,7 @@ use super::{
     Parsed,
     fields::{Fields, parse_body},
 };
-use crate::{Refusal, response::NetworkConfig};
+use crate::{ErrorCode, Refusal, response::NetworkConfig};
 
 /// The most words an entrypoint may have; far above any use, far below what a kernel refuses.
 const MAX_ENTRYPOINT_WORDS: usize = 1024;
@@ -33,10 +33,14 @@ pub struct CreateSandbox {
     /// The shape.
     #[schema(value_type = Option<ResourcesRequest>)]
     pub resources: ResourcesRequest,
+    /// Whether `resources` was there, however empty: on a restore that is a wish.
+    #[schema(ignore)]
+    pub resources_present: bool,
     /// The time limit in seconds; 0 = the configured maximum, absent = 600.
     #[schema(minimum = 0, maximum = 9_223_372_036_854_775_807_u64)]
     pub timeout_secs: Option<u64>,
-    /// Command run at start, replacing the image's ENTRYPOINT and CMD.
+    /// Command run at start, replacing the image's ENTRYPOINT and CMD. On a restore an empty list
+    /// is one, too.
     pub entrypoint: Option<Vec<String>>,
     /// What the sandbox may reach; absent = everything public.
     #[schema(value_type = Option<NetworkConfig>)]
@@ -55,6 +59,13 @@ pub struct CreateSandbox {
     /// `false`: answer 202 as soon as the request is durable.
     #[schema(value_type = Option<bool>)]
     pub wait: bool,
+    /// The snapshot to restore; what else may be asked for then is spec 02 §4.
+    #[schema(value_type = Option<String>, example = "snap_0123456789abcdef")]
+    pub snapshot_id: Option<SnapshotId>,
+    /// Secrets to inject.
+    pub secret_names: Option<Vec<String>>,
+    /// A template to associate.
+    pub template_id: Option<String>,
 }
 
 /// The shape asked for.
@@ -95,23 +106,44 @@ impl CreateSandbox {
         let body = parse_body(body)?;
         let mut fields = Fields::of_body(&body)?;
         let mut ignored = Vec::new();
+        let resources = ResourcesRequest::take(&mut fields, &mut ignored)?;
         let mut value = Self {
             name: name(&mut fields)?,
             image: image(&mut fields)?,
-            resources: ResourcesRequest::take(&mut fields, &mut ignored)?.unwrap_or_default(),
+            resources_present: resources.is_some(),
+            resources: resources.unwrap_or_default(),
             timeout_secs: fields.unsigned("timeout_secs")?,
             entrypoint: entrypoint(&mut fields)?,
             network: network(&mut fields)?,
             exposed_ports: exposed_ports(&mut fields)?,
             allow_unauthenticated_access: unauthenticated_access(&mut fields)?.unwrap_or(false),
-            auto_resume: None,
+            auto_resume: fields.boolean("auto_resume")?,
             max_pending_secs: fields.unsigned("max_pending_secs")?,
             wait: fields.boolean("wait")?.unwrap_or(true),
+            snapshot_id: snapshot_id(&mut fields)?,
+            secret_names: secret_names(&mut fields)?,
+            template_id: template_id(&mut fields)?,
         };
-        value.auto_resume = auto_resume(&mut fields, value.name.is_some())?;
-        refuse_unbuilt(&mut fields)?;
+        refuse_file_systems(&mut fields)?;
+        value.settle()?;
         fields.note_unknown(&mut ignored);
         Ok(Parsed { value, ignored })
+    }
+
+    /// Drops what says nothing, and refuses what this build has not, where no snapshot could make
+    /// another answer the right one.
+    fn settle(&mut self) -> Result<(), Refusal> {
+        if self.snapshot_id.is_some() {
+            return Ok(());
+        }
+        if self.template_id.is_some() {
+            return Err(Refusal::not_supported("template_id", "templates"));
+        }
+        if self.secret_names.take().is_some_and(|names| !names.is_empty()) {
+            return Err(Refusal::not_supported("secret_names", "secrets"));
+        }
+        self.entrypoint = self.entrypoint.take().filter(|words| !words.is_empty());
+        Ok(())
     }
 
     /// Returns who may reach the user ports.
@@ -205,7 +237,7 @@ fn image(fields: &mut Fields<'_>) -> Result<Option<ImageName>, Refusal> {
 }
 
 fn entrypoint(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
-    let words = fields.list("entrypoint")?.unwrap_or_default();
+    let Some(words) = fields.list("entrypoint")? else { return Ok(None) };
     if words.len() > MAX_ENTRYPOINT_WORDS {
         let reason = format!("{} words; at most {MAX_ENTRYPOINT_WORDS}", words.len());
         return Err(Refusal::limit(&fields.path_of("entrypoint"), reason));
@@ -226,7 +258,7 @@ fn entrypoint(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
         }
         entrypoint.push(word.to_owned());
     }
-    Ok((!entrypoint.is_empty()).then_some(entrypoint))
+    Ok(Some(entrypoint))
 }
 
 /// Takes the field `network`. An unknown key in it is refused: a misspelt rule must not open it.
@@ -269,25 +301,28 @@ pub(crate) fn unauthenticated_access(fields: &mut Fields<'_>) -> Result<Option<b
     Ok(value.or(alias))
 }
 
-/// Takes `auto_resume`. That an unnamed sandbox has none is for control to say.
-pub(crate) fn auto_resume(fields: &mut Fields<'_>, named: bool) -> Result<Option<bool>, Refusal> {
-    let value = fields.boolean("auto_resume")?;
-    if value == Some(false) && named {
-        return Err(Refusal::not_supported("auto_resume", "suspend, and so no way not to wake,"));
-    }
-    Ok(value)
+/// Takes `snapshot_id`; what is no id is nobody's.
+fn snapshot_id(fields: &mut Fields<'_>) -> Result<Option<SnapshotId>, Refusal> {
+    let Some(text) = fields.text("snapshot_id")?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_no_id| {
+        let shown: String = text.chars().take(80).collect();
+        Refusal::new(ErrorCode::SnapshotNotFound, format!("snapshot_id: no snapshot `{shown}`"))
+    })
 }
 
-/// Refuses what is asked of features that this build has not, when anything is asked of them.
-fn refuse_unbuilt(fields: &mut Fields<'_>) -> Result<(), Refusal> {
-    for (key, feature) in [("snapshot_id", "snapshots"), ("template_id", "templates")] {
-        if fields.text(key)?.is_some_and(|text| !text.is_empty()) {
-            return Err(Refusal::not_supported(key, feature));
-        }
-    }
-    if fields.texts("secret_names")?.is_some_and(|names| !names.is_empty()) {
-        return Err(Refusal::not_supported("secret_names", "secrets"));
-    }
+fn secret_names(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
+    let names = fields.texts("secret_names")?;
+    Ok(names.map(|names| names.into_iter().map(str::to_owned).collect()))
+}
+
+fn template_id(fields: &mut Fields<'_>) -> Result<Option<String>, Refusal> {
+    let id = fields.text("template_id")?.filter(|text| !text.is_empty());
+    Ok(id.map(str::to_owned))
+}
+
+fn refuse_file_systems(fields: &mut Fields<'_>) -> Result<(), Refusal> {
     if fields.list("file_systems")?.is_some_and(|mounts| !mounts.is_empty()) {
         return Err(Refusal::not_supported("file_systems", "file systems"));
     }

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     Parsed,
-    create::{ResourcesRequest, auto_resume, exposed_ports, name, network, unauthenticated_access},
+    create::{ResourcesRequest, exposed_ports, name, network, unauthenticated_access},
     fields::{Fields, parse_body},
 };
 use crate::{Refusal, response::NetworkConfig};
@@ -65,7 +65,7 @@ impl UpdateSandbox {
             name: name(&mut fields)?,
             exposed_ports: exposed_ports(&mut fields)?,
             allow_unauthenticated_access: unauthenticated_access(&mut fields)?,
-            auto_resume: auto_resume(&mut fields, true)?,
+            auto_resume: fields.boolean("auto_resume")?,
             network,
         };
         let resources = ResourcesRequest::take(&mut fields, &mut ignored)?;
@@ -123,6 +123,8 @@ mod tests {
         assert_eq!(cleared.exposed_ports, Some(ExposedPorts::default()));
         let named = parse(r#"{"name":"box"}"#).expect("a rename");
         assert_eq!(named.name.map(|name| name.to_string()), Some("box".to_owned()));
+        let sleeper = parse(r#"{"auto_resume":false}"#).expect("traffic no longer wakes it");
+        assert_eq!(sleeper.auto_resume, Some(false));
     }
 
     #[test]
@@ -132,7 +134,6 @@ mod tests {
             (r#"{"resources":{"cpus":2},"name":"box"}"#, ErrorCode::InvalidRequest),
             (r#"{"resources":{"cpus":2},"network":null}"#, ErrorCode::InvalidRequest),
             (r#"{"resources":{"memory_mb":1.0}}"#, ErrorCode::InvalidRequest),
-            (r#"{"auto_resume":false}"#, ErrorCode::NotSupported),
         ];
         for (body, expected) in table {
             assert_eq!(parse(body).expect_err(body).0, expected, "{body}");

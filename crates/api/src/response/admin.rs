@@ -52,6 +52,9 @@ pub struct AdminSandbox {
     pub image: String,
     /// When it was accepted, in milliseconds since the epoch.
     pub created_at: i64,
+    /// Why its last suspend or resume came to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// The sandboxes of all projects, each project's newest first.

@@ -28,6 +28,8 @@ pub struct SandboxFacts<'a> {
     pub runtime: &'a str,
     /// When it was archived; only in answers about archived ones.
     pub archived_at: Option<UnixMillis>,
+    /// Why it is not where it was asked to be, although it lives.
+    pub trouble: Option<&'a str>,
 }
 
 /// A sandbox.
@@ -59,7 +61,7 @@ pub struct SandboxInfo {
     pub file_systems: Vec<serde_json::Value>,
     /// Whether ingress traffic wakes it.
     pub auto_resume: bool,
-    /// Why it is still pending.
+    /// Why it is still pending, or suspended although a resume was asked for.
     pub pending_reason: Option<&'static str>,
     /// How it ended; null unless terminated.
     pub outcome: Option<String>,
@@ -198,8 +200,15 @@ impl SandboxFacts<'_> {
     }
 
     fn pending_reason(&self) -> Option<&'static str> {
-        let pending = self.status == SandboxStatus::Pending;
-        let reason = self.record.intent.pending_reason.filter(|_| pending)?;
+        // A suspended one has a reason while a resume waits for room (spec 02 §1).
+        let waits = match self.status {
+            SandboxStatus::Pending | SandboxStatus::Suspended => true,
+            SandboxStatus::Running
+            | SandboxStatus::Snapshotting
+            | SandboxStatus::Suspending
+            | SandboxStatus::Terminated => false,
+        };
+        let reason = self.record.intent.pending_reason.filter(|_| waits)?;
         Some(reason.as_str())
     }
 
@@ -213,7 +222,12 @@ impl SandboxFacts<'_> {
     }
 
     fn error_details(&self) -> Option<ErrorDetails> {
-        self.end()?.error_message().map(|message| ErrorDetails { message })
+        let message = if self.status.is_terminal() {
+            self.end()?.error_message()
+        } else {
+            self.trouble.map(str::to_owned)
+        };
+        message.map(|message| ErrorDetails { message })
     }
 }
 

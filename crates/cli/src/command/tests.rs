@@ -44,9 +44,45 @@ fn commands_are_read() {
         command("orphan list"),
         ClientCommand::Orphan(OrphanCommand::List(ListOptions { json: false }))
     );
+    let options = ChangeOptions { sandbox: "box".to_owned(), wait: true };
+    assert_eq!(
+        command("sandbox suspend box --wait"),
+        ClientCommand::Sandbox(SandboxCommand::Suspend(options.clone()))
+    );
+    assert_eq!(
+        command("sandbox resume --wait box"),
+        ClientCommand::Sandbox(SandboxCommand::Resume(options))
+    );
+    assert_eq!(
+        command("sandbox copy box --times 3"),
+        ClientCommand::Sandbox(SandboxCommand::Copy {
+            sandbox: "box".to_owned(),
+            times: 3,
+            wait: false
+        })
+    );
+    assert_eq!(
+        command("snapshot create box --memory"),
+        ClientCommand::Snapshot(SnapshotCommand::Create {
+            sandbox: "box".to_owned(),
+            memory: true,
+            wait: false
+        })
+    );
+    let list = ClientCommand::Snapshot(SnapshotCommand::List(ListOptions::default()));
+    assert_eq!((command("snapshot ls"), command("snapshot list")), (list.clone(), list));
     let after = parse("key list --data-dir /d").expect("a global option goes anywhere");
     assert_eq!(after.data_dir.resolve(), Ok("/d".into()));
-    for bad in ["", "key", "key revoke", "sandbox create", "key list --wat"] {
+    for bad in [
+        "",
+        "key",
+        "key revoke",
+        "sandbox create",
+        "sandbox suspend",
+        "snapshot",
+        "snapshot get",
+        "key list --wat",
+    ] {
         assert!(parse(bad).is_err(), "{bad}");
     }
 }
@@ -71,9 +107,16 @@ async fn without_a_server_it_says_what_to_do() {
 async fn an_id_cannot_become_another_path() {
     let dir = tempfile::tempdir().expect("a directory");
     for id in ["", "../sandboxes", "a/b", "a?b", "a%2fb"] {
-        let revoke = ClientCommand::Key(KeyCommand::Revoke { id: id.to_owned() });
-        let refused = run_to(revoke, dir.path(), &mut Vec::new()).await.expect_err(id);
-        assert_eq!(refused.exit_code(), 1, "{id}");
+        let options = ChangeOptions { sandbox: id.to_owned(), wait: false };
+        let commands = [
+            ClientCommand::Key(KeyCommand::Revoke { id: id.to_owned() }),
+            ClientCommand::Sandbox(SandboxCommand::Suspend(options)),
+            ClientCommand::Snapshot(SnapshotCommand::Rm { id: id.to_owned() }),
+        ];
+        for command in commands {
+            let refused = run_to(command, dir.path(), &mut Vec::new()).await.expect_err(id);
+            assert_eq!(refused.exit_code(), 1, "{id}");
+        }
     }
 }
 
@@ -159,4 +202,47 @@ async fn a_refusal_and_nonsense_are_told_apart() {
         let (_, broken) = run_against(revoke(), "500 Oh", body).await;
         assert_eq!(broken.expect_err("nonsense").exit_code(), 4, "{body}");
     }
+}
+
+#[tokio::test]
+async fn a_change_prints_where_the_sandbox_is_then() {
+    let options = ChangeOptions { sandbox: "box".to_owned(), wait: true };
+    let suspend = ClientCommand::Sandbox(SandboxCommand::Suspend(options));
+    let (request, printed) = run_against(suspend, "200 OK", "{}").await;
+    let start = "POST /tarn/v1/sandboxes/box/suspend?wait_ms=1000 HTTP/1.1\r\n";
+    assert!(request.starts_with(start), "{request}");
+    assert_eq!(printed.expect("done"), "suspended\n");
+}
+
+#[tokio::test]
+async fn snapshots_are_made_and_listed() {
+    let create = ClientCommand::Snapshot(SnapshotCommand::Create {
+        sandbox: "box".to_owned(),
+        memory: true,
+        wait: false,
+    });
+    let body = r#"{"snapshot_id":"snap_1","status":"in_progress"}"#;
+    let (request, printed) = run_against(create, "202 Accepted", body).await;
+    assert!(request.ends_with(r#"{"snapshot_type":"memory"}"#), "{request}");
+    assert_eq!(printed.expect("begun"), "snap_1\n");
+    let list = ClientCommand::Snapshot(SnapshotCommand::List(ListOptions::default()));
+    let body = r#"{"snapshots":[{"id":"snap_1","namespace":"default","sandbox_id":"abc",
+        "status":"completed","snapshot_type":"memory","base_image":"debian","size_bytes":1048577,
+        "rootfs_disk_bytes":1,"created_at":1700000000000}]}"#;
+    let (_, printed) = run_against(list, "200 OK", body).await;
+    assert_eq!(
+        printed.expect("a list"),
+        "ID      PROJECT  SANDBOX  TYPE    STATUS     SIZE   CREATED\n\
+         snap_1  default  abc      memory  completed  2 MiB  2023-11-14T22:13:20Z\n"
+    );
+}
+
+#[tokio::test]
+async fn copies_are_printed_by_their_ids() {
+    let copy = SandboxCommand::Copy { sandbox: "box".to_owned(), times: 2, wait: true };
+    let body = r#"{"source_sandbox_id":"abc","sandboxes":[
+        {"sandbox_id":"one","status":"running"},{"sandbox_id":"two","status":"running"}]}"#;
+    let (request, printed) = run_against(ClientCommand::Sandbox(copy), "200 OK", body).await;
+    assert!(request.starts_with("POST /tarn/v1/sandboxes/box/copy?times=2 HTTP/1.1"), "{request}");
+    assert_eq!(printed.expect("copied"), "one\ntwo\n");
 }

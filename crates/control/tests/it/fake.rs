@@ -12,13 +12,15 @@ use parking_lot::Mutex;
 use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView};
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
-    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, Unfound,
+    ApplyError, CaptureOrder, CaptureReport, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget,
+    NodeView, Report, ReportSink, Unfound,
 };
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
-    ByteSize, DaemonToken, EndCause, Generation, MilliCpu, NodeId, Observed, ObservedPhase,
-    ProjectId, SandboxId, UnixMillis,
+    ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, MilliCpu, NodeId,
+    Observed, ObservedPhase, ProjectId, Resources, SandboxId, SandboxRef, SandboxStatus,
+    SnapshotId, UnixMillis,
 };
 
 /// How a fake node behaves on its own.
@@ -37,7 +39,12 @@ pub(crate) struct FakeNode {
     pub(crate) told: Mutex<BTreeMap<SandboxId, NodeIntent>>,
     pub(crate) has: Mutex<BTreeMap<SandboxId, Report>>,
     pub(crate) orphaned: Mutex<Vec<SandboxId>>,
+    pub(crate) memory: Mutex<ByteSize>,
     pub(crate) memory_available: Mutex<ByteSize>,
+    pub(crate) starts_in_flight: Mutex<u32>,
+    pub(crate) orders: Mutex<Vec<CaptureOrder>>,
+    pub(crate) held: Mutex<BTreeMap<SnapshotId, HeldSnapshot>>,
+    pub(crate) discarded: Mutex<Vec<SnapshotId>>,
 }
 
 /// A control plane with its surroundings.
@@ -47,6 +54,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) project: ProjectId,
+    tasks: Tasks,
 }
 
 // === impl FakeNode ===
@@ -60,7 +68,12 @@ impl FakeNode {
             told: Mutex::default(),
             has: Mutex::default(),
             orphaned: Mutex::default(),
+            memory: Mutex::new(ByteSize::from_mib(16_384)),
             memory_available: Mutex::new(ByteSize::from_mib(8192)),
+            starts_in_flight: Mutex::default(),
+            orders: Mutex::default(),
+            held: Mutex::default(),
+            discarded: Mutex::default(),
         })
     }
 
@@ -74,19 +87,91 @@ impl FakeNode {
             daemon: SocketAddr::from((Ipv4Addr::LOCALHOST, 9501)),
             token: DaemonToken::from_random([1; 32]),
         });
-        let observed =
-            Observed { generation: Generation(generation), phase, at: UnixMillis(1_000_001) };
+        let observed = Observed {
+            generation: Generation(generation),
+            phase,
+            at: UnixMillis(1_000_001),
+            trouble: None,
+        };
         Report { id: id.clone(), node: self.id.clone(), observed, endpoint }
+    }
+
+    /// Behaves in another way from now on.
+    pub(crate) fn behave(&self, manner: Manner) {
+        *self.manner.lock() = manner;
     }
 
     /// Says that a sandbox is somewhere.
     pub(crate) async fn say(&self, id: &SandboxId, generation: u64, phase: ObservedPhase) {
-        let report = self.report_of(id, generation, phase);
+        self.tell(self.report_of(id, generation, phase)).await;
+    }
+
+    /// Says that a sandbox stayed where it was.
+    pub(crate) async fn say_trouble(&self, id: &SandboxId, generation: u64, phase: ObservedPhase) {
+        let mut report = self.report_of(id, generation, phase);
+        report.observed.trouble = Some("the disk is full".to_owned());
+        self.tell(report).await;
+    }
+
+    async fn tell(&self, report: Report) {
+        let id = &report.id;
         self.has.lock().insert(id.clone(), report.clone());
         let control = self.control.lock().clone();
         if let Some(control) = control {
             control.report(report).await;
         }
+    }
+
+    /// Finishes the last snapshot ordered, well or not, and says so.
+    pub(crate) async fn finish_capture(&self, outcome: Result<CaptureFacts, String>) {
+        let order = self.orders.lock().last().cloned().expect("an order");
+        if let Ok(facts) = outcome {
+            self.hold(&order, facts);
+        }
+        self.say_captured(&order, outcome).await;
+    }
+
+    /// Has a snapshot on disk without saying so.
+    pub(crate) fn hold(&self, order: &CaptureOrder, facts: CaptureFacts) {
+        let held = HeldSnapshot {
+            snapshot: order.snapshot.clone(),
+            sandbox: order.sandbox.clone(),
+            project: ProjectId::from_random([2; 16]),
+            kind: order.kind,
+            captured: Captured {
+                image: "tensorlake/ubuntu-minimal".parse().expect("a good name"),
+                resources: Resources::default(),
+                entrypoint: None,
+            },
+            facts,
+        };
+        self.held.lock().insert(order.snapshot.clone(), held);
+    }
+
+    pub(crate) async fn say_captured(
+        &self,
+        order: &CaptureOrder,
+        outcome: Result<CaptureFacts, String>,
+    ) {
+        let report = CaptureReport {
+            snapshot: order.snapshot.clone(),
+            sandbox: order.sandbox.clone(),
+            node: self.id.clone(),
+            outcome,
+        };
+        let control = self.control.lock().clone();
+        if let Some(control) = control {
+            control.captured(report).await;
+        }
+    }
+}
+
+/// What a capture took.
+pub(crate) fn facts() -> CaptureFacts {
+    CaptureFacts {
+        size: ByteSize::from_mib(300),
+        layer: ByteSize::from_mib(100),
+        standstill_micros: 900,
     }
 }
 
@@ -101,6 +186,7 @@ impl Node for FakeNode {
         if *self.manner.lock() == Manner::Prompt {
             let phase = match intent.target {
                 NodeTarget::Running(_) => ObservedPhase::Running,
+                NodeTarget::Suspended => ObservedPhase::Suspended,
                 NodeTarget::Terminated(cause) => ObservedPhase::Ended(cause),
             };
             self.say(&intent.id, intent.generation.0, phase).await;
@@ -113,9 +199,9 @@ impl Node for FakeNode {
             id: self.id.clone(),
             cpu: MilliCpu::from_milli(4000),
             cpu_promised: MilliCpu::from_milli(0),
-            memory: ByteSize::from_mib(16_384),
+            memory: *self.memory.lock(),
             memory_available: *self.memory_available.lock(),
-            starts_in_flight: 0,
+            starts_in_flight: *self.starts_in_flight.lock(),
             disk_available: ByteSize::from_mib(500_000),
             disk: ByteSize::from_mib(1_000_000),
             draining: false,
@@ -128,6 +214,23 @@ impl Node for FakeNode {
 
     async fn forget(&self, id: &SandboxId, _generation: Generation) {
         self.has.lock().remove(id);
+    }
+
+    async fn capture(&self, order: CaptureOrder) -> Result<(), ApplyError> {
+        self.orders.lock().push(order);
+        if *self.manner.lock() == Manner::Prompt {
+            self.finish_capture(Ok(facts())).await;
+        }
+        Ok(())
+    }
+
+    async fn snapshots(&self) -> Vec<HeldSnapshot> {
+        self.held.lock().values().cloned().collect()
+    }
+
+    async fn discard(&self, snapshot: &SnapshotId) {
+        self.held.lock().remove(snapshot);
+        self.discarded.lock().push(snapshot.clone());
     }
 
     async fn orphan(&self, id: &SandboxId) {
@@ -162,6 +265,40 @@ impl World {
         store: Arc<MemoryStore>,
         node: Arc<FakeNode>,
     ) -> Self {
+        let world = Self::apart(seen, store, node).await;
+        world.attach(Arc::clone(&world.node)).await;
+        world
+    }
+
+    /// Starts one that has no node.
+    pub(crate) async fn detached(store: Arc<MemoryStore>) -> Self {
+        Self::apart(Arc::clone(&store) as _, store, FakeNode::new(Manner::Silent)).await
+    }
+
+    pub(crate) async fn attach(&self, node: Arc<FakeNode>) {
+        *node.control.lock() = Some(self.control.clone());
+        // A store that is away now and then is asked again, as the server does.
+        let mut attached = self.control.attach(Arc::clone(&node) as _).await;
+        for _ in 0..5 {
+            if attached.is_ok() {
+                break;
+            }
+            attached = self.control.attach(Arc::clone(&node) as _).await;
+        }
+        attached.expect("the node is attached");
+    }
+
+    /// Ends the background work, as a death of the server does.
+    pub(crate) fn control_dies(&self) {
+        self.tasks.stop();
+    }
+
+    async fn apart(seen: Arc<dyn Store>, store: Arc<MemoryStore>, node: Arc<FakeNode>) -> Self {
+        let tasks = Tasks::new();
+        // Each run over a store draws other ids.
+        let runs = store.fact_fetch("runs").await.expect("it is in memory");
+        let run = runs.map_or(0, |runs| runs.len()) + 1;
+        store.fact_set("runs", &"x".repeat(run)).await.expect("it is in memory");
         let clock = Arc::new(ManualClock::at(UnixMillis(1_000_000)));
         let control = Control::start(
             ControlParts {
@@ -169,22 +306,50 @@ impl World {
                 store: seen,
                 images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal", "other"])),
                 clock: Arc::clone(&clock) as _,
-                entropy: Arc::new(SeededEntropy::new(42)),
-                tasks: Tasks::new(),
+                entropy: Arc::new(SeededEntropy::new(run as u64)),
+                tasks: tasks.clone(),
             },
             ControlConfig::default(),
         )
         .await
         .expect("an empty store is read");
-        *node.control.lock() = Some(control.clone());
-        control.attach(Arc::clone(&node) as _).await.expect("the node is attached");
         let project = ProjectId::from_random([2; 16]);
-        Self { control, node, store, clock, project }
+        Self { control, node, store, clock, project, tasks }
     }
 
     pub(crate) async fn create(&self, ask: CreateAsk) -> SandboxView {
         let hold = Duration::from_secs(5);
         self.control.sandbox_create(&self.project, ask, hold).await.expect("accepted")
+    }
+}
+
+// === impl World (what most tests ask) ===
+
+impl World {
+    pub(crate) async fn view(&self, id: &SandboxId) -> SandboxView {
+        let sandbox = SandboxRef::Id(id.clone());
+        self.control.sandbox_fetch(&self.project, &sandbox).await.expect("it is there")
+    }
+
+    pub(crate) async fn status(&self, id: &SandboxId) -> SandboxStatus {
+        self.view(id).await.status
+    }
+
+    /// Waits until every reconciler had its turn, whether anything rang or not: time is paused, and
+    /// passes only when nobody has anything left to do.
+    pub(crate) async fn until_reconciled(&self) {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+
+    /// Waits, for a while of paused time, until something holds.
+    pub(crate) async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let level = async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), level).await;
+        assert!(waited.is_ok(), "not within a minute: {what}");
     }
 }
 

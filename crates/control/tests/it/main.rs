@@ -1,7 +1,11 @@
 //! The control plane over the in-memory store and a node that does what the test says.
 
+mod copy;
 mod create;
 mod fake;
 mod key;
 mod reconcile;
+mod restore;
 mod route;
+mod snapshot;
+mod suspend;

@@ -2,23 +2,24 @@
 
 use std::rc::Rc;
 
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use tarn_guest_api::{
     CONNECT_PATH, INIT_PATH, InitRequest, LogsRequest, MemoryPressureRequest,
-    MemoryPressureResponse, ShutdownResponse, Stats,
+    MemoryPressureResponse, SEAL_PATH, SealRequest, SealResponse, ShutdownResponse, Stats,
+    UNSEAL_PATH, UnsealRequest,
 };
 
 use super::{
-    ApiError,
+    ApiError, Connection, authenticate,
     body::{Body, json_bytes_response, json_response, read_json},
     route::InternalAction,
 };
 use crate::{
-    daemon::Daemon,
+    daemon::{Daemon, Opened},
     init, managed,
     process::{log, pressure},
-    sys,
+    sys, unseal,
 };
 
 /// `POST init`.
@@ -31,6 +32,46 @@ pub(crate) async fn init(
     }
     let request: InitRequest = read_json(request).await?;
     Ok(json_response(&init::init(daemon, request)?))
+}
+
+/// `POST seal`.
+pub(crate) async fn seal(
+    daemon: &Daemon,
+    opened: &Opened,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let head = check_sealing(opened, SEAL_PATH, &request)?;
+    let SealRequest {} = read_json(request).await?;
+    // An unseal may have come while the body was read.
+    authenticate(opened, &head)?;
+    daemon.seal.close();
+    Ok(json_response(&SealResponse {}))
+}
+
+/// `POST unseal`.
+pub(crate) async fn unseal(
+    daemon: &Daemon,
+    opened: &Opened,
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let head = check_sealing(opened, UNSEAL_PATH, &request)?;
+    let request: UnsealRequest = read_json(request).await?;
+    // As above.
+    authenticate(opened, &head)?;
+    Ok(json_response(&unseal::unseal(daemon, opened, connection, request)?))
+}
+
+fn check_sealing(
+    opened: &Opened,
+    path: &str,
+    request: &Request<Incoming>,
+) -> Result<HeaderMap, ApiError> {
+    authenticate(opened, request.headers())?;
+    if request.method() != Method::POST {
+        return Err(ApiError::wrong_method(path));
+    }
+    Ok(request.headers().clone())
 }
 
 /// Everything else.
@@ -51,7 +92,8 @@ pub(crate) async fn handle(
         InternalAction::Connect => Err(ApiError::wrong_method(CONNECT_PATH)),
         InternalAction::Logs => {
             let request: LogsRequest = read_json(request).await?;
-            let batch = log::poll(&daemon.processes, daemon.instance(), request).await;
+            let boot = daemon.log_boot();
+            let batch = log::poll(&daemon.processes, &boot, request).await;
             Ok(json_bytes_response(batch))
         }
     }

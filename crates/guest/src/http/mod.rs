@@ -1,7 +1,8 @@
 //! HTTP: who may call, which handler answers, and in which form.
 //!
 //! The order of the checks is the security of the daemon: private routes answer only to the
-//! gateway; before `init` there is nothing but `init`; after it nothing without the token.
+//! gateway; before `init` there is nothing but `init`; after it nothing without the token. While
+//! the daemon is sealed all of that waits, but for what seals and unseals.
 
 mod body;
 mod error;
@@ -20,30 +21,29 @@ pub(crate) use self::{
     error::ApiError,
     route::Route,
     sse::{LineFrames, StreamField},
-    upgrade::Upgrade,
+    upgrade::{Connection, Upgrade},
 };
 
-use std::{net::IpAddr, rc::Rc};
+use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tarn_daemon_api::Health;
-use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, TOKEN_HEADER, code};
+use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, SEAL_PATH, TOKEN_HEADER, UNSEAL_PATH, code};
 
 use self::{
     body::{Body, json_response},
     route::{InternalAction, TerminalAction},
 };
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Opened};
 
 /// Answers one request; a failure is an answer too.
 pub(crate) async fn handle(
     daemon: Rc<Daemon>,
-    peer: IpAddr,
+    connection: &Connection,
     request: Request<Incoming>,
-    upgrade: &Upgrade,
 ) -> Response<Body> {
-    match dispatch(&daemon, peer, request, upgrade).await {
+    match dispatch(&daemon, connection, request).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
@@ -51,12 +51,11 @@ pub(crate) async fn handle(
 
 async fn dispatch(
     daemon: &Rc<Daemon>,
-    peer: IpAddr,
+    connection: &Connection,
     request: Request<Incoming>,
-    upgrade: &Upgrade,
 ) -> Result<Response<Body>, ApiError> {
     let path = request.uri().path();
-    if path.starts_with(INTERNAL_PREFIX) && !daemon.is_internal_peer(peer) {
+    if path.starts_with(INTERNAL_PREFIX) && !daemon.is_internal_peer(connection.peer) {
         return Err(ApiError::forbidden("this route is for the sandbox's node"));
     }
     let Some(opened) = daemon.opened() else {
@@ -65,15 +64,18 @@ async fn dispatch(
         }
         return Err(ApiError::not_ready());
     };
+    match path {
+        SEAL_PATH => return internal::seal(daemon, opened, request).await,
+        UNSEAL_PATH => return internal::unseal(daemon, opened, connection, request).await,
+        _ => daemon.seal.opened().await,
+    }
     if path == INIT_PATH {
         // Answered without a token: it can only be refused.
         return internal::init(daemon, request).await;
     }
-    let token = request.headers().get(TOKEN_HEADER).map_or(&b""[..], |value| value.as_bytes());
-    if !equal_in_constant_time(token, opened.token.reveal().as_bytes()) {
-        let text = format!("the header {TOKEN_HEADER} is missing or wrong");
-        return Err(ApiError::unauthenticated(code::UNAUTHENTICATED, text));
-    }
+    // Only now: it is the token of whoever the sandbox is after an unseal.
+    authenticate(opened, request.headers())?;
+    let upgrade = &connection.upgrade;
     match Route::parse(request.method(), path)? {
         Route::Health => Ok(json_response(&Health { healthy: true })),
         Route::Info => Ok(json_response(&daemon.info())),
@@ -87,6 +89,15 @@ async fn dispatch(
         Route::Terminal(id, action) => pty::handle_one(daemon, &id, action, request).await,
         Route::Tunnel => tunnel::connect(&request, upgrade).await,
     }
+}
+
+fn authenticate(opened: &Opened, headers: &HeaderMap) -> Result<(), ApiError> {
+    let token = headers.get(TOKEN_HEADER).map_or(&b""[..], |value| value.as_bytes());
+    if equal_in_constant_time(token, opened.token.borrow().reveal().as_bytes()) {
+        return Ok(());
+    }
+    let text = format!("the header {TOKEN_HEADER} is missing or wrong");
+    Err(ApiError::unauthenticated(code::UNAUTHENTICATED, text))
 }
 
 /// Compares without telling by its duration where the difference is.

@@ -155,11 +155,12 @@ fn time_limit(secs: f64) -> Result<Duration, ApiError> {
     Ok(Duration::try_from_secs_f64(secs).unwrap_or(MAX_TIME_LIMIT).min(MAX_TIME_LIMIT))
 }
 
-/// Kills the whole tree when the time has passed, whether or not anybody still listens.
+/// Kills the whole tree when the time has passed, whether or not anybody still listens. The time of
+/// a suspension is not the process's.
 async fn enforce(daemon: Rc<Daemon>, process: Rc<Process>, limit: Duration) {
     tokio::select! {
         () = process.wait_end() => {}
-        () = tokio::time::sleep(limit) => {
+        () = daemon.seal.pass(limit) => {
             if process.is_running() {
                 process.set_timed_out();
                 tree::kill(&daemon, Origin::Started(process.handle())).await;

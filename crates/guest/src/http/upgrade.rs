@@ -1,6 +1,10 @@
-//! Connections that stop being HTTP after an answer.
+//! Connections as their requests see them, and those that stop being HTTP after an answer.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
@@ -10,9 +14,20 @@ use super::{ApiError, body::Body};
 use crate::{
     daemon::Daemon,
     pty::{self, Session},
+    seal::Era,
     tunnel,
     websocket::{WebSocket, handshake},
 };
+
+/// What is known of a connection beside the request on it.
+pub(crate) struct Connection {
+    /// Who is at its other end.
+    pub(crate) peer: IpAddr,
+    /// It is dropped when a later one begins.
+    pub(crate) era: Cell<Era>,
+    /// What becomes of it.
+    pub(crate) upgrade: Upgrade,
+}
 
 /// What becomes of one connection; empty while it is HTTP.
 ///
@@ -30,6 +45,15 @@ pub(crate) enum Next {
     Tunnel(TcpStream),
     /// The ingress's connection to a server in the sandbox.
     Bare(TcpStream),
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Describes one that was accepted now.
+    pub(crate) fn new(peer: IpAddr, era: Era) -> Self {
+        Self { peer, era: Cell::new(era), upgrade: Upgrade::default() }
+    }
 }
 
 // === impl Upgrade ===

@@ -43,6 +43,9 @@ pub(super) trait Host {
     /// Starts a run and makes it the current one; the error is in a shell's words.
     fn start(&self) -> Result<(), String>;
 
+    /// Waits before a start.
+    async fn pause(&self, pause: Duration);
+
     /// Waits for the end of the current run.
     async fn wait_end(&self) -> ManagedExit;
 
@@ -180,7 +183,7 @@ impl<'a, H: Host> Driver<'a, H> {
                 Effect::Check(after) => self.pending.push(Box::pin(check(host, after))),
                 Effect::Clear(manner) => self.pending.push(Box::pin(clear(host, manner))),
                 Effect::Backoff(pause) => self.pending.push(Box::pin(async move {
-                    tokio::time::sleep(pause).await;
+                    host.pause(pause).await;
                     Event::BackoffOver
                 })),
             }

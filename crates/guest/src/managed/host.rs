@@ -51,6 +51,11 @@ impl Host for Guest {
         }
     }
 
+    /// Nothing is started while the daemon is sealed: it might belong to another sandbox.
+    async fn pause(&self, pause: Duration) {
+        self.daemon.seal.pass(pause).await;
+    }
+
     async fn wait_end(&self) -> ManagedExit {
         match self.run() {
             Some(run) => {

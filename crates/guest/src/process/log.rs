@@ -6,6 +6,10 @@
 //!
 //! A process that is forgotten leaves its unread lines in a small queue ([`Departed`]), so that
 //! many short commands lose nothing between two calls of the node.
+//!
+//! A sandbox made from another's memory would hand over lines of the other, which that one has
+//! handed over or will. So it forgets what was there when it learnt that it is a copy: the last
+//! lines of before, and those that its processes wrote since, in the few milliseconds between.
 
 use std::{
     cell::RefCell,
@@ -114,6 +118,15 @@ impl LogReader {
         let state = &mut *self.state.borrow_mut();
         let mut cursor = state.cursors.remove(&process.handle()).unwrap_or_else(start);
         state.departed.take_in(process, &mut cursor);
+    }
+
+    /// Forgets every line so far, and counts batches anew.
+    pub(crate) fn forget_all(&self, table: &ProcessTable) {
+        let end = |process: &Rc<Process>| {
+            (process.handle(), process.output.borrow().end(Selection::Both))
+        };
+        let cursors = table.all().iter().map(end).collect();
+        self.state.replace(State { cursors, ..State::default() });
     }
 
     fn acknowledge(&self, number: u64) {

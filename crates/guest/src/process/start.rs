@@ -164,7 +164,7 @@ fn plan(daemon: &Daemon, opened: &Opened, request: &StartRequest) -> Result<Plan
         let census = daemon.census.borrow();
         (census.mark(handle), census.limit_mark(handle))
     };
-    let env = ProcessEnvironment::new(&account, &opened.env, &request.env, mark)?;
+    let env = ProcessEnvironment::new(&account, &opened.env.borrow(), &request.env, mark)?;
     let programs = env
         .search(&request.command)
         .into_iter()

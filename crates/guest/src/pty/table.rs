@@ -1,6 +1,6 @@
 //! All terminals, live and lately ended.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, io, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc};
 
 use tarn_daemon_api::{CreatePtyRequest, PtyList, StartRequest, TerminalSize};
 use tarn_guest_api::Secret;
@@ -15,6 +15,7 @@ use crate::{
         ProcessTable,
         start::{StartError, start_on_terminal},
     },
+    random::random_hex,
 };
 
 /// Terminals whose program runs (spec 05 §4).
@@ -66,7 +67,7 @@ impl Terminals {
             OpenError::Start(StartError::Failed(format!("cannot make a terminal: {error}")))
         })?;
         let CreatePtyRequest { command, args, mut env, working_dir, .. } = request;
-        if !opened.env.iter().any(|(name, _)| name == "TERM") {
+        if !opened.env.borrow().iter().any(|(name, _)| name == "TERM") {
             env.entry("TERM".to_owned()).or_insert_with(|| DEFAULT_TERM.to_owned());
         }
         let start = StartRequest { command, args, env, working_dir, ..StartRequest::default() };
@@ -132,19 +133,14 @@ impl Terminals {
 
 // === impl OpenError ===
 
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Internal(error)
+    }
+}
+
 impl From<StartError> for OpenError {
     fn from(error: StartError) -> Self {
         Self::Start(error)
     }
-}
-
-fn random_hex(bytes: usize) -> Result<String, OpenError> {
-    let mut random = vec![0; bytes];
-    getrandom::fill(&mut random)
-        .map_err(|error| OpenError::Internal(io::Error::other(error.to_string())))?;
-    Ok(random.iter().fold(String::new(), |mut text, byte| {
-        // Writing to memory cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
-    }))
 }

@@ -3,6 +3,7 @@
 //! The client is written by hand so that tests see bytes and timing, and can misbehave.
 
 use std::{
+    cell::RefCell,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
@@ -22,6 +23,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// A daemon that ends, with all that it started, at the end of its test.
 pub(crate) struct TestDaemon {
     child: Child,
+    token: RefCell<String>,
     address: SocketAddr,
     /// The working directory, given by `init`.
     pub(crate) dir: TempDir,
@@ -62,7 +64,8 @@ impl TestDaemon {
         BufReader::new(stdout).read_line(&mut line).expect("tarnd announces its address");
         let address = line.trim().strip_prefix("listening on ").expect("an announcement");
         let address = address.parse().expect("an address");
-        Self { child, address, dir: tempfile::tempdir().expect("a directory") }
+        let token = RefCell::new(TOKEN.to_owned());
+        Self { child, token, address, dir: tempfile::tempdir().expect("a directory") }
     }
 
     /// Starts a daemon and opens it for the user of the test.
@@ -96,7 +99,7 @@ impl TestDaemon {
 
     /// Sends a request with the token and returns the whole answer.
     pub(crate) fn request(&self, method: &str, path: &str, body: &[u8]) -> Answer {
-        self.request_with(method, path, &format!("x-tarn-token: {TOKEN}\r\n"), body)
+        self.request_with(method, path, &format!("x-tarn-token: {}\r\n", self.token()), body)
     }
 
     /// Sends a request with other headers.
@@ -118,7 +121,7 @@ impl TestDaemon {
     /// Sends a request below the public prefix, to read its answer as it comes.
     pub(crate) fn stream(&self, method: &str, path: &str, body: &Value) -> Stream {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let head = format!("x-tarn-token: {TOKEN}\r\n");
+        let head = format!("x-tarn-token: {}\r\n", self.token());
         self.stream_with(method, &format!("/api/v1{path}"), &head, body.as_bytes())
     }
 
@@ -132,6 +135,16 @@ impl TestDaemon {
         // The daemon may refuse before it has read everything.
         drop(socket.write_all(body));
         Stream::read_head(socket)
+    }
+
+    /// The token that it asks for.
+    pub(crate) fn token(&self) -> String {
+        self.token.borrow().clone()
+    }
+
+    /// Sends another token from now on.
+    pub(crate) fn use_token(&self, token: &str) {
+        self.token.replace(token.to_owned());
     }
 
     /// The pid of the daemon itself.

@@ -12,6 +12,7 @@ mod pressure;
 mod process;
 mod pty;
 mod run;
+mod seal;
 mod tree;
 mod tunnel;
 mod websocket;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A terminal that a test made.
-struct Terminal<'a> {
+pub(crate) struct Terminal<'a> {
     daemon: &'a TestDaemon,
     id: String,
     token: String,
@@ -34,7 +34,7 @@ impl<'a> Terminal<'a> {
         Self { daemon, id, token }
     }
 
-    fn shell(daemon: &'a TestDaemon, script: &str) -> Self {
+    pub(crate) fn shell(daemon: &'a TestDaemon, script: &str) -> Self {
         Self::open(daemon, &json!({"command": "bash", "args": ["-c", script]}))
     }
 
@@ -45,13 +45,13 @@ impl<'a> Terminal<'a> {
     }
 
     /// Attaches.
-    fn attach(&self) -> WebSocket {
+    pub(crate) fn attach(&self) -> WebSocket {
         let mut socket = self.look();
         socket.send(BINARY, READY);
         socket
     }
 
-    fn info(&self) -> Value {
+    pub(crate) fn info(&self) -> Value {
         self.daemon.get(&format!("/pty/{}", self.id)).json()
     }
 
@@ -66,12 +66,12 @@ impl<'a> Terminal<'a> {
     }
 }
 
-fn type_in(socket: &mut WebSocket, text: &str) {
+pub(crate) fn type_in(socket: &mut WebSocket, text: &str) {
     socket.send(BINARY, &[b"\x00", text.as_bytes()].concat());
 }
 
 /// Reads output until it holds a text; returns it.
-fn read_until(socket: &mut WebSocket, text: &str) -> String {
+pub(crate) fn read_until(socket: &mut WebSocket, text: &str) -> String {
     let mut seen = String::new();
     while !seen.contains(text) {
         match socket.next() {

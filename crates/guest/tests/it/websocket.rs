@@ -39,8 +39,9 @@ const UPGRADE: &str = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocke
 impl WebSocket {
     /// Opens one below the public prefix, or returns the refusal.
     pub(crate) fn open(daemon: &TestDaemon, path: &str, head: &str) -> Result<Self, Answer> {
+        let token = daemon.token();
         let head = format!(
-            "x-tarn-token: {TOKEN}\r\n{UPGRADE}sec-websocket-key: {KEY}\r\n\
+            "x-tarn-token: {token}\r\n{UPGRADE}sec-websocket-key: {KEY}\r\n\
              sec-websocket-extensions: permessage-deflate; client_max_window_bits\r\n{head}"
         );
         Self::open_with(daemon, path, &head)

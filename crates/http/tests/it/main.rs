@@ -10,3 +10,4 @@ mod route;
 mod sandbox;
 mod serve;
 mod server;
+mod state;

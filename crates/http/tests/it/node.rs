@@ -6,11 +6,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_control::Control;
 use tarn_node_api::{
-    ApplyError, Endpoint, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink as _, Unfound,
+    ApplyError, CaptureOrder, CaptureReport, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget,
+    NodeView, Report, ReportSink as _, Unfound,
 };
 use tarn_types::{
-    ByteSize, DaemonToken, EndCause, FailedStep, Generation, MilliCpu, NodeId, Observed,
-    ObservedPhase, SandboxId, StartFailure, UnixMillis,
+    ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, MilliCpu, NodeId,
+    Observed, ObservedPhase, SandboxId, SnapshotId, StartFailure, UnixMillis,
 };
 
 /// What the node does with an intent.
@@ -49,6 +50,7 @@ impl FakeNode {
         match (*self.manner.lock(), target) {
             (Manner::Silent, _) => None,
             (_, NodeTarget::Terminated(cause)) => Some(ObservedPhase::Ended(cause)),
+            (_, NodeTarget::Suspended) => Some(ObservedPhase::Suspended),
             (Manner::Prompt, NodeTarget::Running(_)) => Some(ObservedPhase::Running),
             (Manner::Failing, NodeTarget::Running(_)) => {
                 Some(ObservedPhase::Ended(EndCause::StartFailed {
@@ -73,8 +75,12 @@ impl Node for FakeNode {
             daemon: SocketAddr::from((Ipv4Addr::LOCALHOST, 9501)),
             token: DaemonToken::from_random([1; 32]),
         });
-        let observed =
-            Observed { generation: intent.generation, phase, at: UnixMillis(1_700_000_000_001) };
+        let observed = Observed {
+            generation: intent.generation,
+            phase,
+            at: UnixMillis(1_700_000_000_001),
+            trouble: None,
+        };
         let report = Report { id: intent.id, node: self.id.clone(), observed, endpoint };
         let control = self.control.lock().clone();
         if let Some(control) = control {
@@ -106,6 +112,31 @@ impl Node for FakeNode {
     async fn orphan(&self, id: &SandboxId) {
         self.orphans.lock().push(id.clone());
     }
+
+    async fn capture(&self, order: CaptureOrder) -> Result<(), ApplyError> {
+        let outcome = match *self.manner.lock() {
+            Manner::Silent => return Ok(()),
+            Manner::Failing => Err("the disk is full".to_owned()),
+            Manner::Prompt => Ok(CaptureFacts {
+                size: ByteSize::from_mib(5),
+                layer: ByteSize::from_mib(4),
+                standstill_micros: 7_000,
+            }),
+        };
+        let (snapshot, sandbox) = (order.snapshot, order.sandbox);
+        let report = CaptureReport { snapshot, sandbox, node: self.id.clone(), outcome };
+        let control = self.control.lock().clone();
+        if let Some(control) = control {
+            control.captured(report).await;
+        }
+        Ok(())
+    }
+
+    async fn snapshots(&self) -> Vec<HeldSnapshot> {
+        Vec::new()
+    }
+
+    async fn discard(&self, _snapshot: &SnapshotId) {}
 
     async fn orphans(&self) -> Vec<SandboxId> {
         self.orphans.lock().clone()

@@ -1,5 +1,6 @@
 //! The tables of access and waiting.
 
+use tarn_route_api::RouteEndpoint;
 use tarn_types::{ExposedPorts, Generation, PortAccess, SandboxId};
 
 use super::*;
@@ -16,6 +17,7 @@ fn route(unauthenticated: bool) -> Route {
         generation: Generation::FIRST,
         ports: PortAccess { exposed, unauthenticated },
         status: SandboxStatus::Running,
+        wakes: true,
         endpoint: None,
     }
 }
@@ -54,14 +56,21 @@ fn statuses_forward_hold_or_refuse() {
     let table = [
         (SandboxStatus::Pending, Readiness::Hold),
         (SandboxStatus::Running, Readiness::Forward),
-        (SandboxStatus::Snapshotting, Readiness::Hold),
+        (SandboxStatus::Snapshotting, Readiness::Forward),
         (SandboxStatus::Suspending, Readiness::Hold),
-        (SandboxStatus::Suspended, Readiness::NotRunning),
+        (SandboxStatus::Suspended, Readiness::Wake),
         (SandboxStatus::Terminated, Readiness::NotRunning),
     ];
+    let daemon = std::net::SocketAddr::from(([127, 0, 0, 1], 9501));
+    let token = tarn_types::DaemonToken::from_random([7; 32]);
+    let endpoint = Some(RouteEndpoint { daemon, token });
     for (status, expected) in table {
-        assert_eq!(readiness(status), expected, "{status:?}");
+        let route = Route { status, endpoint: endpoint.clone(), ..route(false) };
+        assert_eq!(readiness(&route), expected, "{status:?}");
     }
+    assert_eq!(readiness(&route(false)), Readiness::Hold, "it runs, but nobody says where");
+    let sleeper = Route { status: SandboxStatus::Suspended, wakes: false, ..route(false) };
+    assert_eq!(readiness(&sleeper), Readiness::NotRunning);
 }
 
 #[test]

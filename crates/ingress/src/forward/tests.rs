@@ -28,6 +28,7 @@ fn failures_get_the_codes_of_the_spec() {
         generation: Generation::FIRST,
         ports: PortAccess::default(),
         status: SandboxStatus::Running,
+        wakes: false,
         endpoint: None,
     };
     let at = |port| Address { sandbox: SandboxRef::Id(route.id.clone()), port, host: None };

@@ -8,9 +8,9 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Instant};
 
-use super::{Upstream, UpstreamUse, Upstreams};
+use super::{Upstream, UpstreamUse, Upstreams, wire::Wire};
 use crate::{
     body::{GateAnswer, RequestBody, Upload},
     meter::{End, Meter, MeteredStream},
@@ -19,6 +19,10 @@ use crate::{
 
 /// The read buffer of a connection to a sandbox: bounds the head of an answer, and memory.
 const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// How long is waited before a port that refused is tried again: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Which HTTP a sandbox's port is spoken to in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub(crate) enum Protocol {
 pub(crate) struct Target {
     pub(crate) port: u16,
     pub(crate) protocol: Protocol,
+    /// Until when the port is tried again when it refuses.
+    pub(crate) refused_until: Option<Instant>,
 }
 
 /// Says why a request got no answer.
@@ -170,7 +176,7 @@ impl Upstreams {
         target: Target,
         keep: Duration,
     ) -> Result<Channel, SendError> {
-        let wire = self.connect(upstream, target.port).await?;
+        let wire = self.connect_patiently(upstream, target).await?;
         self.stats.count_opened();
         let meter = Arc::new(Meter::new());
         let io = TokioIo::new(MeteredStream::new(wire, Arc::clone(&meter)));
@@ -197,6 +203,28 @@ impl Upstreams {
         }
     }
 
+    /// Connects, and tries again while a port that may still be on its way up refuses. Nothing of
+    /// a request has been sent by then.
+    async fn connect_patiently(
+        &self,
+        upstream: &Arc<Upstream>,
+        target: Target,
+    ) -> Result<Wire, SendError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let refused = match self.connect(upstream, target.port).await {
+                Err(SendError::Connect(error)) if comes_up(&error) => error,
+                outcome => return outcome,
+            };
+            let next = Instant::now() + pause;
+            if target.refused_until.is_none_or(|end| next > end) {
+                return Err(SendError::Connect(refused));
+            }
+            tokio::time::sleep_until(next).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     /// Runs a connection until it ends, is idle for too long, or its sandbox stops.
     fn drive<C>(&self, upstream: &Arc<Upstream>, meter: &Arc<Meter>, connection: C) -> AbortHandle
     where
@@ -220,6 +248,17 @@ impl Upstreams {
         };
         self.tasks.spawn("ingress-upstream", run).abort_handle()
     }
+}
+
+/// Says whether a failure to connect may be that of a sandbox that has only just come up.
+fn comes_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 // === impl Channel ===

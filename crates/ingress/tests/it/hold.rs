@@ -113,8 +113,11 @@ async fn what_does_not_run_and_cannot_be_woken_is_refused() {
         assert_eq!(once(&world, to(label, "/", None)).await.status, 401);
     }
     world.routes.edit(&id, |route| route.status = SandboxStatus::Running);
-    let answer = once(&world, get(&id, "/")).await;
-    assert_eq!(answer.code(), "SANDBOX_UPSTREAM_ERROR", "runs, but nobody says where");
+    let mut request = get(&id, "/");
+    let budget = "1050".parse().expect("a value");
+    request.headers_mut().insert("x-tensorlake-request-timeout-ms", budget);
+    let answer = once(&world, request).await;
+    assert_eq!(answer.code(), "SANDBOX_NOT_READY", "runs, but nobody says where");
 }
 
 #[tokio::test]

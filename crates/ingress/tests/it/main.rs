@@ -13,4 +13,5 @@ mod sandbox;
 mod stream;
 mod upgrade;
 mod upload;
+mod wake;
 mod world;

@@ -4,9 +4,9 @@ use std::{collections::HashMap, future::Future, net::SocketAddr, sync::Arc, time
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tarn_ingress::{Ingress, IngressConfig, IngressStatsSnapshot};
-use tarn_route_api::{Route, RouteEndpoint, RouteError, Routes};
-use tarn_task::Tasks;
+use tarn_ingress::{ActivityLog, Ingress, IngressConfig, IngressStatsSnapshot};
+use tarn_route_api::{Activity, ActivityGauge as _, Route, RouteEndpoint, RouteError, Routes};
+use tarn_task::{SystemClock, Tasks};
 use tarn_types::{
     DaemonToken, ExposedPorts, Generation, PortAccess, ProjectId, SandboxId, SandboxRef,
     SandboxStatus,
@@ -27,6 +27,7 @@ pub(crate) struct World {
     pub(crate) routes: Arc<FakeRoutes>,
     pub(crate) tasks: Tasks,
     stats: Arc<tarn_ingress::IngressStats>,
+    activity: Arc<ActivityLog>,
 }
 
 /// Routes that a test writes.
@@ -41,6 +42,8 @@ struct State {
     names: HashMap<String, SandboxId>,
     keys_away: bool,
     routes_away: bool,
+    wakes_fail: bool,
+    wakes: Vec<SandboxId>,
 }
 
 // === impl World ===
@@ -53,16 +56,23 @@ impl World {
     pub(crate) async fn with(config: IngressConfig) -> Self {
         let tasks = Tasks::new();
         let routes = Arc::new(FakeRoutes::new());
-        let ingress = Ingress::new(config, Arc::clone(&routes) as Arc<dyn Routes>, tasks.clone());
+        let activity = Arc::new(ActivityLog::new(Arc::new(SystemClock)));
+        let asked = Arc::clone(&routes) as Arc<dyn Routes>;
+        let ingress = Ingress::new(config, asked, Arc::clone(&activity), tasks.clone());
         let stats = ingress.stats();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         drop(tasks.spawn("ingress", ingress.serve(listener)));
-        Self { address, routes, tasks, stats }
+        Self { address, routes, tasks, stats, activity }
     }
 
     pub(crate) fn stats(&self) -> IngressStatsSnapshot {
         self.stats.snapshot()
+    }
+
+    /// What went to a sandbox so far.
+    pub(crate) fn activity(&self, id: &SandboxId) -> Option<Activity> {
+        self.activity.activity(id)
     }
 
     /// Adds a running sandbox of the first project and returns its id.
@@ -102,6 +112,15 @@ impl FakeRoutes {
 
     pub(crate) fn keys_away(&self, away: bool) {
         self.state.lock().keys_away = away;
+    }
+
+    pub(crate) fn wakes_fail(&self, fail: bool) {
+        self.state.lock().wakes_fail = fail;
+    }
+
+    /// Which sandboxes the ingress has woken, in order.
+    pub(crate) fn woken(&self) -> Vec<SandboxId> {
+        self.state.lock().wakes.clone()
     }
 
     pub(crate) fn routes_away(&self, away: bool) {
@@ -149,6 +168,13 @@ impl Routes for FakeRoutes {
         Ok(route.clone())
     }
 
+    /// Only notes it: the test says what comes of it.
+    async fn wake(&self, sandbox: &SandboxId) -> Result<(), RouteError> {
+        let mut state = self.state.lock();
+        state.wakes.push(sandbox.clone());
+        if state.wakes_fail { Err(RouteError::Unavailable) } else { Ok(()) }
+    }
+
     async fn changed(&self, seen: &Route) {
         let mut changes = self.changes.subscribe();
         loop {
@@ -184,6 +210,7 @@ pub(crate) fn route(daemon: SocketAddr) -> Route {
         generation: Generation::FIRST,
         ports: PortAccess::default(),
         status: SandboxStatus::Running,
+        wakes: false,
         endpoint: Some(RouteEndpoint { daemon, token: token() }),
     }
 }

@@ -3,4 +3,5 @@
 mod adopt;
 mod life;
 mod log;
+mod state;
 mod world;

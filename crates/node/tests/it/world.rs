@@ -1,17 +1,27 @@
 //! A host in memory that outlives the nodes run over it.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_host::{
     Layers as _,
-    sim::{SimImages, SimLayers, SimSlots},
+    sim::{SimCaptures, SimImages, SimLayers, SimSlots},
 };
 use tarn_node::{FixedMemory, LogRate, MemoryFacts, NodeConfig, NodeParts, NodeService};
 use tarn_node_api::{
-    Endpoint, LogSink, LogSinkError, Node as _, NodeIntent, NodeTarget, Report, ReportSink,
+    CaptureOrder, CaptureReport, Endpoint, LogSink, LogSinkError, Node as _, NodeIntent,
+    NodeTarget, Report, ReportSink,
 };
+use tarn_route_api::{Activity, ActivityGauge};
 use tarn_runtime::{
     Runtime as _,
     sim::{SimHost, SimRuntime},
@@ -19,7 +29,7 @@ use tarn_runtime::{
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     BootId, ByteSize, EgressPolicy, EndCause, Generation, Launch, LogBatch, MilliCpu, NodeId,
-    ObservedPhase, ProjectId, Resources, SandboxId, UnixMillis,
+    ObservedPhase, ProjectId, Resources, SandboxId, SnapshotId, SnapshotKind, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -27,6 +37,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Sink {
     reports: Mutex<Vec<Report>>,
+    captures: Mutex<Vec<CaptureReport>>,
     count: watch::Sender<usize>,
 }
 
@@ -48,8 +59,18 @@ pub(crate) struct Host {
     pub(crate) slots: Arc<SimSlots>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) boot: Mutex<&'static str>,
+    /// How many servers there were.
+    servers: AtomicU64,
+    pub(crate) captures: Arc<SimCaptures>,
+    pub(crate) activity: Arc<Traffic>,
+    /// How long the next nodes keep the processes of suspended sandboxes.
+    pub(crate) keep_warm: Mutex<Duration>,
     pub(crate) logs: Arc<Logs>,
 }
+
+/// What a test says went to its sandboxes: to all of them the same.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic(pub(crate) Mutex<Option<Activity>>);
 
 /// A node over a host.
 pub(crate) struct World {
@@ -67,9 +88,21 @@ impl ReportSink for Sink {
         self.reports.lock().push(report);
         self.count.send_modify(|count| *count += 1);
     }
+
+    async fn captured(&self, report: CaptureReport) {
+        self.captures.lock().push(report);
+        self.count.send_modify(|count| *count += 1);
+    }
 }
 
 impl Sink {
+    /// Returns every phase that was reported of a sandbox, in order.
+    pub(crate) fn phases(&self, id: &SandboxId) -> Vec<ObservedPhase> {
+        let reports = self.reports.lock();
+        let own = reports.iter().filter(|report| report.id == *id);
+        own.map(|report| report.observed.phase.clone()).collect()
+    }
+
     fn last(&self, id: &SandboxId) -> Option<Report> {
         self.reports.lock().iter().rev().find(|report| report.id == *id).cloned()
     }
@@ -143,17 +176,30 @@ impl Logs {
     }
 }
 
+// === impl Traffic ===
+
+impl ActivityGauge for Traffic {
+    fn activity(&self, _sandbox: &SandboxId) -> Option<Activity> {
+        *self.0.lock()
+    }
+}
+
 // === impl Host ===
 
 impl Host {
     pub(crate) fn new() -> Arc<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
         Arc::new(Self {
-            dir: tempfile::tempdir().expect("a directory"),
+            captures: Arc::new(SimCaptures::new(&dir.path().join("captures"))),
+            activity: Arc::default(),
+            keep_warm: Mutex::new(Duration::from_secs(3600)),
+            dir,
             sim: SimHost::new(Tasks::new()),
             layers: Arc::default(),
             slots: Arc::default(),
             clock: Arc::new(ManualClock::at(UnixMillis(1_000_000))),
             boot: Mutex::new("boot-1"),
+            servers: AtomicU64::new(1),
             logs: Arc::new(Logs::new()),
         })
     }
@@ -178,7 +224,7 @@ impl World {
     pub(crate) async fn over(host: Arc<Host>) -> Self {
         let tasks = Tasks::new();
         let (count, _) = watch::channel(0);
-        let sink = Arc::new(Sink { reports: Mutex::default(), count });
+        let sink = Arc::new(Sink { reports: Mutex::default(), captures: Mutex::default(), count });
         let (events, inbox) = tokio::sync::mpsc::channel(64);
         let config = NodeConfig {
             id: NodeId::from_random([5; 16]),
@@ -189,19 +235,22 @@ impl World {
             cpu: MilliCpu::from_milli(2000),
             boot_id: BootId::new(*host.boot.lock()),
             orphan_grace_secs: 100,
+            keep_warm: *host.keep_warm.lock(),
             log_rate: LogRate { bytes_per_sec: 1 << 30, burst_bytes: 1 << 30 },
         };
-        let gib = ByteSize::from_mib(1024);
+        let gib = ByteSize::from_mib(16 * 1024);
         let parts = NodeParts {
             runtime: Arc::new(SimRuntime::on(&host.sim, events)),
             images: Arc::new(SimImages::new(&["img"])),
             layers: Arc::clone(&host.layers) as _,
             slots: Arc::clone(&host.slots) as _,
+            captures: Arc::clone(&host.captures) as _,
+            activity: Arc::clone(&host.activity) as _,
             memory: Arc::new(FixedMemory(MemoryFacts { total: gib, available: gib })),
             sink: Arc::clone(&sink) as _,
             log_sink: Arc::clone(&host.logs) as _,
             clock: Arc::clone(&host.clock) as _,
-            entropy: Arc::new(SeededEntropy::new(1)),
+            entropy: Arc::new(SeededEntropy::new(host.servers.fetch_add(1, Ordering::Relaxed))),
             tasks: tasks.clone(),
         };
         let node = NodeService::start(config, parts, inbox).await.expect("the node starts");
@@ -244,6 +293,44 @@ impl World {
         tokio::time::timeout(limit, found).await.expect("the report comes")
     }
 
+    /// Waits for a sandbox to be in a phase at a generation.
+    pub(crate) async fn reach(
+        &self,
+        id: &SandboxId,
+        generation: u64,
+        phase: ObservedPhase,
+    ) -> Report {
+        let there = |report: &Report| {
+            report.observed.generation == Generation(generation) && report.observed.phase == phase
+        };
+        self.wait(id, there).await
+    }
+
+    /// Has a snapshot taken, and waits for what becomes of it.
+    pub(crate) async fn snapshot(
+        &self,
+        sandbox: &SandboxId,
+        n: u8,
+        kind: SnapshotKind,
+    ) -> CaptureReport {
+        let snapshot = snapshot_id(n);
+        let order = CaptureOrder { snapshot: snapshot.clone(), sandbox: sandbox.clone(), kind };
+        let mut count = self.sink.count.subscribe();
+        let before = self.sink.captures.lock().len();
+        self.node.capture(order).await.expect("the order is taken");
+        let found = async {
+            loop {
+                let report = self.sink.captures.lock().get(before).cloned();
+                if let Some(report) = report {
+                    assert_eq!((&report.snapshot, &report.sandbox), (&snapshot, sandbox));
+                    break report;
+                }
+                count.changed().await.expect("the sink lives");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), found).await.expect("the report comes")
+    }
+
     /// Returns how a running sandbox is reached.
     pub(crate) async fn node_endpoint(&self, id: &SandboxId) -> Endpoint {
         let list = self.node.list().await;
@@ -255,8 +342,30 @@ impl World {
         let ended = |report: &Report| matches!(report.observed.phase, ObservedPhase::Ended(_));
         match self.wait(id, ended).await.observed.phase {
             ObservedPhase::Ended(cause) => cause,
-            ObservedPhase::Starting | ObservedPhase::Running => unreachable!("waited for an end"),
+            ObservedPhase::Starting
+            | ObservedPhase::Running
+            | ObservedPhase::Suspending
+            | ObservedPhase::Suspended => unreachable!("waited for an end"),
         }
+    }
+
+    /// Waits until the ledger's entry of a sandbox is as wanted.
+    pub(crate) async fn wait_entry(
+        &self,
+        id: &SandboxId,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) {
+        let file = self.host.ledger().join(id.as_str()).join("sandbox.json");
+        let there = async {
+            loop {
+                let text = std::fs::read(&file).unwrap_or_default();
+                if serde_json::from_slice(&text).is_ok_and(|entry| wanted(&entry)) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), there).await.expect("the entry comes");
     }
 
     /// Changes the ledger's entry of a sandbox behind the node's back.
@@ -270,22 +379,35 @@ impl World {
 
     /// Asserts that the host has nothing of any sandbox, once the ledger is as small as said.
     pub(crate) async fn assert_clean(&self, ledger_entries: usize) {
-        let clean = async {
-            while self.host.entries() != ledger_entries {
-                tokio::task::yield_now().await;
+        let last = Mutex::new(None);
+        let (events, _inbox) = tokio::sync::mpsc::channel(1);
+        let runtime = SimRuntime::on(&self.host.sim, events);
+        let wait_until_clean = async {
+            loop {
+                let layers = self.host.layers.list().await.expect("a list");
+                let slot = self.host.slots.policy(tarn_host::SlotId(0));
+                let left = runtime.list().await.expect("a list");
+                let entries = self.host.entries();
+                let found = (entries, layers, slot, left);
+                if found == (ledger_entries, vec![], None, vec![]) {
+                    break;
+                }
+                *last.lock() = Some(format!("{found:?}"));
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), clean).await.expect("the ledger empties");
-        assert!(self.host.layers.list().await.expect("a list").is_empty(), "a layer is left");
-        assert_eq!(self.host.slots.policy(tarn_host::SlotId(0)), None, "a slot is left");
-        let (events, _inbox) = tokio::sync::mpsc::channel(1);
-        let left = SimRuntime::on(&self.host.sim, events).list().await.expect("a list");
-        assert!(left.is_empty(), "the runtime has {left:?}");
+        if tokio::time::timeout(Duration::from_secs(10), wait_until_clean).await.is_err() {
+            unreachable!("something is left: {:?}", last.lock());
+        }
     }
 }
 
 pub(crate) fn id(n: u8) -> SandboxId {
     SandboxId::from_random([n; 21])
+}
+
+pub(crate) fn snapshot_id(n: u8) -> SnapshotId {
+    SnapshotId::from_random([n; 16])
 }
 
 pub(crate) fn launch() -> Launch {
@@ -296,6 +418,7 @@ pub(crate) fn launch() -> Launch {
         egress: EgressPolicy::OPEN,
         named: false,
         timeout_secs: 600,
+        restore: None,
     }
 }
 

@@ -7,9 +7,10 @@ use std::{
     collections::BTreeMap,
     ffi::CString,
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _},
     net::{TcpListener, TcpStream},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +33,7 @@ fn main() {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["hog", mib] => hog(mib.parse().unwrap()),
         ["bomb"] => bomb(),
+        ["witness", mib] => witness(mib.parse().unwrap()),
         ["threads", count] => threads(count.parse().unwrap()),
         ["sleep"] => thread::sleep(Duration::from_secs(3600)),
         _ => serve(),
@@ -81,6 +83,7 @@ fn act(path: &str) -> String {
         ["alive", pid] => fs::metadata(format!("/proc/{pid}")).is_ok().to_string(),
         ["cpus"] => thread::available_parallelism().unwrap().to_string(),
         ["remount-daemon"] => remount_daemon(),
+        ["witness"] => ask_witness(),
         ["spun", millis] => spun(Duration::from_millis(millis.parse().unwrap())),
         _ => "hello".to_owned(),
     }
@@ -106,6 +109,56 @@ fn hog(mib: usize) {
     }
     println!("{}", memory.len());
     thread::sleep(Duration::from_secs(3600));
+}
+
+const WITNESS: &str = "127.0.0.1:9600";
+
+/// Has of everything that must outlive a snapshot, and tells whoever connects how it is:
+/// `<steps> <ticks of a timer> <damaged pages> <content of a deleted file>`.
+fn witness(mib: usize) {
+    static STEPS: AtomicU64 = AtomicU64::new(0);
+    static TICKS: AtomicU64 = AtomicU64::new(0);
+    let pages: Vec<u64> = (0..mib as u64 * 256).collect();
+    let memory: Vec<[u64; 512]> =
+        pages.iter().map(|page| [page.wrapping_mul(0x9e37_79b9_7f4a_7c15); 512]).collect();
+    let path = "/tmp/deleted";
+    let mut file = fs::File::options().create(true).read(true).write(true).open(path).unwrap();
+    file.write_all(b"still-here").unwrap();
+    fs::remove_file(path).unwrap();
+    thread::spawn(|| {
+        loop {
+            for _ in 0..1000 {
+                STEPS.fetch_add(1, Ordering::Relaxed);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    thread::spawn(|| {
+        loop {
+            thread::sleep(Duration::from_millis(20));
+            TICKS.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    for stream in TcpListener::bind(WITNESS).unwrap().incoming() {
+        let damaged = pages.iter().zip(&memory).filter(|(page, words)| {
+            words.iter().any(|word| *word != page.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        });
+        let damaged = damaged.count();
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let (steps, ticks) = (STEPS.load(Ordering::Relaxed), TICKS.load(Ordering::Relaxed));
+        write!(stream.unwrap(), "{steps} {ticks} {damaged} {text}").unwrap();
+    }
+}
+
+fn ask_witness() -> String {
+    let mut text = String::new();
+    let asked = TcpStream::connect(WITNESS).and_then(|mut stream| stream.read_to_string(&mut text));
+    match asked {
+        Ok(_) => text,
+        Err(error) => format!("error: {error}"),
+    }
 }
 
 /// Writes a file of so many MiB.

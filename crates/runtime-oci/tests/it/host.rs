@@ -72,6 +72,13 @@ impl Host {
         self.dir.path()
     }
 
+    /// Makes a new empty directory.
+    pub(crate) fn make_dir(&self, prefix: &str) -> PathBuf {
+        let made = tempfile::Builder::new().prefix(prefix).tempdir_in(self.dir.path());
+        // Removed with the host's directory.
+        made.unwrap().keep()
+    }
+
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir.path().join("runsc")
     }

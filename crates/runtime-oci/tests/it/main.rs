@@ -10,6 +10,7 @@ mod conformance;
 mod crash;
 mod doctor;
 mod host;
+mod image;
 mod inside;
 mod life;
 mod memory;

@@ -11,7 +11,7 @@ use crate::host::{Host, PATIENCE, ask, boot, meminfo_kib, until};
 
 /// Ends the largest process at each announcement, like a node; returns when the sandbox ends, or
 /// the runtime does.
-async fn play_node(
+pub(crate) async fn play_node(
     mut events: mpsc::Receiver<RuntimeEvent>,
     daemon: SocketAddr,
     told: mpsc::Sender<RuntimeEvent>,

@@ -1,6 +1,6 @@
 //! What every case starts from: a runtime, its events, and the sandboxes made so far.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, path::PathBuf, sync::Arc, task::Poll, time::Duration};
 
 use tarn_types::SandboxId;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -59,6 +59,10 @@ impl Harness {
         let spec = self.fixture.prepare_unstartable().await?;
         self.prepared.push(spec.clone());
         Some(spec)
+    }
+
+    pub(super) async fn empty_dir(&self) -> PathBuf {
+        self.fixture.empty_dir().await
     }
 
     /// Makes and starts a sandbox, and waits until its daemon answers.

@@ -181,6 +181,6 @@ pub(super) fn expect_not_found<T: std::fmt::Debug>(got: &Result<T, RuntimeError>
     assert!(matches!(got, Err(RuntimeError::NotFound { id: missing }) if missing == id), "{got:?}");
 }
 
-fn expect_exists(got: &Result<(), RuntimeError>, id: &SandboxId) {
+pub(super) fn expect_exists<T: std::fmt::Debug>(got: &Result<T, RuntimeError>, id: &SandboxId) {
     assert!(matches!(got, Err(RuntimeError::Exists { id: there }) if there == id), "{got:?}");
 }

@@ -17,9 +17,9 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tarn_daemon_api::{ExitReason, Health, Info, MAX_JSON_BYTES, OutputStream, PREFIX, code};
-use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, LOGS_PATH, TOKEN_HEADER};
+use tarn_guest_api::{INIT_PATH, INTERNAL_PREFIX, LOGS_PATH, SEAL_PATH, TOKEN_HEADER, UNSEAL_PATH};
 use tarn_task::{Clock, Tasks};
 use tarn_types::{ByteSize, UnixMillis};
 use tokio::{
@@ -28,16 +28,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::seal::{Connection, Seal};
 use super::{
     answer::{self, Answer, Body, Refusal},
     fault::Faults,
     file::FileTree,
+    image::DaemonImage,
+    process::Sleeper,
 };
 
 mod file;
 mod log;
 mod private;
 mod process;
+mod seal;
+
+pub(super) use self::log::LogImage;
 
 /// What every sandbox seems to use before it does anything.
 const BASE_MEMORY: ByteSize = ByteSize::from_mib(16);
@@ -55,17 +61,26 @@ pub(super) struct Daemon {
     files: Mutex<FileTree>,
     processes: super::process::Processes,
     log: log::LogReader,
-    frozen: watch::Sender<bool>,
+    seal: Seal,
+    stops: watch::Sender<Stops>,
     end: CancellationToken,
     requests: AtomicU64,
     /// It never answers: a fault.
     mute: bool,
 }
 
-/// What `init` brought.
-struct Identity {
+/// What holds everything inside.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stops {
+    frozen: bool,
+    paused: bool,
+}
+
+/// What `init` brought, and `unseal` replaces in part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Identity {
     token: String,
-    hostname: String,
+    pub(super) hostname: String,
     env: BTreeMap<String, String>,
     working_dir: String,
 }
@@ -73,21 +88,48 @@ struct Identity {
 // === impl Daemon ===
 
 impl Daemon {
-    pub(super) fn new(tasks: Tasks, clock: Arc<dyn Clock>, faults: Faults, mute: bool) -> Self {
+    pub(super) fn new(
+        tasks: Tasks,
+        clock: Arc<dyn Clock>,
+        faults: Faults,
+        mute: bool,
+        image: DaemonImage,
+    ) -> Self {
         Self {
-            booted_at: clock.now(),
+            booted_at: image.booted_at,
             tasks,
             clock,
             faults,
-            identity: Mutex::new(None),
-            files: Mutex::new(FileTree::new("/workspace")),
-            processes: super::process::Processes::default(),
-            log: log::LogReader::default(),
-            frozen: watch::Sender::new(false),
+            identity: Mutex::new(image.identity.map(Arc::new)),
+            files: Mutex::new(image.files),
+            processes: super::process::Processes::new(image.processes),
+            log: log::LogReader::new(image.log),
+            seal: Seal::new(image.sealed),
+            stops: watch::Sender::default(),
             end: CancellationToken::new(),
             requests: AtomicU64::new(0),
             mute,
         }
+    }
+
+    /// Has the processes of an image go on.
+    pub(super) fn wake(self: &Arc<Self>) {
+        for sleeper in self.processes.sleepers(&*self.clock) {
+            let Sleeper { process, nap, limit } = sleeper;
+            self.tasks.spawn("sim_process", Arc::clone(self).drive(process, nap, limit));
+        }
+    }
+
+    /// Returns the memory image of a paused sandbox; `None` while it runs.
+    pub(super) fn image(&self) -> Option<DaemonImage> {
+        self.stops.borrow().paused.then(|| DaemonImage {
+            booted_at: self.booted_at,
+            identity: self.identity.lock().as_deref().cloned(),
+            sealed: self.seal.is_closed(),
+            files: self.files.lock().clone(),
+            processes: self.processes.image(),
+            log: self.log.image(),
+        })
     }
 
     /// Accepts connections until the sandbox ends.
@@ -113,7 +155,12 @@ impl Daemon {
 
     /// Stops or continues everything inside.
     pub(super) fn set_frozen(&self, frozen: bool) {
-        self.frozen.send_replace(frozen);
+        self.stops.send_modify(|stops| stops.frozen = frozen);
+    }
+
+    /// Stops or continues everything inside, beside freezing.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.stops.send_modify(|stops| stops.paused = paused);
     }
 
     /// Returns the memory and the CPU time, in microseconds, that it seems to use.
@@ -126,22 +173,27 @@ impl Daemon {
     async fn converse(self: Arc<Self>, stream: TcpStream) {
         // Without it an answer in two writes waits for the client's delayed acknowledgement.
         let nodelay = stream.set_nodelay(true);
-        let service = service_fn(|request| Arc::clone(&self).answer(request));
+        let known = self.seal.connection();
+        let service = service_fn(|request| Arc::clone(&self).answer(&known, request));
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service);
         if nodelay.is_err() {
             return;
         }
         tokio::select! {
-            // How a client leaves is its own affair.
-            _left = connection => {}
+            // In this order: what an unseal lets go on must not go on where it ends the connection.
+            biased;
+            () = self.seal.outlived(&known) => {}
             () = self.end.cancelled() => {}
             () = self.tasks.stopping() => {}
+            // How a client leaves is its own affair.
+            _left = connection => {}
         }
     }
 
     async fn answer(
         self: Arc<Self>,
+        connection: &Connection,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -149,18 +201,29 @@ impl Daemon {
         if self.mute {
             std::future::pending::<()>().await;
         }
-        Ok(self.route(request).await.unwrap_or_else(Refusal::into_response))
+        Ok(self.route(connection, request).await.unwrap_or_else(Refusal::into_response))
     }
 
     async fn thawed(&self) {
         // The sender lives in `self`, so the channel cannot close while this waits.
-        drop(self.frozen.subscribe().wait_for(|frozen| !*frozen).await);
+        let free = |stops: &Stops| !stops.frozen && !stops.paused;
+        drop(self.stops.subscribe().wait_for(free).await);
     }
 
-    async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
+    async fn route(
+        self: &Arc<Self>,
+        connection: &Connection,
+        request: Request<Incoming>,
+    ) -> Answer {
         if request.uri().path() == INIT_PATH && request.method() == Method::POST {
             return self.init(request).await;
         }
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, SEAL_PATH) => return self.seal(request).await,
+            (&Method::POST, UNSEAL_PATH) => return self.unseal(connection, request).await,
+            _ => self.seal.opened().await,
+        }
+        // Only now: it is the token of whoever the sandbox is after an unseal.
         let identity = self.authorise(&request)?;
         if request.uri().path() == LOGS_PATH && request.method() == Method::POST {
             return self.logs(request).await;

@@ -25,6 +25,18 @@ pub enum SimStep {
     Freeze,
     /// `Runtime::thaw` fails and leaves the sandbox frozen.
     Thaw,
+    /// `Runtime::pause` fails and leaves the sandbox running.
+    Pause,
+    /// `Runtime::resume` fails and leaves the sandbox paused.
+    Resume,
+    /// `Runtime::checkpoint` fails and leaves the sandbox paused.
+    Checkpoint,
+    /// `Runtime::restore` fails and leaves nothing.
+    Restore,
+    /// The daemon answers `seal` with 500 and stays as it was.
+    Seal,
+    /// The daemon answers `unseal` with 500 and stays as it was.
+    Unseal,
 }
 
 /// Makes the steps of every sandbox of one [`super::SimHost`] fail or take long.
@@ -54,6 +66,12 @@ impl SimStep {
             Self::Delete => "delete",
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Checkpoint => "checkpoint",
+            Self::Restore => "restore",
+            Self::Seal => "seal",
+            Self::Unseal => "unseal",
         }
     }
 }

@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tarn_daemon_api::{DirectoryEntry, code};
 
 /// The files and directories of one sandbox, by absolute path.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct FileTree {
     working_dir: String,
     directories: BTreeSet<String>,
     files: BTreeMap<String, File>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct File {
+    #[serde(with = "octets")]
     bytes: Bytes,
     modified_at: i64,
 }
@@ -161,6 +163,20 @@ impl FileTree {
     fn make_directories(&mut self, path: &str) {
         let missing: Vec<_> = ancestors(path).map(str::to_owned).collect();
         self.directories.extend(missing);
+    }
+}
+
+/// Bytes as JSON: a list of numbers.
+mod octets {
+    use bytes::Bytes;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, into: S) -> Result<S::Ok, S::Error> {
+        into.collect_seq(bytes.iter())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Bytes, D::Error> {
+        Vec::deserialize(from).map(Bytes::from)
     }
 }
 

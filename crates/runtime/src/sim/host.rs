@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering},
@@ -17,6 +19,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use super::{
     daemon::Daemon,
     fault::{Faults, SimStep},
+    image::DaemonImage,
 };
 use crate::{Adopted, RuntimeError, RuntimeEvent, RuntimeExit, RuntimeSpec, RuntimeStats, Started};
 
@@ -61,6 +64,12 @@ enum State {
 
 /// Makes a sandbox whose start failed, or was given up, an unstarted one again.
 struct UndoStart<'a> {
+    host: &'a SimHost,
+    id: &'a SandboxId,
+}
+
+/// Removes a sandbox whose restore failed, or was given up.
+struct UndoRestore<'a> {
     host: &'a SimHost,
     id: &'a SandboxId,
 }
@@ -142,11 +151,15 @@ impl SimHost {
 
     pub(super) async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
         self.meet(SimStep::Create, &spec.id).await?;
+        self.claim(spec, State::Created)
+    }
+
+    fn claim(&self, spec: &RuntimeSpec, state: State) -> Result<(), RuntimeError> {
         let mut sandboxes = self.0.sandboxes.lock();
         if sandboxes.contains_key(&spec.id) {
             return Err(RuntimeError::Exists { id: spec.id.clone() });
         }
-        let sandbox = Sandbox { address: spec.address, state: State::Created, watch: Weak::new() };
+        let sandbox = Sandbox { address: spec.address, state, watch: Weak::new() };
         sandboxes.insert(spec.id.clone(), sandbox);
         Ok(())
     }
@@ -158,7 +171,8 @@ impl SimHost {
     ) -> Result<Started, RuntimeError> {
         let address = self.begin_start(id)?;
         let undo = UndoStart { host: self, id };
-        let live = self.boot(id, address).await?;
+        self.meet(SimStep::Start, id).await?;
+        let live = self.boot(id, address, DaemonImage::empty(self.0.clock.now())).await?;
         let started = self.finish_start(id, live, watch).await;
         drop(undo);
         started
@@ -178,8 +192,12 @@ impl SimHost {
         }
     }
 
-    async fn boot(&self, id: &SandboxId, address: IpAddr) -> Result<Live, RuntimeError> {
-        self.meet(SimStep::Start, id).await?;
+    async fn boot(
+        &self,
+        id: &SandboxId,
+        address: IpAddr,
+        image: DaemonImage,
+    ) -> Result<Live, RuntimeError> {
         let mute = self.0.faults.meet(SimStep::Daemon).await;
         // Only the machine itself may reach a daemon that nothing isolates.
         let address = if address.is_loopback() { address } else { Ipv4Addr::LOCALHOST.into() };
@@ -197,8 +215,10 @@ impl SimHost {
             Arc::clone(&self.0.clock),
             self.0.faults.clone(),
             mute,
+            image,
         );
         let daemon = Arc::new(daemon);
+        daemon.wake();
         let serving = self.0.tasks.spawn("sim_daemon", Arc::clone(&daemon).serve(listener));
         Ok(Live { started, daemon, serving })
     }
@@ -266,6 +286,59 @@ impl SimHost {
         self.meet(step, id).await?;
         daemon.set_frozen(step == SimStep::Freeze);
         Ok(())
+    }
+
+    /// Pauses or resumes; `step` says which.
+    pub(super) async fn set_paused(
+        &self,
+        id: &SandboxId,
+        step: SimStep,
+    ) -> Result<(), RuntimeError> {
+        let daemon = self.daemon(id, step)?;
+        self.meet(step, id).await?;
+        daemon.set_paused(step == SimStep::Pause);
+        Ok(())
+    }
+
+    pub(super) async fn checkpoint(&self, id: &SandboxId, dir: &Path) -> Result<(), RuntimeError> {
+        let step = SimStep::Checkpoint;
+        let daemon = self.daemon(id, step)?;
+        self.meet(step, id).await?;
+        let image = daemon.image().ok_or_else(|| backend(step, id, "it is not paused"))?;
+        let dir = dir.to_owned();
+        self.on_disk("write the image", id, move || image.write(&dir)).await
+    }
+
+    pub(super) async fn restore(
+        &self,
+        spec: &RuntimeSpec,
+        dir: &Path,
+        watch: &Arc<Watch>,
+    ) -> Result<Started, RuntimeError> {
+        let id = &spec.id;
+        self.claim(spec, State::Starting)?;
+        let undo = UndoRestore { host: self, id };
+        self.meet(SimStep::Restore, id).await?;
+        let dir = dir.to_owned();
+        let mut image = self.on_disk("read the image", id, move || DaemonImage::read(&dir)).await?;
+        if let Some(identity) = &mut image.identity {
+            identity.hostname.clone_from(&spec.hostname);
+        }
+        let live = self.boot(id, spec.address, image).await?;
+        let started = self.finish_start(id, live, watch).await;
+        drop(undo);
+        started
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        id: &SandboxId,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, RuntimeError> {
+        let done = self.0.tasks.spawn_blocking(work).await;
+        let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+        done.map_err(|source| RuntimeError::Host { step, id: id.clone(), source })
     }
 
     pub(super) fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
@@ -354,6 +427,17 @@ impl Drop for UndoStart<'_> {
             && matches!(sandbox.state, State::Starting)
         {
             sandbox.state = State::Created;
+        }
+    }
+}
+
+// === impl UndoRestore ===
+
+impl Drop for UndoRestore<'_> {
+    fn drop(&mut self) {
+        let mut sandboxes = self.host.0.sandboxes.lock();
+        if let Some(Sandbox { state: State::Starting, .. }) = sandboxes.get(self.id) {
+            sandboxes.remove(self.id);
         }
     }
 }

@@ -13,7 +13,7 @@ use futures::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tarn_daemon_api::{
     ExitFrame, ExitReason, LineFrame, OutputResponse, OutputStream, ProcessInfo, ProcessStatus,
     StartedFrame,
@@ -50,13 +50,31 @@ pub(super) struct Process {
     activity: Arc<watch::Sender<()>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {
     info: ProcessInfo,
     rest: VecDeque<Act>,
     lines: Vec<LineFrame>,
     /// Set at the end, by whatever brought it.
     reason: Option<ExitReason>,
+    /// When it goes on, in milliseconds since 1970, while it sleeps.
+    wakes_at: u64,
+    /// When its time is over, if it has a limit.
+    killed_at: Option<u64>,
+}
+
+/// Every process of one sandbox, in a memory image.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct ProcessesImage {
+    started: u32,
+    processes: Vec<State>,
+}
+
+/// A process that was asleep in an image.
+pub(super) struct Sleeper {
+    pub(super) process: Arc<Process>,
+    pub(super) nap: Duration,
+    pub(super) limit: Option<Duration>,
 }
 
 /// What a process comes to after it ran as far as it could at once.
@@ -71,6 +89,43 @@ pub(super) enum Pause {
 // === impl Processes ===
 
 impl Processes {
+    /// Makes the processes of an image.
+    pub(super) fn new(image: ProcessesImage) -> Self {
+        let processes = Self::default();
+        let mut table = processes.table.lock();
+        table.started = image.started;
+        for state in image.processes {
+            let pid = state.info.pid;
+            table.by_pid.insert(pid, Arc::new(Process::new(state, &processes.activity)));
+        }
+        drop(table);
+        processes
+    }
+
+    /// Returns what an image has of them.
+    pub(super) fn image(&self) -> ProcessesImage {
+        let table = self.table.lock();
+        let processes = table.by_pid.values().map(|process| process.state.lock().clone());
+        ProcessesImage { started: table.started, processes: processes.collect() }
+    }
+
+    /// Returns the processes that sleep, and for how long from now. The clock of those inside ran
+    /// on while they were in an image.
+    pub(super) fn sleepers(&self, clock: &dyn Clock) -> Vec<Sleeper> {
+        let now = millis(clock);
+        let left = |at: u64| Duration::from_millis(at.saturating_sub(now));
+        self.running()
+            .into_iter()
+            .map(|process| {
+                let (wakes_at, killed_at) = {
+                    let state = process.state.lock();
+                    (state.wakes_at, state.killed_at)
+                };
+                Sleeper { process, nap: left(wakes_at), limit: killed_at.map(left) }
+            })
+            .collect()
+    }
+
     /// Adds a process that has not done anything yet.
     pub(super) fn start(
         &self,
@@ -98,13 +153,15 @@ impl Processes {
             ended_at: None,
             managed: None,
         };
-        let state = State { info, rest: acts.into(), lines: Vec::new(), reason: None };
-        let process = Process {
-            state: Mutex::new(state),
-            changed: watch::Sender::new(()),
-            activity: Arc::clone(&self.activity),
+        let state = State {
+            info,
+            rest: acts.into(),
+            lines: Vec::new(),
+            reason: None,
+            wakes_at: 0,
+            killed_at: None,
         };
-        let process = Arc::new(process);
+        let process = Arc::new(Process::new(state, &self.activity));
         table.by_pid.insert(pid, Arc::clone(&process));
         process
     }
@@ -157,6 +214,19 @@ impl Table {
 // === impl Process ===
 
 impl Process {
+    fn new(state: State, activity: &Arc<watch::Sender<()>>) -> Self {
+        Self {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            activity: Arc::clone(activity),
+        }
+    }
+
+    /// Notes how long it may run from now.
+    pub(super) fn set_limit(&self, limit: Duration, clock: &dyn Clock) {
+        self.state.lock().killed_at = Some(later(clock, limit));
+    }
+
     /// Returns what a list says of it.
     pub(super) fn info(&self) -> ProcessInfo {
         self.state.lock().info.clone()
@@ -240,7 +310,10 @@ impl State {
                     let timestamp = millis(clock);
                     self.lines.push(LineFrame { line, timestamp, stream: Some(stream) });
                 }
-                Some(Act::Sleep(duration)) => return Pause::Asleep(duration),
+                Some(Act::Sleep(duration)) => {
+                    self.wakes_at = later(clock, duration);
+                    return Pause::Asleep(duration);
+                }
                 Some(Act::Exit(code)) => self.end(Some(code), None, ExitReason::Exited, clock),
                 None => self.end(Some(0), None, ExitReason::Exited, clock),
             }
@@ -300,6 +373,11 @@ fn event(text: &mut String, frame: &impl Serialize) {
     let json = serde_json::to_string(frame).expect("wire types are plain data");
     // Writing to a `String` cannot fail.
     _ = write!(text, "data: {json}\n\n");
+}
+
+/// Returns a time from now in milliseconds since 1970.
+fn later(clock: &dyn Clock, after: Duration) -> u64 {
+    millis(clock).saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn millis(clock: &dyn Clock) -> u64 {

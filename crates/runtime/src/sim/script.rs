@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tarn_daemon_api::OutputStream;
 
 use super::file::FileTree;
 
 /// Something that a command does.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Act {
     /// It writes a line.
     Print(OutputStream, String),

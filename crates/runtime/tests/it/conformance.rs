@@ -1,8 +1,11 @@
 //! The simulated runtime passes the suite of all runtimes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU16, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -19,6 +22,7 @@ use crate::support;
 struct SimFixture {
     host: SimHost,
     prepared: AtomicU16,
+    dir: tempfile::TempDir,
 }
 
 #[async_trait]
@@ -36,6 +40,11 @@ impl Fixture for SimFixture {
         Some(self.prepare().await)
     }
 
+    async fn empty_dir(&self) -> PathBuf {
+        // Removed with the directory around it.
+        tempfile::tempdir_in(self.dir.path()).expect("a writable directory").keep()
+    }
+
     async fn release(&self, _spec: &RuntimeSpec) {}
 
     async fn kill(&self, spec: &RuntimeSpec, _started: &Started) {
@@ -49,7 +58,17 @@ impl Fixture for SimFixture {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conforms() {
-    let fixture = SimFixture { host: SimHost::new(Tasks::new()), prepared: AtomicU16::new(0) };
+    let fixture = SimFixture {
+        host: SimHost::new(Tasks::new()),
+        prepared: AtomicU16::new(0),
+        dir: tempfile::tempdir().expect("a writable directory"),
+    };
     let skipped = conformance::run(Arc::new(fixture)).await;
-    assert_eq!(skipped, [("a runtime that cannot freeze says so", "the runtime freezes")]);
+    assert_eq!(
+        skipped,
+        [
+            ("a runtime that cannot freeze says so", "the runtime freezes"),
+            ("a runtime without memory snapshots says so", "the runtime has them"),
+        ]
+    );
 }

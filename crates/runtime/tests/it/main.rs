@@ -3,5 +3,6 @@
 mod conformance;
 mod daemon;
 mod fault;
+mod image;
 mod scale;
 mod support;

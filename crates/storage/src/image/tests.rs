@@ -142,3 +142,39 @@ async fn of_two_images_with_a_name_the_one_written_last_counts() -> anyhow::Resu
     assert!(template.root.ends_with("new/rootfs"), "{}", template.root.display());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_version_is_found_by_its_digest_though_a_newer_one_has_its_names() -> anyhow::Result<()> {
+    let assets = tempfile::tempdir()?;
+    let digest = |text: &str| format!("sha256:{}", text.repeat(32));
+    for (dir, text, age) in [("old", "01", 60), ("new", "02", 0)] {
+        let image = write(assets.path(), dir, &WHOLE.replace("DIGEST", "DIGEST,\"x\":0"))?;
+        let path = image.join("image.json");
+        fs::write(&path, fs::read_to_string(&path)?.replace(&"ab".repeat(32), &text.repeat(32)))?;
+        let file = fs::File::options().write(true).open(&path)?;
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(10_000 - age))?;
+    }
+    let images = StockImages::open(assets.path(), Tasks::new());
+    let wanted = images.default_image();
+    assert_eq!(images.resolve(&wanted).await?.digest, digest("02"));
+    for (dir, text) in [("old", "01"), ("new", "02")] {
+        let template = images.resolve_digest(&digest(text), &wanted).await?;
+        assert_eq!(
+            (template.digest.as_str(), true),
+            (&*digest(text), template.root.ends_with(format!("{dir}/rootfs")))
+        );
+    }
+    // The set-up took the old one's names away.
+    let old = assets.path().join("images/old");
+    let text = fs::read_to_string(old.join("image.json"))?;
+    let names = r#"["tensorlake/ubuntu-minimal","tensorlake/debian-minimal"]"#;
+    fs::write(old.join("image.json"), text.replace(names, "[]"))?;
+    images.resolve_digest(&digest("01"), &wanted).await?;
+
+    let error = images.resolve_digest(&digest("03"), &wanted).await.expect_err("there is none");
+    assert!(error.to_string().contains(&digest("03")), "{error}");
+    fs::remove_dir(old.join("rootfs"))?;
+    let error = images.resolve_digest(&digest("01"), &wanted).await.expect_err("it is damaged");
+    assert!(error.to_string().contains("`rootfs` is missing"), "{error}");
+    Ok(())
+}

@@ -7,7 +7,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
 };
@@ -89,6 +90,14 @@ impl LayerDisk {
         }
         let options = root_options(template, &layer);
         mount::mount(Path::new("overlay"), &self.root(), "overlay", flags, &options)
+    }
+
+    /// Writes to the image what the layer's files have in memory.
+    pub(crate) fn sync(&self) -> Result<(), HostStepError> {
+        let layer = self.layer();
+        File::open(&layer)
+            .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
+            .step("sync the files of", &layer)
     }
 
     /// Says whether the layer's directory is there at all.

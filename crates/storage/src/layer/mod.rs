@@ -9,17 +9,14 @@
 
 mod disk;
 mod forget;
-mod id_lock;
+mod machine_id;
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,10 +26,12 @@ use tarn_task::Tasks;
 use tarn_types::{ByteSize, SandboxId};
 use tokio::sync::Semaphore;
 
-use self::{disk::LayerDisk, id_lock::IdLocks};
+pub(crate) use self::disk::LayerDisk;
 use crate::{
     Pool,
     blank::Blanks,
+    ext4,
+    key_lock::KeyLocks,
     loopdev, mount,
     step::{HostStepError, StepContext as _, chain},
 };
@@ -51,7 +50,7 @@ pub struct HostLayers {
     tasks: Tasks,
     makers: Arc<Semaphore>,
     removers: Arc<Semaphore>,
-    locks: IdLocks,
+    locks: KeyLocks<SandboxId>,
 }
 
 /// Which bound a job counts against.
@@ -68,8 +67,14 @@ struct Shared {
     pool: Arc<Pool>,
     blanks: Blanks,
     layers: PathBuf,
-    trash: PathBuf,
-    trashed: AtomicU64,
+}
+
+/// What a layer is made of.
+#[derive(Debug)]
+struct LayerSource {
+    file: File,
+    /// What the layer is to have, no less than the file.
+    size: ByteSize,
 }
 
 // === impl HostLayers ===
@@ -82,8 +87,6 @@ impl HostLayers {
         let shared = Arc::new(Shared {
             blanks: Blanks::new(pool.dir().join("blanks")),
             layers: pool.dir().join("layers"),
-            trash: pool.dir().join("trash"),
-            trashed: AtomicU64::new(0),
             pool,
         });
         let this = Self {
@@ -91,10 +94,10 @@ impl HostLayers {
             tasks: tasks.clone(),
             makers: Arc::new(Semaphore::new(JOBS)),
             removers: Arc::new(Semaphore::new(JOBS)),
-            locks: IdLocks::default(),
+            locks: KeyLocks::default(),
         };
         let shared = this.shared.clone();
-        tasks.spawn_blocking(move || shared.empty_trash());
+        tasks.spawn_blocking(move || shared.pool.trash().empty());
         tasks.spawn("pool-watcher", watch_pool(this.shared.clone(), tasks.clone()));
         this
     }
@@ -150,6 +153,27 @@ impl Layers for HostLayers {
         self.job(JobKind::Make, Some(id), move |shared| shared.build(&name, &lower, size)).await
     }
 
+    async fn build_from(
+        &self,
+        id: &SandboxId,
+        template: &Template,
+        source: &Path,
+        size: ByteSize,
+    ) -> Result<RootFs, LayerError> {
+        let (name, lower, source) = (id.clone(), template.root.clone(), source.to_owned());
+        let work = move |shared: &Shared| shared.build_from(&name, &lower, &source, size);
+        self.job(JobKind::Make, Some(id), work).await
+    }
+
+    async fn sync(&self, id: &SandboxId) -> Result<(), LayerError> {
+        let name = id.clone();
+        self.job(JobKind::Make, Some(id), move |shared| {
+            shared.adopt(&name)?;
+            Ok(shared.disk(&name).sync()?)
+        })
+        .await
+    }
+
     async fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {
         let name = id.clone();
         self.job(JobKind::Make, Some(id), move |shared| shared.adopt(&name)).await
@@ -161,7 +185,7 @@ impl Layers for HostLayers {
             self.job(JobKind::Remove, Some(id), move |shared| shared.release(&name)).await?;
         // Unlinking a large image takes its time; nobody needs to wait for it.
         let shared = self.shared.clone();
-        self.tasks.spawn_blocking(move || shared.remove_trash(&trash));
+        self.tasks.spawn_blocking(move || shared.pool.trash().remove(&trash));
         Ok(())
     }
 
@@ -183,13 +207,40 @@ impl Shared {
 
     fn build(&self, id: &SandboxId, template: &Path, size: ByteSize) -> Result<RootFs, LayerError> {
         self.pool.check_room()?;
+        let size = whole_blocks(size);
+        let blank = self.blanks.open(size)?;
+        self.raise(id, template, &LayerSource { file: blank, size })
+    }
+
+    fn build_from(
+        &self,
+        id: &SandboxId,
+        template: &Path,
+        source: &Path,
+        size: ByteSize,
+    ) -> Result<RootFs, LayerError> {
+        let file = File::open(source).step("open", source)?;
+        let meta = file.metadata().step("look at", source)?;
+        let (size, least) = (whole_blocks(size), ByteSize::from_bytes(meta.len()));
+        if size < least {
+            return Err(LayerError::TooSmall { size, least });
+        }
+        self.pool.check_room_for_clone(&meta)?;
+        self.raise(id, template, &LayerSource { file, size })
+    }
+
+    fn raise(
+        &self,
+        id: &SandboxId,
+        template: &Path,
+        source: &LayerSource,
+    ) -> Result<RootFs, LayerError> {
         let disk = self.disk(id);
-        let blank = self.blanks.open(whole_blocks(size))?;
         disk.make_dirs()?;
-        if let Err(error) = self.fill(&disk, &blank, template, id) {
-            let trash = self.next_trash(id);
+        if let Err(error) = self.fill(&disk, source, template, id) {
+            let trash = self.pool.trash().place(id.as_str());
             match disk.remove(&trash) {
-                Ok(()) => self.remove_trash(&trash),
+                Ok(()) => self.pool.trash().remove(&trash),
                 Err(undo) => {
                     let undo = chain(&undo);
                     tracing::warn!(sandbox.id = %id, error = undo, "undoing a layer failed");
@@ -203,12 +254,15 @@ impl Shared {
     fn fill(
         &self,
         disk: &LayerDisk,
-        blank: &File,
+        source: &LayerSource,
         template: &Path,
         id: &SandboxId,
     ) -> Result<(), HostStepError> {
-        self.pool.clone_file(blank, &disk.image())?;
-        disk.mount(template, &format!("tarn-{}/{id}", self.pool.tag()))
+        self.pool.clone_file(&source.file, &disk.image())?;
+        ext4::enlarge(&disk.image(), source.size)?;
+        disk.mount(template, &format!("tarn-{}/{id}", self.pool.tag()))?;
+        machine_id::assign(&disk.root(), id);
+        Ok(())
     }
 
     fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {
@@ -224,15 +278,9 @@ impl Shared {
     }
 
     fn release(&self, id: &SandboxId) -> Result<PathBuf, LayerError> {
-        let trash = self.next_trash(id);
+        let trash = self.pool.trash().place(id.as_str());
         self.disk(id).remove(&trash)?;
         Ok(trash)
-    }
-
-    /// Returns a free place in the trash; the id stays readable, for [`Shared::list`].
-    fn next_trash(&self, id: &SandboxId) -> PathBuf {
-        let number = self.trashed.fetch_add(1, Ordering::Relaxed);
-        self.trash.join(format!("{id}.{}.{number}", std::process::id()))
     }
 
     fn list(&self) -> Result<Vec<SandboxId>, LayerError> {
@@ -246,27 +294,9 @@ impl Shared {
         }
         for attached in loopdev::attached_beneath(self.pool.dir())? {
             found.extend(id_of(&self.layers, &attached.backing));
-            found.extend(id_of(&self.trash, &attached.backing));
+            found.extend(id_of(self.pool.trash().dir(), &attached.backing));
         }
         Ok(found.into_iter().collect())
-    }
-
-    fn empty_trash(&self) {
-        match fs::read_dir(&self.trash) {
-            Ok(entries) => {
-                entries.flatten().for_each(|entry| self.remove_trash(&entry.path()));
-            }
-            Err(error) => tracing::warn!(%error, path = %self.trash.display(), "trash unreadable"),
-        }
-    }
-
-    fn remove_trash(&self, path: &Path) {
-        match fs::remove_dir_all(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // It stays for the next start.
-            Err(error) => tracing::warn!(%error, path = %path.display(), "trash not removed"),
-        }
     }
 }
 

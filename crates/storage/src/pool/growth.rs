@@ -60,12 +60,12 @@ impl PoolSizing {
         below.min(allowed) / GRAIN * GRAIN
     }
 
-    /// Returns the size the image should grow to now, if it should.
-    pub(crate) fn next_size(&self, fill: PoolFill) -> Option<u64> {
-        if fill.free >= self.low_water.bytes() {
-            return None;
-        }
-        let wanted = self.step.bytes().max(fill.size / 2).div_ceil(GRAIN) * GRAIN;
+    /// Returns the size the image should grow to now, if it should; `promised` bytes of what is
+    /// free are spoken for.
+    pub(crate) fn next_size(&self, fill: PoolFill, promised: u64) -> Option<u64> {
+        let needed = self.low_water.bytes().saturating_add(promised);
+        let missing = needed.checked_sub(fill.free).filter(|missing| *missing > 0)?;
+        let wanted = missing.max(self.step.bytes()).max(fill.size / 2).div_ceil(GRAIN) * GRAIN;
         let growth = wanted.min(self.room_to_grow(fill));
         (growth > 0).then(|| fill.size + growth)
     }
@@ -103,13 +103,24 @@ mod tests {
         ];
         for (max, size, free, disk_free, expected) in table {
             let fill = PoolFill { size, free, disk_free };
-            assert_eq!(sizing(max).next_size(fill), expected, "{max:?} {fill:?}");
+            assert_eq!(sizing(max).next_size(fill, 0), expected, "{max:?} {fill:?}");
         }
+    }
+
+    #[test]
+    fn what_is_promised_counts_as_taken() {
+        let fill = PoolFill { size: 8 * GIB, free: 6 * GIB, disk_free: 100 * GIB };
+        // (promised in GiB) -> the new size in GiB
+        for (promised, expected) in [(0, None), (2, None), (3, Some(16)), (20, Some(26))] {
+            let expected = expected.map(|gib| gib * GIB);
+            assert_eq!(sizing(None).next_size(fill, promised * GIB), expected, "{promised}");
+        }
+        assert_eq!(sizing(Some(12)).next_size(fill, 20 * GIB), Some(12 * GIB));
     }
 
     #[test]
     fn growth_comes_in_whole_grains() {
         let fill = PoolFill { size: 8 * GIB, free: 0, disk_free: 2 * GIB + GRAIN * 2 - 1 };
-        assert_eq!(sizing(None).next_size(fill), Some(8 * GIB + GRAIN));
+        assert_eq!(sizing(None).next_size(fill, 0), Some(8 * GIB + GRAIN));
     }
 }

@@ -11,8 +11,10 @@ mod growth;
 mod image;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    collections::HashMap,
+    fs::{self, File, Metadata, OpenOptions},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -21,7 +23,7 @@ use rustix::{
     fs::{FlockOperation, flock, ioctl_ficlone, statvfs},
     io::Errno,
 };
-use tarn_host::{LayerError, PoolSpace};
+use tarn_host::{CaptureError, LayerError, PoolSpace};
 use tarn_types::{ByteSize, ErrorClass, InstanceTag};
 use thiserror::Error;
 
@@ -31,6 +33,7 @@ use self::{growth::PoolFill, image::PoolImage};
 use crate::{
     loopdev, mount,
     step::{HostStepError, StepContext as _},
+    trash::Trash,
 };
 
 /// How the pool clones a file.
@@ -95,6 +98,9 @@ pub struct Pool {
     image: Option<PoolImage>,
     /// Held while the image grows.
     growing: Mutex<()>,
+    /// Room that is spoken for, by the directory whose files will take it.
+    promised: Mutex<HashMap<PathBuf, u64>>,
+    trash: Trash,
 }
 
 // === impl PoolError ===
@@ -132,6 +138,7 @@ impl Pool {
         fs::create_dir_all(&dir).step("make", &dir)?;
         let image = PoolImage::new(&data_dir.join("pool.img"), &dir, tag);
         let mut pool = Self {
+            trash: Trash::new(dir.join("trash")),
             dir,
             tag: tag.clone(),
             kind: PoolKind::PlainCopies,
@@ -139,9 +146,10 @@ impl Pool {
             shortcoming: None,
             image: None,
             growing: Mutex::new(()),
+            promised: Mutex::default(),
         };
         pool.settle(image, options.choice)?;
-        for part in ["layers", "blanks", "trash"] {
+        for part in ["layers", "blanks", "captures", "trash"] {
             let path = pool.dir.join(part);
             fs::create_dir_all(&path).step("make", &path)?;
         }
@@ -204,11 +212,20 @@ impl Pool {
         self.shortcoming.as_deref()
     }
 
-    /// Returns how much room there is, counting what the image can still grow by.
+    pub(crate) fn trash(&self) -> &Trash {
+        &self.trash
+    }
+
+    /// Returns how much room there is, counting what the image can still grow by and not what is
+    /// promised.
     ///
     /// # Errors
     /// Fails when the file system cannot be asked.
     pub fn space(&self) -> Result<PoolSpace, HostStepError> {
+        self.space_beside(outstanding(&self.promised.lock()))
+    }
+
+    fn space_beside(&self, promised: u64) -> Result<PoolSpace, HostStepError> {
         let (size, free) = room(&self.dir)?;
         let growth = match &self.image {
             Some(image) => self.sizing.room_to_grow(self.fill(image)?),
@@ -216,7 +233,7 @@ impl Pool {
         };
         Ok(PoolSpace {
             total: ByteSize::from_bytes(size + growth),
-            available: ByteSize::from_bytes(free + growth),
+            available: ByteSize::from_bytes((free + growth).saturating_sub(promised)),
         })
     }
 
@@ -233,6 +250,54 @@ impl Pool {
         Ok(())
     }
 
+    /// Refuses like [`Pool::check_room`], and where a copy of a file would take room of its own and
+    /// with that use up the reserve.
+    pub(crate) fn check_room_for_clone(&self, source: &Metadata) -> Result<(), LayerError> {
+        self.check_room()?;
+        let PoolKind::PlainCopies = self.kind else { return Ok(()) };
+        let space = self.space()?;
+        let reserve = reserve(space.total);
+        if space.available < reserve.saturating_add(allocated(source)) {
+            return Err(LayerError::PoolFull { available: space.available, reserve });
+        }
+        Ok(())
+    }
+
+    /// Promises room to the files of a directory, until [`Pool::end_promise`]; what they take
+    /// meanwhile is counted off. Grows the image ahead of it.
+    pub(crate) fn promise(&self, dir: &Path, needed: ByteSize) -> Result<(), CaptureError> {
+        {
+            let mut promised = self.promised.lock();
+            let space = self.space_beside(outstanding(&promised))?;
+            let (available, reserve) = (space.available, reserve(space.total));
+            if available < reserve.saturating_add(needed) {
+                return Err(CaptureError::PoolFull { needed, available, reserve });
+            }
+            promised.insert(dir.to_owned(), needed.bytes());
+        }
+        let Err(error) = self.grow_if_low() else { return Ok(()) };
+        let enough = room(&self.dir).is_ok_and(|(_, free)| free >= needed.bytes());
+        if enough {
+            // The watcher of the pool says that it cannot grow.
+            return Ok(());
+        }
+        self.end_promise(dir);
+        Err(error.into())
+    }
+
+    pub(crate) fn end_promise(&self, dir: &Path) {
+        self.promised.lock().remove(dir);
+    }
+
+    /// Says whether a clone keeps writers off its source until it is complete, and is seen to have
+    /// begun by the blocks of its target. Only what was tried counts.
+    pub(crate) fn clones_at_once(&self) -> Result<bool, HostStepError> {
+        match self.kind {
+            PoolKind::PlainCopies => Ok(false),
+            PoolKind::XfsImage | PoolKind::DataDir => mount::is_on(&self.dir, mount::XFS_MAGIC),
+        }
+    }
+
     /// Grows the image when too little is free in it; returns whether it grew. Blocks.
     ///
     /// # Errors
@@ -240,7 +305,9 @@ impl Pool {
     pub fn grow_if_low(&self) -> Result<bool, HostStepError> {
         let Some(image) = &self.image else { return Ok(false) };
         let _growing = self.growing.lock();
-        let Some(size) = self.sizing.next_size(self.fill(image)?) else { return Ok(false) };
+        let promised = outstanding(&self.promised.lock());
+        let size = self.sizing.next_size(self.fill(image)?, promised);
+        let Some(size) = size else { return Ok(false) };
         image.grow(size)?;
         tracing::info!(size = %ByteSize::from_bytes(size), "pool grown");
         Ok(true)
@@ -249,11 +316,21 @@ impl Pool {
     /// Copies a file within the pool, sharing its blocks where the file system can.
     pub(crate) fn clone_file(&self, source: &File, to: &Path) -> Result<(), HostStepError> {
         let target = OpenOptions::new().write(true).create_new(true).open(to).step("make", to)?;
+        self.fill_clone(source, &target, to)
+    }
+
+    /// Makes an empty file what another is, as [`Pool::clone_file`]; `to` is for the error.
+    pub(crate) fn fill_clone(
+        &self,
+        source: &File,
+        target: &File,
+        to: &Path,
+    ) -> Result<(), HostStepError> {
         match self.kind {
             PoolKind::DataDir | PoolKind::XfsImage => {
-                ioctl_ficlone(&target, source).step("clone into", to)
+                ioctl_ficlone(target, source).step("clone into", to)
             }
-            PoolKind::PlainCopies => copy_sparse(source, &target).step("copy into", to),
+            PoolKind::PlainCopies => copy_sparse(source, target).step("copy into", to),
         }
     }
 
@@ -313,6 +390,23 @@ pub fn remove_all_mounts(data_dir: &Path) -> Result<(), HostStepError> {
 pub(crate) fn room(path: &Path) -> Result<(u64, u64), HostStepError> {
     let stat = statvfs(path).step("ask the room of", path)?;
     Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+}
+
+/// Returns what a file takes on its disk; blocks that it shares count in full.
+pub(crate) fn allocated(file: &Metadata) -> ByteSize {
+    // stat(2): in units of 512 bytes, whatever the file system's blocks are.
+    ByteSize::from_bytes(file.blocks() * 512)
+}
+
+/// Adds up what is promised and not taken yet.
+fn outstanding(promised: &HashMap<PathBuf, u64>) -> u64 {
+    promised.iter().map(|(dir, bytes)| bytes.saturating_sub(taken(dir))).sum()
+}
+
+/// Adds up what the files of a directory take; what cannot be read takes nothing.
+fn taken(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| allocated(&file).bytes()).sum()
 }
 
 /// Tries whether files in a directory can be cloned.

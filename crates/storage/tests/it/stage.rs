@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use tarn_host::{ImageConfig, Template};
-use tarn_storage::{HostLayers, Pool, PoolOptions, PoolSizing, remove_all_mounts};
+use tarn_storage::{HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, remove_all_mounts};
 use tarn_task::Tasks;
 use tarn_types::{ByteSize, InstanceTag, SandboxId};
 
@@ -22,6 +22,7 @@ pub(crate) struct Stage {
 pub(crate) struct Server {
     pub(crate) pool: Arc<Pool>,
     pub(crate) layers: HostLayers,
+    pub(crate) captures: HostCaptures,
     pub(crate) tasks: Tasks,
 }
 
@@ -77,7 +78,8 @@ impl Stage {
         let pool = Arc::new(Pool::open(&self.data(), &tag, options)?);
         let tasks = Tasks::new();
         let layers = HostLayers::start(pool.clone(), &tasks);
-        Ok(Server { pool, layers, tasks })
+        let captures = HostCaptures::start(pool.clone(), &tasks)?;
+        Ok(Server { pool, layers, captures, tasks })
     }
 
     /// Counts what the host holds of this data directory.
@@ -90,7 +92,7 @@ impl Stage {
             .filter(|line| line.split(' ').nth(4).is_some_and(|target| target.starts_with(prefix)));
         let pool = data.join("pool");
         let mut files = 0;
-        for part in ["layers", "trash"] {
+        for part in ["layers", "captures", "trash"] {
             files += fs::read_dir(pool.join(part)).map_or(0, Iterator::count);
         }
         Ok(Census { mounts: mounts.count(), loops: loops_beneath(&data)?, files })

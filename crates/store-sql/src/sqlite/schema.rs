@@ -17,7 +17,10 @@ pub(super) struct Schema {
 /// What control must not forget: "tarn".
 pub(super) const STORE: Schema = Schema {
     application: 0x7461_726e,
-    migrations: &[include_str!("../../migrations/0001_init.sql")],
+    migrations: &[
+        include_str!("../../migrations/0001_init.sql"),
+        include_str!("../../migrations/0002_snapshot.sql"),
+    ],
 };
 
 /// Persisted output: "tarl".

@@ -236,6 +236,7 @@ impl Lost {
             StoreError::Unavailable { detail } | StoreError::Internal { detail } => detail.clone(),
             StoreError::NameTaken { .. }
             | StoreError::Conflict { .. }
+            | StoreError::SnapshotConflict { .. }
             | StoreError::NotFound { .. }
             | StoreError::Exists { .. } => error.to_string(),
         };

@@ -37,11 +37,36 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let mut raw = database.raw().await;
     sqlx::query("PRAGMA user_version = 7").execute(&mut raw).await.expect("set");
     let error = refusal(&database).await;
-    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 2, .. }), "{error:?}");
     assert!(error.to_string().contains("start the newer release"), "{error}");
     let version: i64 =
         sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut raw).await.expect("read");
     assert_eq!(version, 7);
+}
+
+#[tokio::test]
+async fn the_first_schema_is_brought_up_with_what_it_holds() {
+    let database = Database::new();
+    let mut old = raw(&database.path()).await;
+    let first = include_str!("../../migrations/0001_init.sql");
+    sqlx::raw_sql(first).execute(&mut old).await.expect("made");
+    let mark = "PRAGMA application_id = 0x7461726e; PRAGMA user_version = 1";
+    sqlx::raw_sql(mark).execute(&mut old).await.expect("marked");
+    let kept = tarn_store::KeyHash([1; 32]);
+    sqlx::query("INSERT INTO project VALUES ('project_0000000000000001', 'default', 1)")
+        .execute(&mut old)
+        .await
+        .expect("inserted");
+    sqlx::query("INSERT INTO api_key VALUES ('key_0000000000000001', 'project_0000000000000001', ?, 1, NULL)")
+        .bind(kept.0.as_slice())
+        .execute(&mut old)
+        .await
+        .expect("inserted");
+    old.close().await.expect("closed");
+
+    let (store, _tasks) = database.open().await;
+    assert_eq!(store.key_fetch(&kept).await.expect("it is there").project_name, "default");
+    assert_eq!(store.snapshot_list_unsettled().await.expect("the new table"), []);
 }
 
 #[tokio::test]

@@ -62,6 +62,7 @@ pub(crate) fn record(number: u32) -> SandboxRecord {
             ports: PortAccess::default(),
             auto_resume: true,
             max_pending_secs: None,
+            restore: None,
         },
         intent: Intent {
             generation: Generation::FIRST,
@@ -74,5 +75,6 @@ pub(crate) fn record(number: u32) -> SandboxRecord {
         running_at: None,
         terminated_at: None,
         end: None,
+        capturing: None,
     }
 }

@@ -6,7 +6,7 @@ use tarn_types::{SandboxRecord, SandboxStatus};
 
 use super::{
     Case,
-    sample::{T0, insert, insert_ended, project, query, record, running, update},
+    sample::{T0, advance, insert, insert_ended, project, query, record, running, update},
 };
 use crate::{ListQuery, Order, Page, PageKey, Store};
 
@@ -165,17 +165,27 @@ async fn by_status(store: Arc<dyn Store>) {
         }
     }
     insert_ended(&store, &record(7), T0).await;
-    let running = ListQuery { status: Some(SandboxStatus::Running), ..query(2) };
-    let page = list(&store, &running).await;
+    let of_running = ListQuery { status: Some(SandboxStatus::Running), ..query(2) };
+    let page = list(&store, &of_running).await;
     assert_eq!(page, Page { items: wanted[..2].to_vec(), has_newer: false, has_older: true });
     let from = page.items.last().and_then(key_of);
-    let page = list(&store, &ListQuery { from, ..running }).await;
+    let page = list(&store, &ListQuery { from, ..of_running }).await;
     assert_eq!(page, Page { items: wanted[2..].to_vec(), has_newer: true, has_older: false });
     for (status, count) in
         [(SandboxStatus::Pending, 3), (SandboxStatus::Terminated, 1), (SandboxStatus::Suspended, 0)]
     {
         let query = ListQuery { status: Some(status), ..query(10) };
         assert_eq!(list(&store, &query).await.items.len(), count, "{status:?}");
+    }
+    let mut last = running(&record(8));
+    last.sequence = 1;
+    store.sandbox_insert(&last, SandboxStatus::Running).await.expect("inserted");
+    for status in [SandboxStatus::Snapshotting, SandboxStatus::Suspending, SandboxStatus::Suspended]
+    {
+        last = advance(&last);
+        store.sandbox_update(&last, status).await.expect("updated");
+        let query = ListQuery { status: Some(status), ..query(10) };
+        assert_eq!(list(&store, &query).await.items, [last.clone()], "{status:?}");
     }
 }
 

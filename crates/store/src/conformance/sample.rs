@@ -47,6 +47,7 @@ pub(super) fn record(number: u8) -> SandboxRecord {
             ports: PortAccess::default(),
             auto_resume: true,
             max_pending_secs: None,
+            restore: None,
         },
         intent: Intent {
             generation: Generation::FIRST,
@@ -59,6 +60,7 @@ pub(super) fn record(number: u8) -> SandboxRecord {
         running_at: None,
         terminated_at: None,
         end: None,
+        capturing: None,
     }
 }
 
@@ -86,8 +88,12 @@ pub(super) fn running(record: &SandboxRecord) -> SandboxRecord {
     let at = record.created_at.plus_secs(1);
     next.intent.node = Some(NodeId::from_random([9; 16]));
     next.intent.pending_reason = None;
-    next.observed =
-        Some(Observed { generation: Generation::FIRST, phase: ObservedPhase::Running, at });
+    next.observed = Some(Observed {
+        generation: Generation::FIRST,
+        phase: ObservedPhase::Running,
+        at,
+        trouble: None,
+    });
     next.running_at = Some(at);
     next
 }

@@ -4,6 +4,7 @@ use tarn_store::{StoreError, format};
 use tarn_types::{EndCause, SandboxRecord};
 
 const GOLDEN_1: &str = include_str!("golden/record-1.json");
+const GOLDEN_SNAPSHOT_1: &str = include_str!("golden/snapshot-1.json");
 
 fn golden() -> SandboxRecord {
     format::decode(1, "golden", GOLDEN_1.trim_end()).expect("the golden record is read")
@@ -42,4 +43,20 @@ fn a_newer_version_and_damaged_bytes_are_told_apart() {
     };
     assert!(detail(format::decode(2, "abc", GOLDEN_1)).contains("has format 2"));
     assert!(detail(format::decode(1, "abc", "{")).contains("abc is damaged"));
+}
+
+#[test]
+fn the_golden_snapshot_is_read_and_written_byte_for_byte() {
+    let golden = GOLDEN_SNAPSHOT_1.trim_end();
+    let record = format::decode_snapshot(1, "golden", golden).expect("it is read");
+    assert_eq!(record.id.as_str(), "snap_golden0000000001");
+    assert_eq!(record.facts.map(|facts| facts.standstill_micros), Some(1500));
+    assert_eq!(format::encode_snapshot(&record).expect("it is written"), golden);
+    let mut newer: serde_json::Value = serde_json::from_str(golden).expect("JSON");
+    for object in ["", "/captured", "/captured/resources", "/facts"] {
+        let object = newer.pointer_mut(object).and_then(|value| value.as_object_mut());
+        object.expect("an object").insert("later".to_owned(), serde_json::json!(1));
+    }
+    let read = format::decode_snapshot(1, "golden", &newer.to_string());
+    assert_eq!(read.expect("unknown fields are ignored"), record);
 }

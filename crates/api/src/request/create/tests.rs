@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ErrorCode::{self, InvalidRequest, LimitExceeded, NotSupported};
+use crate::ErrorCode::{self, InvalidRequest, LimitExceeded, NotSupported, SnapshotNotFound};
 
 fn parse(body: &str) -> Result<CreateSandbox, (ErrorCode, String)> {
     CreateSandbox::parse(body.as_bytes())
@@ -21,9 +21,11 @@ fn what_says_nothing_asks_for_the_defaults() {
         "secret_names":null,"file_systems":null}"#;
     let empties = r#"{"resources":{"gpus":[]},"entrypoint":[],"snapshot_id":"","template_id":"",
         "secret_names":[],"file_systems":[]}"#;
-    for body in ["", " \n", "{}", nulls, empties] {
+    for body in ["", " \n", "{}", nulls] {
         assert_eq!(parse(body), Ok(defaults()), "{body}");
     }
+    let present = CreateSandbox { resources_present: true, ..defaults() };
+    assert_eq!(parse(empties), Ok(present));
 }
 
 #[test]
@@ -34,7 +36,7 @@ fn the_body_of_the_sdk_is_read() {
         memory_mb: Some(ByteSize::from_mib(1024)),
         ..ResourcesRequest::default()
     };
-    assert_eq!(sdk, CreateSandbox { resources, ..defaults() });
+    assert_eq!(sdk, CreateSandbox { resources, resources_present: true, ..defaults() });
 }
 
 #[test]
@@ -67,6 +69,24 @@ fn an_empty_network_is_a_policy_and_an_empty_port_list_a_list() {
     let value = parse(r#"{"network":{},"exposed_ports":[]}"#).expect("good");
     assert_eq!(value.network, Some(EgressPolicy::OPEN));
     assert_eq!(value.exposed_ports, Some(ExposedPorts::default()));
+}
+
+#[test]
+fn on_a_restore_what_is_there_is_a_wish_however_empty() {
+    let restore = |rest: &str| {
+        parse(&format!(r#"{{"snapshot_id":"snap_0123456789abcdef"{rest}}}"#)).expect(rest)
+    };
+    let bare = restore(r#","resources":null,"entrypoint":null,"secret_names":null"#);
+    let id = bare.snapshot_id.as_ref().map(ToString::to_string);
+    assert_eq!(id.as_deref(), Some("snap_0123456789abcdef"));
+    assert_eq!((&bare.entrypoint, &bare.secret_names), (&None, &None));
+    assert!(!bare.resources_present && bare.image.is_none());
+    let empty = restore(r#","resources":{},"entrypoint":[],"secret_names":[],"file_systems":[]"#);
+    assert!(empty.resources_present);
+    assert_eq!((empty.entrypoint, empty.secret_names), (Some(vec![]), Some(vec![])));
+    let full = restore(r#","secret_names":["A"],"template_id":"t","auto_resume":false"#);
+    assert_eq!(full.secret_names, Some(vec!["A".to_owned()]));
+    assert_eq!((full.template_id.as_deref(), full.auto_resume), (Some("t"), Some(false)));
 }
 
 /// A body, how its refusal begins, and its code.
@@ -156,9 +176,13 @@ const REFUSALS: &[(&str, &str, ErrorCode)] = &[
     (r#"{"wait":"false"}"#, "wait: must be true or false", InvalidRequest),
     (r#"{"max_pending_secs":-1}"#, "max_pending_secs: must not be neg", InvalidRequest),
     (r#"{"auto_resume":0}"#, "auto_resume: must be true or false", InvalidRequest),
-    (r#"{"name":"box","auto_resume":false}"#, "auto_resume: ", NotSupported),
     (r#"{"snapshot_id":5}"#, "snapshot_id: must be a string", InvalidRequest),
-    (r#"{"snapshot_id":"snap"}"#, "snapshot_id: ", NotSupported),
+    (r#"{"snapshot_id":"snap"}"#, "snapshot_id: no snapshot `snap`", SnapshotNotFound),
+    (
+        r#"{"snapshot_id":"snap_0123456789abcdef","file_systems":[{}]}"#,
+        "file_systems: ",
+        NotSupported,
+    ),
     (r#"{"template_id":"t"}"#, "template_id: ", NotSupported),
     (r#"{"secret_names":["A"]}"#, "secret_names: ", NotSupported),
     (r#"{"secret_names":[1]}"#, "secret_names[0]: must be a string", InvalidRequest),

@@ -28,6 +28,7 @@ fn record() -> SandboxRecord {
             ports: PortAccess::default(),
             auto_resume: true,
             max_pending_secs: None,
+            restore: None,
         },
         intent: Intent {
             generation: Generation::FIRST,
@@ -40,11 +41,19 @@ fn record() -> SandboxRecord {
         running_at: None,
         terminated_at: None,
         end: None,
+        capturing: None,
     }
 }
 
 fn facts(record: &SandboxRecord, status: SandboxStatus) -> SandboxFacts<'_> {
-    SandboxFacts { record, status, namespace: "default", runtime: "gvisor", archived_at: None }
+    SandboxFacts {
+        record,
+        status,
+        namespace: "default",
+        runtime: "gvisor",
+        archived_at: None,
+        trouble: None,
+    }
 }
 
 fn info(record: &SandboxRecord, status: SandboxStatus) -> Value {
@@ -119,6 +128,21 @@ fn a_url_is_there_exactly_when_clients_may_route() {
         let info = info(&record(), status);
         assert_eq!(info.get("sandbox_url").is_some(), routable, "{}", status.as_str());
         assert_eq!(info.get("ingress_endpoint").is_some(), routable, "{}", status.as_str());
+    }
+}
+
+#[test]
+fn what_went_wrong_in_life_shows_beside_the_status() {
+    let mut record = record();
+    record.intent.pending_reason = Some(PendingReason::NoResourcesAvailable);
+    let trouble = Some("the disk is full");
+    for status in [SandboxStatus::Running, SandboxStatus::Suspended] {
+        let facts = SandboxFacts { trouble, ..facts(&record, status) };
+        let info = json!(SandboxInfo::new(&facts, &ingress()));
+        assert_eq!(info["error_details"], json!({"message": "the disk is full"}));
+        let waits = status == SandboxStatus::Suspended;
+        assert_eq!(info["pending_reason"] == "no_resources_available", waits, "{info}");
+        assert_eq!(info["outcome"], Value::Null);
     }
 }
 

@@ -47,6 +47,10 @@ impl Host for Guest {
         Ok(())
     }
 
+    async fn pause(&self, pause: Duration) {
+        sleep(pause).await;
+    }
+
     async fn wait_end(&self) -> ManagedExit {
         self.wait_empty().await;
         ManagedExit { exit_code: Some(1), signal: None, oom_killed: false, ended_at: 1 }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use http::Request;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tarn_daemon_api::{LineFrame, OutputStream};
 use tarn_guest_api::{LoggedLine, LoggedProcess, LogsRequest, LogsResponse};
 use tokio::time::{Instant, timeout_at};
@@ -13,19 +14,60 @@ use tokio::time::{Instant, timeout_at};
 use super::{Daemon, body};
 use crate::sim::{
     answer::{self, Answer},
-    process::Process,
+    process::{Process, Processes},
 };
 
 /// Where the node has read to.
-#[derive(Debug, Default)]
-pub(super) struct LogReader(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct LogReader(Mutex<LogImage>);
 
-#[derive(Debug, Default)]
-struct State {
+/// The same, as a memory image has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::sim) struct LogImage {
+    boot: String,
     number: u64,
     pending: Option<LogsResponse>,
     /// Lines read, by handle.
     read: BTreeMap<u64, usize>,
+}
+
+// === impl LogReader ===
+
+impl LogReader {
+    pub(super) fn new(image: LogImage) -> Self {
+        Self(Mutex::new(image))
+    }
+
+    pub(super) fn image(&self) -> LogImage {
+        self.0.lock().clone()
+    }
+
+    /// Forgets the lines that were not read, and numbers those to come anew.
+    pub(super) fn begin_anew(&self, boot: String, processes: &Processes) {
+        let mut anew = LogImage::new(boot);
+        for process in processes.list() {
+            let handle = process.info().handle.unwrap_or_default();
+            anew.read.insert(handle, process.lines_after(0).len());
+        }
+        *self.0.lock() = anew;
+    }
+}
+
+// === impl LogImage ===
+
+impl LogImage {
+    pub(in crate::sim) fn new(boot: String) -> Self {
+        Self { boot, number: 0, pending: None, read: BTreeMap::new() }
+    }
+
+    fn batch(
+        &self,
+        batch: u64,
+        processes: Vec<LoggedProcess>,
+        lines: Vec<LoggedLine>,
+    ) -> LogsResponse {
+        LogsResponse { boot: self.boot.clone(), batch, processes, lines }
+    }
 }
 
 impl Daemon {
@@ -40,7 +82,8 @@ impl Daemon {
             }
             // The sender lives in `self`, so the channel cannot close while this waits.
             if timeout_at(deadline, activity.changed()).await.is_err() {
-                return Ok(answer::json(200, &self.batch(0, Vec::new(), Vec::new())));
+                let nothing = self.log.0.lock().batch(0, Vec::new(), Vec::new());
+                return Ok(answer::json(200, &nothing));
             }
         }
     }
@@ -69,17 +112,8 @@ impl Daemon {
             return None;
         }
         state.number += 1;
-        state.pending = Some(self.batch(state.number, processes, lines));
+        state.pending = Some(state.batch(state.number, processes, lines));
         state.pending.clone()
-    }
-
-    fn batch(
-        &self,
-        batch: u64,
-        processes: Vec<LoggedProcess>,
-        lines: Vec<LoggedLine>,
-    ) -> LogsResponse {
-        LogsResponse { boot: format!("sim-{}", self.booted_at), batch, processes, lines }
     }
 }
 

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use tarn_daemon_api::{ExitReason, StartRequest, code};
 use tarn_guest_api::{
     CONNECT_PATH, InitRequest, InitResponse, KilledProcess, MEMORY_PRESSURE_PATH,
-    MemoryPressureResponse, PROTOCOL, SHUTDOWN_PATH, STATS_PATH, ShutdownResponse, Stats,
+    MemoryPressureResponse, PROTOCOL, SHUTDOWN_PATH, STATS_PATH, Secret, ShutdownResponse, Stats,
 };
 
 use super::{
@@ -36,10 +36,7 @@ impl Daemon {
             let text = format!("this daemon speaks protocol {PROTOCOL}, not {}", init.protocol);
             return Err(Refusal::new(400, UNSUPPORTED_PROTOCOL, text));
         }
-        let token = init.token.reveal();
-        if token.len() != 64 || !token.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(Refusal::invalid("token: 64 hex digits"));
-        }
+        let token = check_token(&init.token)?;
         if let Some(user) = &init.default_user
             && !is_user(user)
         {
@@ -49,7 +46,7 @@ impl Daemon {
         let working_dir = init.working_dir.clone().unwrap_or_else(|| "/home/tl-user".to_owned());
         let files = FileTree::new(&working_dir);
         let identity = Identity {
-            token: token.to_owned(),
+            token,
             hostname: init.hostname.clone(),
             env: init.env.0.iter().cloned().collect(),
             working_dir,
@@ -117,6 +114,15 @@ impl Daemon {
             _ => Err(Refusal::new(404, code::NOT_FOUND, "no such private route")),
         }
     }
+}
+
+/// Returns a token that will do.
+pub(super) fn check_token(token: &Secret) -> Result<String, Refusal> {
+    let token = token.reveal();
+    if token.len() != 64 || !token.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(Refusal::invalid("token: 64 hex digits"));
+    }
+    Ok(token.to_owned())
 }
 
 fn is_user(user: &str) -> bool {

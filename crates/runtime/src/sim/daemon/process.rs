@@ -78,6 +78,9 @@ impl Daemon {
         let Command { start, limit } = command;
         let process = self.processes.start(&start.command, &start.args, acts, &*self.clock);
         if let Pause::Asleep(nap) = process.advance(&*self.clock) {
+            if let Some(limit) = limit {
+                process.set_limit(limit, &*self.clock);
+            }
             let daemon = Arc::clone(self);
             self.tasks.spawn("sim_process", daemon.drive(Arc::clone(&process), nap, limit));
         }
@@ -99,10 +102,14 @@ impl Daemon {
                 pause = process.advance(&*self.clock);
             }
         };
+        let late = async {
+            tokio::time::sleep(limit.unwrap_or(Duration::MAX)).await;
+            self.thawed().await;
+        };
         tokio::select! {
             () = live => {}
             () = process.ended() => {}
-            () = tokio::time::sleep(limit.unwrap_or(Duration::MAX)) => {
+            () = late => {
                 process.kill(9, ExitReason::TimedOut, &*self.clock);
             }
             () = self.end.cancelled() => {}

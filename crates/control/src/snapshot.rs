@@ -1,0 +1,235 @@
+//! Snapshots: taken, found, listed, deleted.
+//!
+//! ```text
+//!  create → in_progress ──▶ completed ──(delete)──▶ hidden ──▶ removed, here and on its node
+//!                   └─────▶ failed ─────(delete)──▶ hidden ──▶ removed
+//! ```
+//!
+//! Nobody is shown a hidden one. It stays as long as a pending sandbox is to be restored from it,
+//! or its node is away: what is removed here and not there would be kept there for ever.
+
+mod copy;
+mod counts;
+mod settle;
+
+use tarn_lifecycle::{Event, Ignored, step};
+use tarn_node_api::{ApplyError, CaptureOrder};
+use tarn_store::StoreError;
+use tarn_types::{
+    Captured, ProjectId, SandboxId, SandboxRecord, SandboxRef, SandboxStatus, SnapshotId,
+    SnapshotKind, SnapshotRecord, SnapshotStatus,
+};
+
+use crate::{Control, ControlError, suspend::refusal, transition::Moved};
+
+pub use self::counts::SnapshotCounts;
+pub(crate) use self::{counts::SnapshotCounters, settle::SnapshotUses};
+
+/// Who is shown a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    ToAll,
+    /// It is made for a copy.
+    ToNobody,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Begins a snapshot of a running sandbox.
+    ///
+    /// # Errors
+    /// Fails when there is none, it does not run, or a snapshot of it is under way.
+    pub async fn snapshot_create(
+        &self,
+        project: &ProjectId,
+        sandbox: &SandboxRef,
+        kind: SnapshotKind,
+    ) -> Result<SnapshotRecord, ControlError> {
+        let view = self.sandbox_fetch(project, sandbox).await?;
+        let control = self.clone();
+        self.finish("snapshot_create", async move {
+            let id = control.new_snapshot_id();
+            control.capture(&view.record.id, id, kind, Shown::ToAll).await
+        })
+        .await
+    }
+
+    /// Returns a snapshot.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id.
+    pub async fn snapshot_fetch(
+        &self,
+        project: &ProjectId,
+        snapshot: &SnapshotId,
+    ) -> Result<SnapshotRecord, ControlError> {
+        match self.0.parts.store.snapshot_fetch(snapshot).await {
+            Ok(record) if record.project == *project && !record.hidden => Ok(record),
+            Ok(_) | Err(StoreError::NotFound { .. }) => {
+                Err(ControlError::SnapshotNotFound(snapshot.to_string()))
+            }
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Returns the project's snapshots, or those of one sandbox, ended, archived and forgotten ones
+    /// too; newest first.
+    ///
+    /// # Errors
+    /// Fails when there is no such sandbox and nothing is left of one.
+    pub async fn snapshot_list(
+        &self,
+        project: &ProjectId,
+        sandbox: Option<&SandboxRef>,
+    ) -> Result<Vec<SnapshotRecord>, ControlError> {
+        let store = &self.0.parts.store;
+        let Some(sandbox) = sandbox else {
+            return Ok(store.snapshot_list(project, None).await?);
+        };
+        match (self.find(project, sandbox).await, sandbox) {
+            (Ok(record), _) => Ok(store.snapshot_list(project, Some(&record.id)).await?),
+            (Err(refused @ ControlError::SandboxNotFound(_)), SandboxRef::Id(id)) => {
+                let left = store.snapshot_list(project, Some(id)).await?;
+                if left.is_empty() { Err(refused) } else { Ok(left) }
+            }
+            (Err(refused), _) => Err(refused),
+        }
+    }
+
+    /// Removes a snapshot; one that is being taken is cancelled. Returns once that is durable.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id.
+    pub async fn snapshot_delete(
+        &self,
+        project: &ProjectId,
+        snapshot: &SnapshotId,
+    ) -> Result<(), ControlError> {
+        let record = self.snapshot_fetch(project, snapshot).await?;
+        let control = self.clone();
+        self.finish("snapshot_delete", async move { control.hide(&record.id).await }).await
+    }
+
+    /// Returns what became of snapshots since the start.
+    #[must_use]
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        self.0.snapshot_counters.now()
+    }
+
+    fn new_snapshot_id(&self) -> SnapshotId {
+        SnapshotId::from_random(self.0.parts.entropy.bytes())
+    }
+
+    /// Has a node take a snapshot. Returns once the order is given: what becomes of it is reported.
+    ///
+    /// The snapshot is stored before the sandbox, and the sandbox before the node is told, so that
+    /// a start after a death in between finds everything there is to repair.
+    async fn capture(
+        &self,
+        sandbox: &SandboxId,
+        id: SnapshotId,
+        kind: SnapshotKind,
+        shown: Shown,
+    ) -> Result<SnapshotRecord, ControlError> {
+        let source = self.capturable(sandbox, &id)?;
+        let node = source.intent.node.as_ref().and_then(|node| self.node(node));
+        let Some(node) = node else {
+            let detail = format!("the node of sandbox {sandbox} is not attached");
+            return Err(ControlError::Unavailable { detail });
+        };
+        let snapshot = self.new_snapshot(&source, node.id().clone(), id, kind, shown);
+        self.0.parts.store.snapshot_insert(&snapshot).await?;
+        let begun = self.transition(sandbox, Event::CaptureBegun(snapshot.id.clone())).await;
+        let refused = match begun {
+            Ok(Moved::Changed(_)) => None,
+            Ok(Moved::Refused(source, why)) => Some(refusal(&source, why)),
+            Ok(Moved::Unchanged(source)) => Some(ended(&source)),
+            Err(failed) => Some(failed),
+        };
+        if let Some(refused) = refused {
+            // If the sandbox was told all the same, it is released.
+            self.0.snapshots.notify_one();
+            self.0.parts.store.snapshot_delete(&snapshot.id).await?;
+            return Err(refused);
+        }
+        tracing::info!(
+            snapshot.id = %snapshot.id, sandbox.id = %sandbox, kind = kind.as_str(),
+            "snapshot begun"
+        );
+        let order = CaptureOrder { snapshot: snapshot.id.clone(), sandbox: sandbox.clone(), kind };
+        let told = node.capture(order).await;
+        // The snapshot is there now whatever fails here: the reconciler looks after it.
+        if let Err(failed) = self.after_order(&snapshot, told).await {
+            let detail = failed.detail().unwrap_or_default();
+            tracing::warn!(snapshot.id = %snapshot.id, error = %failed, detail, "snapshot not followed");
+        }
+        Ok(snapshot)
+    }
+
+    async fn after_order(
+        &self,
+        snapshot: &SnapshotRecord,
+        told: Result<(), ApplyError>,
+    ) -> Result<(), ControlError> {
+        if let Err(refused) = told {
+            let why = format!("the node did not take it: {refused}; take it again");
+            return self.conclude_failed(snapshot, why).await;
+        }
+        // Deleted before the node knew of it: the discard then came too early.
+        if self.is_cancelled(&snapshot.id).await? {
+            self.discard(snapshot).await;
+        }
+        Ok(())
+    }
+
+    /// Returns the record of a sandbox that a snapshot can be taken of.
+    fn capturable(
+        &self,
+        sandbox: &SandboxId,
+        snapshot: &SnapshotId,
+    ) -> Result<SandboxRecord, ControlError> {
+        let Some(entry) = self.0.table.get(sandbox) else {
+            let status = SandboxStatus::Terminated;
+            return Err(ControlError::NotRunning { id: sandbox.clone(), status });
+        };
+        let record = entry.now().record;
+        match step(&record, Event::CaptureBegun(snapshot.clone()), self.0.parts.clock.now()) {
+            Err(Ignored::Refused(why)) => Err(refusal(&record, why)),
+            Err(Ignored::Ended(_)) => Err(ended(&record)),
+            Ok(_) | Err(Ignored::Stale | Ignored::NoChange) => Ok(record.as_ref().clone()),
+        }
+    }
+
+    fn new_snapshot(
+        &self,
+        source: &SandboxRecord,
+        node: tarn_types::NodeId,
+        id: SnapshotId,
+        kind: SnapshotKind,
+        shown: Shown,
+    ) -> SnapshotRecord {
+        SnapshotRecord {
+            id,
+            project: source.project.clone(),
+            sandbox: source.id.clone(),
+            node,
+            created_at: self.0.parts.clock.now(),
+            kind,
+            status: SnapshotStatus::InProgress,
+            hidden: shown == Shown::ToNobody,
+            captured: Captured {
+                image: source.asked.image.clone(),
+                resources: source.asked.resources,
+                entrypoint: source.asked.entrypoint.clone(),
+            },
+            facts: None,
+            error: None,
+            sequence: 1,
+        }
+    }
+}
+
+fn ended(record: &SandboxRecord) -> ControlError {
+    ControlError::NotRunning { id: record.id.clone(), status: SandboxStatus::Terminated }
+}

@@ -1,0 +1,370 @@
+//! What becomes of a snapshot once it is ordered: taken, failed, cancelled, given up, removed.
+//!
+//! Every step may come late, twice, or after a death of the server.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use tarn_lifecycle::{Event, status};
+use tarn_node_api::{CaptureReport, Node};
+use tarn_store::StoreError;
+use tarn_types::{
+    CaptureFacts, SandboxId, SandboxStatus, SnapshotId, SnapshotRecord, SnapshotStatus,
+};
+
+use crate::{Control, ControlError};
+
+/// How long a snapshot may take (spec 02 §2), in milliseconds.
+const LIMIT_MILLIS: u64 = 600_000;
+
+/// How often a decision is taken anew when the record changed under it.
+const CONFLICT_ROUNDS: usize = 8;
+
+const RESTARTED: &str =
+    "the server was restarted while the snapshot was being taken; take it again";
+
+/// Snapshots that a request is about to restore from, and how many requests there are.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotUses(Mutex<HashMap<SnapshotId, usize>>);
+
+/// Keeps a snapshot from being removed between the look at it and the sandbox that needs it.
+pub(crate) struct SnapshotUse {
+    control: Control,
+    id: SnapshotId,
+}
+
+/// What a change of a record led to.
+enum Revised {
+    Changed(SnapshotRecord),
+    Unchanged(SnapshotRecord),
+    Gone,
+}
+
+// === impl SnapshotUse ===
+
+impl Drop for SnapshotUse {
+    fn drop(&mut self) {
+        let mut uses = self.control.0.snapshot_uses.0.lock();
+        if let Some(count) = uses.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                uses.remove(&self.id);
+            }
+        }
+        drop(uses);
+        self.control.0.snapshots.notify_one();
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    pub(crate) fn use_snapshot(&self, id: &SnapshotId) -> SnapshotUse {
+        *self.0.snapshot_uses.0.lock().entry(id.clone()).or_default() += 1;
+        SnapshotUse { control: self.clone(), id: id.clone() }
+    }
+
+    /// Stores what became of a snapshot, the first time it is told.
+    pub(crate) async fn conclude(&self, report: &CaptureReport) -> Result<(), ControlError> {
+        let id = &report.snapshot;
+        let revised = self.revise(id, |before| {
+            let (status, facts, error) = match (before.status, &report.outcome) {
+                (SnapshotStatus::InProgress, Ok(facts)) => {
+                    (SnapshotStatus::Completed, Some(*facts), None)
+                }
+                (SnapshotStatus::InProgress, Err(why)) => {
+                    (SnapshotStatus::Failed, None, Some(why.clone()))
+                }
+                (
+                    SnapshotStatus::LocalReady | SnapshotStatus::Completed | SnapshotStatus::Failed,
+                    _,
+                ) => return None,
+            };
+            Some(SnapshotRecord { status, facts, error, ..before.clone() })
+        });
+        match revised.await? {
+            Revised::Changed(record) => self.count(&record),
+            // It was given up meanwhile, and is there all the same.
+            Revised::Unchanged(record)
+                if report.outcome.is_ok() && record.status == SnapshotStatus::Failed =>
+            {
+                self.discard(&record).await;
+            }
+            Revised::Unchanged(_) => {}
+            // It was deleted while it was being taken.
+            Revised::Gone => {
+                tracing::debug!(snapshot.id = %id, "a snapshot that is gone was reported");
+                if let Some(node) = self.node(&report.node).filter(|_| report.outcome.is_ok()) {
+                    node.discard(id).await;
+                }
+            }
+        }
+        self.release(&report.sandbox, id).await?;
+        self.0.captures.send_modify(|settled| *settled += 1);
+        self.0.snapshots.notify_one();
+        Ok(())
+    }
+
+    /// Stores that there will be no snapshot, and removes what there is of it.
+    pub(super) async fn conclude_failed(
+        &self,
+        record: &SnapshotRecord,
+        why: String,
+    ) -> Result<(), ControlError> {
+        let report = CaptureReport {
+            snapshot: record.id.clone(),
+            sandbox: record.sandbox.clone(),
+            node: record.node.clone(),
+            outcome: Err(why),
+        };
+        self.conclude(&report).await?;
+        self.discard(record).await;
+        Ok(())
+    }
+
+    /// Deletes a snapshot for everybody who could see it.
+    pub(super) async fn hide(&self, id: &SnapshotId) -> Result<(), ControlError> {
+        let mut cancelled = false;
+        let revised = self.revise(id, |before| {
+            cancelled = before.status == SnapshotStatus::InProgress;
+            let (status, error) = if cancelled {
+                (SnapshotStatus::Failed, Some("it was deleted while it was being taken".to_owned()))
+            } else {
+                (before.status, before.error.clone())
+            };
+            (!before.hidden).then(|| SnapshotRecord {
+                hidden: true,
+                status,
+                error,
+                ..before.clone()
+            })
+        });
+        let Revised::Changed(record) = revised.await? else {
+            return Err(ControlError::SnapshotNotFound(id.to_string()));
+        };
+        tracing::info!(snapshot.id = %id, cancelled, "snapshot deleted");
+        if cancelled {
+            self.0.snapshot_counters.cancelled();
+            self.0.captures.send_modify(|settled| *settled += 1);
+        }
+        // That is durable; what follows is repeated until it is done.
+        let followed = async {
+            self.remove(&record).await?;
+            self.release(&record.sandbox, id).await
+        };
+        if let Err(failed) = followed.await {
+            let detail = failed.detail().unwrap_or_default();
+            tracing::warn!(snapshot.id = %id, error = %failed, detail, "snapshot not removed yet");
+        }
+        Ok(())
+    }
+
+    /// Returns a snapshot's record once it is no longer in progress; `None` if it is gone.
+    pub(super) async fn concluded(
+        &self,
+        id: &SnapshotId,
+    ) -> Result<Option<SnapshotRecord>, ControlError> {
+        let mut captures = self.0.captures.subscribe();
+        loop {
+            captures.mark_unchanged();
+            match self.0.parts.store.snapshot_fetch(id).await {
+                Ok(record) if record.status == SnapshotStatus::InProgress => {}
+                Ok(record) => return Ok(Some(record)),
+                Err(StoreError::NotFound { .. }) => return Ok(None),
+                Err(failed) => return Err(failed.into()),
+            }
+            tokio::select! {
+                // The sender is `self`'s.
+                _ = captures.changed() => {}
+                () = self.0.parts.tasks.stopping() => {
+                    let detail = "stopping while a snapshot is being taken".to_owned();
+                    return Err(ControlError::Unavailable { detail });
+                }
+            }
+        }
+    }
+
+    pub(super) async fn is_cancelled(&self, id: &SnapshotId) -> Result<bool, ControlError> {
+        match self.0.parts.store.snapshot_fetch(id).await {
+            Ok(record) => Ok(record.status == SnapshotStatus::Failed),
+            Err(StoreError::NotFound { .. }) => Ok(true),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Looks after every snapshot that is not settled, and every sandbox that waits for one.
+    ///
+    /// # Errors
+    /// Fails when the store does; the next pass begins anew.
+    pub(crate) async fn settle_snapshots(&self) -> Result<(), ControlError> {
+        let now = self.0.parts.clock.now();
+        for record in self.0.parts.store.snapshot_list_unsettled().await? {
+            let late = now.millis_since(record.created_at) >= LIMIT_MILLIS;
+            let in_progress = record.status == SnapshotStatus::InProgress;
+            // Of a node that is away nobody knows what it did.
+            if in_progress && late && self.node(&record.node).is_some() {
+                let why =
+                    format!("it was not done within {} s; take it again", LIMIT_MILLIS / 1000);
+                self.conclude_failed(&record, why).await?;
+            } else if record.hidden {
+                self.remove(&record).await?;
+            }
+        }
+        for entry in self.0.table.all() {
+            let record = entry.now().record;
+            let Some(snapshot) = &record.capturing else { continue };
+            match self.0.parts.store.snapshot_fetch(snapshot).await {
+                Ok(found) if found.status == SnapshotStatus::InProgress => {}
+                Ok(_) | Err(StoreError::NotFound { .. }) => {
+                    self.release(&record.id, snapshot).await?;
+                }
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a node's snapshots with the store. `begun` are those that were not settled before
+    /// the node was there: of an order given by an earlier run, it knows only if it is done.
+    pub(crate) async fn compare_snapshots(
+        &self,
+        node: &dyn Node,
+        begun: Vec<SnapshotRecord>,
+    ) -> Result<(), ControlError> {
+        for held in node.snapshots().await {
+            let record = match self.0.parts.store.snapshot_fetch(&held.snapshot).await {
+                Ok(record) => record,
+                Err(StoreError::NotFound { .. }) => {
+                    tracing::error!(
+                        snapshot.id = %held.snapshot, sandbox.id = %held.sandbox,
+                        node.id = %node.id(),
+                        "the node has a snapshot that the store does not know; it is kept. If the \
+                         store was replaced by mistake, restore it"
+                    );
+                    continue;
+                }
+                Err(failed) => return Err(failed.into()),
+            };
+            match record.status {
+                SnapshotStatus::InProgress => self.conclude_taken(&record, held.facts).await?,
+                SnapshotStatus::Failed => node.discard(&record.id).await,
+                SnapshotStatus::LocalReady | SnapshotStatus::Completed => {}
+            }
+        }
+        for record in begun.into_iter().filter(|record| record.node == *node.id()) {
+            if record.status == SnapshotStatus::InProgress && !self.is_settled(&record.id).await? {
+                self.conclude_failed(&record, RESTARTED.to_owned()).await?;
+            }
+        }
+        self.settle_snapshots().await
+    }
+
+    async fn conclude_taken(
+        &self,
+        record: &SnapshotRecord,
+        facts: CaptureFacts,
+    ) -> Result<(), ControlError> {
+        let report = CaptureReport {
+            snapshot: record.id.clone(),
+            sandbox: record.sandbox.clone(),
+            node: record.node.clone(),
+            outcome: Ok(facts),
+        };
+        self.conclude(&report).await
+    }
+
+    async fn is_settled(&self, id: &SnapshotId) -> Result<bool, ControlError> {
+        match self.0.parts.store.snapshot_fetch(id).await {
+            Ok(record) => Ok(record.status != SnapshotStatus::InProgress),
+            Err(StoreError::NotFound { .. }) => Ok(true),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Removes a hidden snapshot, here and on its node, unless somebody still needs it.
+    async fn remove(&self, record: &SnapshotRecord) -> Result<(), ControlError> {
+        let in_progress = record.status == SnapshotStatus::InProgress;
+        if in_progress || self.is_needed(&record.id) {
+            return Ok(());
+        }
+        // `attach` looks again.
+        let Some(node) = self.node(&record.node) else { return Ok(()) };
+        node.discard(&record.id).await;
+        self.0.parts.store.snapshot_delete(&record.id).await?;
+        tracing::info!(snapshot.id = %record.id, node.id = %record.node, "snapshot removed");
+        Ok(())
+    }
+
+    /// Says whether a sandbox is, or is about to be, pending that is restored from it.
+    fn is_needed(&self, id: &SnapshotId) -> bool {
+        if self.0.snapshot_uses.0.lock().contains_key(id) {
+            return true;
+        }
+        self.0.table.all().iter().any(|entry| {
+            let record = entry.now().record;
+            record.asked.restore.as_ref().is_some_and(|restore| restore.snapshot == *id)
+                && status(&record) == SandboxStatus::Pending
+        })
+    }
+
+    /// Lets a sandbox know that its snapshot is settled.
+    async fn release(&self, sandbox: &SandboxId, id: &SnapshotId) -> Result<(), ControlError> {
+        match self.transition(sandbox, Event::CaptureSettled(id.clone())).await {
+            // Forgotten meanwhile.
+            Ok(_) | Err(ControlError::NotFound(_)) => Ok(()),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    pub(super) async fn discard(&self, record: &SnapshotRecord) {
+        if let Some(node) = self.node(&record.node) {
+            node.discard(&record.id).await;
+        }
+    }
+
+    /// Changes a record, deciding anew when it changed meanwhile; `None` keeps it.
+    async fn revise(
+        &self,
+        id: &SnapshotId,
+        mut change: impl FnMut(&SnapshotRecord) -> Option<SnapshotRecord>,
+    ) -> Result<Revised, ControlError> {
+        for _ in 0..CONFLICT_ROUNDS {
+            let before = match self.0.parts.store.snapshot_fetch(id).await {
+                Ok(record) => record,
+                Err(StoreError::NotFound { .. }) => return Ok(Revised::Gone),
+                Err(failed) => return Err(failed.into()),
+            };
+            let Some(next) = change(&before) else { return Ok(Revised::Unchanged(before)) };
+            let next = SnapshotRecord { sequence: before.sequence + 1, ..next };
+            match self.0.parts.store.snapshot_update(&next).await {
+                Ok(()) => return Ok(Revised::Changed(next)),
+                Err(StoreError::SnapshotConflict { .. }) => {}
+                Err(StoreError::NotFound { .. }) => return Ok(Revised::Gone),
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+        let detail = format!("snapshot {id} changed {CONFLICT_ROUNDS} times under one event");
+        Err(ControlError::Unavailable { detail })
+    }
+
+    fn count(&self, record: &SnapshotRecord) {
+        let duration_ms = self.0.parts.clock.now().millis_since(record.created_at);
+        match (&record.facts, &record.error) {
+            (Some(facts), _) => {
+                self.0.snapshot_counters.taken(facts, duration_ms);
+                tracing::info!(
+                    snapshot.id = %record.id, sandbox.id = %record.sandbox, duration_ms,
+                    size_bytes = facts.size.bytes(), standstill_us = facts.standstill_micros,
+                    "snapshot taken"
+                );
+            }
+            (None, error) => {
+                self.0.snapshot_counters.failed();
+                tracing::warn!(
+                    snapshot.id = %record.id, sandbox.id = %record.sandbox, duration_ms,
+                    error = error.as_deref().unwrap_or_default(), "snapshot failed"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Captures of a running sandbox: what a snapshot and a suspend have in common.
+//!
+//! ```text
+//!  held ─▶ begin ─▶ seal ─▶ sync ─▶ │ pause ─▶ checkpoint ─▶ clone │ ─▶ resume ─▶ unseal
+//!  (ledger)         (memory only)    └─── the sandbox stands still ─┘    (not for a suspend)
+//! ```
+//!
+//! `held` is on disk before anything holds the sandbox up, so the server that finds it lets it go
+//! on, whatever step its predecessor died in.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tarn_guest_api::{Continues, PROTOCOL, Secret, UnsealRequest};
+use tarn_host::{Capture, CaptureError};
+use tarn_node_api::{Endpoint, HeldSnapshot};
+use tarn_runtime::ImageFacts;
+use tarn_types::{
+    ByteSize, CaptureFacts, Captured, DaemonToken, ImageName, ProjectId, SandboxId, SnapshotKind,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    daemon::{self, DaemonError},
+    ledger::Entry,
+    service::Shared,
+    start::{base64, chain, knock},
+};
+
+/// The version of [`Note`] that is written; a reader refuses newer ones.
+const NOTE_VERSION: u32 = 1;
+
+/// How long a daemon may take to be sealed or unsealed.
+const SEAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the node writes down with each capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    version: u32,
+    pub(crate) sandbox: SandboxId,
+    project: ProjectId,
+    pub(crate) kind: SnapshotKind,
+    pub(crate) captured: Captured,
+    /// The template below the layer.
+    pub(crate) template: String,
+    /// The host's copy of `tarnd` that the memory knows.
+    pub(crate) tarnd: std::path::PathBuf,
+    /// What the sealed daemon asks for.
+    pub(crate) token: DaemonToken,
+    /// What the memory image depends on.
+    image: Option<ImageFacts>,
+    standstill_micros: u64,
+}
+
+/// What a capture is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A snapshot: the sandbox goes on.
+    Snapshot,
+    /// A suspend: it stays as it is.
+    Suspend,
+}
+
+/// A capture whose parts are written, but not durable yet.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    name: String,
+    note: Note,
+}
+
+// === impl Note ===
+
+impl Note {
+    /// Reads the note of a capture.
+    pub(crate) fn of(capture: &Capture) -> Result<Self, String> {
+        let version = capture.note.get("version").and_then(serde_json::Value::as_u64);
+        if version != Some(u64::from(NOTE_VERSION)) {
+            return Err(format!(
+                "it was made by another version of tarn: its note has version {version:?}, this \
+                 server reads {NOTE_VERSION}"
+            ));
+        }
+        capture.note().map_err(|bad| format!("its note cannot be read: {bad}"))
+    }
+
+    /// Says why the memory cannot go on on this host, if it cannot.
+    pub(crate) fn obstacle(&self, here: &ImageFacts) -> Option<String> {
+        let made = self.image.as_ref()?;
+        if made.runtime != here.runtime {
+            return Some("it was made by another runtime".to_owned());
+        }
+        if made.version != here.version {
+            return Some(format!(
+                "it was made with gVisor {}, and this node has {}",
+                made.version, here.version
+            ));
+        }
+        if made.flags != here.flags {
+            return Some("it was made with other runtime flags than this server uses".to_owned());
+        }
+        let lacking: Vec<_> =
+            made.cpu_features.iter().filter(|it| !here.cpu_features.contains(it)).collect();
+        if lacking.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = lacking.iter().map(|it| it.as_str()).collect();
+        Some(format!("this node's CPU lacks {}", names.join(", ")))
+    }
+
+    pub(crate) fn held(
+        &self,
+        snapshot: &tarn_types::SnapshotId,
+        capture: &Capture,
+    ) -> HeldSnapshot {
+        HeldSnapshot {
+            snapshot: snapshot.clone(),
+            sandbox: self.sandbox.clone(),
+            project: self.project.clone(),
+            kind: self.kind,
+            captured: self.captured.clone(),
+            facts: self.facts(capture),
+        }
+    }
+
+    fn facts(&self, capture: &Capture) -> CaptureFacts {
+        let size = capture.layer_size.bytes().saturating_add(capture.memory_size.bytes());
+        CaptureFacts {
+            size: ByteSize::from_bytes(size),
+            layer: capture.layer_size,
+            standstill_micros: self.standstill_micros,
+        }
+    }
+
+    pub(crate) fn image_name(&self) -> &ImageName {
+        &self.captured.image
+    }
+}
+
+/// Writes down what a sandbox is now. After a failure it goes on as before, or is dead.
+///
+/// The ledger must say `held` before. After a success for [`Purpose::Suspend`] the sandbox is
+/// paused and its daemon sealed; otherwise it goes on.
+pub(crate) async fn capture(
+    shared: &Shared,
+    entry: &Entry,
+    endpoint: &Endpoint,
+    name: &str,
+    kind: SnapshotKind,
+    purpose: Purpose,
+) -> Result<Draft, String> {
+    let captured = write_down(shared, entry, endpoint, name, kind, purpose).await;
+    if captured.is_err() {
+        // Whatever was reached, both do nothing where there is nothing to do.
+        if let Err(bad) = go_on(shared, entry, endpoint).await {
+            tracing::error!(sandbox.id = %entry.id, error = bad, "a sandbox does not go on after a failed capture");
+        }
+        if let Err(bad) = shared.parts.captures.discard(name).await {
+            tracing::warn!(sandbox.id = %entry.id, error = chain(&bad), "what a failed capture wrote is not removed");
+        }
+    }
+    captured
+}
+
+/// Lets a held sandbox go on: it was never away.
+pub(crate) async fn go_on(
+    shared: &Shared,
+    entry: &Entry,
+    endpoint: &Endpoint,
+) -> Result<(), String> {
+    let resumed = shared.parts.runtime.resume(&entry.id).await.map_err(|bad| chain(&bad));
+    let request = unseal_request(shared, &entry.id, Continues::Itself, &entry.token);
+    // Its pause may be undone later, and then nobody comes to unseal it.
+    let unsealed = unseal(endpoint, &entry.token, &request).await;
+    resumed.and(unsealed)
+}
+
+async fn write_down(
+    shared: &Shared,
+    entry: &Entry,
+    endpoint: &Endpoint,
+    name: &str,
+    kind: SnapshotKind,
+    purpose: Purpose,
+) -> Result<Draft, String> {
+    let parts = &shared.parts;
+    let id = &entry.id;
+    let step = |what: &'static str| move |bad: CaptureError| format!("{what}: {}", chain(&bad));
+    let template = entry.template.clone().ok_or(
+        "it was made by a version of tarn from before snapshots; copy its files to a new sandbox",
+    )?;
+    let with_memory = kind == SnapshotKind::Memory;
+    let memory = if with_memory {
+        parts.runtime.stats(id).await.map_err(|bad| chain(&bad))?.memory
+    } else {
+        ByteSize::from_bytes(0)
+    };
+    let draft = parts.captures.begin(name, memory).await.map_err(step("begin"))?;
+    if with_memory {
+        let sealing = daemon::seal(endpoint.daemon, &entry.token);
+        match tokio::time::timeout(SEAL_DEADLINE, sealing).await {
+            Ok(Ok(_sealed)) => {}
+            Ok(Err(DaemonError::Refused { status: 404, .. })) => {
+                return Err("its daemon is older than memory snapshots; take a filesystem \
+                            snapshot and restore it to get a new one"
+                    .to_owned());
+            }
+            Ok(Err(bad)) => return Err(format!("seal the daemon: {bad}")),
+            Err(_late) => return Err("the daemon did not answer in time".to_owned()),
+        }
+    }
+    parts.layers.sync(id).await.map_err(|bad| chain(&bad))?;
+    let begun = Instant::now();
+    parts.runtime.pause(id).await.map_err(|bad| chain(&bad))?;
+    if with_memory {
+        parts.runtime.checkpoint(id, &draft.memory).await.map_err(|bad| chain(&bad))?;
+    }
+    parts.captures.clone_layer(name, id).await.map_err(step("clone the layer"))?;
+    if purpose == Purpose::Snapshot {
+        go_on(shared, entry, endpoint).await?;
+    }
+    let standstill_micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let note = Note {
+        version: NOTE_VERSION,
+        sandbox: id.clone(),
+        project: entry.project.clone(),
+        kind,
+        captured: Captured {
+            image: entry.launch.image.clone(),
+            resources: entry.launch.resources,
+            entrypoint: entry.launch.entrypoint.clone(),
+        },
+        template,
+        tarnd: entry.tarnd.clone(),
+        token: entry.token.clone(),
+        image: with_memory.then(|| parts.runtime.image_facts()),
+        standstill_micros,
+    };
+    Ok(Draft { name: name.to_owned(), note })
+}
+
+/// Makes a draft whole and durable.
+pub(crate) async fn commit(shared: &Shared, draft: Draft) -> Result<CaptureFacts, String> {
+    let Draft { name, note } = draft;
+    let text = serde_json::to_value(&note).map_err(|bad| bad.to_string())?;
+    match shared.parts.captures.commit(&name, text).await {
+        Ok(capture) => Ok(note.facts(&capture)),
+        Err(bad) => {
+            let said = chain(&bad);
+            if let Err(bad) = shared.parts.captures.discard(&name).await {
+                tracing::warn!(
+                    name,
+                    error = chain(&bad),
+                    "what a failed capture wrote is not removed"
+                );
+            }
+            Err(said)
+        }
+    }
+}
+
+/// Unseals a daemon, which answers within a deadline. `endpoint` has the token from before, `new`
+/// is the request's.
+pub(crate) async fn unseal(
+    endpoint: &Endpoint,
+    new: &DaemonToken,
+    request: &UnsealRequest,
+) -> Result<(), String> {
+    let unsealing = async {
+        let first = knock(|| daemon::unseal(endpoint.daemon, &endpoint.token, request)).await;
+        let Err(DaemonError::Broken(_)) = first else { return first };
+        // It may have been unsealed, and the answer lost: then it knows the new token alone.
+        match daemon::unseal(endpoint.daemon, &endpoint.token, request).await {
+            Err(DaemonError::Refused { status: 401, .. }) => {
+                daemon::unseal(endpoint.daemon, new, request).await
+            }
+            answered => answered,
+        }
+    };
+    match tokio::time::timeout(SEAL_DEADLINE, unsealing).await {
+        Ok(Ok(_unsealed)) => Ok(()),
+        // A daemon from before seals was not sealed.
+        Ok(Err(DaemonError::Refused { status: 404, .. }))
+            if request.continues == Continues::Itself =>
+        {
+            Ok(())
+        }
+        Ok(Err(bad)) => Err(format!("unseal the daemon: {bad}")),
+        Err(_late) => Err("the daemon did not answer in time".to_owned()),
+    }
+}
+
+pub(crate) fn unseal_request(
+    shared: &Shared,
+    id: &SandboxId,
+    continues: Continues,
+    token: &DaemonToken,
+) -> UnsealRequest {
+    let random: [u8; 64] = shared.parts.entropy.bytes();
+    UnsealRequest {
+        protocol: PROTOCOL,
+        continues,
+        token: Secret::new(token.reveal()),
+        sandbox_id: id.to_string(),
+        env: None,
+        entropy: Secret::new(base64(&random)),
+        now_ms: u64::try_from(shared.parts.clock.now().0).unwrap_or(0),
+    }
+}

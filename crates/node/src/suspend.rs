@@ -1,0 +1,403 @@
+//! Suspend and resume, and snapshots: what a sandbox's task does with captures.
+//!
+//! ```text
+//!  Running ──▶ (captured, durable) ──▶ Suspended, warm ──▶ Suspended, cold
+//!     ▲                                   │ resume            │ restore
+//!     └───────────────────────────────────┴───────────────────┘
+//! ```
+//!
+//! A suspended sandbox is its capture and nothing else. Its paused processes are kept for a while
+//! only to make a resume quick. Before they go on, the ledger durably says that the sandbox runs:
+//! from then on the capture is older than the files, and is never restored.
+
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+
+use tarn_guest_api::Continues;
+use tarn_node_api::{CaptureOrder, CaptureReport, Endpoint, NodeTarget};
+use tarn_types::{
+    ByteSize, CaptureFacts, EgressPolicy, Generation, Launch, ObservedPhase, SnapshotKind,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    capture::{self, Purpose, unseal, unseal_request},
+    gauge::MemoryFacts,
+    ledger::{Durability, Entry, State},
+    sandbox::{Past, SandboxTask},
+    service::Shared,
+    start::{chain, resume_cold},
+};
+
+/// How long after a suspend by the idle limit that failed the next one is tried.
+const IDLE_RETRY: Duration = Duration::from_secs(30);
+
+/// The least memory that is kept free by dropping paused processes, and the share of all memory.
+const RESERVE_MIN: ByteSize = ByteSize::from_mib(1024);
+const RESERVE_PERCENT: u64 = 10;
+
+/// Who wants a sandbox suspended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Why {
+    /// An intent.
+    Asked,
+    /// Its idle limit.
+    Idle {
+        /// The limit, in seconds.
+        secs: u64,
+    },
+}
+
+/// What keeps a suspended sandbox's processes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Warm {
+    since: Instant,
+    /// Where its daemon listens.
+    daemon: SocketAddr,
+}
+
+// === impl Warm ===
+
+impl Warm {
+    /// Says whether the processes are to be dropped.
+    fn is_over(self, keep: Duration, memory: MemoryFacts) -> bool {
+        self.since.elapsed() >= keep || is_short(memory)
+    }
+}
+
+/// Says whether paused processes cost memory that others need.
+fn is_short(memory: MemoryFacts) -> bool {
+    let share = memory.total.bytes() / 100 * RESERVE_PERCENT;
+    memory.available.bytes() < share.max(RESERVE_MIN.bytes())
+}
+
+// === impl SandboxTask ===
+
+impl SandboxTask {
+    /// Suspends a running sandbox, for an intent or its idle limit. After a failure it runs on, and
+    /// the report says why.
+    pub(crate) async fn suspend(&mut self, generation: Generation, why: Why) {
+        let before = std::mem::replace(&mut self.entry.generation, generation);
+        let Some(endpoint) = self.endpoint.clone() else {
+            let trouble = "the sandbox cannot be reached just now".to_owned();
+            return self.not_suspended(trouble).await;
+        };
+        self.trouble = None;
+        self.phase = Some(ObservedPhase::Suspending);
+        self.report().await;
+        // A request is either seen here, or it sees that report and waits.
+        if let Why::Idle { secs } = why
+            && !self.is_idle(secs)
+        {
+            self.phase = None;
+            return self.report().await;
+        }
+        // What it printed and nobody read yet is in its memory, and read after the resume.
+        self.pump = None;
+        let begun = Instant::now();
+        match self.write_down(&endpoint, before).await {
+            Ok(()) => {}
+            Err(trouble) => return self.not_suspended(trouble).await,
+        }
+        self.entry.state = State::Suspended { at: self.shared.parts.clock.now() };
+        self.entry.held = false;
+        let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
+        if let Err(bad) = written {
+            self.entry.state = State::Running { since: self.shared.parts.clock.now() };
+            self.entry.held = true;
+            if let Err(bad) = capture::go_on(&self.shared, &self.entry, &endpoint).await {
+                tracing::error!(sandbox.id = %self.entry.id, error = bad, "a sandbox does not go on after a failed suspend");
+            }
+            return self.not_suspended(chain(&bad)).await;
+        }
+        self.endpoint = None;
+        self.phase = None;
+        tracing::info!(
+            sandbox.id = %self.entry.id, millis = millis(begun.elapsed()), "a sandbox was suspended"
+        );
+        self.report().await;
+        self.keep_warm_or_drop(endpoint.daemon).await;
+    }
+
+    async fn write_down(&mut self, endpoint: &Endpoint, durable: Generation) -> Result<(), String> {
+        if !self.shared.parts.runtime.capabilities().memory_snapshots {
+            return Err("this runtime cannot write down memory".to_owned());
+        }
+        self.hold(durable).await?;
+        let name = self.entry.id.as_str().to_owned();
+        let kind = SnapshotKind::Memory;
+        let purpose = Purpose::Suspend;
+        let draft =
+            capture::capture(&self.shared, &self.entry, endpoint, &name, kind, purpose).await?;
+        if let Err(trouble) = capture::commit(&self.shared, draft).await {
+            if let Err(bad) = capture::go_on(&self.shared, &self.entry, endpoint).await {
+                tracing::error!(sandbox.id = %self.entry.id, error = bad, "a sandbox does not go on after a failed suspend");
+            }
+            return Err(trouble);
+        }
+        Ok(())
+    }
+
+    /// Has the ledger say that a capture holds the sandbox, before one does. It stays at the
+    /// generation `durable`: an intent is not followed before it is brought about, so a server
+    /// that comes next is told it again.
+    async fn hold(&mut self, durable: Generation) -> Result<(), String> {
+        self.entry.held = true;
+        let entry = Entry { generation: durable, ..self.entry.clone() };
+        let written = self.shared.write(entry, Durability::Renamed).await;
+        written.map_err(|bad| {
+            self.entry.held = false;
+            chain(&bad)
+        })
+    }
+
+    /// Makes sure that a sandbox goes on which a capture may hold still. Where that fails now, the
+    /// ledger goes on to say so, and the next look tries again.
+    pub(crate) async fn let_go(&mut self) {
+        let Some(endpoint) = self.endpoint.clone().filter(|_| self.entry.held) else { return };
+        match capture::go_on(&self.shared, &self.entry, &endpoint).await {
+            Ok(()) => self.freed().await,
+            Err(trouble) => tracing::error!(
+                sandbox.id = %self.entry.id, trouble,
+                "a sandbox does not go on after a capture; trying again"
+            ),
+        }
+    }
+
+    /// Notes that nothing holds the sandbox any more.
+    async fn freed(&mut self) {
+        if std::mem::take(&mut self.entry.held) {
+            self.save(Durability::Renamed).await;
+        }
+    }
+
+    async fn not_suspended(&mut self, trouble: String) {
+        tracing::warn!(sandbox.id = %self.entry.id, trouble, "a sandbox was not suspended; it runs on");
+        self.let_go().await;
+        self.phase = None;
+        self.trouble = Some(trouble);
+        self.not_before = Some(Instant::now() + IDLE_RETRY);
+        self.report().await;
+    }
+
+    /// Keeps the paused processes of a suspended sandbox while there is memory for them.
+    async fn keep_warm_or_drop(&mut self, daemon: SocketAddr) {
+        let keep = self.shared.config.keep_warm;
+        if keep.is_zero() || is_short(self.shared.parts.memory.read()) {
+            return self.clean().await;
+        }
+        // They are paused, and stay so whoever dies.
+        self.warm = Some(Warm { since: Instant::now(), daemon });
+    }
+
+    /// Drops the processes of a suspended sandbox if they have been kept for long enough.
+    pub(crate) async fn drop_warm_if_over(&mut self) {
+        let Some(warm) = self.warm else { return };
+        if warm.is_over(self.shared.config.keep_warm, self.shared.parts.memory.read()) {
+            self.drop_warm().await;
+        }
+    }
+
+    pub(crate) async fn drop_warm(&mut self) {
+        self.warm = None;
+        self.set_past(Past::Dormant);
+        // As long as the ledger says that it runs, its processes are all that there is of it.
+        if !self.is_unsaved() {
+            self.clean().await;
+        }
+    }
+
+    /// Has a suspended sandbox go on at a new generation. After a failure it is suspended still, as
+    /// it was captured.
+    pub(crate) async fn resume(&mut self, launch: Launch, generation: Generation) {
+        let begun = Instant::now();
+        let before = self.entry.clone();
+        self.entry.generation = generation;
+        // Whatever it was made from, it goes on from its own capture.
+        self.entry.launch = launch;
+        self.trouble = None;
+        let warm = self.warm.take();
+        self.shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
+        let resumed = match warm {
+            Some(warm) => self.go_on(warm, &before.launch.egress).await,
+            None => self.restore().await,
+        };
+        self.shared.starts_in_flight.fetch_sub(1, Ordering::Relaxed);
+        match resumed {
+            Ok(endpoint) => {
+                self.endpoint = Some(endpoint);
+                self.not_before = None;
+                self.adopted_at = None;
+                self.resumed = Some(Instant::now());
+                tracing::info!(
+                    sandbox.id = %self.entry.id, warm = warm.is_some(),
+                    millis = millis(begun.elapsed()),
+                    "a sandbox was resumed"
+                );
+                self.report().await;
+                self.discard_capture().await;
+            }
+            Err(trouble) => {
+                tracing::warn!(sandbox.id = %self.entry.id, trouble, "a sandbox was not resumed; it stays suspended");
+                // Nobody was told that it runs. Whatever it did since, its capture is what it is.
+                self.entry = Entry { generation, slot: self.entry.slot, ..before };
+                self.save(Durability::Synced).await;
+                self.drop_warm().await;
+                self.trouble = Some(trouble);
+                self.report().await;
+            }
+        }
+    }
+
+    /// The processes are there: they go on where they were paused.
+    async fn go_on(&mut self, warm: Warm, before: &EgressPolicy) -> Result<Endpoint, String> {
+        let parts = &self.shared.parts;
+        let id = self.entry.id.clone();
+        let slot = self.entry.slot.ok_or("the ledger names no network slot of it")?;
+        if *before != self.entry.launch.egress {
+            let set = parts.slots.set_policy(slot, &id, &self.entry.launch.egress).await;
+            set.map_err(|bad| chain(&bad))?;
+        }
+        // A server that dies from here on leaves a running sandbox, not one to bring back.
+        self.run_from_now(true).await?;
+        let parts = &self.shared.parts;
+        parts.runtime.resume(&id).await.map_err(|bad| chain(&bad))?;
+        let endpoint = Endpoint { daemon: warm.daemon, token: self.entry.token.clone() };
+        let request = unseal_request(&self.shared, &id, Continues::Suspended, &self.entry.token);
+        unseal(&endpoint, &self.entry.token, &request).await?;
+        self.freed().await;
+        Ok(endpoint)
+    }
+
+    /// The processes are gone: they are restored from the capture.
+    async fn restore(&mut self) -> Result<Endpoint, String> {
+        let wanted = self.wanted.clone();
+        let endpoint = resume_cold(&self.shared, &mut self.entry, wanted).await?;
+        self.run_from_now(false).await?;
+        Ok(endpoint)
+    }
+
+    /// Has the ledger durably say that the sandbox runs in this boot of the host, and not that it
+    /// is suspended.
+    async fn run_from_now(&mut self, held: bool) -> Result<(), String> {
+        let suspended = self.entry.state.clone();
+        self.entry.state = State::Running { since: self.shared.parts.clock.now() };
+        self.entry.boot_id = self.shared.config.boot_id.clone();
+        self.entry.idle_ms = 0;
+        self.entry.held = held;
+        let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
+        written.map_err(|bad| {
+            self.entry.state = suspended;
+            self.entry.held = false;
+            chain(&bad)
+        })
+    }
+
+    /// Removes the capture of a sandbox that does not need it any more.
+    pub(crate) async fn discard_capture(&self) {
+        let id = &self.entry.id;
+        if let Err(bad) = self.shared.parts.captures.discard(id.as_str()).await {
+            tracing::warn!(sandbox.id = %id, error = chain(&bad), "an old capture is not removed; the next start tries again");
+        }
+    }
+
+    /// Takes a snapshot of a running sandbox. It goes on before the snapshot is whole.
+    pub(crate) async fn snapshot(&mut self, order: CaptureOrder) {
+        let taken = self.take_snapshot(&order).await;
+        let shared = std::sync::Arc::clone(&self.shared);
+        match taken {
+            Ok(draft) => {
+                let commit = async move {
+                    let outcome = capture::commit(&shared, draft).await;
+                    report_capture(&shared, &order, outcome).await;
+                };
+                drop(self.shared.parts.tasks.spawn("snapshot_commit", commit));
+            }
+            Err(trouble) => {
+                tracing::warn!(sandbox.id = %self.entry.id, snapshot.id = %order.snapshot, trouble, "a snapshot was not taken");
+                report_capture(&shared, &order, Err(trouble)).await;
+            }
+        }
+    }
+
+    async fn take_snapshot(&mut self, order: &CaptureOrder) -> Result<capture::Draft, String> {
+        let running = matches!(self.entry.state, State::Running { .. });
+        let Some(endpoint) = self.endpoint.clone().filter(|_| running) else {
+            return Err("the sandbox does not run".to_owned());
+        };
+        let memory_snapshots = self.shared.parts.runtime.capabilities().memory_snapshots;
+        if order.kind == SnapshotKind::Memory && !memory_snapshots {
+            return Err("this runtime cannot write down memory".to_owned());
+        }
+        self.hold(self.entry.generation).await?;
+        let (name, kind) = (order.snapshot.as_str(), order.kind);
+        let purpose = Purpose::Snapshot;
+        let draft =
+            capture::capture(&self.shared, &self.entry, &endpoint, name, kind, purpose).await;
+        match draft {
+            Ok(_) => self.freed().await,
+            Err(_) => self.let_go().await,
+        }
+        draft
+    }
+
+    /// Follows an intent while the sandbox is suspended.
+    pub(crate) async fn follow_suspended(&mut self, target: NodeTarget, generation: Generation) {
+        match target {
+            // What is left of before is removed first; that is tried again soon.
+            NodeTarget::Running(_) if self.is_dormant() => {}
+            NodeTarget::Running(launch) => self.resume(launch, generation).await,
+            NodeTarget::Suspended => {
+                self.entry.generation = generation;
+                self.save(Durability::Renamed).await;
+                self.report().await;
+            }
+            NodeTarget::Terminated(cause) => {
+                self.entry.generation = generation;
+                self.end(cause).await;
+            }
+        }
+    }
+
+    /// Says whether the idle limit suspends the sandbox now.
+    pub(crate) fn is_idle(&self, secs: u64) -> bool {
+        if self.not_before.is_some_and(|at| Instant::now() < at) {
+            return false;
+        }
+        self.idle_ms().is_some_and(|idle| idle >= secs.saturating_mul(1000))
+    }
+
+    /// Returns for how long nothing went to a running sandbox; `None` while something does.
+    pub(crate) fn idle_ms(&self) -> Option<u64> {
+        let State::Running { since } = self.entry.state else { return None };
+        let now = self.shared.parts.clock.now();
+        let (since, before) = match self.adopted_at {
+            Some(adopted) => (adopted, self.entry.idle_ms),
+            None => (since, 0),
+        };
+        match self.shared.parts.activity.activity(&self.entry.id) {
+            Some(activity) if activity.open > 0 => None,
+            Some(activity) if activity.last >= since => Some(now.millis_since(activity.last)),
+            Some(_) | None => Some(now.millis_since(since).saturating_add(before)),
+        }
+    }
+}
+
+/// Tells control what became of an order.
+pub(crate) async fn report_capture(
+    shared: &Shared,
+    order: &CaptureOrder,
+    outcome: Result<CaptureFacts, String>,
+) {
+    let report = CaptureReport {
+        snapshot: order.snapshot.clone(),
+        sandbox: order.sandbox.clone(),
+        node: shared.config.id.clone(),
+        outcome,
+    };
+    shared.parts.sink.captured(report).await;
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,177 @@
+//! Calls to a sentry over its control socket.
+//!
+//! One call a connection: a request in JSON, descriptors riding on its first byte, one answer in
+//! JSON. The sentry finishes a call that it has read even when the caller is gone.
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    cmsg_space,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
+    net::UnixStream,
+};
+
+/// The most descriptors that a call of ours takes along.
+const MOST_FILES: usize = 3;
+
+/// The longest answer: the stacks of some ten thousand threads. A sentry may be the tenant's.
+const MOST_REPLY: u64 = 64 << 20;
+
+/// Why a call came to nothing.
+#[derive(Debug, Error)]
+pub(crate) enum CallError {
+    /// The sentry did not answer; it may have done what was asked.
+    #[error("the sentry does not answer")]
+    Lost(#[source] io::Error),
+    /// The sentry answered that it failed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[derive(Serialize)]
+struct Request<'a, A> {
+    method: &'a str,
+    arg: &'a A,
+}
+
+#[derive(Deserialize)]
+struct Reply<R> {
+    success: bool,
+    #[serde(default)]
+    err: String,
+    result: Option<R>,
+}
+
+/// Calls a method and returns its result, if it has one. Takes as long as the sentry does.
+pub(crate) async fn call<A: Serialize, R: DeserializeOwned>(
+    socket: &Path,
+    method: &str,
+    arg: &A,
+    files: &[OwnedFd],
+) -> Result<Option<R>, CallError> {
+    let request = serde_json::to_vec(&Request { method, arg }).map_err(io::Error::from);
+    let request = request.map_err(CallError::Lost)?;
+    let reply = exchange(socket, &request, files).await.map_err(CallError::Lost)?;
+    let reply: Reply<R> = serde_json::from_slice(&reply)
+        .map_err(|error| CallError::Lost(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    if reply.success { Ok(reply.result) } else { Err(CallError::Refused(reply.err)) }
+}
+
+async fn exchange(socket: &Path, request: &[u8], files: &[OwnedFd]) -> io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let sent = stream
+        .async_io(Interest::WRITABLE, || {
+            let descriptors: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_FILES))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty()
+                && !control.push(SendAncillaryMessage::ScmRights(&descriptors))
+            {
+                return Err(io::Error::other("too many descriptors for one call"));
+            }
+            Ok(sendmsg(&stream, &[IoSlice::new(request)], &mut control, SendFlags::NOSIGNAL)?)
+        })
+        .await?;
+    stream.write_all(request.get(sent..).unwrap_or_default()).await?;
+    // The sentry hangs up when it has answered and there is no other call.
+    stream.shutdown().await?;
+    let mut reply = Vec::new();
+    // What is cut off here is no JSON any more.
+    stream.take(MOST_REPLY).read_to_end(&mut reply).await?;
+    if reply.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read as _};
+
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    use serde_json::{Value, json};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Answers one call, and returns what was asked and the content of the files that came along.
+    async fn serve(listener: UnixListener, answer: &'static [u8]) -> (Value, Vec<String>) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut first = [0; 1];
+        let mut files = Vec::new();
+        stream
+            .async_io(Interest::READABLE, || {
+                let mut space = nix::cmsg_space!([i32; MOST_FILES]);
+                let mut buffers = [io::IoSliceMut::new(&mut first)];
+                let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
+                let got = recvmsg::<()>(fd, &mut buffers, Some(&mut space), MsgFlags::empty())?;
+                for message in got.cmsgs()? {
+                    if let ControlMessageOwned::ScmRights(fds) = message {
+                        files.extend(fds);
+                    }
+                }
+                Ok(())
+            })
+            .await
+            .unwrap();
+        let mut rest = first.to_vec();
+        stream.read_to_end(&mut rest).await.unwrap();
+        stream.write_all(answer).await.unwrap();
+        let read = |fd| {
+            let mut text = String::new();
+            File::open(format!("/proc/self/fd/{fd}")).unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        (serde_json::from_slice(&rest).unwrap(), files.into_iter().map(read).collect())
+    }
+
+    async fn ask(
+        answer: &'static [u8],
+        files: &[OwnedFd],
+    ) -> (Result<Option<u32>, CallError>, Value, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let arg = json!({ "a": 1 });
+        let (got, (asked, came)) =
+            tokio::join!(call(&socket, "m.Do", &arg, files), serve(listener, answer));
+        (got, asked, came)
+    }
+
+    #[tokio::test]
+    async fn a_call_carries_its_argument_and_files_and_brings_the_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, name).unwrap();
+            OwnedFd::from(File::open(path).unwrap())
+        };
+        let files = [file("x"), file("y"), file("z")];
+        let (got, asked, came) = ask(br#"{"success":true,"err":"","result":7}"#, &files).await;
+        assert_eq!(got.unwrap(), Some(7));
+        assert_eq!(asked, json!({ "method": "m.Do", "arg": { "a": 1 } }));
+        assert_eq!(came, ["x", "y", "z"]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_from_silence() {
+        let (got, _, came) = ask(br#"{"success":false,"err":"no","result":null}"#, &[]).await;
+        assert!(matches!(got, Err(CallError::Refused(text)) if text == "no"));
+        assert!(came.is_empty());
+        for broken in [&b""[..], b"{\"succ"] {
+            assert!(matches!(ask(broken, &[]).await.0, Err(CallError::Lost(_))));
+        }
+        let nobody: Result<Option<u32>, _> = call(Path::new("/no/socket"), "m", &(), &[]).await;
+        assert!(matches!(nobody, Err(CallError::Lost(_))));
+    }
+}

@@ -1,0 +1,376 @@
+//! The captures of a node: drafted, made whole, opened, removed.
+//!
+//! Every step blocks on the host, so each runs on the blocking pool, a bounded number at a time,
+//! and holds its capture's lock until it ends, though the caller gave up.
+//!
+//! # How long a sandbox stands still
+//!
+//! A clone costs 15 µs for each extent of the layer: a second for one that was written at
+//! scattered places. But it takes the layer as it is when it begins, because it keeps writers off
+//! until it is complete. So [`Captures::clone_layer`] returns when the clone is seen to have
+//! begun, and [`Captures::commit`] waits for its end; what the sandbox writes meanwhile stays in
+//! memory. See decision 15.
+//!
+//! # What is checked
+//!
+//! The manifest has a checksum of itself, of small files those are in it: both are compared at each
+//! opening. Large files are read in the background after the commit, one capture at a time, and
+//! compared by [`Captures::verify`].
+
+mod digest;
+mod disk;
+mod manifest;
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tarn_host::{Capture, CaptureDraft, CaptureError, CaptureName, Captures};
+use tarn_task::Tasks;
+use tarn_types::{ByteSize, SandboxId};
+use tokio::sync::Semaphore;
+
+use self::disk::CaptureDisk;
+use crate::{
+    Pool,
+    key_lock::KeyLocks,
+    layer::LayerDisk,
+    step::{HostStepError, StepContext as _, chain},
+};
+
+/// How many jobs block at once.
+const JOBS: usize = 16;
+/// How often a clone is looked at until it has begun; most are complete by then.
+const LOOK: Duration = Duration::from_micros(100);
+/// How long reading in the background rests after each MiB: it takes at most 200 MiB/s of the disk
+/// and little of a CPU from the sandboxes.
+const REST: Duration = Duration::from_millis(5);
+/// What a capture takes besides memory: its manifest, directories, the clone's extents.
+const MARGIN: ByteSize = ByteSize::from_mib(16);
+
+/// The captures in a pool, on the real host.
+#[derive(Debug)]
+pub struct HostCaptures {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    jobs: Arc<Semaphore>,
+}
+
+/// What the jobs need.
+#[derive(Debug)]
+struct Shared {
+    pool: Arc<Pool>,
+    captures: PathBuf,
+    layers: PathBuf,
+    locks: KeyLocks<String>,
+    /// The clones that have begun, by the name of their draft.
+    clones: Mutex<HashMap<String, CloneJob>>,
+    /// Reading large files takes the whole disk: one at a time.
+    reader: Semaphore,
+}
+
+/// A clone that goes on by itself, and says at its end how it went.
+#[derive(Debug)]
+struct CloneJob(mpsc::Receiver<Result<(), HostStepError>>);
+
+/// Who waits for checksums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// A caller.
+    Asked,
+    Nobody,
+}
+
+// === impl HostCaptures ===
+
+impl HostCaptures {
+    /// Takes charge of a pool's captures: removes the drafts of an earlier server, and begins to
+    /// read what has no checksums yet. Blocks for some renames.
+    ///
+    /// # Errors
+    /// Fails when the directory cannot be read, or a draft not be moved.
+    pub fn start(pool: Arc<Pool>, tasks: &Tasks) -> Result<Self, HostStepError> {
+        let captures = pool.dir().join("captures");
+        let trashed = disk::trash_drafts(&captures, pool.trash())?;
+        let whole = disk::whole_names(&captures)?;
+        let shared = Arc::new(Shared {
+            layers: pool.dir().join("layers"),
+            captures,
+            pool,
+            locks: KeyLocks::default(),
+            clones: Mutex::default(),
+            reader: Semaphore::new(1),
+        });
+        let this = Self { shared, tasks: tasks.clone(), jobs: Arc::new(Semaphore::new(JOBS)) };
+        this.remove(trashed);
+        this.read_later(whole);
+        Ok(this)
+    }
+
+    /// Runs blocking work on a capture, alone for its name.
+    async fn job<T: Send + 'static>(
+        &self,
+        name: &CaptureName,
+        work: impl FnOnce(&Shared, &CaptureDisk) -> Result<T, CaptureError> + Send + 'static,
+    ) -> Result<T, CaptureError> {
+        let disk = CaptureDisk::at(&self.shared.captures, name)?;
+        let guard = self.shared.locks.lock(&name.to_owned()).await;
+        self.blocking(move |shared| {
+            let _held = guard;
+            work(shared, &disk)
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, CaptureError> + Send + 'static,
+    ) -> Result<T, CaptureError> {
+        let permit = self.jobs.clone().acquire_owned().await.expect("it is never closed");
+        let shared = self.shared.clone();
+        let job = self.tasks.spawn_blocking(move || {
+            let _held = permit;
+            work(&shared)
+        });
+        job.await.unwrap_or_else(|error| Err(ended_early(&self.shared.captures, error).into()))
+    }
+
+    /// Removes what was moved to the trash; nobody waits for it.
+    fn remove(&self, trashed: impl IntoIterator<Item = PathBuf>) {
+        for path in trashed {
+            let shared = self.shared.clone();
+            self.tasks.spawn_blocking(move || shared.pool.trash().remove(&path));
+        }
+    }
+
+    /// Reads the large files of captures, to know their checksums; nobody waits for it.
+    fn read_later(&self, names: Vec<String>) {
+        let (shared, tasks) = (self.shared.clone(), self.tasks.clone());
+        self.tasks.spawn("capture-reader", async move {
+            for name in names {
+                if tasks.is_stopping() {
+                    return;
+                }
+                match settle_checksums(&shared, &tasks, &name, Haste::Nobody).await {
+                    Ok(()) | Err(CaptureError::Missing { .. }) => {}
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::error!(capture.name = name, error, "a snapshot cannot be read");
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Captures for HostCaptures {
+    async fn begin(
+        &self,
+        name: &CaptureName,
+        memory: ByteSize,
+    ) -> Result<CaptureDraft, CaptureError> {
+        let needed = memory.saturating_add(MARGIN);
+        let (dir, trashed) = self
+            .job(name, move |shared, disk| {
+                let dir = disk.draft_memory();
+                shared.forget(disk, &dir);
+                let trashed = disk.trash_draft(shared.pool.trash())?;
+                shared.pool.promise(&dir, needed)?;
+                let made = disk.make_draft();
+                made.inspect_err(|_| shared.pool.end_promise(&dir))?;
+                Ok((dir, trashed))
+            })
+            .await?;
+        self.remove(trashed);
+        Ok(CaptureDraft { memory: dir })
+    }
+
+    async fn clone_layer(&self, name: &CaptureName, id: &SandboxId) -> Result<(), CaptureError> {
+        let (layer, tasks) = (LayerDisk::at(self.shared.layers.join(id.as_str())), &self.tasks);
+        let (tasks, shared) = (tasks.clone(), self.shared.clone());
+        self.job(name, move |_, disk| shared.clone().clone_layer(disk, &layer, &tasks)).await
+    }
+
+    async fn commit(
+        &self,
+        name: &CaptureName,
+        note: serde_json::Value,
+    ) -> Result<Capture, CaptureError> {
+        let work = move |shared: &Shared, disk: &CaptureDisk| {
+            shared.end_clone(disk)?;
+            let capture = disk.commit(note)?;
+            shared.pool.end_promise(&disk.draft_memory());
+            // The one that it replaces lies there now. It is not worth an error that it stays.
+            let trashed = disk.trash_draft(shared.pool.trash()).unwrap_or_else(|error| {
+                tracing::warn!(error = chain(&error), "a replaced snapshot is still there");
+                None
+            });
+            Ok((capture, trashed))
+        };
+        let (capture, trashed) = self.job(name, work).await?;
+        self.remove(trashed);
+        self.read_later(vec![name.to_owned()]);
+        Ok(capture)
+    }
+
+    async fn open(&self, name: &CaptureName) -> Result<Capture, CaptureError> {
+        self.job(name, |_, disk| Ok(disk.open()?.0)).await
+    }
+
+    async fn verify(&self, name: &CaptureName) -> Result<(), CaptureError> {
+        settle_checksums(&self.shared, &self.tasks, name, Haste::Asked).await?;
+        let _reader = self.shared.reader.acquire().await.expect("it is never closed");
+        let disk = CaptureDisk::at(&self.shared.captures, name)?;
+        // Without the lock: nobody should wait minutes to discard it.
+        let (read, tasks) = (disk.clone(), self.tasks.clone());
+        let verified = self.blocking(move |_| {
+            let (_, manifest) = read.open()?;
+            let known = read.checksums(&manifest)?;
+            let found = read.read_large(&manifest, &|| !tasks.is_stopping())?;
+            let Some(found) = found else { return Err(stopping("read", &read.place()).into()) };
+            // Without: it was replaced a moment ago by one that nobody has read yet.
+            known.map_or(Ok(()), |known| read.compare_large(&known, &found))
+        });
+        let Err(error) = verified.await else { return Ok(()) };
+        // It may have gone meanwhile.
+        self.blocking(move |_| disk.open().map(drop)).await?;
+        Err(error)
+    }
+
+    async fn discard(&self, name: &CaptureName) -> Result<(), CaptureError> {
+        let trashed = self
+            .job(name, |shared, disk| {
+                shared.forget(disk, &disk.draft_memory());
+                let trash = shared.pool.trash();
+                Ok([disk.trash_draft(trash)?, disk.trash_whole(trash)?])
+            })
+            .await?;
+        self.remove(trashed.into_iter().flatten());
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<String>, CaptureError> {
+        self.blocking(|shared| Ok(disk::whole_names(&shared.captures)?)).await
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Forgets what belongs to a draft that goes.
+    fn forget(&self, disk: &CaptureDisk, memory: &Path) {
+        self.pool.end_promise(memory);
+        // It ends by itself, in a file without a name.
+        drop(self.clones.lock().remove(disk.name()));
+    }
+
+    fn clone_layer(
+        self: Arc<Self>,
+        disk: &CaptureDisk,
+        layer: &LayerDisk,
+        tasks: &Tasks,
+    ) -> Result<(), CaptureError> {
+        // Of an earlier try, whatever came of it.
+        drop(self.end_clone(disk));
+        let image = layer.image();
+        if !layer.is_mounted()? {
+            let absent = io::Error::new(io::ErrorKind::NotConnected, "nothing is mounted there");
+            return Err(HostStepError::new("find the mount of", &layer.root(), absent).into());
+        }
+        let source = File::open(&image).step("open", &image)?;
+        let (target, to) = (disk.make_layer()?, disk.draft_layer());
+        layer.sync()?;
+        if !self.pool.clones_at_once()? {
+            return Ok(self.pool.fill_clone(&source, &target, &to)?);
+        }
+        let seen = target.try_clone().step("open", &to)?;
+        let (pool, (say, hear)) = (self.pool.clone(), mpsc::sync_channel(1));
+        drop(tasks.spawn_blocking(move || {
+            // Nobody hears it when the draft was discarded.
+            drop(say.send(pool.fill_clone(&source, &target, &to)));
+        }));
+        loop {
+            match hear.try_recv() {
+                Ok(outcome) => return Ok(outcome?),
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    return Err(stopping("clone", &image).into());
+                }
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            // A target with blocks was given them under the lock that keeps writers off the source.
+            if seen.metadata().step("look at", &image)?.blocks() > 0 {
+                self.clones.lock().insert(disk.name().to_owned(), CloneJob(hear));
+                return Ok(());
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Waits for the end of a clone that was begun for a draft; one that failed leaves none.
+    fn end_clone(&self, disk: &CaptureDisk) -> Result<(), HostStepError> {
+        let clone = self.clones.lock().remove(disk.name());
+        let Some(CloneJob(hear)) = clone else { return Ok(()) };
+        let to = disk.draft_layer();
+        let outcome = hear.recv().unwrap_or_else(|_| Err(stopping("clone", &to)));
+        if outcome.is_err() {
+            disk.remove_layer()?;
+        }
+        outcome
+    }
+}
+
+fn stopping(step: &'static str, path: &Path) -> HostStepError {
+    HostStepError::new(step, path, io::Error::other("the server is stopping"))
+}
+
+/// Makes sure that the checksums of a capture's large files are known, or the server is stopping.
+async fn settle_checksums(
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+    name: &CaptureName,
+    haste: Haste,
+) -> Result<(), CaptureError> {
+    let _reader = shared.reader.acquire().await.expect("it is never closed");
+    let disk = CaptureDisk::at(&shared.captures, name)?;
+    let (read, stopping) = (disk.clone(), tasks.clone());
+    let found = tasks.spawn_blocking(move || {
+        // Opened without the lock: one that is discarded meanwhile looks damaged, and is missing.
+        let opened =
+            read.open().or_else(|error| if read.is_whole() { Err(error) } else { read.open() });
+        let (_, manifest) = opened?;
+        if read.checksums(&manifest)?.is_some() {
+            return Ok(None);
+        }
+        let found = read.read_large(&manifest, &|| {
+            if haste == Haste::Nobody {
+                thread::sleep(REST);
+            }
+            !stopping.is_stopping() && read.is_whole()
+        });
+        // A capture that goes while it is read is missing, nothing worse.
+        found.map_err(|error| read.open().err().unwrap_or_else(|| error.into()))
+    });
+    let found =
+        found.await.unwrap_or_else(|error| Err(ended_early(&shared.captures, error).into()));
+    let Some(found) = found? else { return Ok(()) };
+    let guard = shared.locks.lock(&name.to_owned()).await;
+    let write = tasks.spawn_blocking(move || {
+        let _held = guard;
+        disk.write_checksums(&found)
+    });
+    write.await.unwrap_or_else(|error| Err(ended_early(&shared.captures, error).into()))
+}
+
+fn ended_early(path: &Path, error: tokio::task::JoinError) -> HostStepError {
+    HostStepError::new("work on", path, io::Error::other(error))
+}

@@ -1,0 +1,137 @@
+//! Snapshots: what a sandbox was at one moment, kept for ever unless deleted (spec 02).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, ImageName, NodeId, ProjectId, Resources, SandboxId, SnapshotId, UnixMillis};
+
+/// What a snapshot holds, and so how a sandbox begins that is restored from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotKind {
+    /// The files. What is restored from it boots.
+    Filesystem,
+    /// Files, memory and processes. What is restored from it goes on.
+    Memory,
+}
+
+/// Where a snapshot is in its life, as clients see it (spec 02 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotStatus {
+    /// Being captured.
+    InProgress,
+    /// Durable on its node; may be restored from.
+    LocalReady,
+    /// Durable where it is to stay.
+    Completed,
+    /// Not taken; its `error` says why.
+    Failed,
+}
+
+/// From what a sandbox is made in place of its image alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// What it holds.
+    pub kind: SnapshotKind,
+}
+
+/// What a sandbox restored from a snapshot has unless the request says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// The image below the files.
+    pub image: ImageName,
+    /// The shape.
+    pub resources: Resources,
+    /// The command that was run at start.
+    pub entrypoint: Option<Vec<String>>,
+}
+
+/// What a finished capture took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureFacts {
+    /// The bytes it occupies: the allocated part of the layer, and the memory.
+    pub size: ByteSize,
+    /// The allocated bytes of the layer alone.
+    pub layer: ByteSize,
+    /// How long the source stood still, in microseconds.
+    pub standstill_micros: u64,
+}
+
+/// All that is stored of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The project it belongs to.
+    pub project: ProjectId,
+    /// What it was taken of; that may have ended long ago.
+    pub sandbox: SandboxId,
+    /// The node that has it.
+    pub node: NodeId,
+    /// When it was asked for.
+    pub created_at: UnixMillis,
+    /// What it holds.
+    pub kind: SnapshotKind,
+    /// Where it is in its life.
+    pub status: SnapshotStatus,
+    /// Nobody is shown it, because it was made for a copy or was deleted. It is removed as soon as
+    /// no sandbox is pending that is restored from it.
+    pub hidden: bool,
+    /// What a restored sandbox has by default.
+    pub captured: Captured,
+    /// What the capture took; set once it succeeded.
+    pub facts: Option<CaptureFacts>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Grows with every change of the record; updates compare and set on it.
+    pub sequence: u64,
+}
+
+// === impl SnapshotKind ===
+
+impl SnapshotKind {
+    /// Returns the word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Filesystem => "filesystem",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+// === impl SnapshotStatus ===
+
+impl SnapshotStatus {
+    /// Returns the word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InProgress => "in_progress",
+            Self::LocalReady => "local_ready",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Says whether a sandbox can be restored from it.
+    #[must_use]
+    pub const fn is_ready(self) -> bool {
+        match self {
+            Self::LocalReady | Self::Completed => true,
+            Self::InProgress | Self::Failed => false,
+        }
+    }
+}
+
+// === impl SnapshotRecord ===
+
+impl SnapshotRecord {
+    /// Says whether somebody must still look after it: finish it, or remove it.
+    #[must_use]
+    pub const fn is_unsettled(&self) -> bool {
+        self.hidden || matches!(self.status, SnapshotStatus::InProgress)
+    }
+}
