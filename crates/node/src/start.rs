@@ -55,7 +55,7 @@ enum Written {
 }
 
 /// Builds a sandbox from its source; from memory, once more if the runtime did not bring it back.
-/// That has been seen to hang on a busy machine, once in some hundred times, and to work the next.
+/// That has been seen to hang on a busy machine, and to work the next time.
 async fn build(
     shared: &Shared,
     entry: &mut Entry,

@@ -105,9 +105,6 @@ impl SandboxTask {
         if let Err(bad) = written {
             self.entry.state = State::Running { since: self.shared.parts.clock.now() };
             self.entry.held = true;
-            if let Err(bad) = capture::go_on(&self.shared, &self.entry, &endpoint).await {
-                tracing::error!(sandbox.id = %self.entry.id, error = bad, "a sandbox does not go on after a failed suspend");
-            }
             return self.not_suspended(chain(&bad)).await;
         }
         self.endpoint = None;
@@ -129,13 +126,7 @@ impl SandboxTask {
         let purpose = Purpose::Suspend;
         let draft =
             capture::capture(&self.shared, &self.entry, endpoint, &name, kind, purpose).await?;
-        if let Err(trouble) = capture::commit(&self.shared, draft).await {
-            if let Err(bad) = capture::go_on(&self.shared, &self.entry, endpoint).await {
-                tracing::error!(sandbox.id = %self.entry.id, error = bad, "a sandbox does not go on after a failed suspend");
-            }
-            return Err(trouble);
-        }
-        Ok(())
+        capture::commit(&self.shared, draft).await.map(|_facts| ())
     }
 
     /// Has the ledger say that a capture holds the sandbox, before one does. It stays at the
