@@ -1,6 +1,12 @@
-"""Fixtures of all suites. A module's `SERVER = {...}` says how its server is made."""
+"""Fixtures of all suites, and who runs which module.
+
+A module's `SERVER = {...}` says how its server is made, `ALONE = True` that it measures and nothing
+may run beside it, and `SECONDS = N` about how long it takes, if that is long: such modules begin
+first, so that the last ones to end are short.
+"""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -40,7 +46,7 @@ def maker(request, names):
     made = []
 
     def make(label: str = "", start: bool = True, **options):
-        name = request.module.__name__.rpartition(".")[2].removeprefix("test_") + label
+        name = request.module.__name__.removeprefix("suites.").replace(".test_", "-") + label
         server = servers.Server(name, dns=names.address, **options)
         made.append(server)
         return server.start() if start else server
@@ -89,6 +95,44 @@ def sandbox(server):
     made = server.create()
     yield made
     server.delete(made)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Puts the long modules first, and leaves those to measure to a run of their own."""
+    if alone := os.environ.get("TARN_E2E_ALONE"):
+        items[:] = [item for item in items if bool(getattr(item.module, "ALONE", False)) == (alone == "1")]
+    items.sort(key=lambda item: -getattr(item.module, "SECONDS", 0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    """Runs modules as long as there are some that no other process of this run has claimed."""
+    claims = os.environ.get("TARN_E2E_CLAIMS")
+    if not claims or session.config.option.collectonly or session.testsfailed:
+        return None
+    os.makedirs(claims, exist_ok=True)
+    ours = (item for _, module in itertools.groupby(session.items, lambda item: item.module) for item in claimed(claims, module))
+    item = next(ours, None)
+    while item is not None:
+        # The next one is claimed before this one runs: it says which fixtures must end.
+        following = next(ours, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def claimed(claims, module):
+    """The tests of a module if this process is the first to ask, else none."""
+    tests = list(module)
+    name = tests[0].module.__name__
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(os.path.join(claims, name), os.O_CREAT | os.O_EXCL))
+        yield from tests
 
 
 def pytest_runtest_logreport(report):

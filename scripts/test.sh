@@ -21,15 +21,15 @@ run_tests() {
 	setup --test
 	say test "set-up: ready ($(elapsed))"
 	gates
-	suite unit "unit and component tests" limit 40m cargo test --quiet --workspace --no-fail-fast
-	suite fuzz "fuzz targets, some seconds each" limit 15m "$ROOT/x" fuzz all "$((${#full[@]} ? 60 : 4))"
+	suite unit "unit and component tests" limit 40m scripts/unit
+	suite fuzz "fuzz targets, some seconds each" limit 15m "$ROOT/x" fuzz all "$((${#full[@]} ? 60 : 2))"
 	local failed_before=$FAILED
 	suite build "build" "$ROOT/x" build
 	if ((FAILED == failed_before)); then
 		export_test_env
 		optional_suite e2e "end-to-end tests" e2e/run 60m "${full[@]}"
 		optional_suite bench "small bench" bench/run 15m --small
-	optional_suite bench-state "small bench of state" bench/run-state 15m --small
+		optional_suite bench-state "small bench of state" bench/run-state 15m --small
 	else
 		say test "nothing to test end to end: the build failed"
 	fi

@@ -1,5 +1,6 @@
 """A tarn server of the test's own: its data directory, its ports, its log, and its end."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -267,6 +268,16 @@ def dispose(home: pathlib.Path) -> list[str]:
 
 def sweep() -> None:
     """Removes what an earlier run left that was killed before it could clean up."""
+    parent = os.open(PARENT, os.O_RDONLY)
+    try:
+        # Several processes of a run start at once.
+        fcntl.flock(parent, fcntl.LOCK_EX)
+        _sweep()
+    finally:
+        os.close(parent)
+
+
+def _sweep() -> None:
     for owner in PARENT.glob(f"{PREFIX}*/owner"):
         pid, started = owner.read_text().split()
         if host.start_time(int(pid)) != int(started):

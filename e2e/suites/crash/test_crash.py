@@ -12,6 +12,7 @@ from harness import env, host
 from harness.wait import until
 from suites.crash import counters
 
+SECONDS = 60
 MANY = 10
 BURST = 20
 

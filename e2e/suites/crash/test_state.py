@@ -17,6 +17,7 @@ from suites.crash import counters
 from suites.crash.test_crash import steady
 from suites.state import box
 
+SECONDS = 150
 SERVER = {"config": {**box.SERVER["config"]}}
 COLD = {"config": {**box.SERVER["config"], "node": {"keep_warm_secs": 0}}}
 KILLS = env.scale(4, 25)

@@ -12,6 +12,7 @@ from harness.wait import until
 from suites.daemon_load import client
 from suites.daemon_load.probe import probing
 
+ALONE = True
 SERVER = {"config": {"node": {"processes": env.scale(64, 1024)}}}
 
 

@@ -1,13 +1,16 @@
-// The desktop through the npm package: prints one JSON object and leaves pictures behind.
+// The desktop through the npm package: prints one JSON object and leaves pictures behind. It cannot
+// read a picture: after the line `look` it goes on when the test answers `seen`, and else takes another.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { writeFileSync } from "node:fs";
 import path from "node:path";
+import { createInterface } from "node:readline";
 
 const require = createRequire(path.join(process.env.TARN_NODE_MODULES, "x.js"));
 const { Sandbox } = await import(pathToFileURL(require.resolve("tensorlake")).href);
 
 const [sandbox, pictures] = process.argv.slice(2);
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const seen = {};
 
 function keep(name, png) {
@@ -32,7 +35,10 @@ await desktop.click({ x: 592, y: 776 });
 await settled("xdotool", ["getactivewindow", "getwindowname"], (text) => text.includes("Terminal"));
 await desktop.typeText("touch from-npm; xdotool getmouselocation > mouse\n");
 seen.mouse = await settled("cat", ["mouse"], (text) => text.includes("x:"));
-keep("terminal", await desktop.screenshot(20));
+do {
+  keep("terminal", await desktop.screenshot(20));
+  console.log("look");
+} while ((await answers.next()).value !== "seen");
 seen.file = (await box.run("ls", { args: ["from-npm"] })).exitCode;
 
 seen.wrong = await box.connectDesktop({ password: "wrong" }).then(
@@ -41,3 +47,4 @@ seen.wrong = await box.connectDesktop({ password: "wrong" }).then(
 );
 await desktop.close();
 console.log(JSON.stringify(seen));
+process.stdin.destroy();

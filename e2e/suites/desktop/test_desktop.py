@@ -4,20 +4,34 @@ import asyncio
 
 import pytest
 from harness.picture import near
+from harness.sdk import Sdk
 from harness.wait import until
-from tensorlake.sandbox import AsyncSandbox, Sandbox, SandboxError
+from tensorlake.sandbox import AsyncSandbox, CheckpointType, Sandbox, SandboxError
 
 from . import screen
 from .screen import Screen, keep
 
+SECONDS = 100
 SERVER = {"config": {"pool": {"initial_mb": 3072, "max_mb": 6144}}}
 PAGE_COLOUR = (255, 153, 0)
 PAGE = f"<!doctype html><title>tarn</title><body style='background:rgb{PAGE_COLOUR}'><h1>Served inside</h1>"
 
 
+@pytest.fixture(scope="module")
+def ready(server):
+    """A snapshot of a desktop that is all there, so that not every test waits for one to come up."""
+    kit = Sdk(server)
+    box = kit.create(image=screen.IMAGE)
+    with box.connect_desktop(password=screen.PASSWORD, connect_timeout=screen.PATIENCE) as desktop:
+        Screen(desktop).whole()
+    snapshot = box.checkpoint(checkpoint_type=CheckpointType.MEMORY).snapshot_id
+    kit.close()
+    return snapshot
+
+
 @pytest.fixture
-def box(sdk):
-    return sdk.create(image=screen.IMAGE)
+def box(sdk, ready):
+    return sdk.create(snapshot_id=ready)
 
 
 @pytest.fixture
@@ -29,10 +43,12 @@ def desk(box):
         yield desk
 
 
-def test_what_comes_up(box, desk):
-    picture = desk.picture()
+def test_what_comes_up(sdk):
+    box = sdk.create(image=screen.IMAGE)
+    with box.connect_desktop(password=screen.PASSWORD, connect_timeout=screen.PATIENCE) as desktop:
+        picture = Screen(desktop).whole()
+        assert (desktop.width, desktop.height) == picture.size == screen.SIZE
     keep("start", picture.png)
-    assert (desk.desktop.width, desk.desktop.height) == picture.size == screen.SIZE
     assert picture.colours() > 150
     # The same user, home and tools as in the minimal image.
     shown = box.run("sh", args=["-c", "id -un; pwd; echo $DISPLAY; sudo id -un; python3 -c 'print(1 + 1)'; git --version"])

@@ -11,6 +11,7 @@ from harness.wait import until
 
 # The default is 1024; the small run asks for less, because each of them costs the machine time.
 PROCESSES = env.scale(256, 1024)
+ALONE = True
 SERVER = {"config": {"node": {"processes": PROCESSES}}}
 MEMORY_HOG = "held = []\nwhile True: held.append(bytearray(b'x' * (1 << 24)))"
 SPIN = "import time\nend = time.time() + {}\nwhile time.time() < end: pass"

@@ -8,6 +8,7 @@ import time
 
 from harness.wait import until
 
+SECONDS = 40
 COUNTER = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.02; done; sleep 3000"
 
 
