@@ -184,7 +184,7 @@ async fn what_was_half_built_and_resists_is_not_built_where_nobody_wants_it() {
 #[tokio::test]
 async fn nothing_is_said_to_run_before_the_ledger_says_so() {
     let world = World::new().await;
-    world.host.sim.faults().delay(SimStep::Start, Duration::from_millis(500));
+    world.host.sim.faults().delay(SimStep::Start, Duration::from_secs(2));
     world.apply(&id(1), 1, NodeTarget::Running(launch())).await;
     let file = world.host.ledger().join(id(1).as_str()).join("sandbox.json");
     let begun = async {

@@ -24,7 +24,7 @@ use tarn_node_api::{
 use tarn_route_api::{Activity, ActivityGauge};
 use tarn_runtime::{
     Runtime as _,
-    sim::{SimHost, SimRuntime},
+    sim::{SimHost, SimRuntime, SimStep},
 };
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
@@ -347,6 +347,16 @@ impl World {
             | ObservedPhase::Suspending
             | ObservedPhase::Suspended => unreachable!("waited for an end"),
         }
+    }
+
+    /// Waits until a step of the simulated host is being held up.
+    pub(crate) async fn wait_delayed(&self, step: SimStep) {
+        let begun = async {
+            while self.host.sim.faults().delayed(step) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), begun).await.expect("the step begins");
     }
 
     /// Waits until the ledger's entry of a sandbox is as wanted.

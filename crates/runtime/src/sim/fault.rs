@@ -49,6 +49,7 @@ pub struct Faults {
 struct Plan {
     failures: usize,
     delay: Duration,
+    delayed: usize,
 }
 
 // === impl SimStep ===
@@ -89,9 +90,15 @@ impl Faults {
         self.plan.lock().entry(step).or_default().delay = delay;
     }
 
+    /// Returns how many times a step began to take long.
+    #[must_use]
+    pub fn delayed(&self, step: SimStep) -> usize {
+        self.plan.lock().get(&step).map_or(0, |plan| plan.delayed)
+    }
+
     /// Waits as long as the step is to take, then says whether it is to fail.
     pub(super) async fn meet(&self, step: SimStep) -> bool {
-        let delay = self.plan.lock().get(&step).map_or(Duration::ZERO, |plan| plan.delay);
+        let delay = self.begin(step);
         // Not even a yield without a fault: the simulation measures what is around it.
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -101,5 +108,12 @@ impl Faults {
         let fails = plan.failures > 0;
         plan.failures = plan.failures.saturating_sub(1);
         fails
+    }
+
+    fn begin(&self, step: SimStep) -> Duration {
+        let mut plan = self.plan.lock();
+        let Some(plan) = plan.get_mut(&step) else { return Duration::ZERO };
+        plan.delayed += usize::from(!plan.delay.is_zero());
+        plan.delay
     }
 }
