@@ -1,4 +1,5 @@
-"""What state costs: suspend, resume, snapshots, restores and copies, by the memory that was touched.
+"""What state costs: suspend, resume, snapshots, restores and copies, by the memory that was touched, each beside what
+the bare runtime takes for the same step in the same run.
 
 Over raw HTTP, held by the server until it is done, so that no client's polling is measured. Run it on a machine that
 does nothing else: `./x bench state`, or `bench/run-state [--small] [--json FILE]`.
@@ -6,162 +7,291 @@ does nothing else: `./x bench state`, or `bench/run-state [--small] [--json FILE
 
 import argparse
 import contextlib
-import json
+import os
 import pathlib
-import re
 import signal
 import sys
 import time
-import uuid
 
+import bare
+import crowd
 import report
+import scatter
+from bare import Bare
 from harness import env
 from harness.server import Server, sweep
-from harness.wait import until
-
-MIB = 1 << 20
-POOL = {"pool": {"initial_mb": 24576}}
-FILL = "import sys,time; x=bytearray(b'\\x01')*(int(sys.argv[1])<<20); open('/tmp/full','w').close(); time.sleep(1e6)"
-BUDGET = {"X-Tensorlake-Request-Timeout-Ms": "300000"}
+from ours import Rows, call, end, filled, note, snapshot, standstill, timed
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run-state", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few samples, little memory")
+    parser.add_argument("--small", action="store_true", help="few samples, little memory; bounds are not judged")
     parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    parser.add_argument("--only", help="the parts to measure, with commas: warm, cold, copies, scattered, crowd")
     return parser.parse_args()
 
 
-def call(server: Server, method: str, path: str, body=None):
-    reply = server.call(method, path, body, timeout=310, headers=BUDGET)
-    if reply.status not in (200, 202):
-        raise RuntimeError(f"{method} {path}: {reply}")
-    return reply.json() if reply.body else None
-
-
 @contextlib.contextmanager
-def filled(server: Server, mib: int):
-    """A named sandbox in which so much memory is touched."""
-    asked = {"name": f"bench-{uuid.uuid4().hex[:8]}", "resources": {"cpus": 1, "memory_mb": mib + 384}, "timeout_secs": 0}
-    made = call(server, "POST", "/sandboxes", asked)["sandbox_id"]
-    try:
-        if mib:
-            body = {"command": "python3", "args": ["-c", FILL, str(mib)]}
-            assert server.sandbox_call(made, "POST", "/api/v1/processes", body).status == 201
-            until(lambda: server.run(made, "ls /tmp/full").out.strip() == "/tmp/full", 60, "the memory being touched")
-        yield made
-    finally:
-        call(server, "DELETE", f"/sandboxes/{made}")
+def pair(server: Server, mib: int):
+    """A sandbox in which so much memory is touched, and the bare runtime with another like it."""
+    with filled(server, mib) as sandbox:
+        model = snapshot(server, sandbox, "memory")
+        try:
+            with Bare(server, sandbox, model) as beside:
+                yield sandbox, beside
+        finally:
+            call(server, "DELETE", f"/snapshots/{model}")
 
 
-def timed(samples: dict, row: str, work) -> object:
-    begun = time.perf_counter()
-    result = work()
-    samples.setdefault(row, []).append((time.perf_counter() - begun) * 1e3)
-    return result
-
-
-def standstill(server: Server) -> float:
-    """All standstills of snapshots so far, in ms."""
-    text = server.call("GET", "/metrics").body.decode()
-    return float(re.search(r"^tarn_snapshot_standstill_seconds_total (\S+)", text, re.M)[1]) * 1e3
-
-
-def snapshot(server: Server, sandbox: str, kind: str, samples: dict) -> str:
-    def take() -> str:
-        made = call(server, "POST", f"/sandboxes/{sandbox}/snapshot", {"snapshot_type": kind})["snapshot_id"]
-        while (now := call(server, "GET", f"/snapshots/{made}"))["status"] == "in_progress":
-            time.sleep(0.002)
-        assert now["status"] == "completed", now
-        return made
-
+def snapshots(server: Server, sandbox: str, beside: Bare, kind: str, rows: Rows) -> str:
+    """A snapshot of ours and one by hand; returns ours."""
+    row = f"snapshot, {kind}"
     before = standstill(server)
-    made = timed(samples, f"snapshot, {kind}", take)
-    samples.setdefault(f"snapshot, {kind}: standing still", []).append(standstill(server) - before)
+    made = timed(rows, row, "tarn", lambda: snapshot(server, sandbox, kind))
+    note(rows, f"{row}: standing still", "tarn", standstill(server) - before)
+
+    place, image = beside.first, beside.new_image()
+    begun = time.perf_counter()
+    place.sync_layer()
+    paused = time.perf_counter()
+    place.pause()
+    if kind == "memory":
+        place.write_down(image / "memory", "--leave-running")
+    bare.clone(place.image, image / "layer.img")
+    place.resume()
+    note(rows, f"{row}: standing still", "bare", (time.perf_counter() - paused) * 1e3)
+    beside.durable(image)
+    note(rows, row, "bare", (time.perf_counter() - begun) * 1e3)
+    beside.drop(image)
     return made
 
 
-def cycle(server: Server, sandbox: str, samples: dict, how: str) -> None:
-    timed(samples, f"suspend, {how}", lambda: call(server, "POST", f"/sandboxes/{sandbox}/suspend?wait_ms=120000"))
+def warm_cycle(server: Server, sandbox: str, beside: Bare, rows: Rows) -> None:
+    """Suspend and resume where the processes are kept."""
+    suspend(server, sandbox, rows, "warm")
+    resume(server, sandbox, rows, "warm")
+    place, image = beside.first, beside.new_image()
+    timed(rows, "suspend, warm", "bare", lambda: bare_suspend(beside, image, "--leave-running"))
+    place.pause()
+    timed(rows, "resume, warm", "bare", place.resume)
+    beside.drop(image)
+    wake(server, sandbox, rows, "warm")
+    place.pause()
+    timed(rows, "wake by a request, warm", "bare", place.resume)
+
+
+def cold_cycle(server: Server, sandbox: str, beside: Bare, rows: Rows) -> None:
+    """The same where they are not."""
+    suspend(server, sandbox, rows, "cold")
+    resume(server, sandbox, rows, "cold")
+    place, image = beside.first, beside.new_image()
+    timed(rows, "suspend, cold", "bare", lambda: bare_suspend(beside, image))
+    place.end()
+    timed(rows, "resume, cold", "bare", lambda: place.restore(image / "memory"))
+    wake(server, sandbox, rows, "cold")
+    place.end()
+    timed(rows, "wake by a request, cold", "bare", lambda: place.restore(image / "memory"))
+    beside.drop(image)
+
+
+def suspend(server: Server, sandbox: str, rows: Rows, how: str) -> None:
+    timed(rows, f"suspend, {how}", "tarn", lambda: call(server, "POST", f"/sandboxes/{sandbox}/suspend?wait_ms=120000"))
     assert server.info(sandbox)["status"] == "suspended"
-    timed(samples, f"resume, {how}", lambda: call(server, "POST", f"/sandboxes/{sandbox}/resume?wait_ms=120000"))
+
+
+def resume(server: Server, sandbox: str, rows: Rows, how: str) -> None:
+    timed(rows, f"resume, {how}", "tarn", lambda: call(server, "POST", f"/sandboxes/{sandbox}/resume?wait_ms=120000"))
     assert server.run(sandbox, "echo here").out.strip() == "here"
 
 
-def restored(server: Server, snapshot_id: str, samples: dict, kind: str) -> None:
-    made = timed(samples, f"restore, {kind}", lambda: call(server, "POST", "/sandboxes", {"snapshot_id": snapshot_id}))
+def bare_suspend(beside: Bare, image: pathlib.Path, *flags: str) -> None:
+    """An image, and everything on disk. What the layer has in memory is written out as well."""
+    beside.first.write_down(image / "memory", *flags)
+    beside.first.sync_layer()
+    beside.durable(image)
+    bare.sync(beside.first.image)
+
+
+def wake(server: Server, sandbox: str, rows: Rows, how: str) -> None:
+    call(server, "POST", f"/sandboxes/{sandbox}/suspend?wait_ms=120000")
+    timed(rows, f"wake by a request, {how}", "tarn", lambda: server.run(sandbox, "true"))
+
+
+def restores(server: Server, snapshot_id: str, beside: Bare, kind: str, rows: Rows) -> None:
+    row = f"restore, {kind}"
+    made = timed(rows, row, "tarn", lambda: call(server, "POST", "/sandboxes", {"snapshot_id": snapshot_id}))
     assert made["status"] == "running", made
     assert server.run(made["sandbox_id"], "echo here").out.strip() == "here"
-    call(server, "DELETE", f"/sandboxes/{made['sandbox_id']}")
-    until(lambda: not (server.data / "ledger" / made["sandbox_id"]).exists(), 60, "the end of a restored one")
+    end(server, [made["sandbox_id"]])
+    beside.reserve(2)
+    place = beside.places[1]
+    step = place.boot if kind == "filesystem" else lambda: place.restore(beside.capture / "memory")
+    timed(rows, row, "bare", step)
+    place.end()
 
 
-def copies(server: Server, sandbox: str, times: int, samples: dict) -> None:
-    made = timed(samples, f"copy, {times}", lambda: call(server, "POST", f"/sandboxes/{sandbox}/copy?times={times}"))
+def copies(server: Server, sandbox: str, beside: Bare, times: int, rows: Rows) -> None:
+    row = f"copy, {times}"
+    made = timed(rows, row, "tarn", lambda: call(server, "POST", f"/sandboxes/{sandbox}/copy?times={times}"))
     states = [copy["status"] for copy in made["sandboxes"]]
     assert states == ["running"] * times, made
-    for copy in made["sandboxes"]:
-        call(server, "DELETE", f"/sandboxes/{copy['sandbox_id']}")
-    for copy in made["sandboxes"]:
-        until(lambda one=copy: not (server.data / "ledger" / one["sandbox_id"]).exists(), 120, "the end of a copy")
+    end(server, [copy["sandbox_id"] for copy in made["sandboxes"]])
+    beside.reserve(times + 1)
+    image = beside.new_image()
+    places = beside.places[1 : times + 1]
+    timed(rows, row, "bare", lambda: bare_copies(beside, places, image))
+    for place in places:
+        place.end()
+    beside.drop(image)
 
 
-def wake(server: Server, sandbox: str, samples: dict, how: str) -> None:
-    call(server, "POST", f"/sandboxes/{sandbox}/suspend?wait_ms=120000")
-    timed(samples, f"wake by a request, {how}", lambda: server.run(sandbox, "true"))
+def bare_copies(beside: Bare, places: list, image: pathlib.Path) -> None:
+    beside.first.write_down(image / "memory", "--leave-running")
+    beside.restore_all(places, image / "memory")
 
 
-def measure(warm: Server, cold: Server, mib: int, rounds: int, fans: list[int]) -> dict:
-    samples: dict[str, list[float]] = {}
-    with filled(warm, mib) as sandbox:
-        for _ in range(rounds):
-            cycle(warm, sandbox, samples, "warm")
-            wake(warm, sandbox, samples, "warm")
-        for kind in ("filesystem", "memory"):
-            for _ in range(rounds):
-                taken = snapshot(warm, sandbox, kind, samples)
-                restored(warm, taken, samples, kind)
-                call(warm, "DELETE", f"/snapshots/{taken}")
-        for times in fans:
-            for _ in range(max(1, rounds // 3)):
-                copies(warm, sandbox, times, samples)
-    with filled(cold, mib) as sandbox:
-        for _ in range(rounds):
-            cycle(cold, sandbox, samples, "cold")
-            wake(cold, sandbox, samples, "cold")
-    return samples
+class Run:
+    """All parts, with the results of each."""
+
+    def __init__(self, small: bool) -> None:
+        self.small, self.rounds = small, 2 if small else 12
+        self.sizes = [0] if small else [0, 200, 1024]
+        # By the memory that is touched, how many at once.
+        self.fans = {0: [2]} if small else {0: [1, 10, 50], 100: [1, 10, 50], 200: [10]}
+        self.results: dict[str, Rows] = {}
+        self.checks: list[tuple[bool, str]] = []
+        self.complaints: list[str] = []
+        self.place: dict = {}
+
+    @contextlib.contextmanager
+    def server(self, name: str, initial_mb: int, **node):
+        """A server of a part's own, with a pool that does not grow meanwhile."""
+        pool = {"initial_mb": 2048, "max_mb": 4096} if self.small else {"initial_mb": initial_mb}
+        # Fifty copies are more CPUs than are promised by default.
+        config = {"pool": pool, "node": node, "admission": {"cpu_overcommit": 64}}
+        server = Server(f"bench-state-{name}", config=config)
+        try:
+            yield server.start()
+            self.place = self.place or report.machine(server.data)
+        finally:
+            self.complaints += server.close()
+
+    def rows(self, mib: int) -> Rows:
+        return self.results.setdefault(f"{mib} MiB", {})
+
+    def warm(self) -> None:
+        with self.server("warm", 16384) as server:
+            for mib in self.sizes:
+                rows = self.rows(mib)
+                with pair(server, mib) as (sandbox, beside):
+                    for _ in range(self.rounds):
+                        warm_cycle(server, sandbox, beside, rows)
+                    for kind in ("filesystem", "memory"):
+                        for _ in range(self.rounds):
+                            taken = snapshots(server, sandbox, beside, kind, rows)
+                            restores(server, taken, beside, kind, rows)
+                            call(server, "DELETE", f"/snapshots/{taken}")
+            if self.small:
+                self.fan_out(server)
+                self.scatter(server)
+
+    def cold(self) -> None:
+        with self.server("cold", 16384, keep_warm_secs=0) as server:
+            for mib in self.sizes:
+                with pair(server, mib) as (sandbox, beside):
+                    for _ in range(self.rounds):
+                        cold_cycle(server, sandbox, beside, self.rows(mib))
+
+    def copies(self) -> None:
+        if not self.small:
+            with self.server("copies", 16384) as server:
+                self.fan_out(server)
+
+    def fan_out(self, server: Server) -> None:
+        for mib, fans in self.fans.items():
+            with pair(server, mib) as (sandbox, beside):
+                for times in fans:
+                    for _ in range(max(1, self.rounds // (2 if times < 10 else 4))):
+                        copies(server, sandbox, beside, times, self.rows(mib))
+
+    def scattered(self) -> None:
+        if not self.small:
+            with self.server("scattered", 24576) as server:
+                self.scatter(server)
+
+    def scatter(self, server: Server) -> None:
+        found = scatter.measure(server, scatter.SMALL if self.small else scatter.FULL)
+        self.results["scattered writes"] = found.rows
+        self.checks += found.checks
+
+    def crowd(self) -> None:
+        if not self.small:
+            with self.server("crowd", 8192) as server:
+                self.checks += crowd.checks(server, 50, 1024)
 
 
-def table(title: str, samples: dict) -> str:
-    lines = [f"{title:<44}{'p50':>9}{'p95':>9}{'n':>5}"]
-    for row, each in samples.items():
-        lines.append(f"{row + ' (ms)':<44}{report.p50(each):>9.1f}{report.quantile(each, 0.95):>9.1f}{len(each):>5}")
+def bound(row: str, ours: float, floor: float) -> tuple[float, str]:
+    """What a row's median may be, and why."""
+    if row == "resume, warm":
+        return 30, "30 ms"
+    if row.startswith("suspend"):
+        return 1.2 * floor + 30, "1.2 × bare + 30 ms"
+    return floor + max(40, 0.1 * floor), "bare + max(40 ms, 10 %)"
+
+
+def judged(results: dict[str, Rows]) -> list[tuple[bool, str]]:
+    """Every row that has a bound, with its figure."""
+    checks = []
+    for title, rows in results.items():
+        for row, each in rows.items():
+            if not each["bare"] or title == "scattered writes":
+                continue
+            ours, floor = report.p50(each["tarn"]), report.p50(each["bare"])
+            limit, why = bound(row, ours, floor)
+            text = f"{title}, {row}: {ours:.1f} ms ≤ {why} = {limit:.1f} ms (bare: {floor:.1f} ms)"
+            checks.append((ours <= limit, text))
+    return checks
+
+
+def table(title: str, rows: Rows) -> str:
+    """One line a row: ours, the bare runtime's, and how they compare by their medians."""
+    head = f"{title + ' (ms)':<38}{'tarn p50':>9}{'p95':>9} |{'bare p50':>9}{'p95':>9} |{'ratio':>6}{'Δp50':>8}{'n':>4}"
+    lines = [head, "-" * len(head)]
+    for row, each in rows.items():
+        ours, floor = each["tarn"], each["bare"]
+        line = f"{row:<38}{report.p50(ours):>9.1f}{report.quantile(ours, 0.95):>9.1f} |"
+        if floor:
+            delta = report.p50(ours) - report.p50(floor)
+            line += f"{report.p50(floor):>9.1f}{report.quantile(floor, 0.95):>9.1f} |"
+            line += f"{report.p50(ours) / report.p50(floor):>6.2f}{delta:>8.1f}"
+        else:
+            line += f"{'':>18} |{'':>14}"
+        lines.append(line + f"{len(ours):>4}")
     return "\n".join(lines)
 
 
 def main() -> int:
     asked = arguments()
-    sizes, rounds, fans = ([0], 3, [2]) if asked.small else ([0, 200, 1024], 12, [1, 10])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep()
-    complaints: list[str] = []
-    with contextlib.ExitStack() as stack:
-        servers = []
-        for name, node in (("warm", {}), ("cold", {"keep_warm_secs": 0})):
-            server = Server(f"bench-state-{name}", config=POOL | {"node": node})
-            stack.callback(lambda one=server: complaints.extend(one.close()))
-            servers.append(server.start())
-        results = {f"{mib} MiB": measure(*servers, mib, rounds, fans if mib < 1024 else []) for mib in sizes}
-        place = report.machine(servers[0].data)
-    for size, samples in results.items():
-        print("\n" + table(f"{size} touched", samples))
-    for text in complaints:
+    run, before = Run(asked.small), os.getloadavg()
+    parts = {part: getattr(run, part) for part in ("warm", "cold", "copies", "scattered", "crowd")}
+    for part in asked.only.split(",") if asked.only else parts:
+        parts[part]()
+    place = run.place | {"load_before": before}
+    print(f"the machine: {place}")
+    for title, rows in run.results.items():
+        print("\n" + table(title if title.startswith("sc") else f"{title} touched", rows))
+    checks = judged(run.results) + run.checks
+    print()
+    for good, text in checks:
+        print(("pass  " if good else "FAIL  ") + text)
+    for text in run.complaints:
         print(f"FAIL  {text}")
     path = asked.json or env.LOGS.parent / "bench-state.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": place, "samples_ms": results}, indent=1) + "\n")
+    report.write(path, machine=place, samples_ms=run.results, checks=checks)
     print(f"raw samples: {path}")
-    return int(bool(complaints))
+    return int(bool(run.complaints) or (not asked.small and not all(good for good, _ in checks)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""What the server is asked for in the benches of state, and how its time is taken."""
+
+import contextlib
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from harness.server import Server
+from harness.wait import until
+
+FILL = "import sys,time; x=bytearray(b'\\x01')*(int(sys.argv[1])<<20); open('/tmp/full','w').close(); time.sleep(1e6)"
+BUDGET_SECS = 300
+# What is measured of us and of the bare runtime, row by row; the second is empty where there is no such step.
+Rows = dict[str, dict[str, list[float]]]
+
+
+def call(server: Server, method: str, path: str, body=None, budget: int = BUDGET_SECS):
+    headers = {"X-Tensorlake-Request-Timeout-Ms": str(budget * 1000)}
+    reply = server.call(method, path, body, timeout=budget + 10, headers=headers)
+    if reply.status not in (200, 202):
+        raise RuntimeError(f"{method} {path}: {reply}")
+    return reply.json() if reply.body else None
+
+
+def timed(rows: Rows, row: str, who: str, work: Callable):
+    """Calls, and notes the milliseconds it took."""
+    begun = time.perf_counter()
+    result = work()
+    note(rows, row, who, (time.perf_counter() - begun) * 1e3)
+    return result
+
+
+def note(rows: Rows, row: str, who: str, millis: float) -> None:
+    rows.setdefault(row, {"tarn": [], "bare": []})[who].append(millis)
+
+
+@contextlib.contextmanager
+def filled(server: Server, mib: int):
+    """A named sandbox in which so much memory is touched."""
+    asked = {"name": f"bench-{uuid.uuid4().hex[:8]}", "resources": {"cpus": 1, "memory_mb": mib + 384}, "timeout_secs": 0}
+    made = call(server, "POST", "/sandboxes", asked)["sandbox_id"]
+    try:
+        if mib:
+            body = {"command": "python3", "args": ["-c", FILL, str(mib)]}
+            assert server.sandbox_call(made, "POST", "/api/v1/processes", body).status == 201
+            until(lambda: server.run(made, "ls /tmp/full").out.strip() == "/tmp/full", 60, "the memory being touched")
+        yield made
+    finally:
+        call(server, "DELETE", f"/sandboxes/{made}")
+
+
+def snapshot(server: Server, sandbox: str, kind: str) -> str:
+    """Takes a snapshot; returns when it is complete."""
+    made = call(server, "POST", f"/sandboxes/{sandbox}/snapshot", {"snapshot_type": kind})["snapshot_id"]
+    while (now := call(server, "GET", f"/snapshots/{made}"))["status"] == "in_progress":
+        time.sleep(0.002)
+    assert now["status"] == "completed", now
+    return made
+
+
+def standstill(server: Server) -> float:
+    """All standstills of snapshots so far, in ms."""
+    text = server.call("GET", "/metrics").body.decode()
+    return float(re.search(r"^tarn_snapshot_standstill_seconds_total (\S+)", text, re.M)[1]) * 1e3
+
+
+def end(server: Server, sandboxes: list[str]) -> None:
+    """Ends sandboxes, and waits until they are off the host: their end is charged to nobody."""
+    for sandbox in sandboxes:
+        call(server, "DELETE", f"/sandboxes/{sandbox}")
+    for sandbox in sandboxes:
+        until(lambda one=sandbox: not (server.data / "ledger" / one).exists(), 120, f"the end of {sandbox}")
