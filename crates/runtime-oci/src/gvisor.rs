@@ -456,9 +456,9 @@ impl Runtime for GvisorRuntime {
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
         let cgroup = self.living(id)?;
-        let usage = cgroup.memory().usage().map_err(host("read the memory", id))?;
+        let memory = cgroup.memory().read().map_err(host("read the memory", id))?.demand;
         let cpu_micros = cgroup.cpu_micros().map_err(host("read the CPU time", id))?;
-        Ok(RuntimeStats { memory: ByteSize::from_bytes(usage), cpu_micros })
+        Ok(RuntimeStats { memory: ByteSize::from_bytes(memory), cpu_micros })
     }
 
     async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {

@@ -24,6 +24,9 @@ use tokio::{
 /// The most descriptors that a call of ours takes along.
 const MOST_FILES: usize = 3;
 
+/// The most of a refusal that goes into an error.
+const MOST_DETAIL: usize = 500;
+
 /// The longest answer: the stacks of some ten thousand threads. A sentry may be the tenant's.
 const MOST_REPLY: u64 = 64 << 20;
 
@@ -64,7 +67,23 @@ pub(crate) async fn call<A: Serialize, R: DeserializeOwned>(
     let reply = exchange(socket, &request, files).await.map_err(CallError::Lost)?;
     let reply: Reply<R> = serde_json::from_slice(&reply)
         .map_err(|error| CallError::Lost(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-    if reply.success { Ok(reply.result) } else { Err(CallError::Refused(reply.err)) }
+    if reply.success { Ok(reply.result) } else { Err(CallError::Refused(brief(&reply.err))) }
+}
+
+/// Shortens what a sentry says: what it failed at and why, without what it failed with.
+///
+/// A checkpoint that finds no room answers with the object that it was writing, which may be the
+/// sandbox's memory, byte for byte, and with its stack.
+fn brief(said: &str) -> String {
+    let line = said.lines().next().unwrap_or_default().trim_end_matches([':', ' ']);
+    let line = match (line.find('{'), line.rfind('}')) {
+        (Some(from), Some(to)) if from < to => {
+            let (before, after) = (line.get(..from), line.get(to..));
+            format!("{}{{…{}", before.unwrap_or_default(), after.unwrap_or_default())
+        }
+        (Some(_) | None, Some(_) | None) => line.to_owned(),
+    };
+    line.chars().take(MOST_DETAIL).collect()
 }
 
 async fn exchange(socket: &Path, request: &[u8], files: &[OwnedFd]) -> io::Result<Vec<u8>> {
@@ -161,6 +180,24 @@ mod tests {
         assert_eq!(got.unwrap(), Some(7));
         assert_eq!(asked, json!({ "method": "m.Do", "arg": { "a": 1 } }));
         assert_eq!(came, ["x", "y", "z"]);
+    }
+
+    #[test]
+    fn what_a_sentry_says_is_made_short() {
+        let long = "x".repeat(MOST_DETAIL + 1);
+        for (said, expected) in [
+            ("", ""),
+            ("no such container", "no such container"),
+            ("a } before a {", "a } before a {"),
+            (
+                "error serializing object &wire.Array{Contents:[]wire.Object{0xcf, 0x3d}}: no space left on \
+                 device:\ngoroutine 79 [running]:\nmain.save({0x7f})\n",
+                "error serializing object &wire.Array{…}: no space left on device",
+            ),
+            (long.as_str(), &long[1..]),
+        ] {
+            assert_eq!(brief(said), expected, "{said}");
+        }
     }
 
     #[tokio::test]

@@ -117,7 +117,7 @@ pub enum RuntimeEvent {
 /// What a sandbox uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RuntimeStats {
-    /// Memory charged to it.
+    /// Memory that it needs: what is charged to it, without the files that are only cached.
     pub memory: ByteSize,
     /// CPU time used since its start, in microseconds.
     pub cpu_micros: u64,
