@@ -1,6 +1,7 @@
 """What the tests of state do again and again, without an SDK."""
 
 import pathlib
+import re
 import uuid
 
 from harness.wait import until
@@ -8,7 +9,7 @@ from harness.wait import until
 WITNESS = pathlib.Path(__file__).with_name("witness.py")
 PORT = 8000
 # Room for the images of some sandboxes at a time.
-SERVER = {"config": {"pool": {"initial_mb": 4096, "max_mb": 12288}}}
+SERVER = {"config": {"pool": {"initial_mb": 2048, "max_mb": 5120}}}
 
 
 def fresh_name() -> str:
@@ -97,6 +98,12 @@ def ask(server, sandbox: str, path: str = "/", strict: bool = True, **options):
         return None
     assert reply.status == 200, reply
     return reply.json()
+
+
+def resumes(server, sandbox: str) -> list[str]:
+    """How the sandbox was resumed so far, as the server's log says: from its processes or from its image."""
+    found = re.findall(rf"a sandbox was resumed sandbox.id={sandbox} warm=(true|false)", server.log_text())
+    return ["warm" if warm == "true" else "cold" for warm in found]
 
 
 def gone(server, sandboxes) -> None:

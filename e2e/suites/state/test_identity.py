@@ -1,21 +1,22 @@
-"""What a restored sandbox must not share with its source (spec 02 §4)."""
+"""What a restored sandbox must not share with its source (spec 02 §4; must show 6)."""
 
 import json
 import time
 
 import pytest
-from harness import http
+from harness import env, http
 from suites.state import box
 
 SERVER = box.SERVER
 CLOCK_TOLERANCE = 0.05
+COPIES = env.scale(3, 50)
 
 
 @pytest.fixture(scope="module")
 def family(server):
-    """A sandbox and three copies of it."""
-    source = box.with_witness(server, mib=4)
-    copies = box.copy(server, source, 3)
+    """A sandbox and copies of it, made at once."""
+    source = box.with_witness(server, mib=4, resources={"cpus": 0.5})
+    copies = box.copy(server, source, COPIES)
     yield [source, *copies]
     box.gone(server, [source, *copies])
 
@@ -34,11 +35,12 @@ def test_machine_ids(server, family):
 
 
 def test_random_bytes(server, family):
-    distinct([box.ask(server, sandbox, "/random")["random"] for sandbox in family])
+    distinct([draw for sandbox in family for draw in box.ask(server, sandbox, "/random")["random"]])
     distinct([server.run(sandbox, "head -c 16 /dev/urandom | od -An -tx1").out for sandbox in family])
 
 
 def test_clocks(server, family):
+    most = 0.0
     for sandbox in family:
         # The answer's way is part of what is measured, so the shortest of some tells most.
         offs = []
@@ -48,6 +50,8 @@ def test_clocks(server, family):
             after = time.time()
             offs.append(max(before - inside, inside - after, 0))
         assert min(offs) < CLOCK_TOLERANCE, f"{sandbox} is off by {offs}"
+        most = max(most, min(offs))
+    print(f"clocks of {len(family)} are off by {most * 1000:.1f} ms at most")
 
 
 def test_clock_after_a_sleep(server, family):

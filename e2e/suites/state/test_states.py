@@ -130,16 +130,17 @@ def test_too_many_copies(server, named):
 
 
 def test_an_idle_named_sandbox_is_suspended_and_an_open_request_keeps_it(server):
-    sandbox = server.create(name=box.fresh_name(), timeout_secs=3)
+    limit, busy = 2, 3
+    sandbox = server.create(name=box.fresh_name(), timeout_secs=limit)
     try:
         begun = time.monotonic()
-        # Twice its limit long: an open request is activity.
-        assert server.run(sandbox, "sleep 6; echo done").out == "done"
-        assert time.monotonic() - begun >= 6 and box.status(server, sandbox) == "running"
-        box.reach(server, sandbox, "suspended", timeout=3 + 5 + 10)
-        assert time.monotonic() - begun >= 9
+        # Longer than its limit: an open request is activity.
+        assert server.run(sandbox, f"sleep {busy}; echo done").out == "done"
+        assert time.monotonic() - begun >= busy and box.status(server, sandbox) == "running"
+        box.reach(server, sandbox, "suspended", timeout=limit + 5 + 10)
+        assert time.monotonic() - begun >= busy + limit
         assert server.run(sandbox, "echo awake").out == "awake"
-        box.reach(server, sandbox, "suspended", timeout=3 + 5 + 10)
+        box.reach(server, sandbox, "suspended", timeout=limit + 5 + 10)
     finally:
         box.gone(server, [sandbox])
 

@@ -25,6 +25,7 @@ listener = socket.create_server(("127.0.0.1", 0))
 near = socket.create_connection(listener.getsockname())
 far, _ = listener.accept()
 near.sendall(b"on the way")
+entropy = open("/dev/urandom", "rb", buffering=0)
 counts = {"thread": 0, "timer": 0, "hits": 0}
 lock = threading.Lock()
 
@@ -60,6 +61,19 @@ def take_socket():
     return data.decode()
 
 
+def take_connection():
+    """Whether the socket that listens still takes a connection, and nobody else's."""
+    with socket.create_connection(listener.getsockname(), 5) as caller:
+        called, address = listener.accept()
+        called.close()
+        return address == caller.getsockname()
+
+
+def draws():
+    """What the kernel gives as random, 16 bytes at a time: by a descriptor that is older than any copy, and anew."""
+    return [entropy.read(16).hex() for _ in range(8)] + [os.urandom(16).hex() for _ in range(8)]
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -73,7 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path == "/counts":
             answer = dict(counts)
         elif self.path == "/random":
-            answer = {"random": os.urandom(32).hex()}
+            answer = {"random": draws()}
         else:
             answer = {
                 "pid": os.getpid(),
@@ -82,6 +96,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 "unnamed": digest(unnamed_bytes()),
                 "pipe": take_pipe(),
                 "socket": take_socket(),
+                "listens": take_connection(),
             }
         body = json.dumps(answer).encode()
         self.send_response(200)
