@@ -116,6 +116,10 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_TIMEOUT)
 
+    def configure(self, section: str, **keys) -> None:
+        """Says what the next start reads."""
+        self._config = {**self._config, section: {**self._config.get(section, {}), **keys}}
+
     def restart(self, kill: bool = False) -> "Server":
         """Ends and starts it."""
         self.kill() if kill else self.stop()

@@ -19,8 +19,9 @@ from suites.state import box
 
 SECONDS = 150
 SERVER = {"config": {**box.SERVER["config"]}}
-COLD = {"config": {**box.SERVER["config"], "node": {"keep_warm_secs": 0}}}
-KILLS = env.scale(4, 25)
+# In small: in the middle, and at the answer.
+KILLS = env.scale(2, 25)
+ROUNDS = env.scale(3, 30)
 SETTLE = 20
 WORKERS = env.scale(3, 4)
 STATUSES_ON_THE_WAY = ("pending", "suspending", "snapshotting")
@@ -147,6 +148,8 @@ class Scene:
 
     def __init__(self, server) -> None:
         self.server = server
+        self.times: dict[tuple[str, type], float] = {}
+        self.warmth = "warm"
         self.witness = Witness(server, mib=16)
         self.witness.work()
         self.bystander = counters.start(server)
@@ -154,11 +157,38 @@ class Scene:
         self.kept = {kind: box.snapshot(server, self.witness.id, kind) for kind in ("filesystem", "memory")}
         self.kept_counts = self.witness.counts
 
+    def suspend_is(self, warmth: str) -> None:
+        """Has a suspend keep the processes, or not."""
+        if warmth != self.warmth:
+            self.server.configure("node", keep_warm_secs=300 if warmth == "warm" else 0)
+            self.server.restart()
+            self.warmth = warmth
+
+    def usual(self, verb: type["Suspend"]) -> float:
+        """How long a verb takes when nobody interferes."""
+        if (known := self.times.get((self.warmth, verb))) is not None:
+            return known
+        one = verb(self)
+        one.prepare()
+        begun = time.monotonic()
+        one.ask()
+        took = self.times[self.warmth, verb] = time.monotonic() - begun
+        assert one.told and not one.refused(), one.told
+        settle(self.server)
+        one.check()
+        self.clear()
+        return took
+
     def own(self) -> set[str]:
         return {self.witness.id, self.bystander}
 
     def kept_ids(self) -> set[str]:
         return {snapshot["id"] for snapshot in self.kept.values()}
+
+    def unread(self) -> set[str]:
+        """The kept snapshots whose checksums are still to be written."""
+        pool = self.server.data / "pool/captures"
+        return {each for each in self.kept_ids() if not (pool / each / "checksums.json").exists()}
 
     def others(self) -> set[str]:
         """What lives and a test has made."""
@@ -368,20 +398,6 @@ VERBS = {
 COLD_VERBS = {"suspend": Suspend, "resume": Resume}
 
 
-def usual(scene: Scene, verb: type[Suspend]) -> float:
-    """How long a verb takes when nobody interferes."""
-    one = verb(scene)
-    one.prepare()
-    begun = time.monotonic()
-    one.ask()
-    took = time.monotonic() - begun
-    assert one.told and not one.refused(), one.told
-    settle(scene.server)
-    one.check()
-    scene.clear()
-    return took
-
-
 def kill_in_the_middle(scene: Scene, verb: type[Suspend], delay: float) -> tuple[str, bool]:
     """One kill, a time after the verb was asked for or at its answer; what became of it, and whether it was told."""
     one = verb(scene)
@@ -407,9 +423,9 @@ def kill_in_the_middle(scene: Scene, verb: type[Suspend], delay: float) -> tuple
     return outcome, bool(one.told)
 
 
-def killed_all_along(scene: Scene, baseline, times, what: str, verb: type[Suspend]) -> None:
+def killed_all_along(scene: Scene, baseline, what: str, verb: type[Suspend]) -> None:
     """Kills over the whole of a verb's usual time, and at its answer; then the host has what it had."""
-    took = times[verb]
+    took = scene.usual(verb)
     outcomes: collections.Counter = collections.Counter()
     for n in range(KILLS):
         delay = took * (n + 0.3) / (KILLS - 1) if n < KILLS - 1 else SETTLE
@@ -420,36 +436,30 @@ def killed_all_along(scene: Scene, baseline, times, what: str, verb: type[Suspen
 
 
 @pytest.fixture(scope="module")
-def scenes(request, names):
-    """A scene for each way to suspend, with what its server has on the host at rest."""
+def stage(request, names):
+    """A scene, with what its server has on the host at rest."""
     with maker(request, names) as make:
-        made = {}
-
-        def scene(label, options, verbs):
-            if label not in made:
-                new = Scene(make(label, **options))
-                times = {verb: usual(new, verb) for verb in verbs.values()}
-                # One that was restored has a file more than one that was not.
-                box.suspend(new.server, new.witness.id)
-                new.server.restart(kill=True)
-                new.witness.check(("suspended",))
-                fill_slots(new.server)
-                made[label] = new, at_rest(new.server, new.own()), times
-            return made[label]
-
-        yield scene
-        for each, _, _ in made.values():
-            each.end()
+        scene = Scene(make(**SERVER))
+        # One that was restored has a file more than one that was not.
+        box.suspend(scene.server, scene.witness.id)
+        scene.server.restart(kill=True)
+        scene.witness.check(("suspended",))
+        fill_slots(scene.server)
+        none(scene.unread, "snapshots that nobody has read yet")
+        yield scene, at_rest(scene.server, scene.own())
+        scene.end()
 
 
 @pytest.mark.parametrize("what", VERBS)
-def test_killed_in_the_middle(scenes, what):
-    killed_all_along(*scenes("-warm", SERVER, VERBS), what, VERBS[what])
+def test_killed_in_the_middle(stage, what):
+    stage[0].suspend_is("warm")
+    killed_all_along(*stage, what, VERBS[what])
 
 
 @pytest.mark.parametrize("what", COLD_VERBS)
-def test_killed_in_the_middle_without_warmth(scenes, what):
-    killed_all_along(*scenes("-cold", COLD, COLD_VERBS), f"cold {what}", COLD_VERBS[what])
+def test_killed_in_the_middle_without_warmth(stage, what):
+    stage[0].suspend_is("cold")
+    killed_all_along(*stage, f"cold {what}", COLD_VERBS[what])
 
 
 class Worker:
@@ -601,7 +611,7 @@ class Worker:
 
 def killed_under_load(server, workers: list[Worker], up: threading.Event) -> None:
     chance = random.Random(7)
-    for _ in range(env.scale(5, 30)):
+    for _ in range(ROUNDS):
         before = [worker.steps for worker in workers]
         until(
             lambda: all(w.failure or w.steps >= b + 2 for w, b in zip(workers, before, strict=True)),
@@ -636,7 +646,7 @@ def test_killed_again_and_again_under_load(new_server):
     for worker in workers:
         worker.end()
     done = sum((worker.done for worker in workers), collections.Counter())
-    print(f"{env.scale(5, 30)} kills under load: {dict(sorted(done.items()))}")
+    print(f"{ROUNDS} kills under load: {dict(sorted(done.items()))}")
     box.gone(server, of_status(server, "running", "suspended"))
     box.forget(server, snapshots(server))
     none(lambda: of_status(server, "running", "suspended", *STATUSES_ON_THE_WAY), "not ended")
