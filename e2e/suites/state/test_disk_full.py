@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from conftest import maker
+from harness import env
 from harness.wait import until
 from suites.crash import counters
 from suites.state import box
@@ -15,14 +16,17 @@ POOL_MB = 2048
 SERVER = {"config": {"pool": {"initial_mb": POOL_MB, "max_mb": POOL_MB}, "node": {"keep_warm_secs": 0}}}
 # A tenth of the pool is kept for those who run.
 BELOW_RESERVE_MB = POOL_MB // 20
-MEMORY_MB = 300
+MEMORY_MB = 200
 NO_ROOM = "free disk space or enlarge the pool"
 
 
 @pytest.fixture(scope="module")
 def server(request, names):
     with maker(request, names) as make:
-        yield make(**SERVER)
+        made = make(**SERVER)
+        # A copy is one request, and its failure is one of the server's.
+        made.allow("was not copied, and runs on: (begin: the snapshot needs|checkpoint of sandbox .* no space left on device)")
+        yield made
 
 
 class Ballast:
@@ -44,7 +48,12 @@ class Ballast:
             os.close(file)
 
     def drop(self) -> None:
-        self.file.unlink(missing_ok=True)
+        """Gives it back. XFS does so a moment later."""
+        if self.file.exists():
+            size = self.file.stat().st_size >> 20
+            before = self.free_mb()
+            self.file.unlink()
+            until(lambda: self.free_mb() > before + size // 2, what="room in the pool")
 
 
 @pytest.fixture
@@ -189,7 +198,7 @@ class Thief(threading.Thread):
         self.join()
 
 
-@pytest.mark.parametrize("what", ["snapshot", "suspend", "copy"])
+@pytest.mark.parametrize("what", ["snapshot", "suspend", "copy"] if env.FULL else ["suspend"])
 def test_in_the_middle(server, ballast, what):
     """The room that was there at the beginning is taken while memory is being written."""
     large = box.with_witness(server, mib=MEMORY_MB)
@@ -209,6 +218,8 @@ def test_in_the_middle(server, ballast, what):
         thief.end()
         assert thief.struck
         assert "no space left on device" in said.lower(), said
+        # The runtime adds what it was writing, which is the sandbox's memory, and where it was in its own code.
+        assert len(said) < 500 and "goroutine" not in said, said
         box.reach(server, large, "running")
         assert box.ask(server, large) == before
         nothing_left(server)
@@ -224,7 +235,7 @@ def test_a_layer(server):
     """Its own disk is full, and the pool is not: that is nobody else's matter, and the sandbox's as long as it is."""
     made = server.create(name=box.fresh_name(), resources={"disk_mb": 1024}, timeout_secs=0)
     try:
-        fill = server.run(made, "dd if=/dev/zero of=/var/tmp/big bs=1M count=1200; echo status $?", timeout=120)
+        fill = server.run(made, "cat /dev/zero > /var/tmp/big; echo status $?", timeout=120)
         assert "No space left on device" in fill.err and fill.out == "status 1", fill
         # Full as it is, all of it works.
         taken = [box.snapshot(server, made, kind) for kind in ("filesystem", "memory")]
@@ -232,7 +243,7 @@ def test_a_layer(server):
         box.resume(server, made)
         children = [box.restore(server, each["id"]) for each in taken]
         for sandbox in [made, *children]:
-            assert "No space left" in server.run(sandbox, "echo more > /var/tmp/more").err
+            assert "No space left" in server.run(sandbox, "head -c 9999999 /dev/zero > /var/tmp/more").err
             assert server.run(sandbox, "rm /var/tmp/big && echo more > /var/tmp/more && cat /var/tmp/more").out == "more"
         box.gone(server, children)
         box.forget(server, [each["id"] for each in taken])
