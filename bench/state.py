@@ -164,12 +164,12 @@ class Run:
         self.place: dict = {}
 
     @contextlib.contextmanager
-    def server(self, name: str, initial_mb: int, **node):
+    def server(self, name: str, initial_mb: int, **config):
         """A server of a part's own, with a pool that does not grow meanwhile."""
         pool = {"initial_mb": 2048, "max_mb": 4096} if self.small else {"initial_mb": initial_mb}
         # Fifty copies are more CPUs than are promised by default.
-        config = {"pool": pool, "node": node, "admission": {"cpu_overcommit": 64}}
-        server = Server(f"bench-state-{name}", config=config)
+        admission = {"cpu_overcommit": 64, **config.pop("admission", {})}
+        server = Server(f"bench-state-{name}", config={"pool": pool, "admission": admission, **config})
         try:
             yield server.start()
             self.place = self.place or report.machine(server.data)
@@ -180,7 +180,7 @@ class Run:
         return self.results.setdefault(f"{mib} MiB", {})
 
     def warm(self) -> None:
-        with self.server("warm", 16384) as server:
+        with self.server("warm", 12288) as server:
             for mib in self.sizes:
                 rows = self.rows(mib)
                 with pair(server, mib) as (sandbox, beside):
@@ -196,7 +196,7 @@ class Run:
                 self.scatter(server)
 
     def cold(self) -> None:
-        with self.server("cold", 16384, keep_warm_secs=0) as server:
+        with self.server("cold", 12288, node={"keep_warm_secs": 0}) as server:
             for mib in self.sizes:
                 with pair(server, mib) as (sandbox, beside):
                     for _ in range(self.rounds):
@@ -204,7 +204,7 @@ class Run:
 
     def copies(self) -> None:
         if not self.small:
-            with self.server("copies", 16384) as server:
+            with self.server("copies", 12288) as server:
                 self.fan_out(server)
 
     def fan_out(self, server: Server) -> None:
@@ -216,7 +216,7 @@ class Run:
 
     def scattered(self) -> None:
         if not self.small:
-            with self.server("scattered", 24576) as server:
+            with self.server("scattered", 16384) as server:
                 self.scatter(server)
 
     def scatter(self, server: Server) -> None:
@@ -226,7 +226,7 @@ class Run:
 
     def crowd(self) -> None:
         if not self.small:
-            with self.server("crowd", 8192) as server:
+            with self.server("crowd", 8192, admission={"memory_reserve_mb": 4096}) as server:
                 self.checks += crowd.checks(server, 50, 1024)
 
 

@@ -91,9 +91,9 @@ pub(crate) async fn duplicate(
     let hold = deadline::hold(&app.config, headers);
     let (source, copies) =
         app.control().sandbox_copy(project, sandbox, request.times, hold).await?;
-    let sandboxes = copies
-        .iter()
-        .map(|view| CreateSandboxResponse::new(&facts_in(view, namespace), &app.config.ingress));
+    let sandboxes = copies.iter().map(|view| {
+        CreateSandboxResponse::of_copy(&facts_in(view, namespace), &app.config.ingress)
+    });
     Ok(Json(CopySandboxResponse {
         source_sandbox_id: source.to_string(),
         sandboxes: sandboxes.collect(),

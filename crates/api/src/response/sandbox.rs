@@ -154,7 +154,7 @@ pub struct CreateSandboxResponse {
     /// The base of its user ports' URLs, once it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_endpoint: Option<String>,
-    /// How it ended, if it has.
+    /// How it ended, if it has; of a copy, also why it is still pending.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Why it ended, where that has a word of its own.
@@ -289,6 +289,14 @@ impl CreateSandboxResponse {
             termination_reason: facts.termination_reason(),
             error_details: facts.error_details(),
         }
+    }
+
+    /// Makes the answer about a copy, of which clients know no other reason than `reason`.
+    #[must_use]
+    pub fn of_copy(facts: &SandboxFacts<'_>, ingress: &IngressAddress) -> Self {
+        let mut made = Self::new(facts, ingress);
+        made.reason = made.reason.or_else(|| made.pending_reason.map(str::to_owned));
+        made
     }
 }
 

@@ -147,6 +147,25 @@ fn what_went_wrong_in_life_shows_beside_the_status() {
 }
 
 #[test]
+fn a_copy_says_in_one_place_why_it_does_not_run() {
+    let mut record = record();
+    record.intent.pending_reason = Some(PendingReason::NoResourcesAvailable);
+    let reason = |record: &SandboxRecord, status| {
+        CreateSandboxResponse::of_copy(&facts(record, status), &ingress()).reason
+    };
+    let waits = Some("no_resources_available".to_owned());
+    assert_eq!(reason(&record, SandboxStatus::Pending), waits);
+    assert_eq!(reason(&record, SandboxStatus::Running), None);
+    record.end = Some(EndCause::StartFailed {
+        step: FailedStep::Restore,
+        failure: StartFailure::Internal,
+        message: "no".to_owned(),
+    });
+    let ended = Some("Failure(ContainerStartupFailed)".to_owned());
+    assert_eq!(reason(&record, SandboxStatus::Terminated), ended);
+}
+
+#[test]
 fn the_archive_adds_its_time() {
     let record = record();
     let archived_at = Some(UnixMillis(5));
