@@ -9,7 +9,7 @@ from harness.server import Server
 from ours import call, end, filled
 from suites.crash import counters
 
-BUDGET_SECS = 120
+BUDGET_SECS = 60
 
 
 class Watch:

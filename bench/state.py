@@ -166,12 +166,17 @@ class Run:
     @contextlib.contextmanager
     def server(self, name: str, initial_mb: int, **config):
         """A server of a part's own, with a pool that does not grow meanwhile."""
-        pool = {"initial_mb": 2048, "max_mb": 4096} if self.small else {"initial_mb": initial_mb}
+        size = 2048 if self.small else initial_mb
+        pool = {"initial_mb": size, "max_mb": size}
         # Fifty copies are more CPUs than are promised by default.
         admission = {"cpu_overcommit": 64, **config.pop("admission", {})}
         server = Server(f"bench-state-{name}", config={"pool": pool, "admission": admission, **config})
         try:
-            yield server.start()
+            server.start()
+            room = os.statvfs(server.data / "pool")
+            if room.f_blocks * room.f_frsize >> 20 < size * 9 // 10:
+                raise RuntimeError(f"the disk has no room for a pool of {size} MiB")
+            yield server
             self.place = self.place or report.machine(server.data)
         finally:
             self.complaints += server.close()
