@@ -43,7 +43,7 @@ pub(crate) const FLAGS: [&str; 13] = [
 ];
 
 /// The most of a complaint that goes into an error.
-const MOST_DETAIL: usize = 500;
+pub(crate) const MOST_DETAIL: usize = 500;
 
 /// The backend's program and where its files go.
 #[derive(Debug, Clone)]

@@ -21,11 +21,10 @@ use tokio::{
     net::UnixStream,
 };
 
+use crate::command::MOST_DETAIL;
+
 /// The most descriptors that a call of ours takes along.
 const MOST_FILES: usize = 3;
-
-/// The most of a refusal that goes into an error.
-const MOST_DETAIL: usize = 500;
 
 /// The longest answer: the stacks of some ten thousand threads. A sentry may be the tenant's.
 const MOST_REPLY: u64 = 64 << 20;
@@ -190,8 +189,8 @@ mod tests {
             ("no such container", "no such container"),
             ("a } before a {", "a } before a {"),
             (
-                "error serializing object &wire.Array{Contents:[]wire.Object{0xcf, 0x3d}}: no space left on \
-                 device:\ngoroutine 79 [running]:\nmain.save({0x7f})\n",
+                "error serializing object &wire.Array{Contents:[]wire.Object{0xcf, 0x3d}}: no \
+                 space left on device:\ngoroutine 79 [running]:\nmain.save({0x7f})\n",
                 "error serializing object &wire.Array{…}: no space left on device",
             ),
             (long.as_str(), &long[1..]),
