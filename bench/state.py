@@ -124,7 +124,8 @@ def bare_suspend(beside: Bare, image: pathlib.Path, *flags: str) -> None:
 def wake(server: Server, sandbox: str, rows: Rows, how: str) -> None:
     call(server, "POST", f"/sandboxes/{sandbox}/suspend?wait_ms=120000")
     at_rest(server, sandbox, how)
-    timed(rows, f"wake by a request, {how}", "tarn", lambda: server.run(sandbox, "true"))
+    reply = timed(rows, f"wake by a request, {how}", "tarn", lambda: server.sandbox_call(sandbox, "GET", "/api/v1/health"))
+    assert reply.status == 200, reply
 
 
 def restores(server: Server, snapshot_id: str, beside: Bare, kind: str, rows: Rows) -> None:
