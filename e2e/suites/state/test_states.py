@@ -130,7 +130,7 @@ def test_too_many_copies(server, named):
 
 
 def test_an_idle_named_sandbox_is_suspended_and_an_open_request_keeps_it(server):
-    limit, busy = 2, 3
+    limit, busy = 1, 2
     sandbox = server.create(name=box.fresh_name(), timeout_secs=limit)
     try:
         begun = time.monotonic()
