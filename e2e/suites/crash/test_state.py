@@ -17,7 +17,7 @@ from suites.crash import counters
 from suites.crash.test_crash import steady
 from suites.state import box
 
-SECONDS = 150
+SECONDS = 60
 SERVER = {"config": {**box.SERVER["config"]}}
 # In small: in the middle, and at the answer.
 KILLS = env.scale(2, 25)

@@ -52,6 +52,8 @@ def snapshot(server, sandbox: str, kind: str, timeout: float = 120) -> dict:
     assert (begun.status, begun.json()["status"]) == (202, "in_progress"), begun
     taken = settled(server, begun.json()["snapshot_id"], timeout)
     assert taken["status"] == "completed", taken
+    # Its source is free a moment after.
+    reach(server, sandbox, "running")
     return taken
 
 
