@@ -1,6 +1,7 @@
 //! What this host has, lacks, or has that stands in the way.
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     config::SlotsConfig,
@@ -48,7 +49,7 @@ fn rules_accepted(config: &SlotsConfig) -> Fact {
     let Some(block) = config.range.candidates(&config.tag).next() else {
         return Fact::bad(name, "the address range is empty".into(), "set another".into());
     };
-    let script = compile(&names, config.range, block, &Openings::default());
+    let script = compile(&names, config.range, block, &Openings::default(), Instant::now());
     match nft(&["-c", "-f", "-"], &script) {
         Ok(_) => Fact::good(name, "the kernel takes tarn's rules".into()),
         Err(failure) => Fact::bad(

@@ -9,13 +9,17 @@
 //! nothing else is changed; on one that doesn't, forwarding is switched on for the interfaces that
 //! lead to the internet, and the rules drop what anybody else tries to send through by it.
 //!
-//! IPv6 is closed: there is no address inside, and the rules drop it both ways.
+//! IPv6 is closed: there is no address inside, and the rules drop it both ways. Entries of egress
+//! lists may be IPv6 all the same; they change nothing.
 
 mod book;
+mod carry;
 mod config;
 mod dns;
 mod doctor;
+mod egress;
 mod error;
+mod filter;
 mod netlink;
 mod plan;
 mod remove;

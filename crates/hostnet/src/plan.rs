@@ -116,6 +116,12 @@ impl Block {
         Ipv4Addr::from_bits(self.0.to_bits() + u32::from(slot.0))
     }
 
+    /// Reads a slot back from its address.
+    pub(crate) fn slot(self, address: Ipv4Addr) -> Option<SlotId> {
+        let number = u16::try_from(address.to_bits().checked_sub(self.0.to_bits())?).ok()?;
+        (1..=MOST_SLOTS).contains(&number).then_some(SlotId(number))
+    }
+
     /// Says whether an address is one of this block.
     pub(crate) fn has(self, address: Ipv4Addr) -> bool {
         self.overlaps(address, 32)

@@ -5,7 +5,10 @@ use std::path::Path;
 use tarn_types::InstanceTag;
 use thiserror::Error;
 
-use crate::{error::StepFailure, plan::Names, reserve::give_up, rules, site::Site, uplink};
+use crate::{
+    carry::carried_over, error::StepFailure, plan::Names, reserve::give_up, rules, site::Site,
+    uplink,
+};
 
 /// Says what could not be removed.
 #[derive(Debug, Error)]
@@ -49,5 +52,5 @@ fn remove_forwarding(names: &Names) -> Result<(), StepFailure> {
     if rules::others(names)? {
         return Ok(());
     }
-    uplink::switch_off(&rules::carried_over(names)?.guarded)
+    uplink::switch_off(&carried_over(names, None)?.guarded)
 }

@@ -7,16 +7,21 @@ use std::{
     collections::BTreeSet,
     io::Write as _,
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
 use serde_json::Value;
 use tarn_host::SlotId;
-use tarn_types::EgressPolicy;
+use tarn_types::HostName;
+use tokio::time::Instant;
 
 use crate::{
+    carry::carried_over,
+    egress::Egress,
     error::{Step as _, StepFailure},
-    netlink::{SetChange, change_sets, table_exists},
+    filter::{Filter, Members, Record, changes},
+    netlink::{Element, Key, SetChange, change_sets, table_exists},
     plan::{AddressRange, Block, Names},
     ruleset::{GUARDED, INTERNET, LIVE, Openings, compile},
 };
@@ -73,18 +78,24 @@ impl Rules {
         range: AddressRange,
         block: Block,
     ) -> Result<Self, StepFailure> {
-        let openings = carried_over(&names)?;
+        let openings = carried_over(&names, Some(block))?;
         let rules = Self { names, range, block, openings: Mutex::new(openings) };
         rules.install(&rules.openings.lock())?;
         Ok(rules)
     }
 
-    /// Opens a slot as far as its policy says.
-    pub(crate) fn open(&self, slot: SlotId, policy: &EgressPolicy) -> Result<(), StepFailure> {
-        let name = || vec![self.names.interface(slot)];
+    /// Opens a slot as far as its policy says, in one transaction.
+    pub(crate) fn open(&self, slot: SlotId, egress: &Arc<Egress>) -> Result<(), StepFailure> {
+        let name = || vec![Element::lasting(Key::Interface(self.names.interface(slot)))];
+        let now = Instant::now();
         let mut openings = self.openings.lock();
-        let mut changes = vec![SetChange::Add(LIVE, name())];
-        if policy.allow_internet_access {
+        let filter = match openings.filters.get(&slot) {
+            Some(filter) => filter.under(egress, now),
+            None => Filter::default().under(egress, now),
+        };
+        let mut changes = self.filter_changes(&openings, slot, &filter.members, now);
+        changes.push(SetChange::Add(LIVE, name()));
+        if egress.forwards {
             changes.push(SetChange::Add(INTERNET, name()));
         } else if openings.internet.contains(&slot) {
             // Only then: a deletion so soon after another can wait 10 ms in the kernel.
@@ -92,12 +103,39 @@ impl Rules {
         }
         change_sets(&self.names.table(), &changes).step("install policy")?;
         openings.live.insert(slot);
-        if policy.allow_internet_access {
+        if egress.forwards {
             openings.internet.insert(slot);
         } else {
             openings.internet.remove(&slot);
         }
+        if egress.has_lists() {
+            openings.filters.insert(slot, filter);
+        } else {
+            openings.filters.remove(&slot);
+        }
         Ok(())
+    }
+
+    /// Adds addresses of a name to a slot's sets. Says no if the slot's policy is another by now.
+    pub(crate) fn learn(
+        &self,
+        slot: SlotId,
+        egress: &Arc<Egress>,
+        name: &HostName,
+        records: &[Record],
+    ) -> Result<bool, StepFailure> {
+        let now = Instant::now();
+        let mut openings = self.openings.lock();
+        let filter = openings.filters.get(&slot);
+        let filter = filter.filter(|filter| {
+            filter.egress.as_ref().is_some_and(|current| Arc::ptr_eq(current, egress))
+        });
+        let Some(filter) = filter else { return Ok(false) };
+        let Some(next) = filter.learned(name, records, now) else { return Ok(true) };
+        let changes = self.filter_changes(&openings, slot, &next.members, now);
+        change_sets(&self.names.table(), &changes).step("let an address in")?;
+        openings.filters.insert(slot, next);
+        Ok(true)
     }
 
     /// Closes slots in both directions.
@@ -105,13 +143,37 @@ impl Rules {
         if slots.is_empty() {
             return Ok(());
         }
+        let now = Instant::now();
         let mut openings = self.openings.lock();
-        // Closed in our copy even if the kernel refuses: a table made again must not open it.
+        let names: Vec<_> = slots
+            .iter()
+            .map(|slot| Element::lasting(Key::Interface(self.names.interface(*slot))))
+            .collect();
+        let mut changes =
+            vec![SetChange::Remove(LIVE, names.clone()), SetChange::Remove(INTERNET, names)];
+        for slot in slots {
+            changes.extend(self.filter_changes(&openings, *slot, &Members::default(), now));
+        }
+        // Closed in our copy even if the kernel refuses: a table made again must not open it. Its
+        // filter stays until then, so that the next change of the slot takes it out.
         openings.live.retain(|slot| !slots.contains(slot));
         openings.internet.retain(|slot| !slots.contains(slot));
-        let names: Vec<_> = slots.iter().map(|slot| self.names.interface(*slot)).collect();
-        let changes = [SetChange::Remove(LIVE, names.clone()), SetChange::Remove(INTERNET, names)];
-        change_sets(&self.names.table(), &changes).step("close")
+        change_sets(&self.names.table(), &changes).step("close")?;
+        openings.filters.retain(|slot, _| !slots.contains(slot));
+        Ok(())
+    }
+
+    /// Lists what brings a slot's sets from what they hold to what they are to hold.
+    fn filter_changes(
+        &self,
+        openings: &Openings,
+        slot: SlotId,
+        new: &Members,
+        now: Instant,
+    ) -> Vec<SetChange> {
+        let nothing = Members::default();
+        let old = openings.filters.get(&slot).map_or(&nothing, |filter| &filter.members);
+        changes(self.block.address(slot), old, new, now)
     }
 
     /// Returns the slots that are open.
@@ -132,7 +194,8 @@ impl Rules {
         }
         let mut changes = vec![SetChange::Clear(GUARDED)];
         if !interfaces.is_empty() {
-            changes.push(SetChange::Add(GUARDED, interfaces.iter().cloned().collect()));
+            let members = interfaces.iter().cloned().map(Key::Interface).map(Element::lasting);
+            changes.push(SetChange::Add(GUARDED, members.collect()));
         }
         change_sets(&self.names.table(), &changes).step("guard interfaces")?;
         openings.guarded = interfaces;
@@ -150,30 +213,9 @@ impl Rules {
     }
 
     fn install(&self, openings: &Openings) -> Result<(), StepFailure> {
-        let script = compile(&self.names, self.range, self.block, openings);
+        let script = compile(&self.names, self.range, self.block, openings, Instant::now());
         nft(&["-f", "-"], &script).map(drop)
     }
-}
-
-/// Reads the sets of a table that an earlier life of this server left.
-pub(crate) fn carried_over(names: &Names) -> Result<Openings, StepFailure> {
-    let table = names.table();
-    if !table_exists(&table).step("look for our table")? {
-        return Ok(Openings::default());
-    }
-    let mut openings = Openings::default();
-    for set in [LIVE, INTERNET, GUARDED] {
-        let Ok(text) = nft(&["-j", "list", "set", "inet", &table, set], "") else { continue };
-        let value: Value = serde_json::from_str(&text).step("read the answer of nft")?;
-        let members = members(&value);
-        let slots = members.iter().filter_map(|name| names.slot(name)).collect();
-        match set {
-            LIVE => openings.live = slots,
-            INTERNET => openings.internet = slots,
-            _ => openings.guarded = members.into_iter().collect(),
-        }
-    }
-    Ok(openings)
 }
 
 /// Removes the table. Blocking.
@@ -191,27 +233,4 @@ pub(crate) fn others(names: &Names) -> Result<bool, StepFailure> {
             name.starts_with("tarn_") && !name.starts_with("tarn_net_") && name != own
         })
     }))
-}
-
-fn members(listing: &Value) -> Vec<String> {
-    let sets = listing.get("nftables").and_then(Value::as_array).into_iter().flatten();
-    sets.filter_map(|entry| entry.get("set")?.get("elem")?.as_array())
-        .flatten()
-        .filter_map(|element| element.as_str().map(str::to_owned))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_of_a_listed_set() {
-        let listing = serde_json::json!({"nftables": [
-            {"metainfo": {"version": "1.0.6"}},
-            {"set": {"name": "live", "elem": ["tabc123001", "tabc123002"]}},
-        ]});
-        assert_eq!(members(&listing), ["tabc123001", "tabc123002"]);
-        assert!(members(&serde_json::json!({"nftables": [{"set": {"name": "live"}}]})).is_empty());
-    }
 }

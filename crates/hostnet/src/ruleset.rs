@@ -2,9 +2,10 @@
 //!
 //! One table holds everything. Its base chains accept by default and only look at our interfaces,
 //! where each path ends in drop; no other table is touched (design §8). What differs between slots
-//! is who is in the two sets `live` (claimed) and `internet` (claimed, with the internet open), so
-//! a change of policy is one transaction on set elements. Both directions of every flow ask the
-//! sets packet by packet: a slot taken out of them is cut off at once, established flows included.
+//! is who is in the two sets `live` (claimed) and `internet` (claimed, and not closed), and for the
+//! few with lists, what is in six more, keyed by the slot's address and the other end's. So a
+//! change of policy is one transaction on set elements. Both directions of every flow ask the sets
+//! packet by packet: what is taken out of them is cut off at once, established flows included.
 //!
 //! The address inside is rewritten before connection tracking sees a packet and after it has seen
 //! it, without state, so every slot looks the same inside and is unique outside. If the table is
@@ -16,18 +17,40 @@
 //! inside knows, so it is ignored there. TCP does not need it (the segment size is clamped to the
 //! route's); datagrams larger than the path takes are lost without word.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::Ipv4Addr,
+};
 
 use tarn_host::SlotId;
+use tokio::time::Instant;
 
-use crate::plan::{AddressRange, Block, GATEWAY, INSIDE, MOST_SLOTS, Names, RESOLVER_PORT, mask};
+use crate::{
+    egress::Span,
+    filter::{Filter, Members},
+    plan::{AddressRange, Block, GATEWAY, INSIDE, MOST_SLOTS, Names, RESOLVER_PORT, mask},
+};
 
 /// The set of claimed slots.
 pub(crate) const LIVE: &str = "live";
-/// The set of claimed slots whose policy opens the internet.
+/// The set of claimed slots that may reach anything beyond the host.
 pub(crate) const INTERNET: &str = "internet";
 /// The set of interfaces on which we switched forwarding on.
 pub(crate) const GUARDED: &str = "guarded";
+
+/// The set of slots that may reach only what is allowed.
+pub(crate) const LISTED: &str = "listed";
+/// The set of what slots may reach, as pairs of slot and span.
+pub(crate) const ALLOWED: &str = "allowed";
+/// The set of what slots may not reach, likewise.
+pub(crate) const DENIED: &str = "denied";
+/// The set of addresses of allowed names that new flows may go to.
+pub(crate) const FRESH: &str = "fresh";
+/// The set of addresses of allowed names that flows which stand may go to.
+pub(crate) const KNOWN: &str = "known";
+/// The set of addresses of denied names.
+pub(crate) const BLOCKED: &str = "blocked";
 
 /// What spec 07 keeps closed whatever a policy says.
 const PRIVATE: [(Ipv4Addr, u8); 9] = [
@@ -47,10 +70,12 @@ const PRIVATE: [(Ipv4Addr, u8); 9] = [
 pub(crate) struct Openings {
     /// Claimed slots.
     pub(crate) live: BTreeSet<SlotId>,
-    /// Claimed slots with the internet open.
+    /// Claimed slots that may reach anything beyond the host.
     pub(crate) internet: BTreeSet<SlotId>,
     /// Interfaces on which we switched forwarding on.
     pub(crate) guarded: BTreeSet<String>,
+    /// The filters of slots with lists.
+    pub(crate) filters: BTreeMap<SlotId, Filter>,
 }
 
 /// Says whether a sandbox may never reach any address of a network.
@@ -66,6 +91,7 @@ pub(crate) fn compile(
     range: AddressRange,
     block: Block,
     openings: &Openings,
+    now: Instant,
 ) -> String {
     let table = names.table();
     let slots = |set: &BTreeSet<SlotId>| {
@@ -97,9 +123,49 @@ pub(crate) fn compile(
            set closed {{ type ipv4_addr; flags interval; auto-merge;{closed} }}"
     )
     .expect("a string takes every write");
+    text.push_str(&filter_sets(block, &openings.filters, now));
     text.push_str(&chains(&names.interface_prefix(), block));
     text.push_str("}\n");
     text
+}
+
+/// Writes the sets of the slots with lists.
+///
+/// Their keys are host-side addresses: where the sets are asked, the address inside has been
+/// rewritten, and it is nobody's to forge.
+fn filter_sets(block: Block, filters: &BTreeMap<SlotId, Filter>, now: Instant) -> String {
+    const PAIR: &str = "type ipv4_addr . ipv4_addr;";
+    let each = |write: &dyn Fn(&Members, Ipv4Addr) -> Vec<String>| {
+        elements(
+            filters.iter().flat_map(|(slot, filter)| write(&filter.members, block.address(*slot))),
+        )
+    };
+    let spans = |spans: &BTreeSet<Span>, slot: Ipv4Addr| {
+        spans.iter().map(|span| format!("{slot} . {}-{}", span.first, span.last)).collect()
+    };
+    let timed = |addresses: &BTreeMap<Ipv4Addr, Instant>, slot: Ipv4Addr| {
+        let left = |end: &Instant| end.saturating_duration_since(now).as_secs();
+        let lasting = addresses.iter().filter(|(_, end)| left(end) > 0);
+        lasting.map(|(ip, end)| format!("{slot} . {ip} timeout {}s", left(end))).collect()
+    };
+    let listed =
+        each(&|members, slot| members.listed.then(|| slot.to_string()).into_iter().collect());
+    let allowed = each(&|members, slot| spans(&members.allowed, slot));
+    let denied = each(&|members, slot| spans(&members.denied, slot));
+    let fresh = each(&|members, slot| timed(&members.fresh, slot));
+    let blocked = each(&|members, slot| timed(&members.blocked, slot));
+    let known = each(&|members, slot| {
+        members.known.iter().map(|address| format!("{slot} . {address}")).collect()
+    });
+    format!(
+        "  set {LISTED} {{ type ipv4_addr;{listed} }}
+  set {ALLOWED} {{ {PAIR} flags interval;{allowed} }}
+  set {DENIED} {{ {PAIR} flags interval;{denied} }}
+  set {FRESH} {{ {PAIR} flags timeout;{fresh} }}
+  set {KNOWN} {{ {PAIR}{known} }}
+  set {BLOCKED} {{ {PAIR} flags timeout;{blocked} }}
+"
+    )
 }
 
 fn elements(list: impl Iterator<Item = String>) -> String {
@@ -144,20 +210,43 @@ fn chains(prefix: &str, block: Block) -> String {
     iifname @{GUARDED} ct direction original drop
   }}
   chain forwarded_from_slot {{
-    iifname != @{INTERNET} drop
+    iifname != @{INTERNET} goto refused
     oifname "{prefix}*" drop
-    ip daddr @closed drop
+    ip daddr @closed goto refused
     fib daddr type != unicast drop
-    meta l4proto {{ tcp, udp }} th dport {{ 53, 853 }} drop
+    meta l4proto {{ tcp, udp }} th dport {{ 53, 853 }} goto refused
     ct state invalid drop
     ct direction reply drop
+    # The rest of a connection that nobody remembers, as of a sandbox that was restored.
+    ct state new tcp flags != syn / fin,syn,rst,ack goto refused
+    ip saddr . ip daddr @{DENIED} goto refused
+    ip saddr . ip daddr @{BLOCKED} goto refused
+    ip saddr != @{LISTED} goto passed
+    ip saddr . ip daddr @{ALLOWED} goto passed
+    ip saddr . ip daddr @{FRESH} goto passed
+    ct state established ip saddr . ip daddr @{KNOWN} goto passed
+    goto refused
+  }}
+  chain passed {{
     tcp flags syn / syn,rst tcp option maxseg size set rt mtu
     accept
+  }}
+  # Says so at once where that can be said: an ICMP error would not be understood inside.
+  chain refused {{
+    meta l4proto tcp reject with tcp reset
+    drop
   }}
   chain forwarded_to_slot {{
     meta nfproto != ipv4 drop
     oifname != @{INTERNET} drop
-    ct state established,related ct direction reply accept
+    ct direction original drop
+    ct state related accept
+    ct state != established drop
+    ip daddr . ip saddr @{DENIED} drop
+    ip daddr . ip saddr @{BLOCKED} drop
+    ip daddr != @{LISTED} accept
+    ip daddr . ip saddr @{ALLOWED} accept
+    ip daddr . ip saddr @{KNOWN} accept
     drop
   }}
   chain received {{
@@ -195,7 +284,7 @@ mod tests {
     fn text(openings: &Openings) -> String {
         let tag = "abc123".parse().expect("the test writes a good tag");
         let block = AddressRange::DEFAULT.candidates(&tag).next().expect("a range has blocks");
-        compile(&Names::new(tag), AddressRange::DEFAULT, block, openings)
+        compile(&Names::new(tag), AddressRange::DEFAULT, block, openings, Instant::now())
     }
 
     #[test]
@@ -207,6 +296,7 @@ mod tests {
             live: [SlotId(1), SlotId(10)].into(),
             internet: [SlotId(10)].into(),
             guarded: ["eth0".to_owned()].into(),
+            filters: BTreeMap::new(),
         };
         let open = text(&openings);
         assert!(
@@ -216,6 +306,35 @@ mod tests {
         );
         assert!(open.contains(r#"set internet { type ifname; elements = { "tabc12300a" }; }"#));
         assert!(open.contains(r#"set guarded { type ifname; elements = { "eth0" }; }"#));
+    }
+
+    #[test]
+    fn a_filter_is_written_with_what_is_left_of_its_lifetimes() {
+        let now = Instant::now();
+        let end = |secs| {
+            now + std::time::Duration::from_secs(secs) + std::time::Duration::from_millis(500)
+        };
+        let address = |last| Ipv4Addr::new(203, 0, 113, last);
+        let members = Members {
+            listed: true,
+            denied: [Span { first: address(1), last: address(4) }].into(),
+            fresh: [(address(5), end(60)), (address(6), end(0))].into(),
+            known: [address(6)].into(),
+            ..Members::default()
+        };
+        let slot = Ipv4Addr::new(198, 18, 0, 1);
+        let block = Block::from_reservation("tarn_net_198_18_0_0").expect("a block");
+        let filters = [(SlotId(1), Filter::carried(members))].into();
+        let text = filter_sets(block, &filters, now);
+        for line in [
+            format!("set listed {{ type ipv4_addr; elements = {{ {slot} }}; }}"),
+            format!("flags interval; elements = {{ {slot} . 203.0.113.1-203.0.113.4 }}; }}"),
+            format!("flags timeout; elements = {{ {slot} . 203.0.113.5 timeout 60s }}; }}"),
+            format!("elements = {{ {slot} . 203.0.113.6 }}; }}"),
+            "set allowed { type ipv4_addr . ipv4_addr; flags interval; }".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{line} in {text}");
+        }
     }
 
     #[test]
@@ -230,12 +349,18 @@ mod tests {
     #[test]
     fn each_jump_for_our_interfaces_leads_to_a_chain_that_ends_for_good() {
         let text = text(&Openings::default());
-        for chain in
-            ["forwarded_from_slot", "forwarded_to_slot", "received_from_slot", "sent_to_slot"]
-        {
+        for chain in [
+            "forwarded_from_slot",
+            "forwarded_to_slot",
+            "received_from_slot",
+            "sent_to_slot",
+            "refused",
+            "passed",
+        ] {
             let body = text.split(&format!("chain {chain} {{")).nth(1).expect(chain);
             let last = body.split("\n  }").next().expect(chain).lines().last().expect(chain);
-            assert!(["drop", "accept"].contains(&last.trim()), "{chain} ends with {last}");
+            let ends = ["drop", "accept", "goto refused"];
+            assert!(ends.contains(&last.trim()), "{chain} ends with {last}");
         }
     }
 

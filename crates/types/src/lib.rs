@@ -25,7 +25,7 @@ pub use generation::Generation;
 pub use id::{IdError, KeyId, NodeId, ProjectId, SandboxId, SnapshotId};
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
-pub use policy::EgressPolicy;
+pub use policy::{EgressEntry, EgressEntryError, EgressPolicy, EgressTarget, HostName};
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
 pub use size::{ByteSize, MilliCpu, SizeError};

@@ -78,7 +78,7 @@ def test_the_text_names_the_field(server):
         ({"resources": {"gpus": [{"count": "x", "model": "A10"}]}}, ["resources.gpus[0].count"]),
         ({"resources": {"memory_mb": 1}}, ["resources.memory_mb", "1", "128"]),
         ({"snapshot_id": "abc"}, ["snapshot_id"]),
-        ({"network": {"allow_out": ["a"]}}, ["allow_out"]),
+        ({"network": {"allow_out": ["a", "a b"]}}, ["network.allow_out[1]", "a b"]),
         ({"exposed_ports": [1, 70000]}, ["exposed_ports[1]"]),
     ]:
         text = server.call("POST", "/sandboxes", body).json()["error"]

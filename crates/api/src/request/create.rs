@@ -1,13 +1,14 @@
 //! `POST P/sandboxes` (spec 01 §2).
 
 use tarn_types::{
-    ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess, SandboxName, SnapshotId,
+    ByteSize, EgressEntry, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess,
+    SandboxName, SnapshotId,
 };
 use utoipa::ToSchema;
 
 use super::{
     Parsed,
-    fields::{Fields, parse_body},
+    fields::{Fields, Item, parse_body},
 };
 use crate::{ErrorCode, Refusal, response::NetworkConfig};
 
@@ -265,15 +266,21 @@ fn entrypoint(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
 pub(crate) fn network(fields: &mut Fields<'_>) -> Result<Option<EgressPolicy>, Refusal> {
     let Some(mut network) = fields.object("network")? else { return Ok(None) };
     let allow_internet_access = network.boolean("allow_internet_access")?.unwrap_or(true);
-    let lists = ["allow_out", "deny_out"].map(|key| (key, network.texts(key)));
+    let lists = ["allow_out", "deny_out"].map(|key| egress_list(&mut network, key));
     network.refuse_unknown()?;
-    for (key, list) in lists {
-        if list?.is_some_and(|entries| !entries.is_empty()) {
-            let feature = "egress rules by address or host name";
-            return Err(Refusal::not_supported(&network.path_of(key), feature));
-        }
+    let [allow_out, deny_out] = lists;
+    Ok(Some(EgressPolicy { allow_internet_access, allow_out: allow_out?, deny_out: deny_out? }))
+}
+
+fn egress_list(fields: &mut Fields<'_>, key: &'static str) -> Result<Vec<EgressEntry>, Refusal> {
+    let items = fields.list(key)?.unwrap_or_default();
+    if items.len() > EgressPolicy::MOST_ENTRIES {
+        let reason = format!("{} entries; at most {}", items.len(), EgressPolicy::MOST_ENTRIES);
+        return Err(Refusal::limit(&fields.path_of(key), reason));
     }
-    Ok(Some(EgressPolicy { allow_internet_access }))
+    let read =
+        |item: &Item<'_>| item.text()?.parse().map_err(|wrong| Refusal::invalid(&item.path, wrong));
+    items.iter().map(read).collect()
 }
 
 pub(crate) fn exposed_ports(fields: &mut Fields<'_>) -> Result<Option<ExposedPorts>, Refusal> {

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use tarn_types::{
-    EgressPolicy, EndCause, Resources, SandboxRecord, SandboxStatus, TerminationReason, UnixMillis,
+    EgressEntry, EgressPolicy, EndCause, Resources, SandboxRecord, SandboxStatus,
+    TerminationReason, UnixMillis,
 };
 use utoipa::ToSchema;
 
@@ -121,11 +122,11 @@ pub struct NetworkConfig {
     /// Whether the internet is open.
     #[schema(default = true, required = false)]
     pub allow_internet_access: bool,
-    /// What alone may be reached; not supported yet, must be empty.
-    #[schema(required = false)]
+    /// If not empty, what alone may be reached: IPv4 or IPv6 addresses, prefixes, host names.
+    #[schema(required = false, max_items = 256)]
     pub allow_out: Vec<String>,
-    /// What may not be reached; not supported yet, must be empty.
-    #[schema(required = false)]
+    /// What may not be reached, in the same forms; wins over `allow_out`.
+    #[schema(required = false, max_items = 256)]
     pub deny_out: Vec<String>,
 }
 
@@ -315,10 +316,12 @@ impl From<Resources> for ResourcesInfo {
 
 impl From<&EgressPolicy> for NetworkConfig {
     fn from(policy: &EgressPolicy) -> Self {
+        let texts =
+            |list: &[EgressEntry]| list.iter().map(|entry| entry.as_str().to_owned()).collect();
         Self {
             allow_internet_access: policy.allow_internet_access,
-            allow_out: Vec::new(),
-            deny_out: Vec::new(),
+            allow_out: texts(&policy.allow_out),
+            deny_out: texts(&policy.deny_out),
         }
     }
 }

@@ -14,18 +14,24 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
     sockopt::{BindToDevice, ReuseAddr},
 };
-use tarn_types::EgressPolicy;
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
+    answer::{Admission, admit, read},
     forward::{Forwarder, Transport, receive_framed, send_framed},
-    message::{Judgement, LONGEST_UDP, judge, refused},
+    learn::Learner,
+    message::{Judgement, LONGEST_UDP, Question, failed, is_truncated, judge, refused, truncated},
+    rate::Allowance,
 };
-use crate::plan::{GATEWAY, RESOLVER_PORT};
+use crate::{
+    egress::Egress,
+    plan::{GATEWAY, RESOLVER_PORT},
+};
 
 /// Questions over UDP that one sandbox has open; more wait in its socket, then are lost.
 const MOST_DATAGRAMS: usize = 64;
@@ -35,6 +41,9 @@ const MOST_CONNECTIONS: usize = 8;
 const IDLE: Duration = Duration::from_secs(10);
 /// Receive errors in a row after which the interface must be gone.
 const MOST_ERRORS: u32 = 100;
+
+/// Policies under which one question is judged; one that outlives them is refused.
+const MOST_POLICIES: usize = 3;
 
 /// The resolver's sockets in one slot.
 #[derive(Debug)]
@@ -61,12 +70,18 @@ impl Ears {
     }
 }
 
+/// What answers a slot's sandbox.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    pub(crate) policy: watch::Receiver<Arc<Egress>>,
+    pub(crate) learner: Learner,
+    pub(crate) forwarder: Arc<Forwarder>,
+}
+
 /// Answers a slot's sandbox until dropped; open questions end with it.
-pub(crate) async fn serve(
-    ears: Ears,
-    policy: watch::Receiver<EgressPolicy>,
-    forwarder: Arc<Forwarder>,
-) {
+pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
+    let allowance = Mutex::new(Allowance::new(Instant::now()));
+    let (resolver, allowance) = (&resolver, &allowance);
     let mut datagrams = FuturesUnordered::new();
     let mut connections = FuturesUnordered::new();
     let mut buffer = vec![0; LONGEST_UDP + 1];
@@ -77,10 +92,10 @@ pub(crate) async fn serve(
                 match received {
                     Ok((size, from)) if from.ip() == IpAddr::V4(ears.sandbox) => {
                         errors = 0;
-                        if size <= LONGEST_UDP {
+                        // One too many is lost like any datagram.
+                        if size <= LONGEST_UDP && allowance.lock().take(Instant::now()) {
                             let query = buffer[..size].to_vec();
-                            let (udp, policy) = (&ears.udp, &policy);
-                            datagrams.push(answer_datagram(udp, query, from, policy, &forwarder));
+                            datagrams.push(resolver.answer_datagram(&ears.udp, query, from));
                         }
                     }
                     Ok(_) => {}
@@ -92,7 +107,7 @@ pub(crate) async fn serve(
                 match accepted {
                     Ok((stream, from)) if from.ip() == IpAddr::V4(ears.sandbox) => {
                         errors = 0;
-                        connections.push(answer_connection(stream, &policy, &forwarder));
+                        connections.push(resolver.answer_connection(stream, allowance));
                     }
                     Ok(_) => {}
                     Err(_) => errors += 1,
@@ -107,48 +122,81 @@ pub(crate) async fn serve(
     }
 }
 
-async fn answer_datagram(
-    socket: &UdpSocket,
-    query: Vec<u8>,
-    from: SocketAddr,
-    policy: &watch::Receiver<EgressPolicy>,
-    forwarder: &Forwarder,
-) {
-    if let Some(answer) = answer(&query, Transport::Udp, policy, forwarder).await {
-        // Lost like any datagram; the sandbox asks again.
-        drop(socket.send_to(&answer, from).await);
-    }
-}
+// === impl Resolver ===
 
-/// One question at a time, as long as questions come.
-async fn answer_connection(
-    mut stream: TcpStream,
-    policy: &watch::Receiver<EgressPolicy>,
-    forwarder: &Forwarder,
-) {
-    while let Ok(Ok(query)) = timeout(IDLE, receive_framed(&mut stream)).await {
-        let Some(answer) = answer(&query, Transport::Tcp, policy, forwarder).await else { return };
-        if !matches!(timeout(IDLE, send_framed(&mut stream, &answer)).await, Ok(Ok(()))) {
-            return;
+impl Resolver {
+    async fn answer_datagram(&self, socket: &UdpSocket, query: Vec<u8>, from: SocketAddr) {
+        if let Some(answer) = self.answer(&query, Transport::Udp).await {
+            // Lost like any datagram; the sandbox asks again.
+            drop(socket.send_to(&answer, from).await);
         }
     }
-}
 
-async fn answer(
-    query: &[u8],
-    transport: Transport,
-    policy: &watch::Receiver<EgressPolicy>,
-    forwarder: &Forwarder,
-) -> Option<Vec<u8>> {
-    let now = policy.borrow().clone();
-    match judge(query, &now) {
-        Judgement::Ignore => None,
-        Judgement::Answer(answer) => Some(answer),
-        Judgement::Forward => {
-            let answer = forwarder.ask(query, transport).await;
-            // The policy may have been closed while the upstream was thinking.
-            let still_open = policy.borrow().allow_internet_access;
-            Some(if still_open { answer } else { refused(query) })
+    /// One question at a time, as long as questions come.
+    async fn answer_connection(&self, mut stream: TcpStream, allowance: &Mutex<Allowance>) {
+        while let Ok(Ok(query)) = timeout(IDLE, receive_framed(&mut stream)).await {
+            if query.len() > LONGEST_UDP || !allowance.lock().take(Instant::now()) {
+                return;
+            }
+            let Some(answer) = self.answer(&query, Transport::Tcp).await else { return };
+            if !matches!(timeout(IDLE, send_framed(&mut stream, &answer)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        for _ in 0..MOST_POLICIES {
+            let egress = Arc::clone(&self.policy.borrow());
+            let question = match judge(query, &egress) {
+                Judgement::Ignore => return None,
+                Judgement::Answer(answer) => return Some(answer),
+                Judgement::Forward(question) => question,
+            };
+            let reply = self.forwarder.ask(&question.query, transport).await;
+            let answer = self.admitted(query, &question, reply, &egress).await;
+            // Another policy may have come while the upstream was thinking.
+            let is_current = Arc::ptr_eq(&egress, &self.policy.borrow());
+            match answer {
+                Some(answer) if is_current => return Some(answer),
+                Some(_) | None => {}
+            }
+        }
+        Some(refused(query))
+    }
+
+    /// Returns what the sandbox gets of an upstream's answer; `None` if the policy is another by
+    /// now.
+    async fn admitted(
+        &self,
+        query: &[u8],
+        question: &Question,
+        reply: Vec<u8>,
+        egress: &Arc<Egress>,
+    ) -> Option<Vec<u8>> {
+        if is_truncated(&reply) {
+            // What is left of it would have to be judged as well; the whole comes over TCP.
+            return Some(truncated(query));
+        }
+        let Some(answer) = read(&reply) else { return Some(failed(query)) };
+        let (name, records, given) = match admit(&answer, egress, question.name.as_ref()) {
+            Admission::Now => return Some(reply),
+            Admission::Refused => return Some(refused(query)),
+            Admission::After(name, records) => (name, records, reply),
+            Admission::Denied(name, records) => (name, records, refused(query)),
+        };
+        match self.learner.learn(egress, name, records).await {
+            Ok(true) => Some(given),
+            Ok(false) => None,
+            Err(failure) => {
+                tracing::warn!(
+                    slot = self.learner.slot.0,
+                    step = failure.step,
+                    detail = failure.detail,
+                    "an answer was held back: its addresses could not be let in"
+                );
+                Some(failed(query))
+            }
         }
     }
 }

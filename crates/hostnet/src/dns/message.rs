@@ -1,17 +1,30 @@
 //! What to do with a query, and the few answers we make ourselves (RFC 1035 §4). Pure.
 
-use tarn_types::EgressPolicy;
+use tarn_types::HostName;
 
-/// Over UDP a query longer than this is no query.
+use super::answer::asked_name;
+use crate::egress::{Answers, Egress};
+
+/// A query longer than this is no query, and an answer over UDP no answer.
 pub(super) const LONGEST_UDP: usize = 4096;
 
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
+/// The longest answer that we ask for over UDP (RFC 9715 §3.1).
+const ASKED_UDP: u16 = 1232;
 const FORMERR: u8 = 1;
 const SERVFAIL: u8 = 2;
 const NOTIMP: u8 = 4;
 const REFUSED: u8 = 5;
+const CLASS_IN: u16 = 1;
+const TYPE_NULL: u16 = 10;
+const TYPE_OPT: u16 = 41;
+const TYPE_SVCB: u16 = 64;
+const TYPE_HTTPS: u16 = 65;
 const TYPE_IXFR: u16 = 251;
 const TYPE_AXFR: u16 = 252;
+const TYPE_ANY: u16 = 255;
+/// Types from here on are for private use (RFC 6895 §3.1).
+const TYPE_PRIVATE: u16 = 0xff00;
 
 /// What becomes of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +34,20 @@ pub(super) enum Judgement {
     /// Answered by us.
     Answer(Vec<u8>),
     /// Asked of an upstream.
-    Forward,
+    Forward(Question),
+}
+
+/// A query that is asked of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    /// What is sent.
+    pub(super) query: Vec<u8>,
+    /// The name in it; `None` is one that no list can hold.
+    pub(super) name: Option<HostName>,
 }
 
 /// Judges a query under a policy.
-pub(super) fn judge(query: &[u8], policy: &EgressPolicy) -> Judgement {
+pub(super) fn judge(query: &[u8], egress: &Egress) -> Judgement {
     let Some(header) = query.get(..HEADER) else { return Judgement::Ignore };
     let is_response = header[2] & 0x80 != 0;
     if is_response {
@@ -37,10 +59,66 @@ pub(super) fn judge(query: &[u8], policy: &EgressPolicy) -> Judgement {
     }
     let Some(question) = question(query) else { return Judgement::Answer(reply(query, FORMERR)) };
     let kind = u16::from_be_bytes([question[question.len() - 4], question[question.len() - 3]]);
-    if !policy.allow_internet_access || [TYPE_IXFR, TYPE_AXFR].contains(&kind) {
+    let class = u16::from_be_bytes([question[question.len() - 2], question[question.len() - 1]]);
+    let name = asked_name(query);
+    if !egress.answers(name.as_ref()) || [TYPE_IXFR, TYPE_AXFR].contains(&kind) {
         return Judgement::Answer(refused(query));
     }
-    Judgement::Forward
+    match egress.answers {
+        Answers::Listed if class != CLASS_IN || !is_plain(kind) => {
+            Judgement::Answer(refused(query))
+        }
+        Answers::Listed => Judgement::Forward(Question { query: bare(query), name }),
+        Answers::Open | Answers::Nothing => {
+            Judgement::Forward(Question { query: query.to_vec(), name })
+        }
+    }
+}
+
+/// Says whether a type may be asked for under an allow list. `NULL`, `ANY` and private types are
+/// for tunnels; `SVCB` and `HTTPS` carry addresses that nobody could connect to, since only those
+/// of `A` records are let in, and without them clients ask for `A`.
+fn is_plain(kind: u16) -> bool {
+    ![TYPE_NULL, TYPE_OPT, TYPE_SVCB, TYPE_HTTPS].contains(&kind)
+        && !(TYPE_IXFR..=TYPE_ANY).contains(&kind)
+        && kind < TYPE_PRIVATE
+}
+
+/// Makes a query of the question alone: nothing else of what a sandbox wrote reaches an upstream.
+fn bare(query: &[u8]) -> Vec<u8> {
+    let additional = query[10..12] != [0, 0];
+    let mut bare = query[..2].to_vec();
+    bare.extend_from_slice(&[0x01, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(additional)]);
+    bare.extend_from_slice(question(query).unwrap_or_default());
+    if additional {
+        // Who speaks EDNS(0) (RFC 6891 §6.1.1) may be answered at length.
+        bare.push(0);
+        bare.extend_from_slice(&TYPE_OPT.to_be_bytes());
+        bare.extend_from_slice(&ASKED_UDP.to_be_bytes());
+        bare.extend_from_slice(&[0; 6]);
+    }
+    bare
+}
+
+/// Asks for a name's IPv4 addresses.
+pub(super) fn address_query(name: &HostName) -> Vec<u8> {
+    let mut query = vec![0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.as_str().split('.') {
+        query.push(u8::try_from(label.len()).expect("a label has at most 63 characters"));
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    query
+}
+
+/// Says whether an answer found something out.
+pub(super) fn is_good(answer: &[u8]) -> bool {
+    answer.len() >= HEADER && answer[3] & 0x0f == 0
+}
+
+/// Says whether an answer was cut for UDP.
+pub(super) fn is_truncated(answer: &[u8]) -> bool {
+    answer.len() >= HEADER && answer[2] & 0x02 != 0
 }
 
 /// Answers that we will not say.
@@ -82,7 +160,7 @@ pub(super) fn with_id(message: &[u8], id: [u8; 2]) -> Vec<u8> {
 }
 
 /// Finds the one question: name, type, class.
-fn question(message: &[u8]) -> Option<&[u8]> {
+pub(super) fn question(message: &[u8]) -> Option<&[u8]> {
     let header = message.get(..HEADER)?;
     if header[4..6] != [0, 1] {
         return None;
@@ -114,80 +192,5 @@ fn reply(query: &[u8], code: u8) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A query for `example.com A` with recursion desired.
-    fn query() -> Vec<u8> {
-        let mut bytes = vec![0xab, 0xcd, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
-        bytes.extend_from_slice(b"\x07example\x03com\0\0\x01\0\x01");
-        bytes
-    }
-
-    fn edited(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let mut bytes = query();
-        edit(&mut bytes);
-        bytes
-    }
-
-    fn code(judgement: &Judgement) -> Option<u8> {
-        match judgement {
-            Judgement::Answer(answer) => Some(answer[3] & 0x0f),
-            Judgement::Ignore | Judgement::Forward => None,
-        }
-    }
-
-    #[test]
-    fn queries_are_forwarded_or_answered() {
-        let open = EgressPolicy::OPEN;
-        assert_eq!(judge(&query(), &open), Judgement::Forward);
-        assert_eq!(code(&judge(&query(), &EgressPolicy::CLOSED)), Some(REFUSED));
-        for (what, bytes, expected) in [
-            ("transfer", edited(|q| *q.iter_mut().nth_back(2).unwrap() = 252), REFUSED),
-            ("status", edited(|q| q[2] = 0x10), NOTIMP),
-            ("two questions", edited(|q| q[5] = 2), FORMERR),
-            ("no question", edited(|q| q[5] = 0), FORMERR),
-            ("cut", edited(|q| q.truncate(20)), FORMERR),
-            ("pointer", edited(|q| q[12] = 0xc0), FORMERR),
-        ] {
-            assert_eq!(code(&judge(&bytes, &open)), Some(expected), "{what}");
-        }
-        assert_eq!(judge(&edited(|q| q[2] |= 0x80), &open), Judgement::Ignore);
-        assert_eq!(judge(&[1, 2, 3], &open), Judgement::Ignore);
-    }
-
-    #[test]
-    fn no_cut_query_panics() {
-        for cut in 0..query().len() {
-            assert_ne!(judge(&query()[..cut], &EgressPolicy::OPEN), Judgement::Forward);
-        }
-        let endless = [vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], vec![1; 600]].concat();
-        assert_eq!(code(&judge(&endless, &EgressPolicy::OPEN)), Some(FORMERR));
-    }
-
-    #[test]
-    fn our_answers_carry_id_and_question() {
-        let answer = refused(&query());
-        assert_eq!(answer[..4], [0xab, 0xcd, 0x81, 0x85]);
-        assert_eq!(answer[4..12], [0, 1, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(answer[12..], query()[12..]);
-        assert_eq!(truncated(&query())[2] & 0x02, 0x02);
-        assert_eq!(failed(&query())[3] & 0x0f, SERVFAIL);
-    }
-
-    #[test]
-    fn only_an_answer_to_the_same_question_under_our_id_counts() {
-        let sent = [0x12, 0x34];
-        let answer = with_id(&failed(&query()), sent);
-        assert!(answers(&answer, sent, &query()));
-        let shouted = with_id(&failed(&edited(|q| q.make_ascii_uppercase())), sent);
-        assert!(answers(&shouted, sent, &query()), "names have no case");
-        assert!(!answers(&answer, [0, 0], &query()));
-        assert!(!answers(&with_id(&query(), sent), sent, &query()), "a query is no answer");
-        let other = with_id(&failed(&edited(|q| q[13] = b'X')), sent);
-        assert!(!answers(&other, sent, &query()));
-        let bare = [0x12, 0x34, 0x81, 0x85, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert!(answers(&bare, sent, &query()));
-        assert!(!answers(&[0x12, 0x34, 0x81, 0x80, 0, 0, 0, 0, 0, 0, 0, 0], sent, &query()));
-    }
-}
+#[path = "message_tests.rs"]
+mod tests;

@@ -1,5 +1,7 @@
 //! Elements of sets, changed in one transaction (`linux/netfilter/nf_tables.h`).
 
+use std::{net::Ipv4Addr, time::Duration};
+
 use nix::errno::Errno;
 
 use super::{
@@ -20,17 +22,44 @@ const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFTA_DATA_VALUE: u16 = 1;
+/// Members of one message: an attribute is shorter than 64 KiB, a member than 60 bytes.
+const MOST_OF_A_MESSAGE: usize = 1000;
 /// The length of a key of type `ifname`.
 const IFNAMSIZ: usize = 16;
 
-/// A change of one set of interface names.
+/// A member of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Element {
+    pub(crate) key: Key,
+    /// After how long the kernel takes it out by itself; only in sets that do so.
+    pub(crate) lifetime: Option<Duration>,
+}
+
+/// What a set knows a member by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// The name of an interface.
+    Interface(String),
+    /// The host-side address of a slot.
+    Slot(Ipv4Addr),
+    /// The host-side address of a slot, and the address at the other end.
+    Pair(Ipv4Addr, Ipv4Addr),
+    /// The host-side address of a slot, and the first and last address at the other end.
+    Span(Ipv4Addr, Ipv4Addr, Ipv4Addr),
+}
+
+/// A change of one set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SetChange {
-    /// Puts names in; those there already stay.
-    Add(&'static str, Vec<String>),
-    /// Takes names out, whether they are in or not.
-    Remove(&'static str, Vec<String>),
+    /// Puts members in; those there already stay.
+    Add(&'static str, Vec<Element>),
+    /// Takes members out, whether they are in or not.
+    Remove(&'static str, Vec<Element>),
+    /// Puts members in with a new lifetime, whether they are in or not.
+    Renew(&'static str, Vec<Element>),
     /// Empties the set.
     Clear(&'static str),
 }
@@ -55,17 +84,18 @@ fn batch(table: &str, changes: &[SetChange]) -> Vec<Message> {
     let mut messages = vec![Message::new(NFNL_MSG_BATCH_BEGIN, 0, &head(0, SUBSYSTEM))];
     for change in changes {
         match change {
-            SetChange::Add(set, names) => messages.push(add(table, set, names)),
-            SetChange::Remove(set, names) => {
+            SetChange::Add(set, members) => add(&mut messages, table, set, members),
+            SetChange::Remove(set, members) => {
                 // Deleting what is not there fails the batch, so it is put in first; nobody sees
                 // the state between.
-                messages.push(add(table, set, names));
-                messages.push(elements(
-                    Message::new(kind(NFT_MSG_DELSETELEM), NLM_F_ACK, &head(NFPROTO_INET, 0)),
-                    table,
-                    set,
-                    names,
-                ));
+                add(&mut messages, table, set, members);
+                delete(&mut messages, table, set, members);
+            }
+            SetChange::Renew(set, members) => {
+                // Kernels older than 6.12 let a member that is put in again keep its old lifetime.
+                add(&mut messages, table, set, members);
+                delete(&mut messages, table, set, members);
+                add(&mut messages, table, set, members);
             }
             SetChange::Clear(set) => messages.push(
                 Message::new(kind(NFT_MSG_DELSETELEM), NLM_F_ACK, &head(NFPROTO_INET, 0))
@@ -78,25 +108,63 @@ fn batch(table: &str, changes: &[SetChange]) -> Vec<Message> {
     messages
 }
 
-fn add(table: &str, set: &str, names: &[String]) -> Message {
-    let message =
-        Message::new(kind(NFT_MSG_NEWSETELEM), NLM_F_ACK | NLM_F_CREATE, &head(NFPROTO_INET, 0));
-    elements(message, table, set, names)
+fn add(messages: &mut Vec<Message>, table: &str, set: &str, members: &[Element]) {
+    messages.extend(members.chunks(MOST_OF_A_MESSAGE).map(|members| {
+        let flags = NLM_F_ACK | NLM_F_CREATE;
+        let message = Message::new(kind(NFT_MSG_NEWSETELEM), flags, &head(NFPROTO_INET, 0));
+        elements(message, table, set, members)
+    }));
 }
 
-fn elements(message: Message, table: &str, set: &str, names: &[String]) -> Message {
+fn delete(messages: &mut Vec<Message>, table: &str, set: &str, members: &[Element]) {
+    messages.extend(members.chunks(MOST_OF_A_MESSAGE).map(|members| {
+        let message = Message::new(kind(NFT_MSG_DELSETELEM), NLM_F_ACK, &head(NFPROTO_INET, 0));
+        elements(message, table, set, members)
+    }));
+}
+
+fn elements(message: Message, table: &str, set: &str, members: &[Element]) -> Message {
     message
         .attribute(NFTA_SET_ELEM_LIST_TABLE, &terminated(table))
         .attribute(NFTA_SET_ELEM_LIST_SET, &terminated(set))
         .nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-            names.iter().fold(list, |list, name| {
-                list.nested(NFTA_LIST_ELEM, |element| {
-                    element.nested(NFTA_SET_ELEM_KEY, |key| {
-                        key.attribute(NFTA_DATA_VALUE, &ifname(name))
-                    })
-                })
+            members.iter().fold(list, |list, member| {
+                list.nested(NFTA_LIST_ELEM, |element| member.write(element))
             })
         })
+}
+
+// === impl Element ===
+
+impl Element {
+    /// Makes a member that stays until it is taken out.
+    pub(crate) fn lasting(key: Key) -> Self {
+        Self { key, lifetime: None }
+    }
+
+    fn write(&self, message: Message) -> Message {
+        let value = |kind: u16, bytes: &[u8], message: Message| {
+            message.nested(kind, |value| value.attribute(NFTA_DATA_VALUE, bytes))
+        };
+        let message = match &self.key {
+            Key::Interface(name) => value(NFTA_SET_ELEM_KEY, &ifname(name), message),
+            Key::Slot(slot) => value(NFTA_SET_ELEM_KEY, &slot.octets(), message),
+            Key::Pair(slot, address) => value(NFTA_SET_ELEM_KEY, &pair(*slot, *address), message),
+            Key::Span(slot, first, last) => {
+                let message = value(NFTA_SET_ELEM_KEY, &pair(*slot, *first), message);
+                value(NFTA_SET_ELEM_KEY_END, &pair(*slot, *last), message)
+            }
+        };
+        let Some(lifetime) = self.lifetime else { return message };
+        let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).max(1);
+        message.attribute(NFTA_SET_ELEM_TIMEOUT, &millis.to_be_bytes())
+    }
+}
+
+/// Each part of a key fills a register of four bytes.
+fn pair(slot: Ipv4Addr, address: Ipv4Addr) -> [u8; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (slot.octets(), address.octets());
+    [a, b, c, d, e, f, g, h]
 }
 
 fn ifname(name: &str) -> [u8; IFNAMSIZ] {
@@ -124,17 +192,32 @@ fn terminated(name: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_removal_is_whole_whether_the_name_is_in_or_not() {
-        let messages = batch("tarn_abc123", &[SetChange::Remove("live", vec!["t1".into()])]);
-        let kinds: Vec<u16> = messages
-            .into_iter()
+    fn kinds(change: SetChange) -> Vec<u16> {
+        let messages = batch("tarn_abc123", &[change]).into_iter();
+        messages
             .map(|message| {
                 let bytes = message.finish(1);
                 u16::from_ne_bytes([bytes[4], bytes[5]])
             })
+            .collect()
+    }
+
+    #[test]
+    fn a_change_is_whole_whether_the_member_is_in_or_not() {
+        let member = || vec![Element::lasting(Key::Interface("t1".into()))];
+        assert_eq!(kinds(SetChange::Remove("live", member())), [0x10, 0x0a0c, 0x0a0e, 0x11]);
+        let renewed = [0x10, 0x0a0c, 0x0a0e, 0x0a0c, 0x11];
+        assert_eq!(kinds(SetChange::Renew("live", member())), renewed);
+    }
+
+    #[test]
+    fn many_members_go_in_several_messages() {
+        let slot = Ipv4Addr::new(198, 18, 0, 1);
+        let members: Vec<_> = (0..2500)
+            .map(|number| Key::Span(slot, Ipv4Addr::from_bits(number), Ipv4Addr::BROADCAST))
+            .map(|key| Element { key, lifetime: Some(Duration::from_secs(60)) })
             .collect();
-        assert_eq!(kinds, [0x10, 0x0a0c, 0x0a0e, 0x11]);
+        assert_eq!(kinds(SetChange::Add("fresh", members)).len(), 2 + 3);
     }
 
     #[test]

@@ -10,12 +10,13 @@ use std::{
 
 use tarn_host::{Slot, SlotError, SlotId};
 use tarn_types::{EgressPolicy, SandboxId};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::Inner;
 use crate::{
     book::Afterlife,
-    dns::{Ears, serve},
+    dns::{Ears, Learner, Resolver, follow, serve},
+    egress::Egress,
     error::{Step as _, StepFailure},
     netlink::{forget_flows, forget_flows_of},
 };
@@ -28,7 +29,9 @@ pub(super) type Tenants = BTreeMap<SlotId, Tenant>;
 #[derive(Debug)]
 pub(super) struct Tenant {
     sandbox: SandboxId,
-    policy: watch::Sender<EgressPolicy>,
+    policy: watch::Sender<Arc<Egress>>,
+    /// Under which policy the denied names have been looked up.
+    settled: watch::Receiver<Option<Arc<Egress>>>,
     resolver: JoinHandle<()>,
 }
 
@@ -44,6 +47,10 @@ pub(super) enum Condition {
 /// How long the sockets of a slot's last resolver are waited for. We have closed them by then, or
 /// died; a child that was being spawned at that moment shares them until it runs its own program.
 const EARS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a policy with denied names waits for their addresses. Whoever answers later is blocked
+/// later; a resolver that is silent must not keep sandboxes from starting.
+const NAMES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often that is tried again meanwhile.
 const EARS_PAUSE: Duration = Duration::from_millis(5);
@@ -65,47 +72,70 @@ impl Inner {
             .await
             .step("listen for DNS")
             .map_err(|failure| failure.of(slot))?;
-        let (sender, receiver) = watch::channel(policy.clone());
-        let (forwarder, stopping) = (Arc::clone(&self.forwarder), self.tasks.stopping());
-        let resolver = self.tasks.spawn("slot_resolver", async move {
-            tokio::select! {
-                () = stopping => {}
-                () = serve(ears, receiver, forwarder) => {}
-            }
-        });
-        let tenant = Tenant { sandbox: id.clone(), policy: sender, resolver };
+        let egress = Arc::new(Egress::compile(policy));
         let place = self.place(slot);
-        let policy = policy.clone();
-        let inner = Arc::clone(&self);
+        let (inner, compiled, own) = (Arc::clone(&self), Arc::clone(&egress), id.clone());
         let opened = self.tasks.spawn_blocking(move || {
             let mut tenants = inner.tenants.lock();
+            inner.rules.open(slot, &compiled)?;
+            // Questions wait in the sockets until now; what they find out needs an open slot.
+            let tenant = inner.receive(slot, own, &compiled, ears);
+            let settled = tenant.settled.clone();
             tenants.insert(slot, tenant);
-            inner.rules.open(slot, &policy)
+            Ok(settled)
         });
-        flatten(opened.await).map_err(|failure| failure.of(slot))?;
+        let settled = flatten(opened.await).map_err(|failure| failure.of(slot))?;
+        until_settled(settled, &egress).await;
         tracing::info!(slot = slot.0, sandbox.id = %id, %address, "network slot opened");
         Ok(place)
     }
 
+    /// Starts what answers a sandbox's questions and follows its names.
+    fn receive(&self, slot: SlotId, id: SandboxId, egress: &Arc<Egress>, ears: Ears) -> Tenant {
+        let (sender, policy) = watch::channel(Arc::clone(egress));
+        let (settler, settled) = watch::channel(None);
+        let rules = Arc::clone(&self.rules);
+        let learner = Learner { rules, slot, tasks: self.tasks.clone() };
+        let forwarder = Arc::clone(&self.forwarder);
+        let following =
+            follow(policy.clone(), settler, learner.clone(), Arc::clone(&self.forwarder));
+        let serving = serve(ears, Resolver { policy, learner, forwarder });
+        let stopping = self.tasks.stopping();
+        let resolver = self.tasks.spawn("slot_resolver", async move {
+            tokio::select! {
+                () = stopping => {}
+                ((), ()) = async { tokio::join!(serving, following) } => {}
+            }
+        });
+        Tenant { sandbox: id, policy: sender, settled, resolver }
+    }
+
+    /// Replaces a sandbox's policy; it is in force when this returns.
     pub(super) async fn set_policy(
         self: Arc<Self>,
         slot: SlotId,
         id: &SandboxId,
         policy: &EgressPolicy,
     ) -> Result<(), SlotError> {
-        let (id, policy) = (id.clone(), policy.clone());
+        let id = id.clone();
+        let egress = Arc::new(Egress::compile(policy));
+        let compiled = Arc::clone(&egress);
         let changed = self.tasks.clone().spawn_blocking(move || {
             let tenants = self.tenants.lock();
             let tenant = tenants.get(&slot).filter(|tenant| tenant.sandbox == id);
             let tenant = tenant.ok_or(SlotError::Missing { slot })?;
-            self.rules.open(slot, &policy).map_err(|failure| failure.of(slot))?;
-            let old = tenant.policy.send_replace(policy.clone());
+            self.rules.open(slot, &compiled).map_err(|failure| failure.of(slot))?;
+            tenant.policy.send_replace(Arc::clone(&compiled));
             tracing::info!(
-                slot = slot.0, sandbox.id = %tenant.sandbox, ?old, new = ?policy, "policy changed"
+                slot = slot.0, sandbox.id = %tenant.sandbox, forwards = compiled.forwards,
+                allowed = compiled.allow.len() + compiled.allow_names.len(),
+                denied = compiled.deny.len() + compiled.deny_names.len(), "policy changed"
             );
-            Ok(())
+            Ok(tenant.settled.clone())
         });
-        changed.await.step("change policy").map_err(|failure| failure.of(slot))?
+        let settled = changed.await.step("change policy").map_err(|failure| failure.of(slot))??;
+        until_settled(settled, &egress).await;
+        Ok(())
     }
 
     pub(super) async fn adopt(
@@ -265,6 +295,21 @@ fn flatten<T>(
     joined: Result<Result<T, StepFailure>, tokio::task::JoinError>,
 ) -> Result<T, StepFailure> {
     joined.step("finish in the background")?
+}
+
+/// Waits until the denied names of a policy have been looked up, or for as long as that may take.
+async fn until_settled(mut settled: watch::Receiver<Option<Arc<Egress>>>, egress: &Arc<Egress>) {
+    if egress.deny_names.is_empty() {
+        return;
+    }
+    let looked_up =
+        settled.wait_for(|under| under.as_ref().is_some_and(|under| Arc::ptr_eq(under, egress)));
+    // Either way it goes on: a policy that has been replaced meanwhile is nobody's to wait for.
+    if timeout(NAMES_PATIENCE, looked_up).await.is_err() {
+        tracing::warn!(
+            "denied names are not resolved yet; their addresses are blocked once they are"
+        );
+    }
 }
 
 async fn open_ears(interface: &str, sandbox: Ipv4Addr) -> io::Result<Ears> {

@@ -222,6 +222,70 @@ pub(crate) fn ask_over_tcp(resolver: Ipv4Addr) -> Option<u8> {
     (answer[2..4] == [0xab, 0xcd]).then_some(answer[5] & 0x0f)
 }
 
+/// Asks for records of one type; returns the answer's code and its last address.
+pub(crate) fn ask_for(resolver: Ipv4Addr, name: &str, kind: u16) -> Option<(u8, Option<Ipv4Addr>)> {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set timeout");
+    let mut query = b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).expect("a short label"));
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.push(0);
+    query.extend_from_slice(&[kind.to_be_bytes(), [0, 1]].concat());
+    socket.send_to(&query, (resolver, 53)).ok()?;
+    let mut buffer = [0; 512];
+    let size = socket.recv(&mut buffer).ok()?;
+    let last = buffer[..size].last_chunk::<4>().map(|bytes| Ipv4Addr::from(*bytes));
+    Some((buffer[3] & 0x0f, last.filter(|_| buffer[7] > 0)))
+}
+
+/// Answers for a few names with their addresses, for `alias.NAME` with an alias of NAME, for the
+/// rest that there is none; runs for ever in the calling thread's namespace.
+pub(crate) fn names(address: Ipv4Addr, known: &'static [(&'static str, &'static [&'static str])]) {
+    let udp = UdpSocket::bind((address, 53)).expect("bind");
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((size, from)) = udp.recv_from(&mut buffer) {
+            drop(udp.send_to(&named(&buffer[..size], known), from));
+        }
+    });
+}
+
+fn named(query: &[u8], known: &[(&str, &[&str])]) -> Vec<u8> {
+    let (mut at, mut labels) = (12, Vec::new());
+    while query[at] > 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_ascii_lowercase());
+        at = end;
+    }
+    let kind = query[at + 2];
+    let is_alias = labels.first().is_some_and(|label| label == "alias");
+    let name = labels[usize::from(is_alias)..].join(".");
+    let found = known.iter().find(|(known, _)| *known == name);
+    let mut answer = query[..at + 5].to_vec();
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let Some((_, addresses)) = found else {
+        answer[3] |= 3;
+        return answer;
+    };
+    let mut owner = [0xc0, 12];
+    if is_alias {
+        owner = [0xc0, 12 + 6];
+        answer.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\0\x05\0\x02");
+        answer.extend_from_slice(&owner);
+        answer[7] += 1;
+    }
+    for text in addresses.iter().filter(|_| kind == 1) {
+        let address: Ipv4Addr = text.parse().expect("an address");
+        answer.extend_from_slice(&owner);
+        answer.extend_from_slice(b"\0\x01\0\x01\0\0\0\x05\0\x04");
+        answer.extend_from_slice(&address.octets());
+        answer[7] += 1;
+    }
+    answer
+}
+
 /// Returns a query for `example.com A`.
 pub(crate) fn query() -> Vec<u8> {
     [b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0".as_slice(), b"\x07example\x03com\0\0\x01\0\x01"].concat()

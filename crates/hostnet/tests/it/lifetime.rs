@@ -277,7 +277,8 @@ fn a_claim_given_up_half_way_leaves_no_slot_behind() {
         until("slots are ready", || server.slots.ready() == 2).await;
         for round in 0..50 {
             let id = sandbox("a");
-            let claim = server.slots.claim(&id, &EgressPolicy::OPEN);
+            let policy = EgressPolicy::OPEN;
+            let claim = server.slots.claim(&id, &policy);
             // Polled a different number of times each round, then dropped.
             let mut claim = std::pin::pin!(claim);
             for _ in 0..round % 5 {

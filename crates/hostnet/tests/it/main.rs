@@ -1,7 +1,9 @@
 //! Slots on real namespaces: each test has a whole host to itself, which needs root.
 
 mod dns;
+mod egress;
 mod host;
 mod lifetime;
 mod reach;
+mod table;
 mod timing;

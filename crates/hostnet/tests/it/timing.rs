@@ -24,6 +24,64 @@ fn report(what: &str, mut samples: Vec<Duration>) -> Duration {
     middle
 }
 
+/// A policy of 20 networks and one name, others for each number.
+fn listed(number: u32) -> EgressPolicy {
+    let network = |entry| format!("203.{}.{}.0/28", number % 250, entry * 2);
+    let deny = vec![format!("198.51.100.{}", number % 250).parse().expect("a good entry")];
+    let allow = (0..20).map(network).chain(["example.com".to_owned()]);
+    EgressPolicy {
+        allow_internet_access: true,
+        allow_out: allow.map(|text| text.parse().expect("a good entry")).collect(),
+        deny_out: deny,
+    }
+}
+
+#[test]
+fn lists_take_milliseconds_beside_many_others() {
+    on_a_host(|host| async move {
+        let mut config = host.config("aaaaaa");
+        config.spare = 130;
+        let server = Server::start(config).await;
+        server.slots.settle().await.expect("settle");
+        until("slots are ready", || server.slots.ready() == 130).await;
+        let mut others = 0;
+        for beside in [0, 20, 100] {
+            while others < beside {
+                server.claim(&format!("x{others}"), listed(others)).await;
+                others += 1;
+            }
+            let (mut claims, mut changes, mut answers, mut plain) =
+                (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            for round in 0..40 {
+                let begun = now();
+                let slot = server.claim("a", listed(round)).await;
+                claims.push(begun.elapsed());
+                within(&slot.netns, || {
+                    let begun = now();
+                    assert_eq!(crate::host::ask(crate::host::GATEWAY), Some(0));
+                    answers.push(begun.elapsed());
+                });
+                let policy = listed(round + 1);
+                let begun = now();
+                server.slots.set_policy(slot.id, &sandbox("a"), &policy).await.expect("change");
+                changes.push(begun.elapsed());
+                server.slots.release(slot.id, &sandbox("a")).await;
+                let begun = now();
+                let slot = server.claim("b", EgressPolicy::OPEN).await;
+                plain.push(begun.elapsed());
+                server.slots.release(slot.id, &sandbox("b")).await;
+            }
+            say(&format!("beside {beside} slots of 21 networks:"));
+            let claim = report("  claim with lists", claims);
+            let change = report("  change of lists", changes);
+            report("  question and answer", answers);
+            report("  claim without lists", plain);
+            assert!(claim < Duration::from_millis(25), "a claim takes {claim:?}");
+            assert!(change < Duration::from_millis(50), "a change takes {change:?}");
+        }
+    });
+}
+
 #[test]
 fn steps_take_milliseconds() {
     on_a_host(|host| async move {
@@ -66,7 +124,8 @@ fn steps_take_milliseconds() {
 
         let begun = now();
         let ids: Vec<_> = (0..20).map(|number| sandbox(&format!("b{number}"))).collect();
-        let burst = ids.iter().map(|id| server.slots.claim(id, &EgressPolicy::OPEN));
+        let policy = EgressPolicy::OPEN;
+        let burst = ids.iter().map(|id| server.slots.claim(id, &policy));
         let claimed = futures::future::join_all(burst).await;
         say(&format!("20 claims at once: {:?}", begun.elapsed()));
         assert!(claimed.iter().all(Result::is_ok));

@@ -159,8 +159,10 @@ const REFUSALS: &[(&str, &str, ErrorCode)] = &[
         InvalidRequest,
     ),
     (r#"{"network":{"deny_out":[1]}}"#, "network.deny_out[0]: ", InvalidRequest),
-    (r#"{"network":{"allow_out":["1.1.1.1"]}}"#, "network.allow_out: ", NotSupported),
-    (r#"{"network":{"deny_out":["1.1.1.1"]}}"#, "network.deny_out: ", NotSupported),
+    (r#"{"network":{"allow_out":"1.1.1.1"}}"#, "network.allow_out: must be a list", InvalidRequest),
+    (r#"{"network":{"allow_out":["a.com","a b"]}}"#, "network.allow_out[1]: `a b`", InvalidRequest),
+    (r#"{"network":{"deny_out":["*.a.com"]}}"#, "network.deny_out[0]: `*.a.com`", InvalidRequest),
+    (r#"{"network":{"deny_out":["1.1.1.1/33"]}}"#, "network.deny_out[0]: ", InvalidRequest),
     (r#"{"exposed_ports":80}"#, "exposed_ports: must be a list", InvalidRequest),
     (r#"{"exposed_ports":[80,"81"]}"#, "exposed_ports[1]: must be an integer", InvalidRequest),
     (r#"{"exposed_ports":[80.0]}"#, "exposed_ports[0]: must be an integer", InvalidRequest),
@@ -219,4 +221,22 @@ proptest! {
     fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..200)) {
         drop(CreateSandbox::parse(&body));
     }
+}
+
+#[test]
+fn egress_lists_are_kept_as_written_and_bounded() {
+    let body =
+        r#"{"network":{"allow_out":["Example.com:443","2001:db8::/32"],"deny_out":["1.2.3.4/8"]}}"#;
+    let policy = parse(body).expect("good").network.expect("a policy");
+    let texts: Vec<_> =
+        policy.allow_out.iter().chain(&policy.deny_out).map(|entry| entry.as_str()).collect();
+    assert_eq!(texts, ["Example.com:443", "2001:db8::/32", "1.2.3.4/8"]);
+    let many = |count| {
+        let list = vec![r#""1.1.1.1""#; count].join(",");
+        parse(&format!(r#"{{"network":{{"deny_out":[{list}]}}}}"#))
+    };
+    assert_eq!(many(256).expect("the most").network.expect("a policy").deny_out.len(), 256);
+    let (code, text) = many(257).expect_err("one too many");
+    assert_eq!(code, LimitExceeded);
+    assert!(text.contains("network.deny_out: 257 entries; at most 256"), "{text}");
 }

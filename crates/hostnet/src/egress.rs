@@ -1,0 +1,178 @@
+//! What a policy means for one slot: address spans, names, and how far the resolver answers. Pure.
+//!
+//! The rules ask, for each packet, in this order (`ruleset.rs`): never reachable → closed; denied
+//! → closed; no allow list → open; allowed → open; else closed. So deny wins. IPv6 entries are
+//! checked and kept with the policy but compile to nothing: IPv6 is closed as a whole.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use tarn_types::{EgressEntry, EgressPolicy, EgressTarget, HostName};
+
+use crate::{
+    plan::{GATEWAY, mask},
+    ruleset::is_closed,
+};
+
+/// A policy, compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Egress {
+    /// Whether anything beyond the resolver may be reached at all.
+    pub(crate) forwards: bool,
+    /// Whether only what is allowed may be reached.
+    pub(crate) listed: bool,
+    /// What is allowed by address; spans that neither touch nor overlap.
+    pub(crate) allow: BTreeSet<Span>,
+    /// What is denied by address; likewise.
+    pub(crate) deny: BTreeSet<Span>,
+    /// What is allowed by name and not denied by name.
+    pub(crate) allow_names: BTreeSet<HostName>,
+    /// What is denied by name.
+    pub(crate) deny_names: BTreeSet<HostName>,
+    /// Which names the resolver answers.
+    pub(crate) answers: Answers,
+}
+
+/// Addresses in a row, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span {
+    pub(crate) first: Ipv4Addr,
+    pub(crate) last: Ipv4Addr,
+}
+
+/// How far the resolver answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Answers {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The allowed names alone; whatever else it answered would be a tunnel.
+    Listed,
+    /// Every name that is not denied.
+    Open,
+}
+
+// === impl Egress ===
+
+impl Egress {
+    /// Compiles a policy.
+    pub(crate) fn compile(policy: &EgressPolicy) -> Self {
+        let listed = !policy.allow_out.is_empty();
+        if !listed && !policy.allow_internet_access {
+            return Self::default();
+        }
+        let (deny, deny_names) = sort(&policy.deny_out);
+        let (allow, mut allow_names) = sort(&policy.allow_out);
+        allow_names.retain(|name| !deny_names.contains(name));
+        let resolver_denied = deny.iter().any(|span| span.has(GATEWAY));
+        let answers = match (resolver_denied, listed) {
+            (true, _) => Answers::Nothing,
+            (false, true) => Answers::Listed,
+            (false, false) => Answers::Open,
+        };
+        Self { forwards: true, listed, allow, deny, allow_names, deny_names, answers }
+    }
+
+    /// Says whether the resolver answers a question for a name; `None` is one that no list can
+    /// hold.
+    pub(crate) fn answers(&self, name: Option<&HostName>) -> bool {
+        match self.answers {
+            Answers::Nothing => false,
+            Answers::Listed => name.is_some_and(|name| self.allow_names.contains(name)),
+            Answers::Open => !name.is_some_and(|name| self.deny_names.contains(name)),
+        }
+    }
+
+    /// Says whether there is more to it than open or closed.
+    pub(crate) fn has_lists(&self) -> bool {
+        self.listed || !self.deny.is_empty() || !self.deny_names.is_empty()
+    }
+
+    /// Says whether addresses of names must be known.
+    pub(crate) fn has_names(&self) -> bool {
+        !self.allow_names.is_empty() || !self.deny_names.is_empty()
+    }
+}
+
+// === impl Span ===
+
+impl Span {
+    /// Returns the addresses of a network.
+    pub(crate) fn of(network: Ipv4Addr, prefix: u8) -> Self {
+        let last = Ipv4Addr::from_bits(network.to_bits() | !mask(prefix));
+        Self { first: network, last }
+    }
+
+    /// Says whether an address is in it.
+    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&address)
+    }
+}
+
+/// Says whether no sandbox may ever reach an address (spec 07): an answer that names one is an
+/// attempt to lead it astray.
+///
+/// Covers the IPv4 forms of IPv6 too: mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64
+/// (RFC 6052, and the local prefix of RFC 8215) and 6to4 (RFC 3056).
+pub(crate) fn is_never_reachable(address: IpAddr) -> bool {
+    let address = match address {
+        IpAddr::V4(address) => return is_closed(address, 32),
+        IpAddr::V6(address) => address,
+    };
+    if let Some(inner) = embedded(address) {
+        return is_closed(inner, 32);
+    }
+    let [first, ..] = address.segments();
+    // Unique local, link-local and site-local, multicast, RFC 8215.
+    first & 0xfe00 == 0xfc00
+        || first & 0xff80 == 0xfe80
+        || first >= 0xff00
+        || address.segments()[..3] == [0x64, 0xff9b, 1]
+}
+
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let low = |bits: u128| Ipv4Addr::from_bits(u32::try_from(bits & 0xffff_ffff).unwrap_or(0));
+    let bits = address.to_bits();
+    match address.segments() {
+        // `::` and `::1` fall into 0/8, which is closed.
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(low(bits)),
+        [0x2002, ..] => Some(low(bits >> 80)),
+        _ => None,
+    }
+}
+
+/// Sorts the entries of a list into spans and names.
+fn sort(entries: &[EgressEntry]) -> (BTreeSet<Span>, BTreeSet<HostName>) {
+    let (mut spans, mut names) = (Vec::new(), BTreeSet::new());
+    for entry in entries {
+        match entry.target() {
+            EgressTarget::V4 { network, prefix } => spans.push(Span::of(*network, *prefix)),
+            EgressTarget::V6 { .. } => {}
+            EgressTarget::Name(name) => {
+                names.insert(name.clone());
+            }
+        }
+    }
+    (merge(spans), names)
+}
+
+/// Joins spans that overlap or touch: the kernel takes no overlapping ones.
+fn merge(mut spans: Vec<Span>) -> BTreeSet<Span> {
+    spans.sort_unstable();
+    let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match merged.last_mut() {
+            Some(before) if span.first.to_bits() <= before.last.to_bits().saturating_add(1) => {
+                before.last = before.last.max(span.last);
+            }
+            Some(_) | None => merged.push(span),
+        }
+    }
+    merged.into_iter().collect()
+}
+
+#[cfg(test)]
+#[path = "egress_tests.rs"]
+mod tests;
