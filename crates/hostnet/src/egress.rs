@@ -12,6 +12,7 @@ use std::{
 use tarn_types::{EgressEntry, EgressPolicy, EgressTarget, HostName};
 
 use crate::{
+    netlink::Key,
     plan::{GATEWAY, mask},
     ruleset::is_closed,
 };
@@ -103,6 +104,12 @@ impl Span {
     pub(crate) fn of(network: Ipv4Addr, prefix: u8) -> Self {
         let last = Ipv4Addr::from_bits(network.to_bits() | !mask(prefix));
         Self { first: network, last }
+    }
+
+    /// Returns what the kernel holds of it in a set of spans.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = Key> + use<> {
+        let behind = self.last.to_bits().checked_add(1).map(Ipv4Addr::from_bits);
+        [Key::First(self.first)].into_iter().chain(behind.map(Key::Behind))
     }
 
     /// Says whether an address is in it.

@@ -11,13 +11,17 @@ use std::{
     time::Duration,
 };
 
+use tarn_host::SlotId;
 use tarn_types::HostName;
 use tokio::time::Instant;
 
 use crate::{
     egress::{Egress, Span},
-    netlink::{Element, Key, SetChange},
-    ruleset::{ALLOWED, BLOCKED, DENIED, FRESH, KNOWN, LISTED},
+    netlink::{Element, Key, SetChange, SetName},
+    ruleset::{
+        BLOCKED, FRESH, KNOWN, LISTED,
+        lists::{ALLOWED, DENIED, set_of},
+    },
 };
 
 /// The addresses that one slot's names may have at a time; the oldest are forgotten.
@@ -65,47 +69,52 @@ pub(crate) struct Record {
     pub(crate) ttl: Duration,
 }
 
-/// Lists what makes one content of a slot's sets out of another. Removals come first: spans must
-/// not overlap.
+/// Lists what makes one content of a slot's sets out of another.
 pub(crate) fn changes(
-    slot: Ipv4Addr,
+    (slot, address): (SlotId, Ipv4Addr),
     old: &Members,
     new: &Members,
     now: Instant,
 ) -> Vec<SetChange> {
     let mut changes = Vec::new();
-    let mut push =
-        |make: fn(&'static str, Vec<Element>) -> SetChange, set, members: Vec<Element>| {
-            if !members.is_empty() {
-                changes.push(make(set, members));
-            }
-        };
-    let span = |span: &Span| Element::lasting(Key::Span(slot, span.first, span.last));
-    let pair = |address: &Ipv4Addr| Element::lasting(Key::Pair(slot, *address));
-    let listed = |is: bool| is.then(|| Element::lasting(Key::Slot(slot))).into_iter().collect();
-    push(SetChange::Remove, LISTED, listed(old.listed && !new.listed));
-    push(SetChange::Add, LISTED, listed(new.listed && !old.listed));
-    for (set, old, new) in
+    for (kind, old, new) in
         [(ALLOWED, &old.allowed, &new.allowed), (DENIED, &old.denied, &new.denied)]
     {
-        push(SetChange::Remove, set, old.difference(new).map(span).collect());
-        push(SetChange::Add, set, new.difference(old).map(span).collect());
+        if old == new {
+            continue;
+        }
+        if !old.is_empty() {
+            changes.push(SetChange::Clear(set_of(slot, kind).into()));
+        }
+        if !new.is_empty() {
+            let ends = new.iter().flat_map(Span::ends).map(Element::lasting);
+            changes.push(SetChange::Add(set_of(slot, kind).into(), ends.collect()));
+        }
     }
+    let mut push = |make: fn(SetName, Vec<Element>) -> SetChange, set: &'static str, members| {
+        let members: Vec<Element> = members;
+        if !members.is_empty() {
+            changes.push(make(set.into(), members));
+        }
+    };
+    let pair = |other: &Ipv4Addr| Element::lasting(Key::Pair(address, *other));
+    let listed = |is: bool| is.then(|| Element::lasting(Key::Slot(address))).into_iter().collect();
+    push(SetChange::Remove, LISTED, listed(old.listed && !new.listed));
+    push(SetChange::Add, LISTED, listed(new.listed && !old.listed));
     push(SetChange::Remove, KNOWN, old.known.difference(&new.known).map(pair).collect());
     push(SetChange::Add, KNOWN, new.known.difference(&old.known).map(pair).collect());
     for (set, old, new) in [(FRESH, &old.fresh, &new.fresh), (BLOCKED, &old.blocked, &new.blocked)]
     {
-        let gone = old.keys().filter(|address| !new.contains_key(address));
-        push(SetChange::Remove, set, gone.map(pair).collect());
-        let added = new.iter().filter(|(address, _)| !old.contains_key(address));
-        // Only those: a renewal deletes, and a deletion soon after another waits in the kernel.
-        let renewed = new
-            .iter()
-            .filter(|(address, end)| old.get(address).is_some_and(|before| before != *end));
-        let timed = |(address, end): (&Ipv4Addr, &Instant)| Element {
+        let timed = |(other, end): (&Ipv4Addr, &Instant)| Element {
             lifetime: Some(end.saturating_duration_since(now)),
-            ..pair(address)
+            ..pair(other)
         };
+        let gone = old.keys().filter(|other| !new.contains_key(other));
+        let added = new.iter().filter(|(other, _)| !old.contains_key(other));
+        // Only those: a renewal deletes, and a deletion soon after another waits in the kernel.
+        let renewed =
+            new.iter().filter(|(other, end)| old.get(other).is_some_and(|before| before != *end));
+        push(SetChange::Remove, set, gone.map(pair).collect());
         push(SetChange::Add, set, added.map(timed).collect());
         push(SetChange::Renew, set, renewed.map(timed).collect());
     }
@@ -313,7 +322,7 @@ mod tests {
     #[test]
     fn a_change_touches_only_what_differs() {
         let now = Instant::now();
-        let slot = Ipv4Addr::new(198, 18, 0, 1);
+        let slot = (SlotId(1), Ipv4Addr::new(198, 18, 0, 1));
         let first =
             Filter::default().under(&egress(&["203.0.113.0/24", "a.com"], &["1.2.3.4"]), now);
         let made = changes(slot, &Members::default(), &first.members, now);
@@ -326,7 +335,7 @@ mod tests {
             };
             changes.iter().map(show).collect()
         };
-        assert_eq!(sets(&made), ["+listed:1", "+allowed:1", "+denied:1"]);
+        assert_eq!(sets(&made), ["+allowed_001:2", "+denied_001:2", "+listed:1"]);
         let learned = first.learned(&name("a.com"), &[record(1, 0)], now).expect("new");
         let made = changes(slot, &first.members, &learned.members, now);
         assert_eq!(sets(&made), ["+known:1", "+fresh:1"]);
@@ -336,9 +345,12 @@ mod tests {
         assert_eq!(sets(&made), ["~fresh:1"]);
         let wider = learned.under(&egress(&["203.0.0.0/16", "a.com"], &["1.2.3.4"]), now);
         let made = changes(slot, &learned.members, &wider.members, now);
-        assert_eq!(sets(&made), ["-allowed:1", "+allowed:1"]);
+        assert_eq!(sets(&made), ["!allowed_001", "+allowed_001:2"]);
         let made = changes(slot, &wider.members, &Members::default(), now);
-        assert_eq!(sets(&made), ["-listed:1", "-allowed:1", "-denied:1", "-known:1", "-fresh:1"]);
+        assert_eq!(
+            sets(&made),
+            ["!allowed_001", "!denied_001", "-listed:1", "-known:1", "-fresh:1"]
+        );
         assert_eq!(changes(slot, &wider.members, &wider.members, now), []);
     }
 

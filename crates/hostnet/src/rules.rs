@@ -23,7 +23,7 @@ use crate::{
     filter::{Filter, Members, Record, changes},
     netlink::{Element, Key, SetChange, change_sets, table_exists},
     plan::{AddressRange, Block, Names},
-    ruleset::{GUARDED, INTERNET, LIVE, Openings, compile},
+    ruleset::{GUARDED, INTERNET, LIVE, Openings, compile, lists::furnish},
 };
 
 /// The table of one server.
@@ -84,7 +84,8 @@ impl Rules {
         Ok(rules)
     }
 
-    /// Opens a slot as far as its policy says, in one transaction.
+    /// Opens a slot as far as its policy says, in one transaction. A slot's first lists take one
+    /// more before it.
     pub(crate) fn open(&self, slot: SlotId, egress: &Arc<Egress>) -> Result<(), StepFailure> {
         let name = || vec![Element::lasting(Key::Interface(self.names.interface(slot)))];
         let now = Instant::now();
@@ -93,13 +94,18 @@ impl Rules {
             Some(filter) => filter.under(egress, now),
             None => Filter::default().under(egress, now),
         };
+        if egress.has_lists() && !openings.furnished.contains(&slot) {
+            // What is added here lets nothing through and stops nothing.
+            nft(&["-f", "-"], &furnish(&self.names.table(), slot, self.block))?;
+            openings.furnished.insert(slot);
+        }
         let mut changes = self.filter_changes(&openings, slot, &filter.members, now);
-        changes.push(SetChange::Add(LIVE, name()));
+        changes.push(SetChange::Add(LIVE.into(), name()));
         if egress.forwards {
-            changes.push(SetChange::Add(INTERNET, name()));
+            changes.push(SetChange::Add(INTERNET.into(), name()));
         } else if openings.internet.contains(&slot) {
             // Only then: a deletion so soon after another can wait 10 ms in the kernel.
-            changes.push(SetChange::Remove(INTERNET, name()));
+            changes.push(SetChange::Remove(INTERNET.into(), name()));
         }
         change_sets(&self.names.table(), &changes).step("install policy")?;
         openings.live.insert(slot);
@@ -149,8 +155,10 @@ impl Rules {
             .iter()
             .map(|slot| Element::lasting(Key::Interface(self.names.interface(*slot))))
             .collect();
-        let mut changes =
-            vec![SetChange::Remove(LIVE, names.clone()), SetChange::Remove(INTERNET, names)];
+        let mut changes = vec![
+            SetChange::Remove(LIVE.into(), names.clone()),
+            SetChange::Remove(INTERNET.into(), names),
+        ];
         for slot in slots {
             changes.extend(self.filter_changes(&openings, *slot, &Members::default(), now));
         }
@@ -173,7 +181,7 @@ impl Rules {
     ) -> Vec<SetChange> {
         let nothing = Members::default();
         let old = openings.filters.get(&slot).map_or(&nothing, |filter| &filter.members);
-        changes(self.block.address(slot), old, new, now)
+        changes((slot, self.block.address(slot)), old, new, now)
     }
 
     /// Returns the slots that are open.
@@ -192,10 +200,10 @@ impl Rules {
         if openings.guarded == interfaces {
             return Ok(());
         }
-        let mut changes = vec![SetChange::Clear(GUARDED)];
+        let mut changes = vec![SetChange::Clear(GUARDED.into())];
         if !interfaces.is_empty() {
             let members = interfaces.iter().cloned().map(Key::Interface).map(Element::lasting);
-            changes.push(SetChange::Add(GUARDED, members.collect()));
+            changes.push(SetChange::Add(GUARDED.into(), members.collect()));
         }
         change_sets(&self.names.table(), &changes).step("guard interfaces")?;
         openings.guarded = interfaces;

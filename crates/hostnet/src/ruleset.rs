@@ -3,9 +3,9 @@
 //! One table holds everything. Its base chains accept by default and only look at our interfaces,
 //! where each path ends in drop; no other table is touched (design §8). What differs between slots
 //! is who is in the two sets `live` (claimed) and `internet` (claimed, and not closed), and for the
-//! few with lists, what is in six more, keyed by the slot's address and the other end's. So a
-//! change of policy is one transaction on set elements. Both directions of every flow ask the sets
-//! packet by packet: what is taken out of them is cut off at once, established flows included.
+//! few with lists, what is in some more (`lists`). So a change of policy is one transaction on set
+//! elements. Both directions of every flow ask the sets packet by packet: what is taken out of them
+//! is cut off at once, established flows included.
 //!
 //! The address inside is rewritten before connection tracking sees a packet and after it has seen
 //! it, without state, so every slot looks the same inside and is unique outside. If the table is
@@ -27,10 +27,11 @@ use tarn_host::SlotId;
 use tokio::time::Instant;
 
 use crate::{
-    egress::Span,
-    filter::{Filter, Members},
+    filter::Filter,
     plan::{AddressRange, Block, GATEWAY, INSIDE, MOST_SLOTS, Names, RESOLVER_PORT, mask},
 };
+
+pub(crate) mod lists;
 
 /// The set of claimed slots.
 pub(crate) const LIVE: &str = "live";
@@ -41,10 +42,6 @@ pub(crate) const GUARDED: &str = "guarded";
 
 /// The set of slots that may reach only what is allowed.
 pub(crate) const LISTED: &str = "listed";
-/// The set of what slots may reach, as pairs of slot and span.
-pub(crate) const ALLOWED: &str = "allowed";
-/// The set of what slots may not reach, likewise.
-pub(crate) const DENIED: &str = "denied";
 /// The set of addresses of allowed names that new flows may go to.
 pub(crate) const FRESH: &str = "fresh";
 /// The set of addresses of allowed names that flows which stand may go to.
@@ -74,6 +71,8 @@ pub(crate) struct Openings {
     pub(crate) internet: BTreeSet<SlotId>,
     /// Interfaces on which we switched forwarding on.
     pub(crate) guarded: BTreeSet<String>,
+    /// Slots that have sets and chains of their own, because they had lists once.
+    pub(crate) furnished: BTreeSet<SlotId>,
     /// The filters of slots with lists.
     pub(crate) filters: BTreeMap<SlotId, Filter>,
 }
@@ -123,49 +122,14 @@ pub(crate) fn compile(
            set closed {{ type ipv4_addr; flags interval; auto-merge;{closed} }}"
     )
     .expect("a string takes every write");
-    text.push_str(&filter_sets(block, &openings.filters, now));
+    text.push_str(&lists::shared(block, openings, now));
     text.push_str(&chains(&names.interface_prefix(), block));
+    for slot in &openings.furnished {
+        let filter = openings.filters.get(slot);
+        text.push_str(&lists::own(*slot, filter.map(|filter| &filter.members)));
+    }
     text.push_str("}\n");
     text
-}
-
-/// Writes the sets of the slots with lists.
-///
-/// Their keys are host-side addresses: where the sets are asked, the address inside has been
-/// rewritten, and it is nobody's to forge.
-fn filter_sets(block: Block, filters: &BTreeMap<SlotId, Filter>, now: Instant) -> String {
-    const PAIR: &str = "type ipv4_addr . ipv4_addr;";
-    let each = |write: &dyn Fn(&Members, Ipv4Addr) -> Vec<String>| {
-        elements(
-            filters.iter().flat_map(|(slot, filter)| write(&filter.members, block.address(*slot))),
-        )
-    };
-    let spans = |spans: &BTreeSet<Span>, slot: Ipv4Addr| {
-        spans.iter().map(|span| format!("{slot} . {}-{}", span.first, span.last)).collect()
-    };
-    let timed = |addresses: &BTreeMap<Ipv4Addr, Instant>, slot: Ipv4Addr| {
-        let left = |end: &Instant| end.saturating_duration_since(now).as_secs();
-        let lasting = addresses.iter().filter(|(_, end)| left(end) > 0);
-        lasting.map(|(ip, end)| format!("{slot} . {ip} timeout {}s", left(end))).collect()
-    };
-    let listed =
-        each(&|members, slot| members.listed.then(|| slot.to_string()).into_iter().collect());
-    let allowed = each(&|members, slot| spans(&members.allowed, slot));
-    let denied = each(&|members, slot| spans(&members.denied, slot));
-    let fresh = each(&|members, slot| timed(&members.fresh, slot));
-    let blocked = each(&|members, slot| timed(&members.blocked, slot));
-    let known = each(&|members, slot| {
-        members.known.iter().map(|address| format!("{slot} . {address}")).collect()
-    });
-    format!(
-        "  set {LISTED} {{ type ipv4_addr;{listed} }}
-  set {ALLOWED} {{ {PAIR} flags interval;{allowed} }}
-  set {DENIED} {{ {PAIR} flags interval;{denied} }}
-  set {FRESH} {{ {PAIR} flags timeout;{fresh} }}
-  set {KNOWN} {{ {PAIR}{known} }}
-  set {BLOCKED} {{ {PAIR} flags timeout;{blocked} }}
-"
-    )
 }
 
 fn elements(list: impl Iterator<Item = String>) -> String {
@@ -219,10 +183,8 @@ fn chains(prefix: &str, block: Block) -> String {
     ct direction reply drop
     # The rest of a connection that nobody remembers, as of a sandbox that was restored.
     ct state new tcp flags != syn / fin,syn,rst,ack goto refused
-    ip saddr . ip daddr @{DENIED} goto refused
-    ip saddr . ip daddr @{BLOCKED} goto refused
+    ip saddr vmap @lists_from
     ip saddr != @{LISTED} goto passed
-    ip saddr . ip daddr @{ALLOWED} goto passed
     ip saddr . ip daddr @{FRESH} goto passed
     ct state established ip saddr . ip daddr @{KNOWN} goto passed
     goto refused
@@ -242,10 +204,8 @@ fn chains(prefix: &str, block: Block) -> String {
     ct direction original drop
     ct state related accept
     ct state != established drop
-    ip daddr . ip saddr @{DENIED} drop
-    ip daddr . ip saddr @{BLOCKED} drop
+    ip daddr vmap @lists_to
     ip daddr != @{LISTED} accept
-    ip daddr . ip saddr @{ALLOWED} accept
     ip daddr . ip saddr @{KNOWN} accept
     drop
   }}
@@ -296,7 +256,7 @@ mod tests {
             live: [SlotId(1), SlotId(10)].into(),
             internet: [SlotId(10)].into(),
             guarded: ["eth0".to_owned()].into(),
-            filters: BTreeMap::new(),
+            ..Openings::default()
         };
         let open = text(&openings);
         assert!(
@@ -306,35 +266,6 @@ mod tests {
         );
         assert!(open.contains(r#"set internet { type ifname; elements = { "tabc12300a" }; }"#));
         assert!(open.contains(r#"set guarded { type ifname; elements = { "eth0" }; }"#));
-    }
-
-    #[test]
-    fn a_filter_is_written_with_what_is_left_of_its_lifetimes() {
-        let now = Instant::now();
-        let end = |secs| {
-            now + std::time::Duration::from_secs(secs) + std::time::Duration::from_millis(500)
-        };
-        let address = |last| Ipv4Addr::new(203, 0, 113, last);
-        let members = Members {
-            listed: true,
-            denied: [Span { first: address(1), last: address(4) }].into(),
-            fresh: [(address(5), end(60)), (address(6), end(0))].into(),
-            known: [address(6)].into(),
-            ..Members::default()
-        };
-        let slot = Ipv4Addr::new(198, 18, 0, 1);
-        let block = Block::from_reservation("tarn_net_198_18_0_0").expect("a block");
-        let filters = [(SlotId(1), Filter::carried(members))].into();
-        let text = filter_sets(block, &filters, now);
-        for line in [
-            format!("set listed {{ type ipv4_addr; elements = {{ {slot} }}; }}"),
-            format!("flags interval; elements = {{ {slot} . 203.0.113.1-203.0.113.4 }}; }}"),
-            format!("flags timeout; elements = {{ {slot} . 203.0.113.5 timeout 60s }}; }}"),
-            format!("elements = {{ {slot} . 203.0.113.6 }}; }}"),
-            "set allowed { type ipv4_addr . ipv4_addr; flags interval; }".to_owned(),
-        ] {
-            assert!(text.contains(&line), "{line} in {text}");
-        }
     }
 
     #[test]

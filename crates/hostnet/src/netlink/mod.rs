@@ -15,4 +15,4 @@ pub(crate) use route::{
     Interface, Place, Route, add_address, add_neighbour, add_route, delete_interface, interfaces,
     is_running, lift, new_veth, routes, run as change_routes,
 };
-pub(crate) use rule::{Element, Key, SetChange, change_sets, table_exists};
+pub(crate) use rule::{Element, Key, SetChange, SetName, change_sets, table_exists};

@@ -1,6 +1,6 @@
 //! Elements of sets, changed in one transaction (`linux/netfilter/nf_tables.h`).
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{borrow::Cow, net::Ipv4Addr, time::Duration};
 
 use nix::errno::Errno;
 
@@ -22,8 +22,9 @@ const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
-const NFTA_SET_ELEM_KEY_END: u16 = 10;
+const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 const NFTA_DATA_VALUE: u16 = 1;
 /// Members of one message: an attribute is shorter than 64 KiB, a member than 60 bytes.
 const MOST_OF_A_MESSAGE: usize = 1000;
@@ -47,21 +48,26 @@ pub(crate) enum Key {
     Slot(Ipv4Addr),
     /// The host-side address of a slot, and the address at the other end.
     Pair(Ipv4Addr, Ipv4Addr),
-    /// The host-side address of a slot, and the first and last address at the other end.
-    Span(Ipv4Addr, Ipv4Addr, Ipv4Addr),
+    /// The first address of a span.
+    First(Ipv4Addr),
+    /// The address behind a span; one that reaches to the last address of all has none.
+    Behind(Ipv4Addr),
 }
+
+/// The name of a set: one that all slots share, or one of a slot's own.
+pub(crate) type SetName = Cow<'static, str>;
 
 /// A change of one set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SetChange {
     /// Puts members in; those there already stay.
-    Add(&'static str, Vec<Element>),
+    Add(SetName, Vec<Element>),
     /// Takes members out, whether they are in or not.
-    Remove(&'static str, Vec<Element>),
+    Remove(SetName, Vec<Element>),
     /// Puts members in with a new lifetime, whether they are in or not.
-    Renew(&'static str, Vec<Element>),
+    Renew(SetName, Vec<Element>),
     /// Empties the set.
-    Clear(&'static str),
+    Clear(SetName),
 }
 
 /// Carries out every change or none.
@@ -150,10 +156,9 @@ impl Element {
             Key::Interface(name) => value(NFTA_SET_ELEM_KEY, &ifname(name), message),
             Key::Slot(slot) => value(NFTA_SET_ELEM_KEY, &slot.octets(), message),
             Key::Pair(slot, address) => value(NFTA_SET_ELEM_KEY, &pair(*slot, *address), message),
-            Key::Span(slot, first, last) => {
-                let message = value(NFTA_SET_ELEM_KEY, &pair(*slot, *first), message);
-                value(NFTA_SET_ELEM_KEY_END, &pair(*slot, *last), message)
-            }
+            Key::First(first) => value(NFTA_SET_ELEM_KEY, &first.octets(), message),
+            Key::Behind(behind) => value(NFTA_SET_ELEM_KEY, &behind.octets(), message)
+                .attribute(NFTA_SET_ELEM_FLAGS, &NFT_SET_ELEM_INTERVAL_END.to_be_bytes()),
         };
         let Some(lifetime) = self.lifetime else { return message };
         let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -205,19 +210,19 @@ mod tests {
     #[test]
     fn a_change_is_whole_whether_the_member_is_in_or_not() {
         let member = || vec![Element::lasting(Key::Interface("t1".into()))];
-        assert_eq!(kinds(SetChange::Remove("live", member())), [0x10, 0x0a0c, 0x0a0e, 0x11]);
+        assert_eq!(kinds(SetChange::Remove("live".into(), member())), [0x10, 0x0a0c, 0x0a0e, 0x11]);
         let renewed = [0x10, 0x0a0c, 0x0a0e, 0x0a0c, 0x11];
-        assert_eq!(kinds(SetChange::Renew("live", member())), renewed);
+        assert_eq!(kinds(SetChange::Renew("live".into(), member())), renewed);
     }
 
     #[test]
     fn many_members_go_in_several_messages() {
         let slot = Ipv4Addr::new(198, 18, 0, 1);
         let members: Vec<_> = (0..2500)
-            .map(|number| Key::Span(slot, Ipv4Addr::from_bits(number), Ipv4Addr::BROADCAST))
+            .map(|number| Key::Pair(slot, Ipv4Addr::from_bits(number)))
             .map(|key| Element { key, lifetime: Some(Duration::from_secs(60)) })
             .collect();
-        assert_eq!(kinds(SetChange::Add("fresh", members)).len(), 2 + 3);
+        assert_eq!(kinds(SetChange::Add("fresh".into(), members)).len(), 2 + 3);
     }
 
     #[test]

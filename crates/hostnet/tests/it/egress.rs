@@ -250,7 +250,7 @@ fn many_changes_leave_nothing_behind_and_no_open_moment() {
         let tries = probe.join().expect("no open moment");
         assert!(tries > 10, "only {tries} probes");
         server.slots.release(slot.id, &id).await;
-        for set in ["listed", "allowed", "denied", "fresh", "known", "blocked"] {
+        for set in ["listed", "allowed_001", "denied_001", "fresh", "known", "blocked"] {
             let shown = sh(&format!("nft list set inet tarn_aaaaaa {set}"));
             assert!(!shown.contains("elements"), "{shown}");
         }
