@@ -7,10 +7,12 @@ import threading
 
 
 class NameServer:
-    """Answers `NAME.tarn.test` with one address and all else with "no such name"; counts queries."""
+    """Answers `NAME.tarn.test` with an address and all else with "no such name"; counts queries."""
 
     def __init__(self) -> None:
         self.answer = "203.0.113.2"
+        # Names with another address than that.
+        self.answers: dict[str, str] = {}
         self.asked: list[str] = []
         self.port = self._bind()
         for server in (self._udp, self._tcp):
@@ -62,7 +64,7 @@ class NameServer:
         known = name.endswith(".tarn.test")
         records = b""
         if known and kind == 1:
-            records = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + socket.inet_aton(self.answer)
+            records = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + socket.inet_aton(self.answers.get(name, self.answer))
         head = query[:2] + struct.pack("!HHHHH", 0x8180 if known else 0x8183, 1, int(bool(records)), 0, 0)
         return head + query[12 : end + 4] + records
 

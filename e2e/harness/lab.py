@@ -13,6 +13,8 @@ from .wait import until
 HOST, OUTSIDE = "203.0.113.1", "203.0.113.2"
 # Addresses that a sandbox must never reach. Each would truly answer: see `Lab.control`.
 FORBIDDEN = ["169.254.169.254", "10.213.7.1", "172.31.213.1", "192.168.213.1", "100.100.213.1"]
+# More of the internet, for policies that tell one address from the next.
+PUBLIC = ["198.51.100.7", "198.51.100.8", "198.51.100.16", "198.51.100.17"]
 PORT = 80
 _TABLE = "213"
 _PROGRAM = f"""
@@ -57,11 +59,11 @@ class Lab:
         ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", self.name)
         ip("addr", "add", f"{HOST}/30", "dev", outer)
         ip("link", "set", outer, "up")
-        for address in [f"{OUTSIDE}/30", *(f"{a}/32" for a in FORBIDDEN)]:
+        for address in [f"{OUTSIDE}/30", *(f"{a}/32" for a in FORBIDDEN + PUBLIC)]:
             ip("-n", self.name, "addr", "add", address, "dev", inner)
         ip("-n", self.name, "link", "set", inner, "up")
         ip("-n", self.name, "route", "add", "default", "via", HOST)
-        for address in FORBIDDEN:
+        for address in FORBIDDEN + PUBLIC:
             ip("route", "add", f"{address}/32", "via", OUTSIDE, "table", _TABLE)
         self._rule("from", HOST)
         command = ["ip", "netns", "exec", self.name, sys.executable, "-c", _PROGRAM]
@@ -70,13 +72,16 @@ class Lab:
 
     def _rule(self, *selector: str) -> None:
         rule = [*selector, "lookup", _TABLE, "priority", "213"]
+        if rule in self._rules:
+            return
         ip("rule", "add", *rule)
         self._rules.append(rule)
 
     def lead_here(self, tag: str) -> None:
-        """Routes what leaves this server's sandboxes for a forbidden address to the lab.
+        """Routes what leaves this server's sandboxes for an address of the lab to it.
 
-        Without it such a packet would die for want of a route, whatever the rules say.
+        Without it such a packet would die for want of a route, whatever the rules say. Called again
+        it adds the sandboxes that came since.
         """
         links = [name for name in os.listdir("/sys/class/net") if tag in name]
         assert links, "a sandbox has a link on the host"

@@ -67,11 +67,13 @@ impl Egress {
         let (deny, deny_names) = sort(&policy.deny_out);
         let (allow, mut allow_names) = sort(&policy.allow_out);
         allow_names.retain(|name| !deny_names.contains(name));
-        let resolver_denied = deny.iter().any(|span| span.has(GATEWAY));
-        let answers = match (resolver_denied, listed) {
-            (true, _) => Answers::Nothing,
-            (false, true) => Answers::Listed,
-            (false, false) => Answers::Open,
+        let has_resolver = |spans: &BTreeSet<Span>| spans.iter().any(|span| span.has(GATEWAY));
+        // The clients document: with the internet off it must be listed like anything else.
+        let resolver_allowed = policy.allow_internet_access || has_resolver(&allow);
+        let answers = match (resolver_allowed && !has_resolver(&deny), listed) {
+            (false, _) => Answers::Nothing,
+            (true, true) => Answers::Listed,
+            (true, false) => Answers::Open,
         };
         Self { forwards: true, listed, allow, deny, allow_names, deny_names, answers }
     }
@@ -84,6 +86,13 @@ impl Egress {
             Answers::Listed => name.is_some_and(|name| self.allow_names.contains(name)),
             Answers::Open => !name.is_some_and(|name| self.deny_names.contains(name)),
         }
+    }
+
+    /// Lists the names that only we will ask for: their addresses are looked up before the policy
+    /// counts as in force.
+    pub(crate) fn unasked_names(&self) -> impl Iterator<Item = &HostName> {
+        let silent = self.answers == Answers::Nothing;
+        self.deny_names.iter().chain(self.allow_names.iter().filter(move |_| silent))
     }
 
     /// Says whether there is more to it than open or closed.

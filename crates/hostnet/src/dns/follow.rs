@@ -1,7 +1,8 @@
 //! Follows the names of one slot's lists as their addresses change.
 //!
-//! A denied name is never answered, so nobody else would learn what to block. An allowed one is
-//! learned when it is asked for; but a sandbox that was restored asks its own memory first.
+//! A denied name is never answered, so nobody else would learn what to block; nor is an allowed
+//! one where the policy turns DNS off. Else an allowed one is learned when it is asked for; but a
+//! sandbox that was restored asks its own memory first.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,7 +30,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 const AT_A_TIME: usize = 8;
 
 /// Follows the names of a slot's policy until dropped. Says by `settled` under which policy the
-/// denied names have been looked up once.
+/// names that nobody else asks for have been looked up once.
 pub(crate) async fn follow(
     mut policy: watch::Receiver<Arc<Egress>>,
     settled: watch::Sender<Option<Arc<Egress>>>,
@@ -53,10 +54,12 @@ async fn follow_under(
     forwarder: &Forwarder,
 ) {
     let mut due = BTreeMap::new();
-    let denied = egress.deny_names.iter().cloned().collect();
-    look_up(egress, denied, &mut due, learner, forwarder).await;
+    let unasked = egress.unasked_names().cloned().collect();
+    look_up(egress, unasked, &mut due, learner, forwarder).await;
     settled.send_replace(Some(Arc::clone(egress)));
-    due.extend(egress.allow_names.iter().map(|name| (name.clone(), Instant::now())));
+    for name in &egress.allow_names {
+        due.entry(name.clone()).or_insert_with(Instant::now);
+    }
     loop {
         let now = Instant::now();
         let names =

@@ -30,7 +30,7 @@ pub(super) type Tenants = BTreeMap<SlotId, Tenant>;
 pub(super) struct Tenant {
     sandbox: SandboxId,
     policy: watch::Sender<Arc<Egress>>,
-    /// Under which policy the denied names have been looked up.
+    /// Under which policy the names that only we ask for have been looked up.
     settled: watch::Receiver<Option<Arc<Egress>>>,
     resolver: JoinHandle<()>,
 }
@@ -48,8 +48,8 @@ pub(super) enum Condition {
 /// died; a child that was being spawned at that moment shares them until it runs its own program.
 const EARS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a policy with denied names waits for their addresses. Whoever answers later is blocked
-/// later; a resolver that is silent must not keep sandboxes from starting.
+/// How long a policy waits for the addresses of names that only we ask for. Whoever answers later
+/// is blocked later; a resolver that is silent must not keep sandboxes from starting.
 const NAMES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often that is tried again meanwhile.
@@ -297,9 +297,9 @@ fn flatten<T>(
     joined.step("finish in the background")?
 }
 
-/// Waits until the denied names of a policy have been looked up, or for as long as that may take.
+/// Waits until the names that only we ask for have been looked up, or as long as that may take.
 async fn until_settled(mut settled: watch::Receiver<Option<Arc<Egress>>>, egress: &Arc<Egress>) {
-    if egress.deny_names.is_empty() {
+    if egress.unasked_names().next().is_none() {
         return;
     }
     let looked_up =
@@ -307,7 +307,7 @@ async fn until_settled(mut settled: watch::Receiver<Option<Arc<Egress>>>, egress
     // Either way it goes on: a policy that has been replaced meanwhile is nobody's to wait for.
     if timeout(NAMES_PATIENCE, looked_up).await.is_err() {
         tracing::warn!(
-            "denied names are not resolved yet; their addresses are blocked once they are"
+            "names of an egress list are not resolved yet; they are in force once they are"
         );
     }
 }
