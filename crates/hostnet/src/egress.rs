@@ -88,8 +88,17 @@ impl Egress {
         }
     }
 
-    /// Lists the names that only we will ask for: their addresses are looked up before the policy
-    /// counts as in force.
+    /// Lists the names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &HostName> {
+        self.deny_names.iter().chain(&self.allow_names)
+    }
+
+    /// Says whether a name is in a list.
+    pub(crate) fn has_name(&self, name: &HostName) -> bool {
+        self.deny_names.contains(name) || self.allow_names.contains(name)
+    }
+
+    /// Lists the names that only we will ask for.
     pub(crate) fn unasked_names(&self) -> impl Iterator<Item = &HostName> {
         let silent = self.answers == Answers::Nothing;
         self.deny_names.iter().chain(self.allow_names.iter().filter(move |_| silent))

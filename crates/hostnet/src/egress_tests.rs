@@ -40,7 +40,7 @@ fn passes(filter: &Filter, forwards: bool, to: IpAddr) -> bool {
 /// The filter of a policy whose names have been looked up.
 fn filter(egress: &Arc<Egress>) -> Filter {
     let now = Instant::now();
-    let mut filter = Filter::default().under(egress, now);
+    let mut filter = Filter::default().under(egress, &[], now);
     for (name, addresses) in NAMES {
         let name = HostName::read(name).expect("a good name");
         let records: Vec<Record> = addresses

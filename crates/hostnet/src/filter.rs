@@ -121,6 +121,13 @@ pub(crate) fn changes(
     changes
 }
 
+/// What was found out about a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) name: HostName,
+    pub(crate) records: Vec<Record>,
+}
+
 // === impl Filter ===
 
 impl Filter {
@@ -129,12 +136,11 @@ impl Filter {
         Self { egress: None, members, names: BTreeMap::new() }
     }
 
-    /// Returns the filter under another policy. What is known of names that stay is kept.
-    pub(crate) fn under(&self, egress: &Arc<Egress>, now: Instant) -> Self {
+    /// Returns the filter under another policy. What is known of names that stay is kept, what was
+    /// found out about names that come is added.
+    pub(crate) fn under(&self, egress: &Arc<Egress>, found: &[Found], now: Instant) -> Self {
         let mut names = self.names.clone();
-        names.retain(|name, _| {
-            egress.allow_names.contains(name) || egress.deny_names.contains(name)
-        });
+        names.retain(|name, _| egress.has_name(name));
         let mut next = Self { egress: Some(Arc::clone(egress)), names, ..Self::default() };
         let same_names = match &self.egress {
             Some(old) => {
@@ -151,6 +157,9 @@ impl Filter {
         next.members.listed = egress.listed;
         next.members.allowed.clone_from(&egress.allow);
         next.members.denied.clone_from(&egress.deny);
+        for Found { name, records } in found {
+            next = next.learned(name, records, now).unwrap_or(next);
+        }
         next
     }
 
@@ -264,7 +273,7 @@ mod tests {
     #[test]
     fn an_address_is_good_for_its_lifetime_and_at_least_the_minimum() {
         let now = Instant::now();
-        let filter = Filter::default().under(&egress(&["a.com"], &[]), now);
+        let filter = Filter::default().under(&egress(&["a.com"], &[]), &[], now);
         for (ttl, expected) in [(0, 90), (5, 90), (300, 330), (999_999, 86_430)] {
             let learned = filter.learned(&name("a.com"), &[record(1, ttl)], now).expect("new");
             let end = learned.members.fresh[&record(1, ttl).address];
@@ -281,25 +290,25 @@ mod tests {
     #[test]
     fn an_expired_address_stays_known_until_the_name_goes() {
         let now = Instant::now();
-        let start = Filter::default().under(&egress(&["a.com", "b.com"], &[]), now);
+        let start = Filter::default().under(&egress(&["a.com", "b.com"], &[]), &[], now);
         let filter = start.learned(&name("a.com"), &[record(1, 0)], now).expect("new");
         let filter = filter.learned(&name("b.com"), &[record(2, 999)], now).expect("new");
         let later = after(now, 500);
-        let kept = filter.under(&egress(&["a.com", "b.com", "203.0.113.9"], &[]), later);
+        let kept = filter.under(&egress(&["a.com", "b.com", "203.0.113.9"], &[]), &[], later);
         assert_eq!(kept.members.known.len(), 2);
-        let fewer = filter.under(&egress(&["a.com", "c.com"], &[]), later);
+        let fewer = filter.under(&egress(&["a.com", "c.com"], &[]), &[], later);
         assert_eq!(fewer.members.known, [record(1, 0).address].into());
         assert!(fewer.members.fresh.is_empty(), "expired");
-        let without = filter.under(&egress(&["203.0.113.9"], &[]), later);
+        let without = filter.under(&egress(&["203.0.113.9"], &[]), &[], later);
         assert!(without.members.known.is_empty() && without.members.fresh.is_empty());
     }
 
     #[test]
     fn a_name_that_becomes_denied_takes_its_addresses_along() {
         let now = Instant::now();
-        let filter = Filter::default().under(&egress(&["a.com"], &[]), now);
+        let filter = Filter::default().under(&egress(&["a.com"], &[]), &[], now);
         let filter = filter.learned(&name("a.com"), &[record(1, 0)], now).expect("new");
-        let denied = filter.under(&egress(&[], &["a.com"]), after(now, 500));
+        let denied = filter.under(&egress(&[], &["a.com"]), &[], after(now, 500));
         assert_eq!(denied.members.blocked.len(), 1);
         assert!(denied.members.known.is_empty() && !denied.members.listed);
     }
@@ -313,9 +322,9 @@ mod tests {
             ..Members::default()
         };
         let carried = Filter::carried(members);
-        let adopted = carried.under(&egress(&["a.com"], &[]), now);
+        let adopted = carried.under(&egress(&["a.com"], &[]), &[], now);
         assert_eq!((adopted.members.known.len(), adopted.members.fresh.len()), (1, 1));
-        let other = carried.under(&egress(&["203.0.113.9"], &[]), now);
+        let other = carried.under(&egress(&["203.0.113.9"], &[]), &[], now);
         assert!(other.members.known.is_empty() && other.members.fresh.is_empty());
     }
 
@@ -324,7 +333,7 @@ mod tests {
         let now = Instant::now();
         let slot = (SlotId(1), Ipv4Addr::new(198, 18, 0, 1));
         let first =
-            Filter::default().under(&egress(&["203.0.113.0/24", "a.com"], &["1.2.3.4"]), now);
+            Filter::default().under(&egress(&["203.0.113.0/24", "a.com"], &["1.2.3.4"]), &[], now);
         let made = changes(slot, &Members::default(), &first.members, now);
         let sets = |changes: &[SetChange]| -> Vec<String> {
             let show = |change: &SetChange| match change {
@@ -343,7 +352,7 @@ mod tests {
         let again = learned.learned(&name("a.com"), &[record(1, 30)], later).expect("longer");
         let made = changes(slot, &learned.members, &again.members, later);
         assert_eq!(sets(&made), ["~fresh:1"]);
-        let wider = learned.under(&egress(&["203.0.0.0/16", "a.com"], &["1.2.3.4"]), now);
+        let wider = learned.under(&egress(&["203.0.0.0/16", "a.com"], &["1.2.3.4"]), &[], now);
         let made = changes(slot, &learned.members, &wider.members, now);
         assert_eq!(sets(&made), ["!allowed_001", "+allowed_001:2"]);
         let made = changes(slot, &wider.members, &Members::default(), now);
@@ -357,7 +366,7 @@ mod tests {
     #[test]
     fn addresses_are_bounded() {
         let now = Instant::now();
-        let mut filter = Filter::default().under(&egress(&["a.com"], &[]), now);
+        let mut filter = Filter::default().under(&egress(&["a.com"], &[]), &[], now);
         for round in 0..50_u8 {
             let records: Vec<Record> = (0..100)
                 .map(|last| Record {

@@ -20,7 +20,7 @@ use crate::{
     carry::carried_over,
     egress::Egress,
     error::{Step as _, StepFailure},
-    filter::{Filter, Members, Record, changes},
+    filter::{Filter, Found, Members, Record, changes},
     netlink::{Element, Key, SetChange, change_sets, table_exists},
     plan::{AddressRange, Block, Names},
     ruleset::{GUARDED, INTERNET, LIVE, Openings, compile, lists::furnish},
@@ -85,14 +85,19 @@ impl Rules {
     }
 
     /// Opens a slot as far as its policy says, in one transaction. A slot's first lists take one
-    /// more before it.
-    pub(crate) fn open(&self, slot: SlotId, egress: &Arc<Egress>) -> Result<(), StepFailure> {
+    /// more before it. `found` is what is known of its names beforehand.
+    pub(crate) fn open(
+        &self,
+        slot: SlotId,
+        egress: &Arc<Egress>,
+        found: &[Found],
+    ) -> Result<(), StepFailure> {
         let name = || vec![Element::lasting(Key::Interface(self.names.interface(slot)))];
         let now = Instant::now();
         let mut openings = self.openings.lock();
         let filter = match openings.filters.get(&slot) {
-            Some(filter) => filter.under(egress, now),
-            None => Filter::default().under(egress, now),
+            Some(filter) => filter.under(egress, found, now),
+            None => Filter::default().under(egress, found, now),
         };
         if egress.has_lists() && !openings.furnished.contains(&slot) {
             // What is added here lets nothing through and stops nothing.

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, stream};
 use tarn_types::HostName;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
@@ -19,7 +19,10 @@ use super::{
     learn::Learner,
     message::{address_query, is_good, is_truncated},
 };
-use crate::egress::{Egress, is_never_reachable};
+use crate::{
+    egress::{Egress, is_never_reachable},
+    filter::{Found, Record},
+};
 
 /// How soon and how late a name is looked at again, whatever its records say.
 const SOONEST: Duration = Duration::from_secs(30);
@@ -27,44 +30,70 @@ const LATEST: Duration = Duration::from_secs(300);
 /// How soon when nobody answered.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Names asked for at a time.
-const AT_A_TIME: usize = 8;
+const AT_A_TIME: usize = 16;
 
-/// Follows the names of a slot's policy until dropped. Says by `settled` under which policy the
-/// names that nobody else asks for have been looked up once.
+/// How long a policy waits for the addresses of names before it is installed. A resolver that is
+/// silent must not keep sandboxes from starting; who answers later is known later.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Looks names up before a policy that has them is installed; returns what was found in time.
+pub(crate) async fn look_up(names: Vec<HostName>, forwarder: &Forwarder) -> Vec<Found> {
+    let mut found = Vec::with_capacity(names.len());
+    let wanted = names.len();
+    let mut answers = stream::iter(names)
+        .map(|name| async move {
+            let records = resolve(&name, forwarder).await;
+            (name, records)
+        })
+        .buffer_unordered(AT_A_TIME);
+    let deadline = Instant::now() + PATIENCE;
+    while let Ok(Some((name, records))) = timeout_at(deadline, answers.next()).await {
+        found.extend(records.map(|records| Found { name, records }));
+    }
+    if found.len() < wanted {
+        tracing::warn!(
+            names = wanted,
+            resolved = found.len(),
+            "names of an egress list are not resolved yet; they are in force once they are"
+        );
+    }
+    found
+}
+
+/// Follows the names of a slot's policy until dropped.
 pub(crate) async fn follow(
     mut policy: watch::Receiver<Arc<Egress>>,
-    settled: watch::Sender<Option<Arc<Egress>>>,
     learner: Learner,
     forwarder: Arc<Forwarder>,
 ) {
     loop {
         let egress = Arc::clone(&policy.borrow_and_update());
         tokio::select! {
-            () = follow_under(&egress, &settled, &learner, &forwarder) => return,
+            () = follow_under(&egress, &learner, &forwarder) => return,
             changed = policy.changed() => if changed.is_err() { return },
         }
     }
 }
 
 /// Follows the names of one policy for ever.
-async fn follow_under(
-    egress: &Arc<Egress>,
-    settled: &watch::Sender<Option<Arc<Egress>>>,
-    learner: &Learner,
-    forwarder: &Forwarder,
-) {
-    let mut due = BTreeMap::new();
-    let unasked = egress.unasked_names().cloned().collect();
-    look_up(egress, unasked, &mut due, learner, forwarder).await;
-    settled.send_replace(Some(Arc::clone(egress)));
-    for name in &egress.allow_names {
-        due.entry(name.clone()).or_insert_with(Instant::now);
-    }
+async fn follow_under(egress: &Arc<Egress>, learner: &Learner, forwarder: &Forwarder) {
+    let start = Instant::now();
+    let mut due: BTreeMap<HostName, Instant> =
+        egress.names().map(|name| (name.clone(), start)).collect();
     loop {
         let now = Instant::now();
-        let names =
+        let names: Vec<HostName> =
             due.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
-        look_up(egress, names, &mut due, learner, forwarder).await;
+        let mut looked_up = stream::iter(names)
+            .map(|name| async move {
+                let good_for = renew(egress, &name, learner, forwarder).await;
+                (name, good_for)
+            })
+            .buffer_unordered(AT_A_TIME);
+        while let Some((name, good_for)) = looked_up.next().await {
+            let pause = good_for.map_or(AGAIN, |ttl| ttl.clamp(SOONEST, LATEST));
+            due.insert(name, Instant::now() + pause);
+        }
         match due.values().min() {
             Some(next) => sleep_until(*next).await,
             None => std::future::pending().await,
@@ -72,43 +101,14 @@ async fn follow_under(
     }
 }
 
-/// Looks names up, and notes when to look again.
-async fn look_up(
-    egress: &Arc<Egress>,
-    names: Vec<HostName>,
-    due: &mut BTreeMap<HostName, Instant>,
-    learner: &Learner,
-    forwarder: &Forwarder,
-) {
-    let mut found = stream::iter(names)
-        .map(|name| async move {
-            let good_for = resolve(egress, &name, learner, forwarder).await;
-            (name, good_for)
-        })
-        .buffer_unordered(AT_A_TIME);
-    while let Some((name, good_for)) = found.next().await {
-        let pause = good_for.map_or(AGAIN, |ttl| ttl.clamp(SOONEST, LATEST));
-        due.insert(name, Instant::now() + pause);
-    }
-}
-
-/// Resolves one name and has its addresses known; returns for how long they are good.
-async fn resolve(
+/// Looks one name up and has its addresses known; returns for how long they are good.
+async fn renew(
     egress: &Arc<Egress>,
     name: &HostName,
     learner: &Learner,
     forwarder: &Forwarder,
 ) -> Option<Duration> {
-    let query = address_query(name);
-    let mut reply = forwarder.ask(&query, Transport::Udp).await;
-    if is_truncated(&reply) {
-        reply = forwarder.ask(&query, Transport::Tcp).await;
-    }
-    if !is_good(&reply) {
-        return None;
-    }
-    let mut records = read(&reply)?.records;
-    records.retain(|record| !is_never_reachable(record.address.into()));
+    let records = resolve(name, forwarder).await?;
     let shortest = records.iter().map(|record| record.ttl).min().unwrap_or(LATEST);
     if !records.is_empty()
         && let Err(failure) = learner.learn(egress, name.clone(), records).await
@@ -122,4 +122,19 @@ async fn resolve(
         return None;
     }
     Some(shortest)
+}
+
+/// Asks for the addresses of a name; `None` if nobody said.
+async fn resolve(name: &HostName, forwarder: &Forwarder) -> Option<Vec<Record>> {
+    let query = address_query(name);
+    let mut reply = forwarder.ask(&query, Transport::Udp).await;
+    if is_truncated(&reply) {
+        reply = forwarder.ask(&query, Transport::Tcp).await;
+    }
+    if !is_good(&reply) {
+        return None;
+    }
+    let mut records = read(&reply)?.records;
+    records.retain(|record| !is_never_reachable(record.address.into()));
+    Some(records)
 }

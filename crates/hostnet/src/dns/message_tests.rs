@@ -89,7 +89,7 @@ fn under_an_allow_list_only_plain_questions_for_its_names_go_out() {
     let listed = |allow: &str| {
         Egress::compile(&EgressPolicy {
             allow_out: vec![allow.parse().expect("a good entry")],
-            ..EgressPolicy::CLOSED
+            ..EgressPolicy::OPEN
         })
     };
     let egress = listed("Example.com");
@@ -118,7 +118,7 @@ fn under_an_allow_list_only_plain_questions_for_its_names_go_out() {
 fn nothing_but_the_question_goes_out_under_an_allow_list() {
     let egress = Egress::compile(&EgressPolicy {
         allow_out: vec!["example.com".parse().expect("a good entry")],
-        ..EgressPolicy::CLOSED
+        ..EgressPolicy::OPEN
     });
     let talkative = edited(|q| {
         q[2] = 0x05;

@@ -17,6 +17,6 @@ mod message;
 mod rate;
 
 pub(crate) use ears::{Ears, Resolver, serve};
-pub(crate) use follow::follow;
+pub(crate) use follow::{follow, look_up};
 pub(crate) use forward::Forwarder;
 pub(crate) use learn::Learner;

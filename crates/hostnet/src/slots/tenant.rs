@@ -9,13 +9,13 @@ use std::{
 };
 
 use tarn_host::{Slot, SlotError, SlotId};
-use tarn_types::{EgressPolicy, SandboxId};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tarn_types::{EgressPolicy, HostName, SandboxId};
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::Inner;
 use crate::{
     book::Afterlife,
-    dns::{Ears, Learner, Resolver, follow, serve},
+    dns::{Ears, Learner, Resolver, follow, look_up, serve},
     egress::Egress,
     error::{Step as _, StepFailure},
     netlink::{forget_flows, forget_flows_of},
@@ -30,8 +30,6 @@ pub(super) type Tenants = BTreeMap<SlotId, Tenant>;
 pub(super) struct Tenant {
     sandbox: SandboxId,
     policy: watch::Sender<Arc<Egress>>,
-    /// Under which policy the names that only we ask for have been looked up.
-    settled: watch::Receiver<Option<Arc<Egress>>>,
     resolver: JoinHandle<()>,
 }
 
@@ -47,10 +45,6 @@ pub(super) enum Condition {
 /// How long the sockets of a slot's last resolver are waited for. We have closed them by then, or
 /// died; a child that was being spawned at that moment shares them until it runs its own program.
 const EARS_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a policy waits for the addresses of names that only we ask for. Whoever answers later
-/// is blocked later; a resolver that is silent must not keep sandboxes from starting.
-const NAMES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often that is tried again meanwhile.
 const EARS_PAUSE: Duration = Duration::from_millis(5);
@@ -73,19 +67,19 @@ impl Inner {
             .step("listen for DNS")
             .map_err(|failure| failure.of(slot))?;
         let egress = Arc::new(Egress::compile(policy));
+        let unasked = egress.unasked_names().cloned().collect();
+        let found = look_up(unasked, &self.forwarder).await;
         let place = self.place(slot);
         let (inner, compiled, own) = (Arc::clone(&self), Arc::clone(&egress), id.clone());
         let opened = self.tasks.spawn_blocking(move || {
             let mut tenants = inner.tenants.lock();
-            inner.rules.open(slot, &compiled)?;
+            inner.rules.open(slot, &compiled, &found)?;
             // Questions wait in the sockets until now; what they find out needs an open slot.
             let tenant = inner.receive(slot, own, &compiled, ears);
-            let settled = tenant.settled.clone();
             tenants.insert(slot, tenant);
-            Ok(settled)
+            Ok(())
         });
-        let settled = flatten(opened.await).map_err(|failure| failure.of(slot))?;
-        until_settled(settled, &egress).await;
+        flatten(opened.await).map_err(|failure| failure.of(slot))?;
         tracing::info!(slot = slot.0, sandbox.id = %id, %address, "network slot opened");
         Ok(place)
     }
@@ -93,12 +87,10 @@ impl Inner {
     /// Starts what answers a sandbox's questions and follows its names.
     fn receive(&self, slot: SlotId, id: SandboxId, egress: &Arc<Egress>, ears: Ears) -> Tenant {
         let (sender, policy) = watch::channel(Arc::clone(egress));
-        let (settler, settled) = watch::channel(None);
         let rules = Arc::clone(&self.rules);
         let learner = Learner { rules, slot, tasks: self.tasks.clone() };
         let forwarder = Arc::clone(&self.forwarder);
-        let following =
-            follow(policy.clone(), settler, learner.clone(), Arc::clone(&self.forwarder));
+        let following = follow(policy.clone(), learner.clone(), Arc::clone(&forwarder));
         let serving = serve(ears, Resolver { policy, learner, forwarder });
         let stopping = self.tasks.stopping();
         let resolver = self.tasks.spawn("slot_resolver", async move {
@@ -107,7 +99,7 @@ impl Inner {
                 ((), ()) = async { tokio::join!(serving, following) } => {}
             }
         });
-        Tenant { sandbox: id, policy: sender, settled, resolver }
+        Tenant { sandbox: id, policy: sender, resolver }
     }
 
     /// Replaces a sandbox's policy; it is in force when this returns.
@@ -119,23 +111,34 @@ impl Inner {
     ) -> Result<(), SlotError> {
         let id = id.clone();
         let egress = Arc::new(Egress::compile(policy));
-        let compiled = Arc::clone(&egress);
+        // Before it is installed: connections to addresses of allowed names must not be cut because
+        // nobody has asked for the names yet.
+        let found = look_up(self.new_names(slot, &egress), &self.forwarder).await;
         let changed = self.tasks.clone().spawn_blocking(move || {
             let tenants = self.tenants.lock();
             let tenant = tenants.get(&slot).filter(|tenant| tenant.sandbox == id);
             let tenant = tenant.ok_or(SlotError::Missing { slot })?;
-            self.rules.open(slot, &compiled).map_err(|failure| failure.of(slot))?;
-            tenant.policy.send_replace(Arc::clone(&compiled));
+            self.rules.open(slot, &egress, &found).map_err(|failure| failure.of(slot))?;
+            tenant.policy.send_replace(Arc::clone(&egress));
             tracing::info!(
-                slot = slot.0, sandbox.id = %tenant.sandbox, forwards = compiled.forwards,
-                allowed = compiled.allow.len() + compiled.allow_names.len(),
-                denied = compiled.deny.len() + compiled.deny_names.len(), "policy changed"
+                slot = slot.0, sandbox.id = %tenant.sandbox, forwards = egress.forwards,
+                allowed = egress.allow.len() + egress.allow_names.len(),
+                denied = egress.deny.len() + egress.deny_names.len(), "policy changed"
             );
-            Ok(tenant.settled.clone())
+            Ok(())
         });
-        let settled = changed.await.step("change policy").map_err(|failure| failure.of(slot))??;
-        until_settled(settled, &egress).await;
-        Ok(())
+        changed.await.step("change policy").map_err(|failure| failure.of(slot))?
+    }
+
+    /// Lists the names of a policy that the one in force does not have.
+    fn new_names(&self, slot: SlotId, egress: &Egress) -> Vec<HostName> {
+        if !egress.has_names() {
+            return Vec::new();
+        }
+        let tenants = self.tenants.lock();
+        let current = tenants.get(&slot).map(|tenant| tenant.policy.borrow());
+        let is_new = |name: &&HostName| !current.as_ref().is_some_and(|it| it.has_name(name));
+        egress.names().filter(is_new).cloned().collect()
     }
 
     pub(super) async fn adopt(
@@ -295,21 +298,6 @@ fn flatten<T>(
     joined: Result<Result<T, StepFailure>, tokio::task::JoinError>,
 ) -> Result<T, StepFailure> {
     joined.step("finish in the background")?
-}
-
-/// Waits until the names that only we ask for have been looked up, or as long as that may take.
-async fn until_settled(mut settled: watch::Receiver<Option<Arc<Egress>>>, egress: &Arc<Egress>) {
-    if egress.unasked_names().next().is_none() {
-        return;
-    }
-    let looked_up =
-        settled.wait_for(|under| under.as_ref().is_some_and(|under| Arc::ptr_eq(under, egress)));
-    // Either way it goes on: a policy that has been replaced meanwhile is nobody's to wait for.
-    if timeout(NAMES_PATIENCE, looked_up).await.is_err() {
-        tracing::warn!(
-            "names of an egress list are not resolved yet; they are in force once they are"
-        );
-    }
 }
 
 async fn open_ears(interface: &str, sandbox: Ipv4Addr) -> io::Result<Ears> {
