@@ -109,10 +109,13 @@ class Lab:
         if self._server is not None:
             self._server.kill()
             self._server.wait()
+        # By itself, because the namespace's death takes it along only when the kernel finds time.
+        subprocess.run(["ip", "link", "delete", f"{self.name}h"], capture_output=True)
         subprocess.run(["ip", "netns", "delete", self.name], capture_output=True)
-        # The namespace's death takes the link with it, a moment later.
-        until(lambda: not pathlib.Path(f"/sys/class/net/{self.name}h").exists(), what="the end of the lab's link")
-        self._lock.close()
+        try:
+            until(lambda: not pathlib.Path(f"/sys/class/net/{self.name}h").exists(), what="the end of the lab's link")
+        finally:
+            self._lock.close()
 
 
 def ip(*arguments: str) -> None:
