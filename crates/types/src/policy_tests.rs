@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn shown(text: &str) -> String {
@@ -97,4 +99,34 @@ fn a_policy_is_stored_as_before_and_with_its_lists() {
     assert_eq!(serde_json::to_string(&policy).expect("text"), new, "as written");
     serde_json::from_str::<EgressPolicy>(r#"{"allow_internet_access":true,"deny_out":["*"]}"#)
         .expect_err("what is no entry is not passed over");
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_is_an_entry_that_comes_back_or_none(
+        text in r"(\PC{0,40}|[0-9a-f.:/\[\]]{0,30}|[a-z0-9.-]{1,20}(:[0-9]{0,6})?)"
+    ) {
+        if let Ok(entry) = text.parse::<EgressEntry>() {
+            prop_assert_eq!(entry.as_str(), &text);
+            let stored = serde_json::to_string(&entry).expect("text");
+            prop_assert_eq!(serde_json::from_str::<EgressEntry>(&stored).expect("text"), entry);
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_same_with_brackets_port_and_whole_prefix(bits in any::<u128>(), v4: bool) {
+        let low = u32::try_from(bits & 0xffff_ffff).expect("32 bits");
+        let (plain, forms) = if v4 {
+            let ip = Ipv4Addr::from_bits(low);
+            (ip.to_string(), [format!("{ip}:1"), format!("{ip}/32"), format!("{ip}/32:65535")])
+        } else {
+            let ip = Ipv6Addr::from_bits(bits);
+            (ip.to_string(), [format!("[{ip}]:1"), format!("{ip}/128"), format!("[{ip}]/128:2")])
+        };
+        let plain: EgressEntry = plain.parse().expect("an address");
+        for form in forms {
+            let entry: EgressEntry = form.parse().expect("an address");
+            prop_assert_eq!(entry.target(), plain.target(), "{}", form);
+        }
+    }
 }

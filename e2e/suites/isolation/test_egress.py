@@ -22,7 +22,8 @@ POLICY = {
 }
 # Tries for as long as it lives, from the first instruction on, what no policy here allows.
 WATCH = f"""
-import socket, time
+import socket, threading
+pause = threading.Event()
 while True:
     with socket.socket() as channel:
         channel.settimeout(1)
@@ -32,7 +33,7 @@ while True:
         except OSError:
             pass
     open("/tmp/tries", "a").write(".")
-    time.sleep(0.02)
+    pause.wait(0.02)
 """
 
 

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     answer::{Admission, admit, read},
-    forward::{Forwarder, Transport, receive_framed, send_framed},
+    forward::{Asker, Forwarder, Transport, receive_framed, send_framed},
     learn::Learner,
     message::{Judgement, LONGEST_UDP, Question, failed, is_truncated, judge, refused, truncated},
     rate::Allowance,
@@ -81,7 +81,8 @@ pub(crate) struct Resolver {
 /// Answers a slot's sandbox until dropped; open questions end with it.
 pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
     let allowance = Mutex::new(Allowance::new(Instant::now()));
-    let (resolver, allowance) = (&resolver, &allowance);
+    let asker = Asker::default();
+    let (resolver, allowance, asker) = (&resolver, &allowance, &asker);
     let mut datagrams = FuturesUnordered::new();
     let mut connections = FuturesUnordered::new();
     let mut buffer = vec![0; LONGEST_UDP + 1];
@@ -95,7 +96,7 @@ pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
                         // One too many is lost like any datagram.
                         if size <= LONGEST_UDP && allowance.lock().take(Instant::now()) {
                             let query = buffer[..size].to_vec();
-                            datagrams.push(resolver.answer_datagram(&ears.udp, query, from));
+                            datagrams.push(resolver.answer_datagram(&ears.udp, query, from, asker));
                         }
                     }
                     Ok(_) => {}
@@ -107,7 +108,7 @@ pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
                 match accepted {
                     Ok((stream, from)) if from.ip() == IpAddr::V4(ears.sandbox) => {
                         errors = 0;
-                        connections.push(resolver.answer_connection(stream, allowance));
+                        connections.push(resolver.answer_connection(stream, allowance, asker));
                     }
                     Ok(_) => {}
                     Err(_) => errors += 1,
@@ -125,27 +126,38 @@ pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
 // === impl Resolver ===
 
 impl Resolver {
-    async fn answer_datagram(&self, socket: &UdpSocket, query: Vec<u8>, from: SocketAddr) {
-        if let Some(answer) = self.answer(&query, Transport::Udp).await {
+    async fn answer_datagram(
+        &self,
+        socket: &UdpSocket,
+        query: Vec<u8>,
+        from: SocketAddr,
+        asker: &Asker,
+    ) {
+        if let Some(answer) = self.answer(&query, Transport::Udp, asker).await {
             // Lost like any datagram; the sandbox asks again.
             drop(socket.send_to(&answer, from).await);
         }
     }
 
     /// One question at a time, as long as questions come.
-    async fn answer_connection(&self, mut stream: TcpStream, allowance: &Mutex<Allowance>) {
+    async fn answer_connection(
+        &self,
+        mut stream: TcpStream,
+        allowance: &Mutex<Allowance>,
+        asker: &Asker,
+    ) {
         while let Ok(Ok(query)) = timeout(IDLE, receive_framed(&mut stream)).await {
             if query.len() > LONGEST_UDP || !allowance.lock().take(Instant::now()) {
                 return;
             }
-            let Some(answer) = self.answer(&query, Transport::Tcp).await else { return };
+            let Some(answer) = self.answer(&query, Transport::Tcp, asker).await else { return };
             if !matches!(timeout(IDLE, send_framed(&mut stream, &answer)).await, Ok(Ok(()))) {
                 return;
             }
         }
     }
 
-    async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    async fn answer(&self, query: &[u8], transport: Transport, asker: &Asker) -> Option<Vec<u8>> {
         for _ in 0..MOST_POLICIES {
             let egress = Arc::clone(&self.policy.borrow());
             let question = match judge(query, &egress) {
@@ -153,7 +165,7 @@ impl Resolver {
                 Judgement::Answer(answer) => return Some(answer),
                 Judgement::Forward(question) => question,
             };
-            let reply = self.forwarder.ask(&question.query, transport).await;
+            let reply = self.forwarder.ask(&question.query, transport, asker).await;
             let answer = self.admitted(query, &question, reply, &egress).await;
             // Another policy may have come while the upstream was thinking.
             let is_current = Arc::ptr_eq(&egress, &self.policy.borrow());

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     answer::read,
-    forward::{Forwarder, Transport},
+    forward::{Asker, Forwarder, Transport},
     learn::Learner,
     message::{address_query, is_good, is_truncated},
 };
@@ -30,7 +30,7 @@ const LATEST: Duration = Duration::from_secs(300);
 /// How soon when nobody answered.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Names asked for at a time.
-const AT_A_TIME: usize = 16;
+const AT_A_TIME: usize = 8;
 
 /// How long a policy waits for the addresses of names before it is installed. A resolver that is
 /// silent must not keep sandboxes from starting; who answers later is known later.
@@ -40,9 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) async fn look_up(names: Vec<HostName>, forwarder: &Forwarder) -> Vec<Found> {
     let mut found = Vec::with_capacity(names.len());
     let wanted = names.len();
+    let asker = &Asker::default();
     let mut answers = stream::iter(names)
         .map(|name| async move {
-            let records = resolve(&name, forwarder).await;
+            let records = resolve(&name, forwarder, asker).await;
             (name, records)
         })
         .buffer_unordered(AT_A_TIME);
@@ -77,7 +78,7 @@ pub(crate) async fn follow(
 
 /// Follows the names of one policy for ever.
 async fn follow_under(egress: &Arc<Egress>, learner: &Learner, forwarder: &Forwarder) {
-    let start = Instant::now();
+    let (start, asker) = (Instant::now(), &Asker::default());
     let mut due: BTreeMap<HostName, Instant> =
         egress.names().map(|name| (name.clone(), start)).collect();
     loop {
@@ -86,7 +87,7 @@ async fn follow_under(egress: &Arc<Egress>, learner: &Learner, forwarder: &Forwa
             due.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         let mut looked_up = stream::iter(names)
             .map(|name| async move {
-                let good_for = renew(egress, &name, learner, forwarder).await;
+                let good_for = renew(egress, &name, learner, forwarder, asker).await;
                 (name, good_for)
             })
             .buffer_unordered(AT_A_TIME);
@@ -107,8 +108,9 @@ async fn renew(
     name: &HostName,
     learner: &Learner,
     forwarder: &Forwarder,
+    asker: &Asker,
 ) -> Option<Duration> {
-    let records = resolve(name, forwarder).await?;
+    let records = resolve(name, forwarder, asker).await?;
     let shortest = records.iter().map(|record| record.ttl).min().unwrap_or(LATEST);
     if !records.is_empty()
         && let Err(failure) = learner.learn(egress, name.clone(), records).await
@@ -125,11 +127,11 @@ async fn renew(
 }
 
 /// Asks for the addresses of a name; `None` if nobody said.
-async fn resolve(name: &HostName, forwarder: &Forwarder) -> Option<Vec<Record>> {
+async fn resolve(name: &HostName, forwarder: &Forwarder, asker: &Asker) -> Option<Vec<Record>> {
     let query = address_query(name);
-    let mut reply = forwarder.ask(&query, Transport::Udp).await;
+    let mut reply = forwarder.ask(&query, Transport::Udp, asker).await;
     if is_truncated(&reply) {
-        reply = forwarder.ask(&query, Transport::Tcp).await;
+        reply = forwarder.ask(&query, Transport::Tcp, asker).await;
     }
     if !is_good(&reply) {
         return None;

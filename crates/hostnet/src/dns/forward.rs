@@ -24,6 +24,19 @@ const MOST_IN_FLIGHT: usize = 512;
 /// Upstreams that are tried for a question.
 const MOST_UPSTREAMS: usize = 3;
 
+/// Questions that one asker may have open while more than half of those are in use: whoever has
+/// slow names asked must not leave nothing for the others.
+const MOST_WHEN_CROWDED: usize = 8;
+
+/// One who asks: counts what it has open.
+#[derive(Debug, Default)]
+pub(super) struct Asker {
+    open: AtomicUsize,
+}
+
+/// A question that is open, for as long as it lives.
+struct Open<'a>(&'a Asker);
+
 /// How a question came, and so how it is asked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
@@ -54,7 +67,12 @@ impl Forwarder {
     }
 
     /// Returns an upstream's answer, or a failure as an answer. Cancelling drops the question.
-    pub(super) async fn ask(&self, query: &[u8], transport: Transport) -> Vec<u8> {
+    pub(super) async fn ask(&self, query: &[u8], transport: Transport, asker: &Asker) -> Vec<u8> {
+        let crowded = self.in_flight.available_permits() < MOST_IN_FLIGHT / 2;
+        let open = Open::begin(asker);
+        if crowded && open.count() > MOST_WHEN_CROWDED {
+            return failed(query);
+        }
         let Ok(_permit) = self.in_flight.try_acquire() else { return failed(query) };
         let first = self.preferred.load(Ordering::Relaxed);
         // A lone upstream gets a second chance: UDP loses packets.
@@ -77,6 +95,26 @@ impl Forwarder {
             }
         }
         failed(query)
+    }
+}
+
+// === impl Open ===
+
+impl<'a> Open<'a> {
+    fn begin(asker: &'a Asker) -> Self {
+        asker.open.fetch_add(1, Ordering::Relaxed);
+        Self(asker)
+    }
+
+    /// Returns how many are open, this one included.
+    fn count(&self) -> usize {
+        self.0.open.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
