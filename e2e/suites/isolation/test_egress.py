@@ -159,6 +159,7 @@ def test_live_changes_by_the_sdk(server, sdk, lab, source):
     assert reached(server, box, ALLOWED) and not reached(server, box, NEAR)
     for network, opened, closed in [
         (NetworkConfig(deny_out=[ALLOWED]), NEAR, ALLOWED),
+        (NetworkConfig(deny_out=["bad.tarn.test"]), ALLOWED, DENIED),
         (NetworkConfig(allow_out=[NEAR, ALLOWED], deny_out=[NEAR]), ALLOWED, NEAR),
         (NetworkConfig(allow_internet_access=False, allow_out=["web.tarn.test"]), OUTSIDE, ALLOWED),
         (CLEAR_NETWORK_POLICY, ALLOWED, "10.213.7.1"),
