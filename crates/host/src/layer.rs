@@ -101,6 +101,22 @@ pub trait Layers: Send + Sync + 'static {
         size: ByteSize,
     ) -> Result<RootFs, LayerError>;
 
+    /// Mounts a layer again that [`Layers::close`] or a restart of the host left, with the files
+    /// that are in it, over the template that it was made over.
+    ///
+    /// A failure, or dropping the future, leaves the files, and nothing mounted that
+    /// [`Layers::close`] does not unmount.
+    ///
+    /// # Errors
+    /// Fails when there is none, or a step on the host fails.
+    async fn reopen(&self, id: &SandboxId, template: &Template) -> Result<RootFs, LayerError>;
+
+    /// Unmounts a sandbox's layer and keeps its files; does nothing when there is none.
+    ///
+    /// # Errors
+    /// Fails when a step on the host fails; it may then be tried again.
+    async fn close(&self, id: &SandboxId) -> Result<(), LayerError>;
+
     /// Writes what the sandbox's files have in memory to its layer.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ pub struct SimImages {
 #[derive(Debug, Default)]
 pub struct SimLayers {
     live: Mutex<BTreeSet<SandboxId>>,
+    /// Those that are not mounted.
+    closed: Mutex<BTreeSet<SandboxId>>,
     faults: Faults,
 }
 
@@ -128,6 +130,11 @@ impl SimLayers {
     pub fn fail_adopt(&self, times: usize) {
         self.faults.plan(times);
     }
+
+    /// Unmounts every layer, as a restart of the host does.
+    pub fn reboot(&self) {
+        self.closed.lock().append(&mut self.live.lock());
+    }
 }
 
 #[async_trait]
@@ -157,6 +164,22 @@ impl Layers for SimLayers {
         Ok(RootFs { path: PathBuf::from(format!("/sim/{id}")) })
     }
 
+    async fn reopen(&self, id: &SandboxId, _template: &Template) -> Result<RootFs, LayerError> {
+        self.close(id).await?;
+        if !self.closed.lock().remove(id) {
+            return Err(LayerError::Missing { id: id.clone() });
+        }
+        self.live.lock().insert(id.clone());
+        Ok(RootFs { path: PathBuf::from(format!("/sim/{id}")) })
+    }
+
+    async fn close(&self, id: &SandboxId) -> Result<(), LayerError> {
+        if self.live.lock().remove(id) {
+            self.closed.lock().insert(id.clone());
+        }
+        Ok(())
+    }
+
     async fn sync(&self, _id: &SandboxId) -> Result<(), LayerError> {
         Ok(())
     }
@@ -174,11 +197,12 @@ impl Layers for SimLayers {
 
     async fn release(&self, id: &SandboxId) -> Result<(), LayerError> {
         self.live.lock().remove(id);
+        self.closed.lock().remove(id);
         Ok(())
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, LayerError> {
-        Ok(self.live.lock().iter().cloned().collect())
+        Ok(self.live.lock().union(&self.closed.lock()).cloned().collect())
     }
 
     async fn space(&self) -> Result<PoolSpace, LayerError> {

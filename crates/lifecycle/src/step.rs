@@ -302,6 +302,7 @@ fn resume(record: &SandboxRecord) -> Result<Step, Ignored> {
         (_, Target::Suspended) => {
             let mut next = aim(record, Target::Running);
             next.record.intent.pending_reason = None;
+            take_back_trouble(&mut next.record);
             Ok(next)
         }
         // The next generation wakes it again.
@@ -327,7 +328,16 @@ fn resume_waits(record: &SandboxRecord, reason: PendingReason) -> Result<Step, I
     }
     let mut next = advance(record);
     next.intent.pending_reason = Some(reason);
+    take_back_trouble(&mut next);
     Ok(Step { record: next, effects: vec![] })
+}
+
+/// Forgets what was said of an earlier resume, or of how the sandbox came to be suspended: who
+/// waits for this one would take it for its answer.
+fn take_back_trouble(record: &mut SandboxRecord) {
+    if let Some(observed) = &mut record.observed {
+        observed.trouble = None;
+    }
 }
 
 /// Gives the sandbox a new target, at a new generation.

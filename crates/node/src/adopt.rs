@@ -15,7 +15,7 @@ use tarn_types::{EndCause, SandboxId};
 
 use crate::{
     capture, daemon,
-    ledger::{Durability, Entry, State},
+    ledger::{Durability, Entry, Kept, State},
     sandbox::{Past, SandboxTask},
     service::{NodeStartError, Shared},
     start::{chain, clean, runtime_spec},
@@ -36,8 +36,10 @@ enum Fate {
     Gone(EndCause),
     /// It may live, but this keeps it from being found again now.
     Sought(String),
-    /// It is suspended: its capture is all that counts.
+    /// It is suspended: its capture, or its layer, is all that counts.
     Dormant,
+    /// Its host restarted under it, and it has a name: its files are kept.
+    Rebooted,
     /// It was being built, and nobody was told of it: undo, control asks again.
     Undone,
 }
@@ -92,7 +94,7 @@ pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError
         match fate {
             Fate::Lives(_) => lives += 1,
             Fate::Sought(_) => sought += 1,
-            Fate::Gone(_) | Fate::Dormant | Fate::Undone => {}
+            Fate::Gone(_) | Fate::Dormant | Fate::Rebooted | Fate::Undone => {}
         }
         take_over(shared, entry, fate).await?;
     }
@@ -126,6 +128,17 @@ async fn take_over(
             SandboxTask::spawn_adopted(shared, entry, None, Past::Unclean);
         }
         Fate::Dormant => SandboxTask::spawn_adopted(shared, entry, None, Past::Dormant),
+        Fate::Rebooted => {
+            tracing::warn!(
+                sandbox.id = %entry.id,
+                "the host restarted under a named sandbox; it is suspended, with its files alone"
+            );
+            let at = shared.parts.clock.now();
+            entry.state = State::Suspended { at, kept: Kept::Layer };
+            entry.held = false;
+            shared.write(entry.clone(), Durability::Synced).await?;
+            SandboxTask::spawn_adopted(shared, entry, None, Past::Dormant);
+        }
         Fate::Sought(trouble) => {
             warn_sought(&entry.id, &trouble, 1);
             SandboxTask::spawn_adopted(shared, entry, None, Past::Sought { tries: 1, trouble });
@@ -149,13 +162,23 @@ async fn adopt_one(shared: &Shared, entry: &Entry) -> Fate {
         State::Running { .. } => true,
     };
     if entry.boot_id != shared.config.boot_id {
-        return if started { Fate::Gone(died("host_restarted")) } else { Fate::Undone };
+        return after_reboot(entry, started);
     }
     match find(shared, entry).await {
         Ok(Found::Alive(endpoint)) => Fate::Lives(endpoint),
         Ok(Found::Dead) if started => Fate::Gone(died_unwatched(&entry.id)),
         Ok(Found::Dead) => Fate::Undone,
         Err(trouble) => doubt(entry, trouble),
+    }
+}
+
+/// Decides what becomes of an entry of an earlier boot of the host.
+fn after_reboot(entry: &Entry, started: bool) -> Fate {
+    match (started, entry.launch.named) {
+        (true, true) => Fate::Rebooted,
+        (true, false) => Fate::Gone(died("host_restarted")),
+        // Nobody was told of it: of one with a name that is told after a durable word.
+        (false, _) => Fate::Undone,
     }
 }
 
@@ -250,10 +273,7 @@ async fn remove_strays(shared: &Shared, kept: &HashSet<SandboxId>) -> Result<(),
 
 /// Says whether a sandbox may ever be brought back from the capture that its suspend made.
 fn needs_capture(entry: &Entry) -> bool {
-    match entry.state {
-        State::Suspended { .. } => true,
-        State::Starting | State::Running { .. } | State::Ended { .. } => false,
-    }
+    entry.kept() == Some(Kept::Capture)
 }
 
 /// Removes what a suspend wrote that was not noted any more, and what a resume did not come to

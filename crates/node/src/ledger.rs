@@ -2,7 +2,8 @@
 //!
 //! An entry is written to a temporary file and renamed into place. [`Durability::Synced`] adds the
 //! fsyncs that survive a crash of the host; [`Durability::Renamed`] survives the death of the
-//! server, which is enough for facts that a reboot makes void anyway.
+//! server, which is enough for facts that a reboot makes void anyway. Of a sandbox that outlasts a
+//! reboot the file itself is always synced: a crash leaves an earlier entry then, never a torn one.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -19,8 +20,15 @@ use tarn_types::{
 };
 use thiserror::Error;
 
-/// The version written; a reader refuses newer ones.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The newest version; a reader refuses newer ones.
+pub(crate) const FORMAT_VERSION: u32 = 3;
+
+/// The version of entries in which nothing is that its readers do not know.
+const COMMON_VERSION: u32 = 2;
+
+/// What is said of a sandbox that the host's restart has suspended.
+const REBOOTED: &str = "the host restarted while the sandbox ran: its files are kept, its memory \
+                        and processes are lost; the next resume boots it from its files";
 
 const FILE_NAME: &str = "sandbox.json";
 const TEMP_NAME: &str = "sandbox.json.new";
@@ -60,12 +68,14 @@ pub(crate) enum State {
         /// Since when: its absolute clock starts here.
         since: UnixMillis,
     },
-    /// It is suspended: a capture of its name has all of it, and nothing else of it counts. Its
-    /// frozen processes may still be there, which make a resume quick; they may be dropped at
-    /// any time.
+    /// It is suspended. Its frozen processes may still be there, which make a resume quick; they
+    /// may be dropped at any time.
     Suspended {
         /// Since when.
         at: UnixMillis,
+        /// What it goes on from.
+        #[serde(default)]
+        kept: Kept,
     },
     /// It has ended; what is left of it is being removed, or control has not heard yet.
     Ended {
@@ -74,6 +84,17 @@ pub(crate) enum State {
         /// When.
         at: UnixMillis,
     },
+}
+
+/// What there is of a suspended sandbox; nothing else of it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kept {
+    /// A capture of its name, with its files and its memory.
+    #[default]
+    Capture,
+    /// Its layer, as the restart of the host left it. Format 3: an older reader would remove it.
+    Layer,
 }
 
 /// All that a node must know of a sandbox to adopt it or to clean up after it.
@@ -125,6 +146,40 @@ pub(crate) struct Ledger {
     dir: PathBuf,
 }
 
+// === impl Entry ===
+
+impl Entry {
+    /// Returns what it goes on from, if it is suspended.
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        match self.state {
+            State::Suspended { kept, .. } => Some(kept),
+            State::Starting | State::Running { .. } | State::Ended { .. } => None,
+        }
+    }
+
+    /// Returns what a caller should know about where it is.
+    pub(crate) fn notice(&self) -> Option<&'static str> {
+        (self.kept() == Some(Kept::Layer)).then_some(REBOOTED)
+    }
+
+    /// Says whether a restart of the host leaves something of it.
+    fn outlasts_reboot(&self) -> bool {
+        match self.state {
+            State::Running { .. } => self.launch.named,
+            State::Suspended { .. } => true,
+            State::Starting | State::Ended { .. } => false,
+        }
+    }
+
+    /// Returns the version that its readers must know.
+    fn version(&self) -> u32 {
+        match self.kept() {
+            Some(Kept::Layer) => FORMAT_VERSION,
+            Some(Kept::Capture) | None => COMMON_VERSION,
+        }
+    }
+}
+
 // === impl Ledger ===
 
 impl Ledger {
@@ -141,9 +196,11 @@ impl Ledger {
         let temp = dir.join(TEMP_NAME);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|source| io_error("make directory", &dir, source))?;
-        let text = serde_json::to_vec_pretty(entry)
+        let versioned = Entry { format_version: entry.version(), ..entry.clone() };
+        let text = serde_json::to_vec_pretty(&versioned)
             .map_err(|source| io_error("encode", &temp, source.into()))?;
-        write_file(&temp, &text, durability).map_err(|source| io_error("write", &temp, source))?;
+        let content = if entry.outlasts_reboot() { Durability::Synced } else { durability };
+        write_file(&temp, &text, content).map_err(|source| io_error("write", &temp, source))?;
         let file = dir.join(FILE_NAME);
         fs::rename(&temp, &file).map_err(|source| io_error("rename", &temp, source))?;
         if durability == Durability::Synced {
@@ -227,7 +284,7 @@ mod tests {
 
     fn entry() -> Entry {
         Entry {
-            format_version: FORMAT_VERSION,
+            format_version: COMMON_VERSION,
             id: SandboxId::from_random([1; 21]),
             project: ProjectId::from_random([2; 16]),
             generation: Generation(3),
@@ -276,7 +333,7 @@ mod tests {
         let file = dir.path().join(entry().id.as_str()).join(FILE_NAME);
         let newer = fs::read_to_string(&file)
             .expect("it reads")
-            .replace("\"format_version\": 2", "\"format_version\": 3");
+            .replace("\"format_version\": 2", "\"format_version\": 4");
         for text in ["{", &newer] {
             fs::write(&file, text).expect("it writes");
             let all = ledger.read_all().expect("it lists");
@@ -307,12 +364,43 @@ mod tests {
             format_version: 2,
             generation: Generation(4),
             launch: Launch { named: true, restore: Some(restore), ..first.launch.clone() },
-            state: State::Suspended { at: UnixMillis(5) },
+            state: State::Suspended { at: UnixMillis(5), kept: Kept::Capture },
             template: Some("sha256:00".to_owned()),
             held: true,
             idle_ms: 250,
             ..first
         };
         assert_eq!(read, expected);
+    }
+
+    /// The bytes of format 3 as they were first written; never edit.
+    const GOLDEN_3: &str = include_str!("../tests/golden/ledger-3.json");
+
+    #[test]
+    fn format_3_is_read_for_ever() {
+        let read = parse(Path::new("golden"), GOLDEN_3.as_bytes()).expect("it reads");
+        let first = entry();
+        let expected = Entry {
+            format_version: 3,
+            launch: Launch { named: true, ..first.launch.clone() },
+            state: State::Suspended { at: UnixMillis(5), kept: Kept::Layer },
+            template: Some("sha256:00".to_owned()),
+            ..first
+        };
+        assert_eq!(read, expected);
+        assert!(read.notice().is_some_and(|said| said.contains("host restarted")));
+    }
+
+    #[test]
+    fn an_entry_is_of_the_least_version_that_says_it() {
+        let at = UnixMillis(5);
+        for (state, version) in [
+            (State::Starting, 2),
+            (State::Running { since: at }, 2),
+            (State::Suspended { at, kept: Kept::Capture }, 2),
+            (State::Suspended { at, kept: Kept::Layer }, 3),
+        ] {
+            assert_eq!(Entry { state: state.clone(), ..entry() }.version(), version, "{state:?}");
+        }
     }
 }

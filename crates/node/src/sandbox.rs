@@ -132,7 +132,7 @@ pub(crate) enum Past {
     HalfBuilt,
     /// It has ended, and something of it may still be on the host.
     Unclean,
-    /// It is suspended, and something besides its capture may still be on the host.
+    /// It is suspended, and something besides what is kept of it may still be on the host.
     Dormant,
 }
 
@@ -307,8 +307,11 @@ impl SandboxTask {
         let wanted = self.wanted.clone();
         let endpoint = start(&self.shared, &mut self.entry, wanted).await?;
         self.entry.state = State::Running { since: self.shared.parts.clock.now() };
-        // A crash of the host ends the sandbox, whatever this file says then.
-        let written = self.shared.write(self.entry.clone(), Durability::Renamed).await;
+        // A crash of the host ends one without a name, whatever this file says then. What has a
+        // name keeps its files, so the word that it runs must outlast one.
+        let named = self.entry.launch.named;
+        let durability = if named { Durability::Synced } else { Durability::Renamed };
+        let written = self.shared.write(self.entry.clone(), durability).await;
         written.map_err(|bad| failed(FailedStep::Layer, &bad))?;
         Ok(endpoint)
     }
@@ -703,7 +706,9 @@ impl SandboxTask {
     /// Lets others see the sandbox as it is now.
     fn publish(&self) -> Known {
         let mut known = known_of(&self.shared, &self.entry, self.endpoint.clone());
-        known.observed.trouble.clone_from(&self.trouble);
+        if self.trouble.is_some() {
+            known.observed.trouble.clone_from(&self.trouble);
+        }
         if let Some(phase) = &self.phase {
             known.observed.phase = phase.clone();
             known.endpoint = None;
@@ -759,11 +764,12 @@ fn known_of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Known
     let (phase, at) = match &entry.state {
         State::Starting => (ObservedPhase::Starting, shared.parts.clock.now()),
         State::Running { since } => (ObservedPhase::Running, *since),
-        State::Suspended { at } => (ObservedPhase::Suspended, *at),
+        State::Suspended { at, .. } => (ObservedPhase::Suspended, *at),
         State::Ended { cause, at } => (ObservedPhase::Ended(cause.clone()), *at),
     };
+    let trouble = entry.notice().map(str::to_owned);
     Known {
-        observed: Observed { generation: entry.generation, phase, at, trouble: None },
+        observed: Observed { generation: entry.generation, phase, at, trouble },
         endpoint,
         launch: entry.launch.clone(),
         orphaned: entry.orphaned.is_some(),

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::{
     capture::{Note, unseal, unseal_request},
     daemon::{self, DaemonError, knock_delay},
-    ledger::{Durability, Entry},
+    ledger::{Durability, Entry, Kept},
     sandbox::Wanted,
     service::Shared,
 };
@@ -37,7 +37,7 @@ pub(crate) async fn start(
     let source = find_source(shared, &entry.launch).await?;
     let template = &source.template;
     entry.template = Some(template.digest.clone());
-    if let Some((_, note)) = source.memory() {
+    if let Some((_, note, _)) = source.memory() {
         // The memory knows which program its first process is.
         entry.tarnd = note.tarnd.clone();
     }
@@ -98,23 +98,22 @@ async fn build_once(
     Ok(endpoint)
 }
 
-/// Brings a suspended sandbox back from its capture. On failure everything made is still to be
-/// cleaned, and the capture is as it was.
+/// Brings a suspended sandbox back from its capture, or boots it from its layer. On failure
+/// everything made is still to be cleaned, and the capture is as it was.
 pub(crate) async fn resume_cold(
     shared: &Shared,
     entry: &mut Entry,
     wanted: watch::Receiver<Wanted>,
 ) -> Result<Endpoint, String> {
-    let (capture, note) = open_capture(shared, entry.id.as_str()).await?;
-    let template = shared.parts.images.resolve_digest(&note.template, note.image_name()).await;
-    let template = template.map_err(|bad| chain(&bad))?;
-    let continues = Continues::Suspended;
-    let source = Source { template, capture: Some((capture, note)), continues };
+    let source = match entry.kept() {
+        Some(Kept::Layer) => own_files(shared, entry).await?,
+        Some(Kept::Capture) | None => own_capture(shared, entry).await?,
+    };
     let built = build(shared, entry, &source, &wanted, Written::Later).await;
     built.map_err(|cause| cause.error_message().unwrap_or_default())
 }
 
-/// Removes everything of a sandbox from the host. What cannot be removed now is said, and the call
+/// Removes everything of a sandbox from the host but what it goes on from. What cannot be removed now is said, and the call
 /// may be repeated.
 pub(crate) async fn clean(shared: &Shared, entry: &mut Entry) -> Result<(), String> {
     let mut trouble = Vec::new();
@@ -125,7 +124,13 @@ pub(crate) async fn clean(shared: &Shared, entry: &mut Entry) -> Result<(), Stri
     if let Some(slot) = entry.slot.take() {
         shared.parts.slots.release(slot, &entry.id).await;
     }
-    if let Err(bad) = shared.parts.layers.release(&entry.id).await {
+    let layers = &shared.parts.layers;
+    let removed = match entry.kept() {
+        // All that there is of it.
+        Some(Kept::Layer) => layers.close(&entry.id).await,
+        Some(Kept::Capture) | None => layers.release(&entry.id).await,
+    };
+    if let Err(bad) = removed {
         trouble.push(chain(&bad));
     }
     if trouble.is_empty() { Ok(()) } else { Err(trouble.join("; ")) }
@@ -164,24 +169,63 @@ async fn find_template(shared: &Shared, launch: &Launch) -> Result<Template, End
 /// What a sandbox is made from.
 struct Source {
     template: Template,
-    /// The capture it is restored from, and what its maker wrote down.
-    capture: Option<(Capture, Note)>,
-    /// What it is, if it has memory.
-    continues: Continues,
+    files: Files,
+}
+
+/// What the files of a sandbox are.
+enum Files {
+    /// Those of its template.
+    New,
+    /// Those of a capture, and whatever else that has.
+    Captured {
+        capture: Capture,
+        /// What its maker wrote down.
+        note: Box<Note>,
+        /// What the sandbox is, if there is memory.
+        continues: Continues,
+    },
+    /// Those that it has already.
+    Own,
 }
 
 impl Source {
-    /// Returns the capture if it holds memory.
-    fn memory(&self) -> Option<(&Capture, &Note)> {
-        let (capture, note) = self.capture.as_ref()?;
-        (note.kind == SnapshotKind::Memory).then_some((capture, note))
+    /// Returns the capture if it holds memory, and what the sandbox is that goes on from it.
+    fn memory(&self) -> Option<(&Capture, &Note, Continues)> {
+        match &self.files {
+            Files::Captured { capture, note, continues } if note.kind == SnapshotKind::Memory => {
+                Some((capture, note, *continues))
+            }
+            Files::Captured { .. } | Files::New | Files::Own => None,
+        }
     }
+}
+
+/// Finds what a suspend wrote down.
+async fn own_capture(shared: &Shared, entry: &Entry) -> Result<Source, String> {
+    let (capture, note) = open_capture(shared, entry.id.as_str()).await?;
+    let template = shared.parts.images.resolve_digest(&note.template, note.image_name()).await;
+    let template = template.map_err(|bad| chain(&bad))?;
+    let (note, continues) = (Box::new(note), Continues::Suspended);
+    Ok(Source { template, files: Files::Captured { capture, note, continues } })
+}
+
+/// Finds what the restart of the host left.
+async fn own_files(shared: &Shared, entry: &mut Entry) -> Result<Source, String> {
+    let (images, name) = (&shared.parts.images, &entry.launch.image);
+    let template = match &entry.template {
+        Some(digest) => images.resolve_digest(digest, name).await,
+        None => images.resolve(name).await,
+    };
+    let template = template.map_err(|bad| chain(&bad))?;
+    // Nothing of it remembers an older one.
+    entry.tarnd = shared.config.tarnd.clone();
+    Ok(Source { template, files: Files::Own })
 }
 
 async fn find_source(shared: &Shared, launch: &Launch) -> Result<Source, EndCause> {
     let Some(restore) = &launch.restore else {
         let template = find_template(shared, launch).await?;
-        return Ok(Source { template, capture: None, continues: Continues::Copy });
+        return Ok(Source { template, files: Files::New });
     };
     let (capture, note) = open_capture(shared, restore.snapshot.as_str())
         .await
@@ -192,7 +236,8 @@ async fn find_source(shared: &Shared, launch: &Launch) -> Result<Source, EndCaus
         .resolve_digest(&note.template, note.image_name())
         .await
         .map_err(|bad| no_snapshot(chain(&bad)))?;
-    Ok(Source { template, capture: Some((capture, note)), continues: Continues::Copy })
+    let (note, continues) = (Box::new(note), Continues::Copy);
+    Ok(Source { template, files: Files::Captured { capture, note, continues } })
 }
 
 /// Opens a capture and checks that its memory, if it has any, can go on here.
@@ -218,11 +263,12 @@ async fn place(
     let disk = entry.launch.resources.disk;
     let (layers, template) = (&shared.parts.layers, &source.template);
     let layer = async {
-        match &source.capture {
-            None => layers.build(&entry.id, template, disk).await,
-            Some((capture, _)) => {
+        match &source.files {
+            Files::New => layers.build(&entry.id, template, disk).await,
+            Files::Captured { capture, .. } => {
                 layers.build_from(&entry.id, template, &capture.layer, disk).await
             }
+            Files::Own => layers.reopen(&entry.id, template).await,
         }
     };
     let slot = shared.parts.slots.claim(&entry.id, &entry.launch.egress);
@@ -246,11 +292,11 @@ async fn run(
     let runtime = &shared.parts.runtime;
     let endpoint =
         |started: &Started| Endpoint { daemon: started.daemon, token: entry.token.clone() };
-    if let Some((capture, note)) = source.memory() {
+    if let Some((capture, note, continues)) = source.memory() {
         let started = runtime.restore(spec, &capture.memory).await;
         let started = started.map_err(|bad| failed(FailedStep::Restore, &bad))?;
         let sealed = Endpoint { daemon: started.daemon, token: note.token.clone() };
-        let request = unseal_request(shared, &entry.id, source.continues, &entry.token);
+        let request = unseal_request(shared, &entry.id, continues, &entry.token);
         unseal_new(&sealed, &entry.token, &request, wanted).await?;
         let endpoint = endpoint(&started);
         return Ok((started, endpoint));

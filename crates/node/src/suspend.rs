@@ -6,7 +6,8 @@
 //!     └───────────────────────────────────┴───────────────────┘
 //! ```
 //!
-//! A suspended sandbox is its capture and nothing else. Its paused processes are kept for a while
+//! A suspended sandbox is its capture and nothing else; one that the restart of its host has
+//! suspended is its layer, and its resume a boot. Its paused processes are kept for a while
 //! only to make a resume quick. Before they go on, the ledger durably says that the sandbox runs:
 //! from then on the capture is older than the files, and is never restored.
 
@@ -23,7 +24,7 @@ use tokio::time::Instant;
 use crate::{
     capture::{self, Purpose, unseal, unseal_request},
     gauge::MemoryFacts,
-    ledger::{Durability, Entry, State},
+    ledger::{Durability, Entry, Kept, State},
     sandbox::{Past, SandboxTask},
     service::Shared,
     start::{chain, resume_cold},
@@ -99,7 +100,8 @@ impl SandboxTask {
             Ok(()) => {}
             Err(trouble) => return self.not_suspended(trouble).await,
         }
-        self.entry.state = State::Suspended { at: self.shared.parts.clock.now() };
+        let at = self.shared.parts.clock.now();
+        self.entry.state = State::Suspended { at, kept: Kept::Capture };
         self.entry.held = false;
         let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
         if let Err(bad) = written {
@@ -260,7 +262,7 @@ impl SandboxTask {
         Ok(endpoint)
     }
 
-    /// The processes are gone: they are restored from the capture.
+    /// The processes are gone: they are restored from the capture, or booted from its files.
     async fn restore(&mut self) -> Result<Endpoint, String> {
         let wanted = self.wanted.clone();
         let endpoint = resume_cold(&self.shared, &mut self.entry, wanted).await?;

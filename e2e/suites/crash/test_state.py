@@ -3,11 +3,9 @@ answered is so, what was not is whole or gone, and nothing of it stays on the ho
 
 import collections
 import http.client
-import json
 import random
 import threading
 import time
-import uuid
 
 import pytest
 from conftest import maker
@@ -652,46 +650,3 @@ def test_killed_again_and_again_under_load(new_server):
     none(lambda: of_status(server, "running", "suspended", *STATUSES_ON_THE_WAY), "not ended")
     none(lambda: captures(server), "captures")
     none(lambda: more(server, baseline), "more on the host than before")
-
-
-def reboot(server) -> None:
-    """Does to the host what its reboot does: everything but files is gone, and it has another boot id."""
-    server.kill()
-    found = host.objects(server.data)
-    host.remove(found, host.objects(server.data))
-    none(lambda: [k for k, names in host.objects(server.data).items() if names and k not in ("file", "rule")], "left")
-    for path in (server.data / "ledger").glob("*/sandbox.json"):
-        entry = json.loads(path.read_text())
-        entry["boot_id"] = str(uuid.uuid4())
-        path.write_text(json.dumps(entry))
-
-
-def test_the_suspended_outlive_a_reboot(new_server):
-    server = new_server("-reboot", **SERVER)
-    asleep, awake = Witness(server, mib=8), Witness(server, mib=2)
-    asleep.work()
-    taken = {kind: box.snapshot(server, awake.id, kind) for kind in ("filesystem", "memory")}
-    box.reach(server, awake.id, "running")
-    box.suspend(server, asleep.id)
-    reboot(server)
-    server.start()
-    settle(server)
-    assert asleep.check() == "suspended"
-    ended = server.info(awake.id)
-    assert (ended["status"], ended["outcome"]) == ("terminated", "Failure(ContainerTerminated(host_restarted))")
-    for snapshot in taken.values():
-        child = box.restore(server, snapshot["id"], exposed_ports=[box.PORT], name=awake.name)
-        if snapshot["snapshot_type"] == "memory":
-            awake.goes_on(child)
-        box.gone(server, [child])
-    # What was resumed is of this boot, and outlives its server, as ever.
-    asleep.work()
-    server.restart(kill=True)
-    assert asleep.check() == "running"
-    box.suspend(server, asleep.id)
-    reboot(server)
-    server.start()
-    assert asleep.check() == "suspended"
-    box.gone(server, [asleep.id])
-    box.forget(server, [snapshot["id"] for snapshot in taken.values()])
-    none(lambda: captures(server), "captures")

@@ -200,18 +200,6 @@ async fn nothing_is_said_to_run_before_the_ledger_says_so() {
 }
 
 #[tokio::test]
-async fn a_reboot_of_the_host_ends_it() {
-    let world = World::new().await;
-    world.run(&id(1)).await;
-    world.host.sim.reboot().await;
-    *world.host.boot.lock() = "boot-2";
-    let world = world.restart().await;
-    let phase = world.node.list().await.remove(0).observed.phase;
-    let reason = "host_restarted".to_owned();
-    assert_eq!(phase, ObservedPhase::Ended(EndCause::RuntimeDied { reason }));
-}
-
-#[tokio::test]
 async fn what_ended_before_a_restart_takes_no_slot_from_another() {
     let world = World::new().await;
     world.run(&id(1)).await;

@@ -3,5 +3,6 @@
 mod adopt;
 mod life;
 mod log;
+mod reboot;
 mod state;
 mod world;

@@ -263,6 +263,14 @@ impl World {
         Self::over(self.host).await
     }
 
+    /// Restarts the host, and starts another server on it.
+    pub(crate) async fn reboot(self) -> Self {
+        self.host.sim.reboot().await;
+        self.host.layers.reboot();
+        *self.host.boot.lock() = "boot-2";
+        self.restart().await
+    }
+
     pub(crate) async fn run(&self, id: &SandboxId) -> Report {
         self.apply(id, 1, NodeTarget::Running(launch())).await;
         self.wait(id, |report| report.observed.phase != ObservedPhase::Starting).await

@@ -73,7 +73,13 @@ impl LayerDisk {
 
     /// Makes the directories; refuses if the layer is there, for it may be somebody's work.
     pub(crate) fn make_dirs(&self) -> Result<(), HostStepError> {
-        for dir in [&self.dir, &self.layer(), &self.root()] {
+        fs::create_dir(&self.dir).step("make", &self.dir)?;
+        self.make_mount_points()
+    }
+
+    /// Makes the directories to mount on.
+    pub(crate) fn make_mount_points(&self) -> Result<(), HostStepError> {
+        for dir in [&self.layer(), &self.root()] {
             fs::create_dir(dir).step("make", dir)?;
         }
         Ok(())
@@ -125,6 +131,21 @@ impl LayerDisk {
         if mount::is_on(&self.root(), OVERLAY_MAGIC)? {
             forget_large_files(&self.layer().join(UPPER));
         }
+        self.close()?;
+        match fs::rename(&self.dir, trash) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(HostStepError::new("move to the trash", &self.dir, error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Unmounts everything, and waits until nobody holds the image; from whatever is there, as
+    /// [`LayerDisk::remove`].
+    pub(crate) fn close(&self) -> Result<(), HostStepError> {
+        if !self.exists() {
+            return Ok(());
+        }
         // Asked while it is mounted: looking through all devices takes longer the more there are.
         let device = loopdev::below(&self.layer()).filter(|it| it.backing == self.image());
         let mut patience = Patience::FiveSeconds;
@@ -136,13 +157,7 @@ impl LayerDisk {
             // Copies in other mount namespaces go with the mount point.
             mount::remove_mount_point(&target)?;
         }
-        self.wait_for_loop(device.as_ref(), patience)?;
-        match fs::rename(&self.dir, trash) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(HostStepError::new("move to the trash", &self.dir, error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        self.wait_for_loop(device.as_ref(), patience)
     }
 
     /// Waits until no loop device holds the image: only then is the layer truly gone.

@@ -165,6 +165,17 @@ impl Layers for HostLayers {
         self.job(JobKind::Make, Some(id), work).await
     }
 
+    async fn reopen(&self, id: &SandboxId, template: &Template) -> Result<RootFs, LayerError> {
+        let (name, lower) = (id.clone(), template.root.clone());
+        self.job(JobKind::Make, Some(id), move |shared| shared.reopen(&name, &lower)).await
+    }
+
+    async fn close(&self, id: &SandboxId) -> Result<(), LayerError> {
+        let name = id.clone();
+        let work = move |shared: &Shared| Ok(shared.disk(&name).close()?);
+        self.job(JobKind::Remove, Some(id), work).await
+    }
+
     async fn sync(&self, id: &SandboxId) -> Result<(), LayerError> {
         let name = id.clone();
         self.job(JobKind::Make, Some(id), move |shared| {
@@ -260,9 +271,30 @@ impl Shared {
     ) -> Result<(), HostStepError> {
         self.pool.clone_file(&source.file, &disk.image())?;
         ext4::enlarge(&disk.image(), source.size)?;
-        disk.mount(template, &format!("tarn-{}/{id}", self.pool.tag()))?;
+        disk.mount(template, &self.loop_name(id))?;
         machine_id::assign(&disk.root(), id);
         Ok(())
+    }
+
+    fn loop_name(&self, id: &SandboxId) -> String {
+        format!("tarn-{}/{id}", self.pool.tag())
+    }
+
+    fn reopen(&self, id: &SandboxId, template: &Path) -> Result<RootFs, LayerError> {
+        let disk = self.disk(id);
+        if !disk.image().exists() {
+            return Err(LayerError::Missing { id: id.clone() });
+        }
+        // Of an earlier try.
+        disk.close()?;
+        disk.make_mount_points()?;
+        if let Err(error) = disk.mount(template, &self.loop_name(id)) {
+            if let Err(undo) = disk.close() {
+                tracing::warn!(sandbox.id = %id, error = chain(&undo), "undoing a mount failed");
+            }
+            return Err(error.into());
+        }
+        Ok(RootFs { path: disk.root() })
     }
 
     fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {
