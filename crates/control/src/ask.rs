@@ -108,8 +108,8 @@ pub struct SandboxView {
     pub runtime: &'static str,
     /// When it moves to the archive; set for terminated ones.
     pub archived_at: Option<tarn_types::UnixMillis>,
-    /// Why the last suspend left it running, or the last resume left it suspended; for
-    /// `error_details`. `None` again once its state has changed.
+    /// Why it is frozen, or why the last suspend left it running, or the last resume left it
+    /// suspended; for `error_details`. `None` again once its state has changed.
     pub trouble: Option<String>,
 }
 

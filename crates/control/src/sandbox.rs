@@ -371,7 +371,10 @@ impl Control {
             status: status(record),
             runtime: self.0.config.runtime,
             archived_at: record.terminated_at.map(|ended| ended.plus_secs(archive_after)),
-            trouble: record.observed.as_ref().and_then(|observed| observed.trouble.clone()),
+            trouble: record.observed.as_ref().and_then(|observed| {
+                // What is so now matters more than what came of the last wish.
+                observed.frozen.clone().or_else(|| observed.trouble.clone())
+            }),
             record: record.clone(),
         }
     }

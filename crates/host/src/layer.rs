@@ -22,6 +22,8 @@ pub struct PoolSpace {
     pub total: ByteSize,
     /// What is free in it.
     pub available: ByteSize,
+    /// Below this what runs must stand still, before the pool is full under it.
+    pub floor: ByteSize,
 }
 
 /// Says which step of a layer's life failed.

@@ -32,7 +32,10 @@ pub struct SimLayers {
     live: Mutex<BTreeSet<SandboxId>>,
     /// Those that are not mounted.
     closed: Mutex<BTreeSet<SandboxId>>,
+    /// What is free, where a test says so.
+    free: Mutex<Option<ByteSize>>,
     faults: Faults,
+    space_faults: Faults,
 }
 
 /// Slots that are entries of a table; every address is loopback.
@@ -131,6 +134,16 @@ impl SimLayers {
         self.faults.plan(times);
     }
 
+    /// Leaves so much room.
+    pub fn set_free(&self, free: ByteSize) {
+        *self.free.lock() = Some(free);
+    }
+
+    /// Makes the next `times` of [`Layers::space`] fail.
+    pub fn fail_space(&self, times: usize) {
+        self.space_faults.plan(times);
+    }
+
     /// Unmounts every layer, as a restart of the host does.
     pub fn reboot(&self) {
         self.closed.lock().append(&mut self.live.lock());
@@ -206,7 +219,15 @@ impl Layers for SimLayers {
     }
 
     async fn space(&self) -> Result<PoolSpace, LayerError> {
-        Ok(PoolSpace { total: ByteSize::from_mib(1 << 20), available: ByteSize::from_mib(1 << 19) })
+        if self.space_faults.meet() {
+            let (step, path) = ("ask the room of", PathBuf::from("/sim"));
+            return Err(LayerError::Step { step, path, source: io::Error::other(MADE_TO_FAIL) });
+        }
+        Ok(PoolSpace {
+            total: ByteSize::from_mib(1 << 20),
+            available: self.free.lock().unwrap_or(ByteSize::from_mib(1 << 19)),
+            floor: ByteSize::from_mib(2 << 10),
+        })
     }
 }
 

@@ -199,7 +199,8 @@ fn reported(record: &SandboxRecord, mut observed: Observed) -> Result<Step, Igno
         }
         let same = observed.generation == known.generation
             && observed.phase == known.phase
-            && observed.trouble == known.trouble;
+            && observed.trouble == known.trouble
+            && observed.frozen == known.frozen;
         if same {
             return Err(Ignored::NoChange);
         }

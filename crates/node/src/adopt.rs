@@ -136,6 +136,7 @@ async fn take_over(
             let at = shared.parts.clock.now();
             entry.state = State::Suspended { at, kept: Kept::Layer };
             entry.held = false;
+            entry.frozen = false;
             shared.write(entry.clone(), Durability::Synced).await?;
             SandboxTask::spawn_adopted(shared, entry, None, Past::Dormant);
         }

@@ -126,6 +126,10 @@ pub(crate) struct Entry {
     /// when this was written, in ms.
     #[serde(default)]
     pub(crate) idle_ms: u64,
+    /// It is frozen, or about to be, because the pool has no room. On disk it is `held` then, too,
+    /// so that an older reader lets it go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) frozen: bool,
 }
 
 /// An entry, or why it cannot be understood.
@@ -196,7 +200,11 @@ impl Ledger {
         let temp = dir.join(TEMP_NAME);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|source| io_error("make directory", &dir, source))?;
-        let versioned = Entry { format_version: entry.version(), ..entry.clone() };
+        let versioned = Entry {
+            format_version: entry.version(),
+            held: entry.held || entry.frozen,
+            ..entry.clone()
+        };
         let text = serde_json::to_vec_pretty(&versioned)
             .map_err(|source| io_error("encode", &temp, source.into()))?;
         let content = if entry.outlasts_reboot() { Durability::Synced } else { durability };
@@ -248,13 +256,15 @@ impl Ledger {
 
 fn parse(path: &Path, text: &[u8]) -> Result<Entry, LedgerError> {
     let unreadable = |detail: String| LedgerError::Unreadable { path: path.to_owned(), detail };
-    let entry: Entry =
+    let mut entry: Entry =
         serde_json::from_slice(text).map_err(|source| unreadable(source.to_string()))?;
     if entry.format_version > FORMAT_VERSION {
         let detail =
             format!("format version {} is newer than {FORMAT_VERSION}", entry.format_version);
         return Err(unreadable(detail));
     }
+    // What is held is not frozen on top of that.
+    entry.held &= !entry.frozen;
     Ok(entry)
 }
 
@@ -307,6 +317,7 @@ mod tests {
             template: None,
             held: false,
             idle_ms: 0,
+            frozen: false,
         }
     }
 
@@ -389,6 +400,19 @@ mod tests {
         };
         assert_eq!(read, expected);
         assert!(read.notice().is_some_and(|said| said.contains("host restarted")));
+    }
+
+    #[test]
+    fn a_frozen_entry_is_held_for_older_readers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        let frozen = Entry { frozen: true, ..entry() };
+        ledger.write(&frozen, Durability::Renamed).expect("it writes");
+        let text = fs::read(dir.path().join(entry().id.as_str()).join(FILE_NAME));
+        let json: serde_json::Value =
+            serde_json::from_slice(&text.expect("a file")).expect("it is JSON");
+        assert_eq!((&json["held"], &json["frozen"]), (&true.into(), &true.into()));
+        assert_eq!(ledger.read_all().expect("it lists")[0].1.as_ref().expect("it reads"), &frozen);
     }
 
     #[test]

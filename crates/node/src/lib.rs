@@ -11,6 +11,7 @@ mod daemon;
 mod gauge;
 mod ledger;
 mod log;
+mod room;
 mod sandbox;
 mod service;
 mod start;

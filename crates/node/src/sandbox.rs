@@ -27,6 +27,7 @@ use crate::{
     adopt::{Found, died_unwatched, find, seek_pause, warn_sought},
     ledger::{Durability, Entry, FORMAT_VERSION, State},
     log::LogPump,
+    room::{FROZEN, Room},
     service::Shared,
     start::{chain, clean, failed, start},
     suspend::{Warm, Why, report_capture},
@@ -88,6 +89,8 @@ pub(crate) struct SandboxTask {
     pub(crate) shared: Arc<Shared>,
     handle: Arc<Handle>,
     pub(crate) wanted: watch::Receiver<Wanted>,
+    /// Whether it may write to the pool.
+    pub(crate) room: watch::Receiver<Room>,
     pub(crate) entry: Entry,
     pub(crate) endpoint: Option<Endpoint>,
     /// How many of `Wanted::repeats` were answered.
@@ -266,6 +269,7 @@ impl SandboxTask {
             shared: Arc::clone(shared),
             handle,
             wanted: receiver,
+            room: shared.room.subscribe(),
             entry,
             endpoint,
             repeated: 0,
@@ -332,6 +336,7 @@ impl SandboxTask {
                 // The server stops; the sandbox lives on.
                 () = stopping => return,
                 changed = self.wanted.changed() => if changed.is_err() { return },
+                changed = self.room.changed() => if changed.is_err() { return },
                 () = next_look => self.look().await,
             }
         }
@@ -359,6 +364,7 @@ impl SandboxTask {
             if !self.is_ended() && wanted.orphaned != self.entry.orphaned.is_some() {
                 self.set_orphaned(wanted.orphaned).await;
             }
+            self.heed_room().await;
         }
         // Before a suspend that was asked for later.
         let ends = wanted
@@ -513,7 +519,8 @@ impl SandboxTask {
 
     /// Has the output read while there is somebody to read it from.
     fn keep_pump(&mut self) {
-        let readable = self.endpoint.as_ref().filter(|_| self.entry.orphaned.is_none());
+        let still = self.entry.orphaned.is_some() || self.entry.frozen;
+        let readable = self.endpoint.as_ref().filter(|_| !still);
         match readable {
             None => self.pump = None,
             Some(endpoint) if self.pump.is_none() => {
@@ -528,6 +535,7 @@ impl SandboxTask {
         let died = matches!(cause, EndCause::OutOfMemory | EndCause::RuntimeDied { .. });
         self.ended_suspended = matches!(self.entry.state, State::Suspended { .. });
         self.entry.state = State::Ended { cause, at: self.shared.parts.clock.now() };
+        self.entry.frozen = false;
         self.endpoint = None;
         self.phase = None;
         self.trouble = None;
@@ -586,6 +594,8 @@ impl SandboxTask {
             State::Starting | State::Running { .. } | State::Ended { .. } if orphaned => {
                 runtime.freeze(&self.entry.id).await
             }
+            // As long as there is no room.
+            State::Running { .. } if self.entry.frozen => Ok(()),
             State::Starting | State::Running { .. } | State::Ended { .. } => {
                 runtime.thaw(&self.entry.id).await
             }
@@ -681,8 +691,8 @@ impl SandboxTask {
         self.unsaved
     }
 
-    pub(crate) fn is_dormant(&self) -> bool {
-        self.past == Past::Dormant
+    pub(crate) fn is(&self, past: &Past) -> bool {
+        self.past == *past
     }
 
     fn is_ended(&self) -> bool {
@@ -750,6 +760,7 @@ fn new_entry(shared: &Shared, intent: &NodeIntent, launch: Launch) -> Entry {
         template: None,
         held: false,
         idle_ms: 0,
+        frozen: false,
     }
 }
 
@@ -769,7 +780,13 @@ fn known_of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Known
     };
     let trouble = entry.notice().map(str::to_owned);
     Known {
-        observed: Observed { generation: entry.generation, phase, at, trouble },
+        observed: Observed {
+            generation: entry.generation,
+            phase,
+            at,
+            trouble,
+            frozen: entry.frozen.then(|| FROZEN.to_owned()),
+        },
         endpoint,
         launch: entry.launch.clone(),
         orphaned: entry.orphaned.is_some(),

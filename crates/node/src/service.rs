@@ -21,10 +21,10 @@ use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
-    BootId, Generation, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId, SnapshotId,
+    BootId, ByteSize, Generation, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId, SnapshotId,
 };
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     adopt,
@@ -33,6 +33,7 @@ use crate::{
     gauge::MemoryGauge,
     ledger::{Durability, Entry, Ledger, LedgerError},
     log::{self, LogRate},
+    room::{self, Room},
     sandbox::{Handle, SandboxTask},
     start::chain,
     suspend::report_capture,
@@ -125,6 +126,8 @@ pub(crate) struct Shared {
     pub(crate) starts_in_flight: AtomicU32,
     /// The sandboxes whose ledger entries cannot be read, and why not.
     pub(crate) unreadable: Mutex<BTreeMap<SandboxId, String>>,
+    /// Whether sandboxes may write to the pool.
+    pub(crate) room: watch::Sender<Room>,
     /// Bounds the batches of lines that are in memory.
     pub(crate) log_room: Arc<Semaphore>,
 }
@@ -191,10 +194,13 @@ impl NodeService {
             handles: RwLock::default(),
             starts_in_flight: AtomicU32::new(0),
             unreadable: Mutex::default(),
+            room: watch::Sender::new(Room::Enough),
             log_room: Arc::new(Semaphore::new(log::ROOM)),
         }));
+        room::first_look(&node.0).await;
         adopt::adopt_all(&node.0).await?;
         node.listen(events);
+        drop(node.0.parts.tasks.spawn("room_watcher", room::watch(Arc::clone(&node.0))));
         Ok(node)
     }
 
@@ -302,7 +308,13 @@ impl Node for NodeService {
             NodeTarget::Terminated(cause) => {
                 let phase = ObservedPhase::Ended(cause.clone());
                 let at = self.0.parts.clock.now();
-                let observed = Observed { generation: intent.generation, phase, at, trouble: None };
+                let observed = Observed {
+                    generation: intent.generation,
+                    phase,
+                    at,
+                    trouble: None,
+                    frozen: None,
+                };
                 self.0.report(&intent.id, observed, None).await;
             }
         }
@@ -312,8 +324,12 @@ impl Node for NodeService {
     async fn view(&self) -> NodeView {
         let memory = self.0.parts.memory.read();
         let pool = self.0.parts.layers.space().await;
-        let (disk, disk_available) =
+        let (disk, mut disk_available) =
             pool.map(|space| (space.total, space.available)).unwrap_or_default();
+        if *self.0.room.borrow() == Room::Short {
+            // What came now would be frozen at once.
+            disk_available = ByteSize::default();
+        }
         let handles: Vec<_> = self.0.handles.read().values().cloned().collect();
         let promised: u64 =
             handles.iter().map(|handle| u64::from(handle.cpu_promised().milli())).sum();

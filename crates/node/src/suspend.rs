@@ -25,6 +25,7 @@ use crate::{
     capture::{self, Purpose, unseal, unseal_request},
     gauge::MemoryFacts,
     ledger::{Durability, Entry, Kept, State},
+    room::STOOD_STILL,
     sandbox::{Past, SandboxTask},
     service::Shared,
     start::{chain, resume_cold},
@@ -79,6 +80,9 @@ impl SandboxTask {
     /// the report says why.
     pub(crate) async fn suspend(&mut self, generation: Generation, why: Why) {
         let before = std::mem::replace(&mut self.entry.generation, generation);
+        if self.entry.frozen {
+            return self.not_suspended(STOOD_STILL.to_owned()).await;
+        }
         let Some(endpoint) = self.endpoint.clone() else {
             let trouble = "the sandbox cannot be reached just now".to_owned();
             return self.not_suspended(trouble).await;
@@ -314,6 +318,9 @@ impl SandboxTask {
     }
 
     async fn take_snapshot(&mut self, order: &CaptureOrder) -> Result<capture::Draft, String> {
+        if self.entry.frozen {
+            return Err(STOOD_STILL.to_owned());
+        }
         let running = matches!(self.entry.state, State::Running { .. });
         let Some(endpoint) = self.endpoint.clone().filter(|_| running) else {
             return Err("the sandbox does not run".to_owned());
@@ -338,7 +345,7 @@ impl SandboxTask {
     pub(crate) async fn follow_suspended(&mut self, target: NodeTarget, generation: Generation) {
         match target {
             // What is left of before is removed first; that is tried again soon.
-            NodeTarget::Running(_) if self.is_dormant() => {}
+            NodeTarget::Running(_) if self.is(&Past::Dormant) => {}
             NodeTarget::Running(launch) => self.resume(launch, generation).await,
             NodeTarget::Suspended => {
                 self.entry.generation = generation;
@@ -354,7 +361,7 @@ impl SandboxTask {
 
     /// Says whether the idle limit suspends the sandbox now.
     pub(crate) fn is_idle(&self, secs: u64) -> bool {
-        if self.not_before.is_some_and(|at| Instant::now() < at) {
+        if self.entry.frozen || self.not_before.is_some_and(|at| Instant::now() < at) {
             return false;
         }
         self.idle_ms().is_some_and(|idle| idle >= secs.saturating_mul(1000))

@@ -85,6 +85,9 @@ pub(crate) struct PoolSection {
     pub(crate) initial_mb: u64,
     /// The largest size it may grow to, in MiB. Default: as far as the disk below allows.
     pub(crate) max_mb: Option<u64>,
+    /// Running sandboxes are frozen when less than this is free, in MiB; 0 = never. Default: 2048,
+    /// or a twentieth of a pool of less than 40 GiB.
+    pub(crate) freeze_below_mb: Option<u64>,
 }
 
 /// `[network]`
@@ -275,7 +278,7 @@ impl Default for NodeSection {
 
 impl Default for PoolSection {
     fn default() -> Self {
-        Self { initial_mb: 8192, max_mb: None }
+        Self { initial_mb: 8192, max_mb: None, freeze_below_mb: None }
     }
 }
 

@@ -119,6 +119,7 @@ fn open_pool(plan: &HostPlan<'_>) -> anyhow::Result<Pool> {
     let sizing = PoolSizing {
         initial: ByteSize::from_mib(section.initial_mb),
         max: section.max_mb.map(ByteSize::from_mib),
+        freeze_below: section.freeze_below_mb.map(ByteSize::from_mib),
         ..PoolSizing::default()
     };
     let options = PoolOptions { sizing, ..PoolOptions::default() };

@@ -90,10 +90,11 @@ impl Pool {
         };
         let reserve = pool::reserve(space.total);
         let detail = format!(
-            "{} of {} free; no new sandboxes below {}",
+            "{} of {} free; no new sandboxes below {}, running ones are frozen below {}",
             gib(space.available),
             gib(space.total),
-            gib(reserve)
+            gib(reserve),
+            gib(space.floor)
         );
         if space.available < reserve {
             return StorageFact::bad(name, detail, "free disk space, or raise the pool's maximum");

@@ -45,6 +45,9 @@ pub struct Observed {
     /// sandbox runs on), or a resume that did (and it is suspended still).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Why its processes are frozen although it should run. A report without it takes it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<String>,
 }
 
 /// Where a node says a sandbox is.

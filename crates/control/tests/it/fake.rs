@@ -92,6 +92,7 @@ impl FakeNode {
             phase,
             at: UnixMillis(1_000_001),
             trouble: None,
+            frozen: None,
         };
         Report { id: id.clone(), node: self.id.clone(), observed, endpoint }
     }

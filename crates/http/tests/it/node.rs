@@ -80,6 +80,7 @@ impl Node for FakeNode {
             phase,
             at: UnixMillis(1_700_000_000_001),
             trouble: None,
+            frozen: None,
         };
         let report = Report { id: intent.id, node: self.id.clone(), observed, endpoint };
         let control = self.control.lock().clone();

@@ -30,6 +30,7 @@ fn trouble(generation: u64, phase: ObservedPhase) -> Event {
         phase,
         at: T0.plus_secs(1),
         trouble: Some("the disk is full".to_owned()),
+        frozen: None,
     })
 }
 

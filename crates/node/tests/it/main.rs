@@ -4,5 +4,6 @@ mod adopt;
 mod life;
 mod log;
 mod reboot;
+mod room;
 mod state;
 mod world;

@@ -288,6 +288,7 @@ impl Shared {
             return Err(HostStepError::new("find the mount of", &layer.root(), absent).into());
         }
         let source = File::open(&image).step("open", &image)?;
+        self.pool.check_room_for_copy(&source.metadata().step("look at", &image)?)?;
         let (target, to) = (disk.make_layer()?, disk.draft_layer());
         layer.sync()?;
         if !self.pool.clones_at_once()? {

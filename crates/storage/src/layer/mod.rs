@@ -135,9 +135,11 @@ impl HostLayers {
             let _held = (guard, permit);
             work(&shared)
         });
-        job.await.unwrap_or_else(|error| {
-            Err(HostStepError::new("work on", &self.shared.layers, io::Error::other(error)).into())
-        })
+        job.await.unwrap_or_else(|error| Err(self.ended_early(error)))
+    }
+
+    fn ended_early(&self, error: tokio::task::JoinError) -> LayerError {
+        HostStepError::new("work on", &self.shared.layers, io::Error::other(error)).into()
     }
 }
 
@@ -205,7 +207,10 @@ impl Layers for HostLayers {
     }
 
     async fn space(&self) -> Result<PoolSpace, LayerError> {
-        self.job(JobKind::Make, None, |shared| Ok(shared.pool.space()?)).await
+        // Without a turn: who looks whether room runs out cannot wait for those who take it.
+        let shared = self.shared.clone();
+        let look = self.tasks.spawn_blocking(move || Ok(shared.pool.space()?)).await;
+        look.unwrap_or_else(|error| Err(self.ended_early(error)))
     }
 }
 

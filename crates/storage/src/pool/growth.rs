@@ -15,6 +15,9 @@ pub struct PoolSizing {
     pub step: ByteSize,
     /// What it always leaves free on the disk below.
     pub disk_reserve: ByteSize,
+    /// Below this running sandboxes are frozen; `None` = 2 GiB, in a small pool a twentieth of it.
+    /// It holds for pools of every kind; 0 = never.
+    pub freeze_below: Option<ByteSize>,
 }
 
 /// What the rules look at.
@@ -26,12 +29,19 @@ pub(crate) struct PoolFill {
     pub(crate) free: u64,
     /// What is free on the disk below.
     pub(crate) disk_free: u64,
+    /// What the image has no blocks for on the disk below: none as it is made, but trimming the
+    /// pool gives blocks back.
+    pub(crate) holes: u64,
 }
 
 /// Sizes are multiples of this: whole blocks of either file system, and few odd numbers to read.
 const GRAIN: u64 = 64 << 20;
 /// New layers are refused when less than one part in this many is free.
 const RESERVE_PART: u64 = 10;
+/// When running sandboxes are frozen, unless that is configured: below this, or in a small pool
+/// below one part in so many.
+const FLOOR: ByteSize = ByteSize::from_mib(2 << 10);
+const FLOOR_PART: u64 = 20;
 
 // === impl PoolSizing ===
 
@@ -48,6 +58,7 @@ impl Default for PoolSizing {
             low_water: ByteSize::from_mib(4 << 10),
             step: ByteSize::from_mib(8 << 10),
             disk_reserve: ByteSize::from_mib(2 << 10),
+            freeze_below: None,
         }
     }
 }
@@ -55,7 +66,8 @@ impl Default for PoolSizing {
 impl PoolSizing {
     /// Returns how much the image could still grow.
     pub(crate) fn room_to_grow(&self, fill: PoolFill) -> u64 {
-        let below = fill.disk_free.saturating_sub(self.disk_reserve.bytes());
+        let spoken_for = self.disk_reserve.bytes().saturating_add(fill.holes);
+        let below = fill.disk_free.saturating_sub(spoken_for);
         let allowed = self.max.map_or(u64::MAX, |max| max.bytes().saturating_sub(fill.size));
         below.min(allowed) / GRAIN * GRAIN
     }
@@ -69,6 +81,21 @@ impl PoolSizing {
         let growth = wanted.min(self.room_to_grow(fill));
         (growth > 0).then(|| fill.size + growth)
     }
+}
+
+impl PoolFill {
+    /// Returns how much can be written to what is free: as much of it as has blocks, or can get
+    /// some from the disk below.
+    pub(crate) fn writable(self) -> u64 {
+        let backed = self.free.saturating_sub(self.holes);
+        self.free.min(backed.saturating_add(self.disk_free))
+    }
+}
+
+/// Returns below how much free room in a pool of a size running sandboxes are frozen.
+pub(crate) fn floor(total: ByteSize, configured: Option<ByteSize>) -> ByteSize {
+    let part = ByteSize::from_bytes(total.bytes() / FLOOR_PART);
+    configured.unwrap_or(part.min(FLOOR))
 }
 
 /// Returns what must stay free in a pool of a size for a new layer to be made.
@@ -102,14 +129,14 @@ mod tests {
             (Some(4), size, GIB, 100 * GIB, None),
         ];
         for (max, size, free, disk_free, expected) in table {
-            let fill = PoolFill { size, free, disk_free };
+            let fill = PoolFill { size, free, disk_free, holes: 0 };
             assert_eq!(sizing(max).next_size(fill, 0), expected, "{max:?} {fill:?}");
         }
     }
 
     #[test]
     fn what_is_promised_counts_as_taken() {
-        let fill = PoolFill { size: 8 * GIB, free: 6 * GIB, disk_free: 100 * GIB };
+        let fill = PoolFill { size: 8 * GIB, free: 6 * GIB, disk_free: 100 * GIB, holes: 0 };
         // (promised in GiB) -> the new size in GiB
         for (promised, expected) in [(0, None), (2, None), (3, Some(16)), (20, Some(26))] {
             let expected = expected.map(|gib| gib * GIB);
@@ -120,7 +147,42 @@ mod tests {
 
     #[test]
     fn growth_comes_in_whole_grains() {
-        let fill = PoolFill { size: 8 * GIB, free: 0, disk_free: 2 * GIB + GRAIN * 2 - 1 };
+        let disk_free = 2 * GIB + GRAIN * 2 - 1;
+        let fill = PoolFill { size: 8 * GIB, free: 0, disk_free, holes: 0 };
         assert_eq!(sizing(None).next_size(fill, 0), Some(8 * GIB + GRAIN));
+    }
+
+    #[test]
+    fn holes_in_the_image_are_no_room_unless_the_disk_has_it() {
+        // (free, holes, free below) in GiB -> (writable, room to grow)
+        for (free, holes, disk_free, writable, growth) in [
+            (6, 0, 100, 6, 98),
+            (6, 4, 100, 6, 94),
+            (6, 4, 1, 3, 0),
+            (6, 6, 0, 0, 0),
+            (6, 8, 1, 1, 0),
+            (0, 0, 0, 0, 0),
+        ] {
+            let [free, holes, disk_free] = [free, holes, disk_free].map(|gib| gib * GIB);
+            let fill = PoolFill { size: 8 * GIB, free, disk_free, holes };
+            assert_eq!(fill.writable(), writable * GIB, "{fill:?}");
+            assert_eq!(sizing(None).room_to_grow(fill), growth * GIB, "{fill:?}");
+        }
+    }
+
+    #[test]
+    fn the_floor_is_two_gib_or_a_twentieth_or_what_is_configured() {
+        let mib = ByteSize::from_mib;
+        for (total, configured, expected) in [
+            (100 << 10, None, 2 << 10),
+            (40 << 10, None, 2 << 10),
+            (20 << 10, None, 1 << 10),
+            (2000, None, 100),
+            (2000, Some(512), 512),
+            (100 << 10, Some(0), 0),
+        ] {
+            let found = floor(mib(total), configured.map(mib));
+            assert_eq!(found, mib(expected), "{total} {configured:?}");
+        }
     }
 }

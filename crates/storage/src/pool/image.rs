@@ -13,7 +13,7 @@ use rustix::{
 };
 use tarn_types::{ByteSize, InstanceTag};
 
-use super::{PoolError, PoolSizing, growth::PoolFill, room};
+use super::{PoolError, PoolSizing, allocated, growth::PoolFill, room};
 use crate::{
     durable::sync_dir,
     loopdev::{self, LoopDevice},
@@ -56,11 +56,17 @@ impl PoolImage {
         Ok(fs::metadata(&self.file).step("look at", &self.file)?.len())
     }
 
+    /// Returns how much of the image has no blocks on the disk below.
+    pub(super) fn holes(&self) -> Result<u64, HostStepError> {
+        let meta = fs::metadata(&self.file).step("look at", &self.file)?;
+        Ok(meta.len().saturating_sub(allocated(&meta).bytes()))
+    }
+
     /// Makes the image; it appears under its name only when it is complete.
     pub(super) fn create(&self, sizing: &PoolSizing) -> Result<(), PoolError> {
         let parent = self.file.parent().unwrap_or(Path::new("/"));
         let (_, disk_free) = room(parent)?;
-        let possible = sizing.room_to_grow(PoolFill { size: 0, free: 0, disk_free });
+        let possible = sizing.room_to_grow(PoolFill { size: 0, free: 0, disk_free, holes: 0 });
         let size = sizing.initial.bytes().min(possible);
         if size < LEAST.bytes() {
             return Err(PoolError::NoRoom {

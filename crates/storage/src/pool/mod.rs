@@ -16,6 +16,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -96,8 +97,9 @@ pub struct Pool {
     /// Why it is not of a better kind.
     shortcoming: Option<String>,
     image: Option<PoolImage>,
-    /// Held while the image grows.
+    /// Held while the image grows; whether it could not the last time.
     growing: Mutex<()>,
+    stuck: AtomicBool,
     /// Room that is spoken for, by the directory whose files will take it.
     promised: Mutex<HashMap<PathBuf, u64>>,
     trash: Trash,
@@ -146,6 +148,7 @@ impl Pool {
             shortcoming: None,
             image: None,
             growing: Mutex::new(()),
+            stuck: AtomicBool::new(false),
             promised: Mutex::default(),
         };
         pool.settle(image, options.choice)?;
@@ -227,13 +230,20 @@ impl Pool {
 
     fn space_beside(&self, promised: u64) -> Result<PoolSpace, HostStepError> {
         let (size, free) = room(&self.dir)?;
-        let growth = match &self.image {
-            Some(image) => self.sizing.room_to_grow(self.fill(image)?),
-            None => 0,
+        let (free, growth) = match &self.image {
+            Some(image) => {
+                let fill = self.fill(image)?;
+                // What cannot be had is no room, whatever the disk below says.
+                let stuck = self.stuck.load(Ordering::Relaxed);
+                (fill.writable(), if stuck { 0 } else { self.sizing.room_to_grow(fill) })
+            }
+            None => (free, 0),
         };
+        let total = ByteSize::from_bytes(size + growth);
         Ok(PoolSpace {
-            total: ByteSize::from_bytes(size + growth),
+            total,
             available: ByteSize::from_bytes((free + growth).saturating_sub(promised)),
+            floor: growth::floor(total, self.sizing.freeze_below),
         })
     }
 
@@ -259,6 +269,18 @@ impl Pool {
         let reserve = reserve(space.total);
         if space.available < reserve.saturating_add(allocated(source)) {
             return Err(LayerError::PoolFull { available: space.available, reserve });
+        }
+        Ok(())
+    }
+
+    /// Refuses a copy of a file that would take room of its own and with that use up the reserve.
+    pub(crate) fn check_room_for_copy(&self, source: &Metadata) -> Result<(), CaptureError> {
+        let PoolKind::PlainCopies = self.kind else { return Ok(()) };
+        let space = self.space()?;
+        let (available, reserve) = (space.available, reserve(space.total));
+        let needed = allocated(source);
+        if available < reserve.saturating_add(needed) {
+            return Err(CaptureError::PoolFull { needed, available, reserve });
         }
         Ok(())
     }
@@ -308,7 +330,9 @@ impl Pool {
         let promised = outstanding(&self.promised.lock());
         let size = self.sizing.next_size(self.fill(image)?, promised);
         let Some(size) = size else { return Ok(false) };
-        image.grow(size)?;
+        let grown = image.grow(size);
+        self.stuck.store(grown.is_err(), Ordering::Relaxed);
+        grown?;
         tracing::info!(size = %ByteSize::from_bytes(size), "pool grown");
         Ok(true)
     }
@@ -337,7 +361,7 @@ impl Pool {
     fn fill(&self, image: &PoolImage) -> Result<PoolFill, HostStepError> {
         let (_, free) = room(&self.dir)?;
         let (_, disk_free) = room(image.disk())?;
-        Ok(PoolFill { size: image.size()?, free, disk_free })
+        Ok(PoolFill { size: image.size()?, free, disk_free, holes: image.holes()? })
     }
 }
 

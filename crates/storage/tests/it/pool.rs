@@ -5,10 +5,12 @@ use std::{
     os::unix::fs::MetadataExt as _,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rustix::fs::{FallocateFlags, fallocate};
-use tarn_host::{LayerError, Layers as _};
-use tarn_storage::{Pool, PoolError, PoolKind, PoolOptions, PoolSizing, remove_all_mounts};
+use tarn_host::{CaptureError, Captures as _, LayerError, Layers as _};
+use tarn_storage::{
+    Pool, PoolChoice, PoolError, PoolKind, PoolOptions, PoolSizing, remove_all_mounts,
+};
 use tarn_types::{ByteSize, InstanceTag};
 
 use crate::stage::{Census, Stage, id, small, until};
@@ -79,6 +81,7 @@ async fn it_grows_when_it_runs_low_and_up_to_its_maximum() -> Result<()> {
         low_water: ByteSize::from_mib(300),
         step: ByteSize::from_mib(256),
         disk_reserve: ByteSize::from_mib(512),
+        freeze_below: None,
     };
     let server = stage.server_with(PoolOptions { sizing, ..PoolOptions::default() })?;
     if server.pool.kind() == PoolKind::DataDir {
@@ -182,5 +185,58 @@ async fn something_else_mounted_over_the_pool_is_an_error() -> Result<()> {
     assert!(matches!(error, Err(PoolError::Step(_))), "{error:?}");
     removed?;
     assert_eq!(kept, 1, "what is not ours is left alone");
+    Ok(())
+}
+
+/// A data directory on a tmpfs of its own, which cannot clone.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(dir: std::path::PathBuf, size: &std::ffi::CStr) -> Result<Self> {
+        fs::create_dir_all(&dir)?;
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", &dir, "tmpfs", flags, size)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // What cannot be unmounted any more goes with the test's mount of it.
+        drop(remove_all_mounts(&self.0));
+        _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_capture_by_copy_leaves_the_reserve() -> Result<()> {
+    let stage = Stage::new()?;
+    let _tmpfs = Tmpfs::mount(stage.data(), c"size=192m")?;
+    let options = PoolOptions { choice: PoolChoice::NoImage, ..small() };
+    let server = stage.server_with(options)?;
+    assert_eq!(server.pool.kind(), PoolKind::PlainCopies);
+    let root = server.layers.build(&id(1), &stage.template(), ByteSize::from_mib(128)).await?.path;
+    fs::write(root.join("filler"), vec![1; 80 << 20])?;
+    server.layers.sync(&id(1)).await?;
+    let captures = &server.captures;
+    captures.begin("full", ByteSize::default()).await?;
+    let refused = captures.clone_layer("full", &id(1)).await;
+    let Err(CaptureError::PoolFull { needed, available, reserve }) = refused else {
+        bail!("{refused:?}")
+    };
+    let mib = ByteSize::from_mib;
+    ensure!(needed >= mib(80) && available < reserve.saturating_add(needed), "{available}");
+    ensure!(available > mib(40), "what is refused takes nothing: {available}");
+    captures.discard("full").await?;
+    fs::remove_file(root.join("filler"))?;
+    // What is deleted is given back some time after it is durable.
+    server.layers.sync(&id(1)).await?;
+    let image = root.with_file_name("disk.img");
+    until("the room", || Ok(fs::metadata(&image)?.blocks() * 512 < 40 * MIB)).await?;
+    captures.begin("small", ByteSize::default()).await?;
+    captures.clone_layer("small", &id(1)).await?;
+    captures.commit("small", serde_json::Value::Null).await?;
+    server.layers.release(&id(1)).await?;
+    server.stop().await;
     Ok(())
 }

@@ -93,6 +93,7 @@ pub(super) fn running(record: &SandboxRecord) -> SandboxRecord {
         phase: ObservedPhase::Running,
         at,
         trouble: None,
+        frozen: None,
     });
     next.running_at = Some(at);
     next

@@ -1,0 +1,203 @@
+//! Keeps sandboxes from writing to a full pool: they are frozen before it is, all that run, and
+//! thawed when there is room again.
+//!
+//! ```text
+//!           less than the floor is free
+//!  Enough ─────────────────────────────▶ Short
+//!     ▲                                    │
+//!     └────────────────────────────────────┘
+//!           half as much again is free
+//! ```
+//!
+//! A layer that cannot be written to gives its sandbox I/O errors, and its file system damage.
+//! Standing still costs time alone. All stand still, because the pool does not tell who fills it.
+
+use std::{sync::Arc, time::Duration};
+
+use tarn_host::PoolSpace;
+use tarn_types::ByteSize;
+
+use crate::{
+    ledger::{Durability, Entry, State},
+    sandbox::{Past, SandboxTask},
+    service::Shared,
+    start::chain,
+};
+
+/// How often the pool is looked at, and how often where it is less than twice its floor.
+const LOOK: Duration = Duration::from_millis(500);
+const CLOSE_LOOK: Duration = Duration::from_millis(50);
+
+/// What is said of what cannot be done with a frozen sandbox; unlike [`FROZEN`] it stays said.
+pub(crate) const STOOD_STILL: &str = "the sandbox stood still, because the node's disk was almost \
+                                      full; try again once there is room";
+
+/// What is said of a frozen sandbox.
+pub(crate) const FROZEN: &str = "the node's disk is almost full: the sandbox is frozen, unharmed, \
+                                 and goes on by itself when there is room; terminate sandboxes, \
+                                 delete snapshots, or have the operator enlarge the pool";
+
+/// Whether sandboxes may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// They may.
+    Enough,
+    /// The pool would be full soon.
+    Short,
+}
+
+/// Decides whether sandboxes may write. It takes more to go on than to stop, so that what goes on
+/// does not stop at its next write.
+fn judge(before: Room, space: PoolSpace) -> Room {
+    let floor = space.floor.bytes();
+    let line = match before {
+        Room::Enough => floor,
+        Room::Short => floor.saturating_add(floor / 2),
+    };
+    if space.available < ByteSize::from_bytes(line) { Room::Short } else { Room::Enough }
+}
+
+/// Says after how long to look again.
+fn next_look(space: PoolSpace) -> Duration {
+    let close = ByteSize::from_bytes(space.floor.bytes().saturating_mul(2));
+    if space.available < close { CLOSE_LOOK } else { LOOK }
+}
+
+/// Looks at the pool before anything of an earlier run goes on.
+pub(crate) async fn first_look(shared: &Shared) {
+    if let Ok(space) = shared.parts.layers.space().await {
+        settle(shared, space);
+    }
+}
+
+/// Watches the pool until shutdown.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let mut stopping = std::pin::pin!(shared.parts.tasks.stopping());
+    let mut blind = false;
+    loop {
+        let pause = match shared.parts.layers.space().await {
+            Ok(space) => {
+                settle(&shared, space);
+                blind = false;
+                next_look(space)
+            }
+            // What was decided stays so.
+            Err(bad) => {
+                if !std::mem::replace(&mut blind, true) {
+                    tracing::error!(error = chain(&bad), "the room of the pool cannot be asked");
+                }
+                LOOK
+            }
+        };
+        tokio::select! {
+            () = &mut stopping => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn settle(shared: &Shared, space: PoolSpace) {
+    let (available, floor) = (space.available, space.floor);
+    shared.room.send_if_modified(|room| {
+        let now = judge(*room, space);
+        let changed = now != std::mem::replace(room, now);
+        match now {
+            Room::Short if changed => tracing::warn!(
+                %available, %floor,
+                "the pool is almost full: running sandboxes are frozen until there is room"
+            ),
+            Room::Enough if changed => {
+                tracing::info!(%available, %floor, "the pool has room: frozen sandboxes go on");
+            }
+            Room::Short | Room::Enough => {}
+        }
+        changed
+    });
+}
+
+// === impl SandboxTask ===
+
+impl SandboxTask {
+    /// Freezes or thaws the sandbox as the pool's room wants it. What fails is tried again at the
+    /// next look.
+    pub(crate) async fn heed_room(&mut self) {
+        let short = *self.room.borrow_and_update() == Room::Short;
+        let running = matches!(self.entry.state, State::Running { .. });
+        // An orphan stands still already; what a capture holds is let go first.
+        let other = self.entry.orphaned.is_some() || self.entry.held;
+        if short == self.entry.frozen || !running || other || !self.is(&Past::Settled) {
+            return;
+        }
+        if short { self.stand_still().await } else { self.move_again().await }
+    }
+
+    async fn stand_still(&mut self) {
+        // On disk first: the server that finds it frozen must know why.
+        let entry = Entry { frozen: true, ..self.entry.clone() };
+        if let Err(bad) = self.shared.write(entry, Durability::Renamed).await {
+            return tracing::error!(sandbox.id = %self.entry.id, error = chain(&bad), "a sandbox is not frozen before the pool is full: the ledger cannot be written");
+        }
+        if let Err(bad) = self.shared.parts.runtime.freeze(&self.entry.id).await {
+            tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "a sandbox is not frozen before the pool is full; trying again");
+            return self.save(Durability::Renamed).await;
+        }
+        self.entry.frozen = true;
+        // Its daemon answers nobody now.
+        self.pump = None;
+        self.report().await;
+    }
+
+    async fn move_again(&mut self) {
+        if let Err(bad) = self.shared.parts.runtime.thaw(&self.entry.id).await {
+            return tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "a frozen sandbox does not go on; trying again");
+        }
+        self.entry.frozen = false;
+        // Nobody could use it meanwhile: its idle clock starts now.
+        self.adopted_at = Some(self.shared.parts.clock.now());
+        self.entry.idle_ms = 0;
+        self.save(Durability::Renamed).await;
+        self.report().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(available: u64) -> PoolSpace {
+        let mib = ByteSize::from_mib;
+        PoolSpace { total: mib(10_000), available: mib(available), floor: mib(100) }
+    }
+
+    #[test]
+    fn it_takes_more_room_to_go_on_than_to_stop() {
+        use Room::{Enough, Short};
+        let table = [
+            (Enough, 10_000, Enough),
+            (Enough, 100, Enough),
+            (Enough, 99, Short),
+            (Enough, 0, Short),
+            (Short, 0, Short),
+            (Short, 100, Short),
+            (Short, 149, Short),
+            (Short, 150, Enough),
+            (Short, 10_000, Enough),
+        ];
+        for (before, available, after) in table {
+            assert_eq!(judge(before, space(available)), after, "{before:?} {available}");
+        }
+    }
+
+    #[test]
+    fn without_a_floor_nothing_is_ever_frozen() {
+        for before in [Room::Enough, Room::Short] {
+            let none = PoolSpace { floor: ByteSize::default(), ..space(0) };
+            assert_eq!(judge(before, none), Room::Enough);
+        }
+    }
+
+    #[test]
+    fn near_the_floor_looks_are_closer() {
+        assert_eq!([200, 199, 0].map(|it| next_look(space(it))), [LOOK, CLOSE_LOOK, CLOSE_LOOK]);
+    }
+}
