@@ -16,7 +16,7 @@ use crate::{
         CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList,
         LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NewKeyBody, OrphanList,
         ProjectBody, ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList,
-        UnfoundSandbox,
+        SnapshotVerdict, UnfoundSandbox,
     },
 };
 
@@ -52,6 +52,7 @@ use crate::{
     SandboxList,
     SnapshotInfo,
     SnapshotList,
+    SnapshotVerdict,
     UnfoundSandbox,
     UpdateSandbox
 )))]
@@ -297,6 +298,9 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminSnapshotList => {
             ("admin", "Lists the snapshots of all projects, each project's newest first")
         }
+        Operation::AdminSnapshotVerify => {
+            ("admin", "Reads all of a snapshot and says whether it is what was taken")
+        }
         Operation::AdminOrphanList => {
             ("admin", "Lists the sandboxes that a node has and the store does not know")
         }
@@ -352,6 +356,7 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminKeyList
         | Operation::AdminKeyRevoke
         | Operation::AdminSandboxList
+        | Operation::AdminSnapshotVerify
         | Operation::AdminOrphanList => None,
     }
 }
@@ -407,6 +412,9 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         Operation::AdminKeyList => &[(200, "The keys", Answer::Json("KeyList"))],
         Operation::AdminKeyRevoke => &[(200, "It opens nothing any more", Answer::AnyJson)],
         Operation::AdminSandboxList => &[(200, "The sandboxes", Answer::Json("AdminSandboxList"))],
+        Operation::AdminSnapshotVerify => {
+            &[(200, "What was found", Answer::Json("SnapshotVerdict"))]
+        }
         Operation::AdminOrphanList => {
             &[(200, "Their ids, and what keeps the others", Answer::Json("OrphanList"))]
         }
@@ -461,6 +469,9 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::SnapshotDelete
         | Operation::AdminSnapshotFetch
         | Operation::AdminSnapshotDelete => &[ErrorCode::SnapshotNotFound],
+        Operation::AdminSnapshotVerify => {
+            &[ErrorCode::SnapshotNotFound, ErrorCode::SnapshotNotReady]
+        }
         Operation::SandboxUpdate => &[
             ErrorCode::InvalidRequest,
             ErrorCode::NotSupported,

@@ -8,7 +8,8 @@ mod sandbox;
 mod snapshot;
 
 pub use admin::{
-    AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
+    AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, SnapshotVerdict,
+    UnfoundSandbox,
 };
 pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};

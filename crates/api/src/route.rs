@@ -88,6 +88,7 @@ pub enum Operation {
     AdminSnapshotList,
     AdminSnapshotFetch,
     AdminSnapshotDelete,
+    AdminSnapshotVerify,
     AdminOrphanList,
 }
 
@@ -226,6 +227,7 @@ pub const ROUTES: &[Route] = &[
     own(Get, "/tarn/v1/snapshots", Admin, Operation::AdminSnapshotList),
     own(Get, "/tarn/v1/snapshots/{id}", Admin, Operation::AdminSnapshotFetch),
     own(Delete, "/tarn/v1/snapshots/{id}", Admin, Operation::AdminSnapshotDelete),
+    own(Post, "/tarn/v1/snapshots/{id}/verify", Admin, Operation::AdminSnapshotVerify),
     own(Get, "/tarn/v1/orphans", Admin, Operation::AdminOrphanList),
 ];
 
@@ -287,6 +289,7 @@ impl Operation {
             Self::AdminSnapshotList => "admin_snapshot_list",
             Self::AdminSnapshotFetch => "admin_snapshot_fetch",
             Self::AdminSnapshotDelete => "admin_snapshot_delete",
+            Self::AdminSnapshotVerify => "admin_snapshot_verify",
             Self::AdminOrphanList => "admin_orphan_list",
         }
     }

@@ -1,9 +1,11 @@
 //! The commands about snapshots.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
-use tarn_api::response::{CreateSnapshotResponse, SnapshotInfo, SnapshotList};
+use tarn_api::response::{CreateSnapshotResponse, SnapshotInfo, SnapshotList, SnapshotVerdict};
 
 use crate::{
     CliError, ListOptions,
@@ -13,6 +15,9 @@ use crate::{
     state::check_sandbox,
     table::{table, time},
 };
+
+/// How long all of a snapshot may take to be read: a TiB at 100 MiB/s.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
 
 /// What can be done with snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -36,6 +41,12 @@ pub enum SnapshotCommand {
         /// The snapshot's id
         id: String,
     },
+    /// Read all of a snapshot and compare it with what was taken; a damaged one is not restored
+    /// any more
+    Verify {
+        /// The snapshot's id
+        id: String,
+    },
     /// Remove a snapshot; what was restored from it goes on
     #[command(visible_alias = "remove")]
     Rm {
@@ -55,6 +66,7 @@ pub(crate) async fn run(
         }
         SnapshotCommand::List(options) => list(client, options).await,
         SnapshotCommand::Get { id } => Ok(pretty(&fetch(client, &id).await?)),
+        SnapshotCommand::Verify { id } => verify(client, &id).await,
         SnapshotCommand::Rm { id } => {
             client.call::<Value>(Method::DELETE, &path(&id)?, None).await?;
             Ok(String::new())
@@ -103,6 +115,19 @@ async fn list(client: &AdminClient, options: ListOptions) -> Result<String, CliE
         .collect();
     let head = ["ID", "PROJECT", "SANDBOX", "TYPE", "STATUS", "SIZE", "CREATED"];
     Ok(table(head, &rows))
+}
+
+async fn verify(client: &AdminClient, id: &str) -> Result<String, CliError> {
+    let path = format!("{}/verify", path(id)?);
+    let found: SnapshotVerdict =
+        client.patient(VERIFY_TIMEOUT).call(Method::POST, &path, None).await?;
+    match found.damage {
+        None => Ok(format!("ok, {} read\n", mebibytes(found.bytes_read.unwrap_or_default()))),
+        Some(damage) => {
+            let reason = format!("damaged: {damage}; it is not restored any more");
+            Err(CliError::CameToNothing { what: format!("snapshot {id}"), reason })
+        }
+    }
 }
 
 async fn fetch(client: &AdminClient, id: &str) -> Result<SnapshotInfo, CliError> {

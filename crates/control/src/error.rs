@@ -3,7 +3,7 @@
 use tarn_store::StoreError;
 use tarn_types::{
     ByteSize, ErrorClass, ImageName, SandboxId, SandboxName, SandboxStatus, SnapshotId,
-    SnapshotStatus,
+    SnapshotRecord, SnapshotStatus,
 };
 use thiserror::Error;
 
@@ -102,14 +102,17 @@ pub enum ControlError {
     SnapshotNotFound(String),
     /// The snapshot cannot be restored from, now or ever.
     #[error(
-        "snapshot {id} is {}; only one that is local_ready or completed can be restored",
-        status.as_str()
+        "snapshot {id} is {}{}; only one that is local_ready or completed can be used",
+        status.as_str(),
+        error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default()
     )]
     SnapshotNotReady {
         /// The snapshot.
         id: SnapshotId,
         /// What it is.
         status: SnapshotStatus,
+        /// Why it is that.
+        error: Option<String>,
     },
     /// A field of a restore is fixed by the snapshot.
     #[error("{field}: it comes from the snapshot; {remedy}")]
@@ -198,6 +201,11 @@ impl ControlError {
             Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
         }
+    }
+
+    pub(crate) fn not_ready(snapshot: &SnapshotRecord) -> Self {
+        let SnapshotRecord { id, status, error, .. } = snapshot.clone();
+        Self::SnapshotNotReady { id, status, error }
     }
 
     /// Returns what belongs in our log and not in an answer.

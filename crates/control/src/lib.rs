@@ -24,7 +24,7 @@ pub use error::ControlError;
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use service::{Control, ControlConfig, ControlParts};
-pub use snapshot::SnapshotCounts;
+pub use snapshot::{SnapshotCounts, Verdict};
 pub use suspend::Settled;
 // What callers see of stored things; only this crate uses the store.
 pub use tarn_store::{

@@ -188,9 +188,7 @@ fn refuse_gpus(ask: &CreateAsk) -> Result<(), ControlError> {
 /// Says in a caller's words why a snapshot cannot be restored like that.
 fn refused(snapshot: &SnapshotRecord, why: RestoreRefusal) -> ControlError {
     match why {
-        RestoreRefusal::NotReady(status) => {
-            ControlError::SnapshotNotReady { id: snapshot.id.clone(), status }
-        }
+        RestoreRefusal::NotReady(_) => ControlError::not_ready(snapshot),
         RestoreRefusal::Forbidden(field) => ControlError::SnapshotOverrideForbidden {
             field: field.as_str(),
             remedy: "what is restored from a memory snapshot goes on as it was; leave it out"

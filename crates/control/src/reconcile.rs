@@ -104,6 +104,7 @@ impl Control {
     }
 
     pub(crate) fn spawn_reconcilers(&self) {
+        self.spawn_scrubber();
         let control = self.clone();
         drop(self.0.parts.tasks.spawn("placement_reconciler", async move {
             let stopping = control.0.parts.tasks.stopping();

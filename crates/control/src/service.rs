@@ -32,6 +32,9 @@ pub struct ControlConfig {
     pub log_retention_days: u32,
     /// How many copies of a sandbox one request may ask for. Default: 100.
     pub copy_max: u32,
+    /// How long after a snapshot was last read it is read again in the background, in seconds; 0 =
+    /// never. Default: 7 days.
+    pub scrub_interval_secs: u64,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -85,6 +88,7 @@ impl Default for ControlConfig {
             archive_keep_secs: 30 * 24 * 3600,
             log_retention_days: 7,
             copy_max: 100,
+            scrub_interval_secs: 7 * 24 * 3600,
             runtime: "gvisor",
         }
     }

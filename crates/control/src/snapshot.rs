@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  create → in_progress ──▶ completed ──(delete)──▶ hidden ──▶ removed, here and on its node
+//!                   │          │ (found damaged)
+//!                   │          ▼
 //!                   └─────▶ failed ─────(delete)──▶ hidden ──▶ removed
 //! ```
 //!
@@ -11,6 +13,7 @@
 mod copy;
 mod counts;
 mod settle;
+mod verify;
 
 use tarn_lifecycle::{Event, Ignored, step};
 use tarn_node_api::{ApplyError, CaptureOrder};
@@ -22,8 +25,8 @@ use tarn_types::{
 
 use crate::{Control, ControlError, suspend::refusal, transition::Moved};
 
-pub use self::counts::SnapshotCounts;
 pub(crate) use self::{counts::SnapshotCounters, settle::SnapshotUses};
+pub use self::{counts::SnapshotCounts, verify::Verdict};
 
 /// Who is shown a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +228,7 @@ impl Control {
             },
             facts: None,
             error: None,
+            verified_at: None,
             sequence: 1,
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tarn_types::{ByteSize, EgressPolicy, ImageName, SandboxId};
+use tarn_types::{ByteSize, EgressPolicy, ImageName, Pace, SandboxId};
 
 use crate::{
     Capture, CaptureDraft, CaptureError, CaptureName, Captures, ImageConfig, ImageError, Images,
@@ -435,8 +435,9 @@ impl Captures for SimCaptures {
         }
     }
 
-    async fn verify(&self, name: &CaptureName) -> Result<(), CaptureError> {
-        self.open(name).await.map(drop)
+    async fn verify(&self, name: &CaptureName, _pace: Pace) -> Result<ByteSize, CaptureError> {
+        let whole = self.open(name).await?;
+        Ok(whole.layer_size.saturating_add(whole.memory_size))
     }
 
     async fn discard(&self, name: &CaptureName) -> Result<(), CaptureError> {

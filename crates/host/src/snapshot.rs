@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
-use tarn_types::{ByteSize, ErrorClass, SandboxId};
+use tarn_types::{ByteSize, ErrorClass, Pace, SandboxId};
 use thiserror::Error;
 
 /// Names a capture on its node: a snapshot's id, or the id of a suspended sandbox.
@@ -122,11 +122,12 @@ pub trait Captures: Send + Sync + 'static {
     /// Fails when there is none, or it is damaged.
     async fn open(&self, name: &CaptureName) -> Result<Capture, CaptureError>;
 
-    /// Reads every byte of a whole capture and compares it with the checksums.
+    /// Reads every byte of a whole capture and compares it with the checksums; returns how much
+    /// that was.
     ///
     /// # Errors
     /// Fails when there is none, or says what is damaged.
-    async fn verify(&self, name: &CaptureName) -> Result<(), CaptureError>;
+    async fn verify(&self, name: &CaptureName, pace: Pace) -> Result<ByteSize, CaptureError>;
 
     /// Removes a capture, draft or whole; does nothing when there is none. It cannot be opened any
     /// more when this returns; its bytes go in the background.

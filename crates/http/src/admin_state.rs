@@ -7,8 +7,10 @@ use axum::{
     extract::{RawQuery, State},
     http::{HeaderMap, StatusCode},
 };
-use tarn_api::response::{CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList};
-use tarn_control::ControlError;
+use tarn_api::response::{
+    CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList, SnapshotVerdict,
+};
+use tarn_control::{ControlError, Verdict};
 use tarn_types::{ProjectId, SandboxRef, SnapshotId, SnapshotRecord};
 
 use crate::{
@@ -88,6 +90,20 @@ pub(crate) async fn delete_snapshot(
     let home = snapshot_home(&app, &snapshot).await?;
     app.control().snapshot_delete(&home.project, &snapshot).await?;
     Ok(Json(Empty {}))
+}
+
+pub(crate) async fn verify_snapshot(
+    State(app): State<App>,
+    SnapshotPath(snapshot): SnapshotPath,
+) -> Result<Json<SnapshotVerdict>, Failure> {
+    let home = snapshot_home(&app, &snapshot).await?;
+    let (bytes_read, damage) = match app.control().snapshot_verify(&home.project, &snapshot).await?
+    {
+        Verdict::Sound { read } => (Some(read.bytes()), None),
+        Verdict::Damaged { detail } => (None, Some(detail)),
+    };
+    let (snapshot_id, ok) = (snapshot.to_string(), damage.is_none());
+    Ok(Json(SnapshotVerdict { snapshot_id, ok, bytes_read, damage }))
 }
 
 async fn change(

@@ -114,7 +114,21 @@ fn write_snapshots(text: &mut String, counts: &SnapshotCounts) -> std::fmt::Resu
     for (outcome, count) in outcomes {
         writeln!(text, "{TOTAL}{{outcome=\"{outcome}\"}} {count}")?;
     }
-    let rows: [(&str, &str, &str, u64); 2] = [
+    const VERIFIED: &str = "tarn_snapshot_verifications_total";
+    writeln!(text, "# HELP {VERIFIED} Times that a snapshot was read, by what was found.")?;
+    writeln!(text, "# TYPE {VERIFIED} counter")?;
+    let found =
+        [("sound", counts.sound), ("damaged", counts.damaged), ("unread", counts.unverified)];
+    for (outcome, count) in found {
+        writeln!(text, "{VERIFIED}{{outcome=\"{outcome}\"}} {count}")?;
+    }
+    let rows: [(&str, &str, &str, u64); 3] = [
+        (
+            "tarn_snapshot_verified_bytes_total",
+            "counter",
+            "Bytes of snapshots that were read and found sound.",
+            counts.verified_bytes,
+        ),
         ("tarn_snapshot_bytes_total", "counter", "Bytes that snapshots occupied.", counts.bytes),
         ("tarn_copies_total", "counter", "Sandboxes made by copies.", counts.copies),
     ];

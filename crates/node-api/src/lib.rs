@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation, Launch,
-    LogBatch, MilliCpu, NodeId, Observed, ProjectId, SandboxId, SnapshotId, SnapshotKind,
+    LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, SandboxId, SnapshotId, SnapshotKind,
 };
 use thiserror::Error;
 
@@ -147,6 +147,26 @@ pub enum ApplyError {
     Stopping,
 }
 
+/// Says why a snapshot is not known to be what was taken.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    /// The node does not have it.
+    #[error("the node does not have it")]
+    Missing,
+    /// It is not what was taken.
+    #[error("it is damaged: {detail}")]
+    Damaged {
+        /// Which part of it, and how.
+        detail: String,
+    },
+    /// It could not be read to the end; it may be asked again.
+    #[error("it cannot be read now: {detail}")]
+    Failed {
+        /// What the node says.
+        detail: String,
+    },
+}
+
 /// A sandbox of an earlier run that could not be taken over yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfound {
@@ -199,6 +219,12 @@ pub trait Node: Send + Sync + 'static {
     /// Returns every whole snapshot of the node.
     async fn snapshots(&self) -> Vec<HeldSnapshot>;
 
+    /// Reads all of a snapshot and compares it with what was taken; returns how much that was.
+    ///
+    /// # Errors
+    /// Fails when there is none, it is damaged, or it cannot be read.
+    async fn verify(&self, snapshot: &SnapshotId, pace: Pace) -> Result<ByteSize, VerifyError>;
+
     /// Removes a snapshot, whole or being taken; what was restored from it goes on. Does nothing
     /// when there is none. Returns once it can no longer be restored from.
     async fn discard(&self, snapshot: &SnapshotId);
@@ -238,6 +264,20 @@ pub trait LogSink: Send + Sync + 'static {
     /// # Errors
     /// Fails when it cannot be stored now; nothing of it is stored then.
     async fn store(&self, batch: &LogBatch) -> Result<(), LogSinkError>;
+}
+
+// === impl VerifyError ===
+
+impl VerifyError {
+    /// Sorts the error.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Missing => ErrorClass::NotFound,
+            Self::Damaged { .. } => ErrorClass::Internal,
+            Self::Failed { .. } => ErrorClass::Unavailable,
+        }
+    }
 }
 
 // === impl ApplyError ===

@@ -15,13 +15,14 @@ use parking_lot::{Mutex, RwLock};
 use tarn_host::{CaptureError, Captures, Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
     ApplyError, CaptureOrder, Endpoint, HeldSnapshot, LogSink, Node, NodeIntent, NodeTarget,
-    NodeView, Report, ReportSink, Unfound,
+    NodeView, Report, ReportSink, Unfound, VerifyError,
 };
 use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, Generation, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId, SnapshotId,
+    BootId, ByteSize, Generation, MilliCpu, NodeId, Observed, ObservedPhase, Pace, SandboxId,
+    SnapshotId,
 };
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -395,6 +396,17 @@ impl Node for NodeService {
             held.extend(held_snapshot(&self.0, &snapshot).await);
         }
         held
+    }
+
+    async fn verify(&self, snapshot: &SnapshotId, pace: Pace) -> Result<ByteSize, VerifyError> {
+        let read = self.0.parts.captures.verify(snapshot.as_str(), pace).await;
+        read.map_err(|bad| match bad {
+            CaptureError::Missing { .. } => VerifyError::Missing,
+            CaptureError::Damaged { detail, .. } => VerifyError::Damaged { detail },
+            CaptureError::PoolFull { .. } | CaptureError::Step { .. } => {
+                VerifyError::Failed { detail: chain(&bad) }
+            }
+        })
     }
 
     async fn discard(&self, snapshot: &SnapshotId) {

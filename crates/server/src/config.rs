@@ -88,6 +88,9 @@ pub(crate) struct PoolSection {
     /// Running sandboxes are frozen when less than this is free, in MiB; 0 = never. Default: 2048,
     /// or a twentieth of a pool of less than 40 GiB.
     pub(crate) freeze_below_mb: Option<u64>,
+    /// How long after a snapshot was last read it is read again in the background, to find damage
+    /// before somebody needs it, in seconds; 0 = never. Default: 7 days.
+    pub(crate) scrub_interval_secs: u64,
 }
 
 /// `[network]`
@@ -278,7 +281,12 @@ impl Default for NodeSection {
 
 impl Default for PoolSection {
     fn default() -> Self {
-        Self { initial_mb: 8192, max_mb: None, freeze_below_mb: None }
+        Self {
+            initial_mb: 8192,
+            max_mb: None,
+            freeze_below_mb: None,
+            scrub_interval_secs: 7 * 24 * 3600,
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use std::{
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use tarn_api::response::OrphanList;
-use tarn_cli::{ClientCommand, ListOptions, OrphanCommand};
+use tarn_api::response::{OrphanList, SnapshotList};
+use tarn_cli::{ClientCommand, ListOptions, OrphanCommand, SnapshotCommand};
 use tarn_hostnet::SlotsConfig;
 use tarn_runtime_oci::GvisorConfig;
+use tarn_types::SnapshotStatus;
 
 use crate::{config::DataDir, host::runsc_dir, identity};
 
@@ -201,6 +202,7 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
             optional: true,
         }];
     };
+    let damaged = damaged_snapshots(data).await.unwrap_or_default();
     let unfound: Vec<_> =
         list.unfound.iter().map(|lost| format!("{} ({})", lost.id, lost.trouble)).collect();
     vec![
@@ -217,6 +219,12 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
             &unfound,
             "put right what each one lacks; what is lost for good does not come back, so delete \
              those once nothing in them is needed",
+        ),
+        kept(
+            "damaged snapshots",
+            "not restored any more, and kept until they are deleted",
+            &damaged,
+            "look after the disk below the pool; take new snapshots, and delete these",
         ),
     ]
 }
@@ -239,6 +247,21 @@ async fn unserved(data: &DataDir) -> anyhow::Result<OrphanList> {
     let mut text = Vec::new();
     tarn_cli::run_to(list, &data.root, &mut text).await?;
     Ok(serde_json::from_slice(&text)?)
+}
+
+/// Asks the server for the snapshots that were found damaged.
+async fn damaged_snapshots(data: &DataDir) -> anyhow::Result<Vec<String>> {
+    let list = ClientCommand::Snapshot(SnapshotCommand::List(ListOptions { json: true }));
+    let mut text = Vec::new();
+    tarn_cli::run_to(list, &data.root, &mut text).await?;
+    let list: SnapshotList = serde_json::from_slice(&text)?;
+    // One that failed to be taken was never any size.
+    let damaged = list.snapshots.into_iter().filter(|snapshot| {
+        snapshot.status == SnapshotStatus::Failed.as_str() && snapshot.size_bytes.is_some()
+    });
+    Ok(damaged
+        .map(|snapshot| format!("{} ({})", snapshot.id, snapshot.error.unwrap_or_default()))
+        .collect())
 }
 
 fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {

@@ -292,6 +292,7 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         archive_keep_secs: config.retention.archive_keep_secs,
         log_retention_days: config.process_logs.retention_days,
         copy_max: config.limits.copies_max,
+        scrub_interval_secs: config.pool.scrub_interval_secs,
         runtime,
     })
 }

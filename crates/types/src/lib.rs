@@ -29,7 +29,9 @@ pub use policy::{EgressEntry, EgressEntryError, EgressPolicy, EgressTarget, Host
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
 pub use size::{ByteSize, MilliCpu, SizeError};
-pub use snapshot::{CaptureFacts, Captured, Restore, SnapshotKind, SnapshotRecord, SnapshotStatus};
+pub use snapshot::{
+    CaptureFacts, Captured, Pace, Restore, SnapshotKind, SnapshotRecord, SnapshotStatus,
+};
 pub use spec::{ExposedPorts, Launch, PortAccess, PortError, SandboxSpec};
 pub use state::{
     EndCause, FailedStep, Outcome, PendingReason, SandboxStatus, StartFailure, TerminationReason,

@@ -24,8 +24,17 @@ pub enum SnapshotStatus {
     LocalReady,
     /// Durable where it is to stay.
     Completed,
-    /// Not taken; its `error` says why.
+    /// Not taken, or found damaged (then it has `facts`); its `error` says why.
     Failed,
+}
+
+/// How a snapshot is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as the disk allows: somebody waits.
+    Full,
+    /// With rests, so that sandboxes do not feel it.
+    Background,
 }
 
 /// From what a sandbox is made in place of its image alone.
@@ -83,8 +92,11 @@ pub struct SnapshotRecord {
     pub captured: Captured,
     /// What the capture took; set once it succeeded.
     pub facts: Option<CaptureFacts>,
-    /// Why it failed.
+    /// Why it failed, or what of it is damaged.
     pub error: Option<String>,
+    /// When all of it was last read and compared with what was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<UnixMillis>,
     /// Grows with every change of the record; updates compare and set on it.
     pub sequence: u64,
 }

@@ -74,6 +74,21 @@ pub struct OrphanList {
     pub unfound: Vec<UnfoundSandbox>,
 }
 
+/// What reading all of a snapshot led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotVerdict {
+    /// The snapshot.
+    pub snapshot_id: String,
+    /// Whether it is what was taken.
+    pub ok: bool,
+    /// How many bytes of it were read, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_read: Option<u64>,
+    /// Which part of it is damaged, and how. It cannot be restored any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
 /// A sandbox of an earlier run that the node cannot take over yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UnfoundSandbox {

@@ -114,6 +114,7 @@ mod tests {
             },
             facts: None,
             error: None,
+            verified_at: None,
             sequence: 1,
         }
     }

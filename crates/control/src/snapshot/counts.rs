@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tarn_types::CaptureFacts;
+use tarn_types::{ByteSize, CaptureFacts};
 
 /// What became of snapshots since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,6 +23,14 @@ pub struct SnapshotCounts {
     pub standstill_micros_max: u64,
     /// Sandboxes made by copies.
     pub copies: u64,
+    /// Times that a snapshot was read and was what was taken.
+    pub sound: u64,
+    /// Snapshots that were found damaged.
+    pub damaged: u64,
+    /// Times that a snapshot could not be read.
+    pub unverified: u64,
+    /// The bytes of those that were read and sound.
+    pub verified_bytes: u64,
 }
 
 /// Counts snapshots.
@@ -36,6 +44,10 @@ pub(crate) struct SnapshotCounters {
     standstill_micros: AtomicU64,
     standstill_micros_max: AtomicU64,
     copies: AtomicU64,
+    sound: AtomicU64,
+    damaged: AtomicU64,
+    unverified: AtomicU64,
+    verified_bytes: AtomicU64,
 }
 
 // === impl SnapshotCounters ===
@@ -61,6 +73,19 @@ impl SnapshotCounters {
         add(&self.copies, sandboxes);
     }
 
+    pub(crate) fn sound(&self, read: ByteSize) {
+        add(&self.sound, 1);
+        add(&self.verified_bytes, read.bytes());
+    }
+
+    pub(crate) fn damaged(&self) {
+        add(&self.damaged, 1);
+    }
+
+    pub(crate) fn unverified(&self) {
+        add(&self.unverified, 1);
+    }
+
     pub(crate) fn now(&self) -> SnapshotCounts {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SnapshotCounts {
@@ -72,6 +97,10 @@ impl SnapshotCounters {
             standstill_micros: get(&self.standstill_micros),
             standstill_micros_max: get(&self.standstill_micros_max),
             copies: get(&self.copies),
+            sound: get(&self.sound),
+            damaged: get(&self.damaged),
+            unverified: get(&self.unverified),
+            verified_bytes: get(&self.verified_bytes),
         }
     }
 }

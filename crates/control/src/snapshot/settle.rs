@@ -34,7 +34,7 @@ pub(crate) struct SnapshotUse {
 }
 
 /// What a change of a record led to.
-enum Revised {
+pub(super) enum Revised {
     Changed(SnapshotRecord),
     Unchanged(SnapshotRecord),
     Gone,
@@ -85,9 +85,7 @@ impl Control {
         match revised.await? {
             Revised::Changed(record) => self.count(&record),
             // It was given up meanwhile, and is there all the same.
-            Revised::Unchanged(record)
-                if report.outcome.is_ok() && record.status == SnapshotStatus::Failed =>
-            {
+            Revised::Unchanged(record) if report.outcome.is_ok() && was_given_up(&record) => {
                 self.discard(&record).await;
             }
             Revised::Unchanged(_) => {}
@@ -247,8 +245,10 @@ impl Control {
             };
             match record.status {
                 SnapshotStatus::InProgress => self.conclude_taken(&record, held.facts).await?,
-                SnapshotStatus::Failed => node.discard(&record.id).await,
-                SnapshotStatus::LocalReady | SnapshotStatus::Completed => {}
+                SnapshotStatus::Failed if was_given_up(&record) => node.discard(&record.id).await,
+                // A damaged one is kept until it is deleted.
+                SnapshotStatus::Failed | SnapshotStatus::LocalReady | SnapshotStatus::Completed => {
+                }
             }
         }
         for record in begun.into_iter().filter(|record| record.node == *node.id()) {
@@ -323,7 +323,7 @@ impl Control {
     }
 
     /// Changes a record, deciding anew when it changed meanwhile; `None` keeps it.
-    async fn revise(
+    pub(super) async fn revise(
         &self,
         id: &SnapshotId,
         mut change: impl FnMut(&SnapshotRecord) -> Option<SnapshotRecord>,
@@ -367,4 +367,9 @@ impl Control {
             }
         }
     }
+}
+
+/// Says whether a snapshot was given up before it was taken; what is left of it is worth nothing.
+fn was_given_up(record: &SnapshotRecord) -> bool {
+    record.status == SnapshotStatus::Failed && record.facts.is_none()
 }

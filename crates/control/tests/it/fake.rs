@@ -13,13 +13,13 @@ use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView}
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
     ApplyError, CaptureOrder, CaptureReport, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget,
-    NodeView, Report, ReportSink, Unfound,
+    NodeView, Report, ReportSink, Unfound, VerifyError,
 };
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, MilliCpu, NodeId,
-    Observed, ObservedPhase, ProjectId, Resources, SandboxId, SandboxRef, SandboxStatus,
+    Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef, SandboxStatus,
     SnapshotId, UnixMillis,
 };
 
@@ -45,6 +45,9 @@ pub(crate) struct FakeNode {
     pub(crate) orders: Mutex<Vec<CaptureOrder>>,
     pub(crate) held: Mutex<BTreeMap<SnapshotId, HeldSnapshot>>,
     pub(crate) discarded: Mutex<Vec<SnapshotId>>,
+    /// What is damaged, and how; `None` = it is not there.
+    pub(crate) damage: Mutex<BTreeMap<SnapshotId, Option<String>>>,
+    pub(crate) verified: Mutex<Vec<(SnapshotId, Pace)>>,
 }
 
 /// A control plane with its surroundings.
@@ -74,6 +77,8 @@ impl FakeNode {
             orders: Mutex::default(),
             held: Mutex::default(),
             discarded: Mutex::default(),
+            damage: Mutex::default(),
+            verified: Mutex::default(),
         })
     }
 
@@ -225,6 +230,15 @@ impl Node for FakeNode {
         Ok(())
     }
 
+    async fn verify(&self, snapshot: &SnapshotId, pace: Pace) -> Result<ByteSize, VerifyError> {
+        self.verified.lock().push((snapshot.clone(), pace));
+        match self.damage.lock().get(snapshot) {
+            Some(None) => Err(VerifyError::Missing),
+            Some(Some(detail)) => Err(VerifyError::Damaged { detail: detail.clone() }),
+            None => Ok(facts().size),
+        }
+    }
+
     async fn snapshots(&self) -> Vec<HeldSnapshot> {
         self.held.lock().values().cloned().collect()
     }
@@ -340,6 +354,11 @@ impl World {
     /// passes only when nobody has anything left to do.
     pub(crate) async fn until_reconciled(&self) {
         tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+
+    /// Waits until snapshots that are due were read; time is paused as above.
+    pub(crate) async fn until_scrubbed(&self) {
+        tokio::time::sleep(Duration::from_secs(3700)).await;
     }
 
     /// Waits, for a while of paused time, until something holds.

@@ -9,3 +9,4 @@ mod restore;
 mod route;
 mod snapshot;
 mod suspend;
+mod verify;

@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use tarn_control::Control;
 use tarn_node_api::{
     ApplyError, CaptureOrder, CaptureReport, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget,
-    NodeView, Report, ReportSink as _, Unfound,
+    NodeView, Report, ReportSink as _, Unfound, VerifyError,
 };
 use tarn_types::{
     ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, MilliCpu, NodeId,
-    Observed, ObservedPhase, SandboxId, SnapshotId, StartFailure, UnixMillis,
+    Observed, ObservedPhase, Pace, SandboxId, SnapshotId, StartFailure, UnixMillis,
 };
 
 /// What the node does with an intent.
@@ -101,6 +101,15 @@ impl Node for FakeNode {
             disk_available: ByteSize::from_mib(900_000),
             disk: ByteSize::from_mib(1_000_000),
             draining: false,
+        }
+    }
+
+    async fn verify(&self, _snapshot: &SnapshotId, _pace: Pace) -> Result<ByteSize, VerifyError> {
+        match *self.manner.lock() {
+            Manner::Failing => {
+                Err(VerifyError::Damaged { detail: "layer.img has changed".to_owned() })
+            }
+            Manner::Silent | Manner::Prompt => Ok(ByteSize::from_mib(5)),
         }
     }
 

@@ -195,6 +195,22 @@ async fn the_administrator_reaches_every_project() {
     }
     let copied = admin("POST", "/tarn/v1/sandboxes/theirs/copy?times=2".to_owned()).await.json();
     assert_eq!(copied["sandboxes"].as_array().map(Vec::len), Some(2), "{copied}");
+    let verdict = admin("POST", format!("{path}/verify")).await.json();
+    let sound = json!({"snapshot_id": snapshot, "ok": true, "bytes_read": 5 << 20});
+    assert_eq!(verdict, sound);
+    server.manner(Manner::Failing);
+    let verdict = admin("POST", format!("{path}/verify")).await.json();
+    assert_eq!((&verdict["ok"], &verdict["bytes_read"]), (&json!(false), &Value::Null));
+    assert_eq!(verdict["damage"], "layer.img has changed");
+    let shown = admin("GET", path.clone()).await.json();
+    assert_eq!(
+        (&shown["status"], &shown["error"]),
+        (&json!("failed"), &json!("damaged: layer.img has changed"))
+    );
+    let body = json!({"snapshot_id": snapshot}).to_string();
+    let refused = server.ask("POST", "/sandboxes").key(Some(&other)).body(body).send().await;
+    refused.refuses(400, "SNAPSHOT_NOT_READY");
+    server.manner(Manner::Prompt);
     assert_eq!(admin("DELETE", path.clone()).await.status, 200);
     admin("GET", path).await.refuses(404, "SNAPSHOT_NOT_FOUND");
     admin("GET", "/tarn/v1/sandboxes/nobody".to_owned()).await.refuses(404, "SANDBOX_NOT_FOUND");

@@ -17,6 +17,7 @@ fn snapshot(kind: SnapshotKind) -> SnapshotRecord {
         captured: captured(),
         facts: None,
         error: None,
+        verified_at: None,
         sequence: 2,
     }
 }

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_host::{Capture, CaptureDraft, CaptureError, CaptureName, Captures};
 use tarn_task::Tasks;
-use tarn_types::{ByteSize, SandboxId};
+use tarn_types::{ByteSize, Pace, SandboxId};
 use tokio::sync::Semaphore;
 
 use self::disk::CaptureDisk;
@@ -81,14 +81,6 @@ struct Shared {
 /// A clone that goes on by itself, and says at its end how it went.
 #[derive(Debug)]
 struct CloneJob(mpsc::Receiver<Result<(), HostStepError>>);
-
-/// Who waits for checksums.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Haste {
-    /// A caller.
-    Asked,
-    Nobody,
-}
 
 // === impl HostCaptures ===
 
@@ -160,7 +152,7 @@ impl HostCaptures {
                 if tasks.is_stopping() {
                     return;
                 }
-                match settle_checksums(&shared, &tasks, &name, Haste::Nobody).await {
+                match settle_checksums(&shared, &tasks, &name, Pace::Background).await {
                     Ok(()) | Err(CaptureError::Missing { .. }) => {}
                     Err(error) => {
                         let error = chain(&error);
@@ -227,21 +219,28 @@ impl Captures for HostCaptures {
         self.job(name, |_, disk| Ok(disk.open()?.0)).await
     }
 
-    async fn verify(&self, name: &CaptureName) -> Result<(), CaptureError> {
-        settle_checksums(&self.shared, &self.tasks, name, Haste::Asked).await?;
+    async fn verify(&self, name: &CaptureName, pace: Pace) -> Result<ByteSize, CaptureError> {
+        settle_checksums(&self.shared, &self.tasks, name, pace).await?;
         let _reader = self.shared.reader.acquire().await.expect("it is never closed");
         let disk = CaptureDisk::at(&self.shared.captures, name)?;
         // Without the lock: nobody should wait minutes to discard it.
         let (read, tasks) = (disk.clone(), self.tasks.clone());
         let verified = self.blocking(move |_| {
-            let (_, manifest) = read.open()?;
+            let (capture, manifest) = read.open()?;
             let known = read.checksums(&manifest)?;
-            let found = read.read_large(&manifest, &|| !tasks.is_stopping())?;
+            let found = read.read_large(&manifest, &|| {
+                rest(pace);
+                !tasks.is_stopping()
+            })?;
             let Some(found) = found else { return Err(stopping("read", &read.place()).into()) };
             // Without: it was replaced a moment ago by one that nobody has read yet.
-            known.map_or(Ok(()), |known| read.compare_large(&known, &found))
+            known.map_or(Ok(()), |known| read.compare_large(&known, &found))?;
+            Ok(capture.layer_size.saturating_add(capture.memory_size))
         });
-        let Err(error) = verified.await else { return Ok(()) };
+        let error = match verified.await {
+            Ok(read) => return Ok(read),
+            Err(error) => error,
+        };
         // It may have gone meanwhile.
         self.blocking(move |_| disk.open().map(drop)).await?;
         Err(error)
@@ -330,6 +329,14 @@ impl Shared {
     }
 }
 
+/// Leaves the disk to others for a moment, where nobody waits.
+fn rest(pace: Pace) {
+    match pace {
+        Pace::Full => {}
+        Pace::Background => thread::sleep(REST),
+    }
+}
+
 fn stopping(step: &'static str, path: &Path) -> HostStepError {
     HostStepError::new(step, path, io::Error::other("the server is stopping"))
 }
@@ -339,7 +346,7 @@ async fn settle_checksums(
     shared: &Arc<Shared>,
     tasks: &Tasks,
     name: &CaptureName,
-    haste: Haste,
+    pace: Pace,
 ) -> Result<(), CaptureError> {
     let _reader = shared.reader.acquire().await.expect("it is never closed");
     let disk = CaptureDisk::at(&shared.captures, name)?;
@@ -353,9 +360,7 @@ async fn settle_checksums(
             return Ok(None);
         }
         let found = read.read_large(&manifest, &|| {
-            if haste == Haste::Nobody {
-                thread::sleep(REST);
-            }
+            rest(pace);
             !stopping.is_stopping() && read.is_whole()
         });
         // A capture that goes while it is read is missing, nothing worse.

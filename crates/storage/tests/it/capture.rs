@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tarn_host::{Capture, CaptureError, Captures, Layers as _, sim::SimCaptures};
 use tarn_storage::{PoolChoice, PoolKind, PoolOptions, PoolSizing};
-use tarn_types::{ByteSize, ErrorClass};
+use tarn_types::{ByteSize, ErrorClass, Pace};
 
 use crate::stage::{Server, Stage, id, small, until};
 
@@ -63,7 +63,7 @@ async fn conforms(captures: &dyn Captures) -> Result<()> {
     captures.clone_layer("one", &id(1)).await?;
     captures.commit("one", json!({"number": 2})).await?;
     assert_eq!(open().await?.note["number"], 2);
-    captures.verify("one").await?;
+    captures.verify("one", Pace::Full).await?;
 
     let room = captures.begin("two", ByteSize::from_bytes(u64::MAX)).await;
     assert!(matches!(room, Err(CaptureError::PoolFull { .. })), "{room:?}");
@@ -71,7 +71,7 @@ async fn conforms(captures: &dyn Captures) -> Result<()> {
     for name in ["one", "two", "three"] {
         captures.discard(name).await?;
     }
-    for outcome in [open().await.map(drop), captures.verify("one").await] {
+    for outcome in [open().await.map(drop), captures.verify("one", Pace::Full).await.map(drop)] {
         assert!(matches!(outcome, Err(CaptureError::Missing { .. })), "{outcome:?}");
     }
     assert_eq!(captures.list().await?, [""; 0]);
@@ -128,12 +128,13 @@ async fn a_capture_lives_and_goes() -> Result<()> {
     ensure!((3 * MIB..20 * MIB).contains(&capture.layer_size.bytes()), "{}", capture.layer_size);
     assert_eq!(fs::metadata(&capture.layer)?.len(), 64 * MIB);
     assert_eq!(fs::read(capture.memory.join("checkpoint.img"))?, [1; 1000]);
-    server.captures.verify("snap_1").await?;
+    server.captures.verify("snap_1", Pace::Full).await?;
 
     server.captures.discard("snap_1").await?;
-    for outcome in
-        [server.captures.open("snap_1").await.map(drop), server.captures.verify("snap_1").await]
-    {
+    for outcome in [
+        server.captures.open("snap_1").await.map(drop),
+        server.captures.verify("snap_1", Pace::Full).await.map(drop),
+    ] {
         let Err(error @ CaptureError::Missing { .. }) = outcome else {
             anyhow::bail!("it must be gone: {outcome:?}")
         };
@@ -202,7 +203,7 @@ async fn a_whole_one_stays_until_another_is_committed() -> Result<()> {
     let capture = server.captures.open("box").await?;
     assert_eq!((capture.note, capture.memory_size), (json!(3), NONE));
     assert_eq!(fs::read_dir(&capture.memory)?.count(), 0);
-    server.captures.verify("box").await?;
+    server.captures.verify("box", Pace::Full).await?;
     stage.settles_at(&one).await?;
     server.stop().await;
     Ok(())
@@ -276,7 +277,7 @@ async fn what_a_crash_leaves_is_the_old_or_the_new() -> Result<()> {
     capture(&first, "old", json!("old")).await?;
     capture(&first, "new", json!("new")).await?;
     for name in ["old", "new"] {
-        first.captures.verify(name).await?;
+        first.captures.verify(name, Pace::Full).await?;
     }
     let one = stage.census()?;
     // In the middle of a draft, before and after its manifest, and before and after the exchange.
@@ -301,7 +302,7 @@ async fn what_a_crash_leaves_is_the_old_or_the_new() -> Result<()> {
     assert_eq!(second.captures.list().await?, ["new", "old"]);
     for name in ["old", "new"] {
         assert_eq!(second.captures.open(name).await?.note, json!(name));
-        second.captures.verify(name).await?;
+        second.captures.verify(name, Pace::Full).await?;
     }
     let begun = second.captures.commit("begun", Value::Null).await;
     assert!(matches!(begun, Err(CaptureError::Step { .. })), "{begun:?}");
@@ -352,11 +353,11 @@ async fn damage_is_found_and_named() -> Result<()> {
     for (number, (damage, part, expected, at_opening)) in table.into_iter().enumerate() {
         let name = format!("snap_{number}");
         capture(&server, &name, Value::Null).await?;
-        server.captures.verify(&name).await?;
+        server.captures.verify(&name, Pace::Full).await?;
         damage(place(&server, &name).join(part))?;
         let opened = server.captures.open(&name).await.map(drop);
         assert_eq!(opened.is_err(), at_opening, "{expected}: {opened:?}");
-        let verified = server.captures.verify(&name).await;
+        let verified = server.captures.verify(&name, Pace::Full).await.map(drop);
         for outcome in [verified].into_iter().chain(at_opening.then_some(opened)) {
             let Err(error @ CaptureError::Damaged { .. }) = outcome else {
                 anyhow::bail!("{expected}: {outcome:?}")
@@ -405,7 +406,7 @@ async fn a_pool_that_copies_captures_too() -> Result<()> {
     fs::write(root.join("work"), "captured")?;
     let made = capture(&server, "snap", Value::Null).await?;
     fs::write(root.join("work"), "later")?;
-    server.captures.verify("snap").await?;
+    server.captures.verify("snap", Pace::Full).await?;
     let (size, template) = (ByteSize::from_mib(64), stage.template());
     let root = server.layers.build_from(&id(2), &template, &made.layer, size).await?.path;
     assert_eq!(fs::read_to_string(root.join("work"))?, "captured");

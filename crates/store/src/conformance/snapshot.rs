@@ -53,6 +53,7 @@ fn snapshot(number: u8) -> SnapshotRecord {
         },
         facts: None,
         error: None,
+        verified_at: None,
         sequence: 1,
     }
 }
