@@ -84,7 +84,8 @@ impl Admission {
         activity: Arc<ActivityLog>,
     ) -> Self {
         let held = Semaphore::new(config.max_held.min(Semaphore::MAX_PERMITS));
-        Self { config, routes, tasks, stats, activity, wakes: Wakes::default(), held }
+        let wakes = Wakes::for_all(config.max_held);
+        Self { config, routes, tasks, stats, activity, wakes, held }
     }
 
     /// Decides whether a request may go, and waits until it can.
@@ -179,8 +180,11 @@ impl Admission {
         let Ok(_permit) = self.held.try_acquire() else {
             return Err(not_ready(&first, "too many requests wait for sandboxes already"));
         };
+        let Some(waiter) = self.wakes.join(&first.id) else {
+            return Err(not_ready(&first, "too many requests wait for this sandbox already"));
+        };
         let _held = self.stats.enter(Gauge::Held);
-        let (begun, waiter) = (Instant::now(), self.wakes.join(&first.id));
+        let begun = Instant::now();
         let mut route = first;
         loop {
             tracing::debug!(sandbox.id = %route.id, status = route.status.as_str(), "hold");

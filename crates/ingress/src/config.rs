@@ -41,7 +41,8 @@ pub struct IngressConfig {
     pub drain_grace: Duration,
     /// Client connections open at a time; more wait in the listen queue. Default: 8192.
     pub max_connections: usize,
-    /// Requests waiting for their sandbox at a time; more are refused. Default: 4096.
+    /// Requests waiting for their sandbox at a time, a sixteenth of them for the same one; more are
+    /// refused. Default: 4096.
     pub max_held: usize,
     /// The longest request head in bytes (the read buffer has the same bound). Default: 64 KiB.
     pub max_header_bytes: usize,

@@ -11,9 +11,17 @@ use tokio::time::Instant;
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
+/// The part of all that may wait which may wait for one sandbox: whoever asks one that sleeps again
+/// and again shall not fill the places of the others.
+const SHARE: usize = 16;
+
 /// Knows which sandboxes are being woken. Cheap to clone; clones share everything.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Wakes(Arc<Mutex<HashMap<SandboxId, Wake>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Wakes {
+    table: Arc<Mutex<HashMap<SandboxId, Wake>>>,
+    /// How many may wait for one sandbox.
+    each: usize,
+}
 
 #[derive(Debug)]
 struct Wake {
@@ -40,12 +48,21 @@ pub(crate) enum Turn {
 // === impl Wakes ===
 
 impl Wakes {
-    /// Joins those who wait for a sandbox.
-    pub(crate) fn join(&self, sandbox: &SandboxId) -> Waiter {
-        let mut wakes = self.0.lock();
+    /// Makes room for so many who wait, for all sandboxes together.
+    pub(crate) fn for_all(waiters: usize) -> Self {
+        Self { table: Arc::default(), each: (waiters / SHARE).max(1) }
+    }
+
+    /// Joins those who wait for a sandbox; `None` when they are too many already.
+    pub(crate) fn join(&self, sandbox: &SandboxId) -> Option<Waiter> {
+        let mut wakes = self.table.lock();
         let first = || Wake { waiters: 0, next: Instant::now() };
-        wakes.entry(sandbox.clone()).or_insert_with(first).waiters += 1;
-        Waiter { wakes: self.clone(), sandbox: sandbox.clone() }
+        let wake = wakes.entry(sandbox.clone()).or_insert_with(first);
+        if wake.waiters >= self.each {
+            return None;
+        }
+        wake.waiters += 1;
+        Some(Waiter { wakes: self.clone(), sandbox: sandbox.clone() })
     }
 }
 
@@ -54,7 +71,7 @@ impl Wakes {
 impl Waiter {
     /// Says whose turn it is; the one whose turn it is has it for a while.
     pub(crate) fn turn(&self) -> Turn {
-        let mut wakes = self.wakes.0.lock();
+        let mut wakes = self.wakes.table.lock();
         let now = Instant::now();
         match wakes.get_mut(&self.sandbox) {
             Some(wake) if wake.next > now => Turn::Wait(wake.next),
@@ -69,7 +86,7 @@ impl Waiter {
     /// Notes that the wake could not be asked for; returns when it is time again.
     pub(crate) fn failed(&self) -> Instant {
         let next = Instant::now() + AGAIN_AFTER_FAILURE;
-        if let Some(wake) = self.wakes.0.lock().get_mut(&self.sandbox) {
+        if let Some(wake) = self.wakes.table.lock().get_mut(&self.sandbox) {
             wake.next = next;
         }
         next
@@ -78,7 +95,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut wakes = self.wakes.0.lock();
+        let mut wakes = self.wakes.table.lock();
         let Some(wake) = wakes.get_mut(&self.sandbox) else { return };
         wake.waiters -= 1;
         if wake.waiters == 0 {
@@ -104,11 +121,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_of_many_has_the_turn_and_again_only_after_a_while() {
-        let wakes = Wakes::default();
-        let waiters: Vec<_> = (0..50).map(|_| wakes.join(&sandbox(1))).collect();
+        let wakes = Wakes::for_all(16 * 50);
+        let waiters: Vec<_> = (0..50).filter_map(|_| wakes.join(&sandbox(1))).collect();
         let turns = || waiters.iter().filter(|waiter| is_turn(waiter)).count();
         assert_eq!(turns(), 1);
-        assert!(is_turn(&wakes.join(&sandbox(2))), "another sandbox is another turn");
+        let other = wakes.join(&sandbox(2)).expect("there is room");
+        assert!(is_turn(&other), "another sandbox is another turn");
         tokio::time::advance(AGAIN / 2).await;
         assert_eq!(turns(), 0);
         tokio::time::advance(AGAIN / 2).await;
@@ -121,13 +139,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_who_waits_leaves_nothing() {
-        let wakes = Wakes::default();
-        let (first, second) = (wakes.join(&sandbox(1)), wakes.join(&sandbox(1)));
+        let wakes = Wakes::for_all(16 * 50);
+        let join = || wakes.join(&sandbox(1)).expect("there is room");
+        let (first, second) = (join(), join());
         assert!(is_turn(&first));
         drop(first);
         assert!(!is_turn(&second));
         drop(second);
-        assert!(wakes.0.lock().is_empty());
-        assert!(is_turn(&wakes.join(&sandbox(1))));
+        assert!(wakes.table.lock().is_empty());
+        assert!(is_turn(&join()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sixteenth_of_all_may_wait_for_one_sandbox() {
+        for (all, each) in [(0, 1), (1, 1), (16, 1), (31, 1), (32, 2), (4096, 256)] {
+            let wakes = Wakes::for_all(all);
+            let mut waiters: Vec<_> = (0..each).map(|_| wakes.join(&sandbox(1))).collect();
+            assert!(waiters.iter().all(Option::is_some), "{all}");
+            assert!(wakes.join(&sandbox(1)).is_none(), "{all}");
+            assert!(wakes.join(&sandbox(2)).is_some(), "{all}");
+            drop(waiters.pop());
+            assert!(wakes.join(&sandbox(1)).is_some(), "{all}: one has gone");
+        }
     }
 }

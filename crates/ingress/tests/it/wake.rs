@@ -71,6 +71,26 @@ async fn fifty_requests_wake_a_sandbox_once_and_are_answered_once_each() {
 }
 
 #[tokio::test]
+async fn one_that_sleeps_takes_no_more_than_its_share_of_the_places() {
+    let world = World::with(IngressConfig { max_held: 32, ..IngressConfig::default() }).await;
+    let daemon = Recorder::start(&world.tasks).await;
+    let (running, second) = (route(daemon.address), route(daemon.address));
+    let (crowded, other) = (sleeping(&world, &running, true), sleeping(&world, &second, true));
+    let mut waiting = crowd(&world, &crowded, 2).await;
+    eventually("both wait", || world.stats().held_now == 2).await;
+    let answer = once(&world, get(&crowded, "/")).await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (503, "SANDBOX_NOT_READY"));
+    assert!(answer.text().contains("this sandbox"), "{}", answer.text());
+    waiting.extend(crowd(&world, &other, 1).await);
+    eventually("the other waits", || world.stats().held_now == 3).await;
+    resume(&world, &crowded, &running);
+    resume(&world, &other, &second);
+    for answer in waiting {
+        assert_eq!(soon("an answer", answer).await.expect("a task").status, 200);
+    }
+}
+
+#[tokio::test]
 async fn what_must_not_be_woken_is_not() {
     let world = World::start().await;
     let daemon = Recorder::start(&world.tasks).await;
