@@ -117,6 +117,7 @@ async fn take_over(
                 shared.write(entry.clone(), Durability::Renamed).await?;
             }
             if std::mem::take(&mut entry.held) {
+                entry.resuming = false;
                 shared.write(entry.clone(), Durability::Renamed).await?;
             }
             SandboxTask::spawn_adopted(shared, entry, Some(endpoint), Past::Settled);
@@ -136,6 +137,7 @@ async fn take_over(
             let at = shared.parts.clock.now();
             entry.state = State::Suspended { at, kept: Kept::Layer };
             entry.held = false;
+            entry.resuming = false;
             entry.frozen = false;
             shared.write(entry.clone(), Durability::Synced).await?;
             SandboxTask::spawn_adopted(shared, entry, None, Past::Dormant);
@@ -225,7 +227,7 @@ pub(crate) async fn find(shared: &Shared, entry: &Entry) -> Result<Found, String
     }
     let endpoint = Endpoint { daemon: started.daemon, token: entry.token.clone() };
     if entry.held {
-        // Its server died over a capture of it.
+        // Its server died over a capture of it, or while it resumed it.
         capture::go_on(shared, entry, &endpoint).await?;
     }
     Ok(Found::Alive(endpoint))

@@ -162,14 +162,15 @@ pub(crate) async fn capture(
     captured
 }
 
-/// Lets a held sandbox go on: it was never away.
+/// Lets a held sandbox go on. It was never away, unless it was to go on after a suspend.
 pub(crate) async fn go_on(
     shared: &Shared,
     entry: &Entry,
     endpoint: &Endpoint,
 ) -> Result<(), String> {
     let resumed = shared.parts.runtime.resume(&entry.id).await.map_err(|bad| chain(&bad));
-    let request = unseal_request(shared, &entry.id, Continues::Itself, &entry.token);
+    let continues = if entry.resuming { Continues::Suspended } else { Continues::Itself };
+    let request = unseal_request(shared, &entry.id, continues, &entry.token);
     // Its pause may be undone later, and then nobody comes to unseal it.
     let unsealed = unseal(endpoint, &entry.token, &request).await;
     resumed.and(unsealed)

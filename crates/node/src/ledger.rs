@@ -122,6 +122,9 @@ pub(crate) struct Entry {
     /// A capture may have paused it and sealed its daemon.
     #[serde(default)]
     pub(crate) held: bool,
+    /// It is held because it has been suspended and is about to go on, not by a capture.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) resuming: bool,
     /// What its idle clock is set back to by a restart of the server: how long it had been idle
     /// when this was written, in ms.
     #[serde(default)]
@@ -316,6 +319,7 @@ mod tests {
             orphaned: None,
             template: None,
             held: false,
+            resuming: false,
             idle_ms: 0,
             frozen: false,
         }

@@ -759,6 +759,7 @@ fn new_entry(shared: &Shared, intent: &NodeIntent, launch: Launch) -> Entry {
         orphaned: None,
         template: None,
         held: false,
+        resuming: false,
         idle_ms: 0,
         frozen: false,
     }

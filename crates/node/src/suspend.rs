@@ -28,7 +28,7 @@ use crate::{
     room::STOOD_STILL,
     sandbox::{Past, SandboxTask},
     service::Shared,
-    start::{chain, resume_cold},
+    start::{chain, clean, resume_cold},
 };
 
 /// How long after a suspend by the idle limit that failed the next one is tried.
@@ -56,6 +56,15 @@ pub(crate) struct Warm {
     since: Instant,
     /// Where its daemon listens.
     daemon: SocketAddr,
+}
+
+/// Why paused processes did not go on.
+#[derive(Debug)]
+enum WarmFailure {
+    /// For certain they did nothing since they were captured.
+    NeverRan(String),
+    /// They may have: nothing else can stand for what they did.
+    MayHaveRun(String),
 }
 
 // === impl Warm ===
@@ -163,6 +172,7 @@ impl SandboxTask {
 
     /// Notes that nothing holds the sandbox any more.
     async fn freed(&mut self) {
+        self.entry.resuming = false;
         if std::mem::take(&mut self.entry.held) {
             self.save(Durability::Renamed).await;
         }
@@ -216,7 +226,12 @@ impl SandboxTask {
         let warm = self.warm.take();
         self.shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
         let resumed = match warm {
-            Some(warm) => self.go_on(warm, &before.launch.egress).await,
+            Some(warm) => match self.go_on(warm, &before.launch.egress).await {
+                Ok(endpoint) => Ok(endpoint),
+                Err(WarmFailure::MayHaveRun(trouble)) => Err(trouble),
+                // What it was captured as is still all that it ever was.
+                Err(WarmFailure::NeverRan(trouble)) => self.restore_instead(trouble).await,
+            },
             None => self.restore().await,
         };
         self.shared.starts_in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -247,23 +262,39 @@ impl SandboxTask {
     }
 
     /// The processes are there: they go on where they were paused.
-    async fn go_on(&mut self, warm: Warm, before: &EgressPolicy) -> Result<Endpoint, String> {
-        let parts = &self.shared.parts;
+    async fn go_on(&mut self, warm: Warm, before: &EgressPolicy) -> Result<Endpoint, WarmFailure> {
         let id = self.entry.id.clone();
-        let slot = self.entry.slot.ok_or("the ledger names no network slot of it")?;
-        if *before != self.entry.launch.egress {
-            let set = parts.slots.set_policy(slot, &id, &self.entry.launch.egress).await;
-            set.map_err(|bad| chain(&bad))?;
-        }
+        self.make_ready(before).await.map_err(WarmFailure::NeverRan)?;
         // A server that dies from here on leaves a running sandbox, not one to bring back.
-        self.run_from_now(true).await?;
-        let parts = &self.shared.parts;
-        parts.runtime.resume(&id).await.map_err(|bad| chain(&bad))?;
+        let ran = WarmFailure::MayHaveRun;
+        self.run_from_now(true).await.map_err(ran)?;
+        self.shared.parts.runtime.resume(&id).await.map_err(|bad| ran(chain(&bad)))?;
         let endpoint = Endpoint { daemon: warm.daemon, token: self.entry.token.clone() };
         let request = unseal_request(&self.shared, &id, Continues::Suspended, &self.entry.token);
-        unseal(&endpoint, &self.entry.token, &request).await?;
+        unseal(&endpoint, &self.entry.token, &request).await.map_err(ran)?;
         self.freed().await;
         Ok(endpoint)
+    }
+
+    /// Makes sure that the processes are there, and puts the policy in force that is wanted now.
+    async fn make_ready(&self, before: &EgressPolicy) -> Result<(), String> {
+        let (parts, id) = (&self.shared.parts, &self.entry.id);
+        if let Ok(false) = parts.runtime.lives(id).await {
+            return Err("its processes are gone".to_owned());
+        }
+        let slot = self.entry.slot.ok_or("the ledger names no network slot of it")?;
+        if *before != self.entry.launch.egress {
+            let set = parts.slots.set_policy(slot, id, &self.entry.launch.egress).await;
+            set.map_err(|bad| chain(&bad))?;
+        }
+        Ok(())
+    }
+
+    /// Restores the sandbox from its capture, in place of processes that never went on.
+    async fn restore_instead(&mut self, trouble: String) -> Result<Endpoint, String> {
+        tracing::warn!(sandbox.id = %self.entry.id, trouble, "a sandbox does not go on where it was paused; it is restored");
+        clean(&self.shared, &mut self.entry).await?;
+        self.restore().await
     }
 
     /// The processes are gone: they are restored from the capture, or booted from its files.
@@ -281,11 +312,11 @@ impl SandboxTask {
         self.entry.state = State::Running { since: self.shared.parts.clock.now() };
         self.entry.boot_id = self.shared.config.boot_id.clone();
         self.entry.idle_ms = 0;
-        self.entry.held = held;
+        (self.entry.held, self.entry.resuming) = (held, held);
         let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
         written.map_err(|bad| {
             self.entry.state = suspended;
-            self.entry.held = false;
+            (self.entry.held, self.entry.resuming) = (false, false);
             chain(&bad)
         })
     }

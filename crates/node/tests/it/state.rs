@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tarn_host::{Captures as _, Layers as _};
+use tarn_host::{Captures as _, Layers as _, SlotId};
 use tarn_node_api::{Node as _, NodeTarget};
 use tarn_route_api::Activity;
 use tarn_runtime::{
@@ -10,8 +10,11 @@ use tarn_runtime::{
     sim::{SimRuntime, SimStep},
 };
 use tarn_types::{
-    ByteSize, EndCause, Generation, Launch, ObservedPhase, Restore, SnapshotKind, UnixMillis,
+    ByteSize, EgressPolicy, EndCause, Generation, Launch, ObservedPhase, Restore, SnapshotKind,
+    UnixMillis,
 };
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::{Host, World, answers, id, launch, snapshot_id};
 
@@ -223,7 +226,7 @@ async fn snapshots_outlive_their_source_and_can_be_restored_often() {
             assert!(answers(endpoint.daemon).await);
             assert_ne!(endpoint.token, source.token, "a token of its own");
         }
-        world.node.discard(&snapshot_id(7)).await;
+        world.node.discard(&snapshot_id(7)).await.expect("it is removed");
         assert!(world.node.snapshots().await.is_empty());
         assert!(answers(world.node_endpoint(&id(2)).await.daemon).await, "it does not need it");
     }
@@ -347,4 +350,48 @@ async fn the_idle_clock_goes_on_over_a_restart() {
     // As long as the server was away counts for nothing.
     world.host.clock.advance_millis(200_001);
     world.reach(&id(1), 1, ObservedPhase::Suspended).await;
+}
+
+#[tokio::test]
+async fn processes_that_cannot_go_on_are_restored_in_the_same_resume() {
+    let world = World::new().await;
+    run_named(&world).await;
+    suspend(&world, 2).await;
+    // Its network is gone, so the policy that is wanted now cannot be put in force.
+    world.host.slots.lose(SlotId(0));
+    let closed = Launch { egress: EgressPolicy::CLOSED, ..named() };
+    world.apply(&id(1), 3, NodeTarget::Running(closed)).await;
+    let report = world.reach(&id(1), 3, ObservedPhase::Running).await;
+    assert_eq!(report.observed.trouble, None);
+    assert!(answers(report.endpoint.expect("an endpoint").daemon).await);
+    assert_eq!(world.host.slots.policy(SlotId(0)), Some(EgressPolicy::CLOSED));
+    assert_eq!(world.host.captures.list().await.expect("a list"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_resume_that_its_server_did_not_live_to_see_ends_what_was_open_before() {
+    let world = World::new().await;
+    run_named(&world).await;
+    let daemon = world.node_endpoint(&id(1)).await.daemon;
+    let mut open = tokio::net::TcpStream::connect(daemon).await.expect("it listens");
+    open.write_all(b"GET /unknown HTTP/1.1\r\nHost: tarnd\r\n\r\n").await.expect("it is sent");
+    open.read_u8().await.expect("an answer");
+    suspend(&world, 2).await;
+    world.host.sim.faults().delay(SimStep::Resume, Duration::from_secs(3600));
+    world.apply(&id(1), 3, NodeTarget::Running(named())).await;
+    world.wait_entry(&id(1), |entry| entry["state"] == "running" && entry["held"] == true).await;
+    let host = Arc::clone(&world.host);
+    world.tasks.stop();
+    drop(world);
+    host.sim.faults().delay(SimStep::Resume, Duration::ZERO);
+    let world = World::over(host).await;
+    let report = world.node.list().await.remove(0);
+    assert_eq!(report.observed.phase, ObservedPhase::Running);
+    assert!(answers(report.endpoint.expect("an endpoint").daemon).await);
+    let mut bytes = Vec::new();
+    let rest = tokio::time::timeout(Duration::from_secs(30), open.read_to_end(&mut bytes));
+    rest.await.expect("it is a resume, and drops what was open").expect("in an orderly way");
+    world.wait_entry(&id(1), |entry| entry["held"] == false && entry["resuming"].is_null()).await;
+    suspend(&world, 4).await;
+    resume(&world, 5).await;
 }
