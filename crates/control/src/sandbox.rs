@@ -9,7 +9,7 @@ use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
     Generation, Intent, NodeId, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
-    SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, Target,
+    SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, SnapshotKind, Target,
 };
 use tokio::sync::watch;
 
@@ -218,6 +218,12 @@ impl Control {
         let node = rooms.iter().find(|room| room.node == snapshot.node);
         let node = node.map(|room| largest(std::slice::from_ref(room)));
         let spec = limits.check_restore(ask, &snapshot, &largest(&rooms), node.as_ref())?;
+        if snapshot.kind == SnapshotKind::Memory
+            && let Some(node) = self.node(&snapshot.node)
+            && let Some(reason) = node.obstacle(&id).await
+        {
+            return Err(ControlError::SnapshotIncompatible { id, reason });
+        }
         // Its image is below the snapshot, whether it can still be found by its name or not.
         let placement = self.choose_for(&spec.resources, &snapshot, &rooms);
         self.enter(project, spec, placement).await

@@ -147,6 +147,14 @@ pub enum ApplyError {
     Stopping,
 }
 
+/// Says that a snapshot could not be removed.
+#[derive(Debug, Error)]
+#[error("the snapshot was not removed: {detail}")]
+pub struct DiscardError {
+    /// What the node says.
+    pub detail: String,
+}
+
 /// Says why a snapshot is not known to be what was taken.
 #[derive(Debug, Error)]
 pub enum VerifyError {
@@ -227,7 +235,14 @@ pub trait Node: Send + Sync + 'static {
 
     /// Removes a snapshot, whole or being taken; what was restored from it goes on. Does nothing
     /// when there is none. Returns once it can no longer be restored from.
-    async fn discard(&self, snapshot: &SnapshotId);
+    ///
+    /// # Errors
+    /// Fails when something of it stays; it may then be tried again.
+    async fn discard(&self, snapshot: &SnapshotId) -> Result<(), DiscardError>;
+
+    /// Says why the memory of a snapshot that the node has cannot go on there, if it cannot. What
+    /// is not known now is no obstacle.
+    async fn obstacle(&self, snapshot: &SnapshotId) -> Option<String>;
 
     /// Returns the sandboxes that are orphaned.
     async fn orphans(&self) -> Vec<SandboxId>;

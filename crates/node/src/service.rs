@@ -1,7 +1,7 @@
 //! The node as control sees it, and the start of it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tarn_host::{CaptureError, Captures, Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
-    ApplyError, CaptureOrder, Endpoint, HeldSnapshot, LogSink, Node, NodeIntent, NodeTarget,
-    NodeView, Report, ReportSink, Unfound, VerifyError,
+    ApplyError, CaptureOrder, DiscardError, Endpoint, HeldSnapshot, LogSink, Node, NodeIntent,
+    NodeTarget, NodeView, Report, ReportSink, Unfound, VerifyError,
 };
 use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
@@ -127,6 +127,8 @@ pub(crate) struct Shared {
     pub(crate) starts_in_flight: AtomicU32,
     /// The sandboxes whose ledger entries cannot be read, and why not.
     pub(crate) unreadable: Mutex<BTreeMap<SandboxId, String>>,
+    /// Snapshots whose memory was seen to fit this host: neither changes while the server runs.
+    pub(crate) fitting: Mutex<HashSet<SnapshotId>>,
     /// Whether sandboxes may write to the pool.
     pub(crate) room: watch::Sender<Room>,
     /// Bounds the batches of lines that are in memory.
@@ -195,6 +197,7 @@ impl NodeService {
             handles: RwLock::default(),
             starts_in_flight: AtomicU32::new(0),
             unreadable: Mutex::default(),
+            fitting: Mutex::default(),
             room: watch::Sender::new(Room::Enough),
             log_room: Arc::new(Semaphore::new(log::ROOM)),
         }));
@@ -409,13 +412,26 @@ impl Node for NodeService {
         })
     }
 
-    async fn discard(&self, snapshot: &SnapshotId) {
+    async fn discard(&self, snapshot: &SnapshotId) -> Result<(), DiscardError> {
         for handle in self.0.handles.read().values() {
             handle.want(|wanted| wanted.captures.retain(|order| order.snapshot != *snapshot));
         }
-        if let Err(bad) = self.0.parts.captures.discard(snapshot.as_str()).await {
-            tracing::error!(snapshot.id = %snapshot, error = chain(&bad), "a snapshot is not removed");
+        self.0.fitting.lock().remove(snapshot);
+        let discarded = self.0.parts.captures.discard(snapshot.as_str()).await;
+        discarded.map_err(|bad| DiscardError { detail: chain(&bad) })
+    }
+
+    async fn obstacle(&self, snapshot: &SnapshotId) -> Option<String> {
+        if self.0.fitting.lock().contains(snapshot) {
+            return None;
         }
+        // What cannot be read is said by the start that needs it.
+        let capture = self.0.parts.captures.open(snapshot.as_str()).await.ok()?;
+        let obstacle = Note::of(&capture).ok()?.obstacle(&self.0.parts.runtime.image_facts());
+        if obstacle.is_none() {
+            self.0.fitting.lock().insert(snapshot.clone());
+        }
+        obstacle
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {

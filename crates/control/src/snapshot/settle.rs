@@ -93,7 +93,7 @@ impl Control {
             Revised::Gone => {
                 tracing::debug!(snapshot.id = %id, "a snapshot that is gone was reported");
                 if let Some(node) = self.node(&report.node).filter(|_| report.outcome.is_ok()) {
-                    node.discard(id).await;
+                    discard_from(&*node, id).await;
                 }
             }
         }
@@ -204,8 +204,12 @@ impl Control {
                 let why =
                     format!("it was not done within {} s; take it again", LIMIT_MILLIS / 1000);
                 self.conclude_failed(&record, why).await?;
-            } else if record.hidden {
-                self.remove(&record).await?;
+            } else if record.hidden
+                && let Err(failed) = self.remove(&record).await
+            {
+                // One that resists keeps no other from being looked after.
+                let detail = failed.detail().unwrap_or_default();
+                tracing::warn!(snapshot.id = %record.id, error = %failed, detail, "snapshot not removed; trying again");
             }
         }
         for entry in self.0.table.all() {
@@ -245,7 +249,9 @@ impl Control {
             };
             match record.status {
                 SnapshotStatus::InProgress => self.conclude_taken(&record, held.facts).await?,
-                SnapshotStatus::Failed if was_given_up(&record) => node.discard(&record.id).await,
+                SnapshotStatus::Failed if was_given_up(&record) => {
+                    discard_from(node, &record.id).await;
+                }
                 // A damaged one is kept until it is deleted.
                 SnapshotStatus::Failed | SnapshotStatus::LocalReady | SnapshotStatus::Completed => {
                 }
@@ -289,7 +295,10 @@ impl Control {
         }
         // `attach` looks again.
         let Some(node) = self.node(&record.node) else { return Ok(()) };
-        node.discard(&record.id).await;
+        if let Err(failed) = node.discard(&record.id).await {
+            // As long as the record is there, somebody comes back to it.
+            return Err(ControlError::Unavailable { detail: failed.to_string() });
+        }
         self.0.parts.store.snapshot_delete(&record.id).await?;
         tracing::info!(snapshot.id = %record.id, node.id = %record.node, "snapshot removed");
         Ok(())
@@ -318,7 +327,7 @@ impl Control {
 
     pub(super) async fn discard(&self, record: &SnapshotRecord) {
         if let Some(node) = self.node(&record.node) {
-            node.discard(&record.id).await;
+            discard_from(&*node, &record.id).await;
         }
     }
 
@@ -366,6 +375,14 @@ impl Control {
                 );
             }
         }
+    }
+}
+
+/// Removes what nobody was told of or nobody wants any more. What stays is tried again when the
+/// node is attached.
+async fn discard_from(node: &dyn Node, id: &SnapshotId) {
+    if let Err(failed) = node.discard(id).await {
+        tracing::error!(snapshot.id = %id, node.id = %node.id(), error = %failed, "what is left of a snapshot stays");
     }
 }
 

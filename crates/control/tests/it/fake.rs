@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView};
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
-    ApplyError, CaptureOrder, CaptureReport, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget,
-    NodeView, Report, ReportSink, Unfound, VerifyError,
+    ApplyError, CaptureOrder, CaptureReport, DiscardError, Endpoint, HeldSnapshot, Node,
+    NodeIntent, NodeTarget, NodeView, Report, ReportSink, Unfound, VerifyError,
 };
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
@@ -48,6 +48,10 @@ pub(crate) struct FakeNode {
     /// What is damaged, and how; `None` = it is not there.
     pub(crate) damage: Mutex<BTreeMap<SnapshotId, Option<String>>>,
     pub(crate) verified: Mutex<Vec<(SnapshotId, Pace)>>,
+    /// How many of the next removals fail.
+    pub(crate) discard_failures: Mutex<usize>,
+    /// Why no memory goes on here.
+    pub(crate) obstacle: Mutex<Option<String>>,
 }
 
 /// A control plane with its surroundings.
@@ -79,6 +83,8 @@ impl FakeNode {
             discarded: Mutex::default(),
             damage: Mutex::default(),
             verified: Mutex::default(),
+            discard_failures: Mutex::default(),
+            obstacle: Mutex::default(),
         })
     }
 
@@ -243,9 +249,21 @@ impl Node for FakeNode {
         self.held.lock().values().cloned().collect()
     }
 
-    async fn discard(&self, snapshot: &SnapshotId) {
+    async fn discard(&self, snapshot: &SnapshotId) -> Result<(), DiscardError> {
+        {
+            let mut failures = self.discard_failures.lock();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err(DiscardError { detail: "it was made to fail".to_owned() });
+            }
+        }
         self.held.lock().remove(snapshot);
         self.discarded.lock().push(snapshot.clone());
+        Ok(())
+    }
+
+    async fn obstacle(&self, _snapshot: &SnapshotId) -> Option<String> {
+        self.obstacle.lock().clone()
     }
 
     async fn orphan(&self, id: &SandboxId) {

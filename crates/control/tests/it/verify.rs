@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tarn_control::{ControlError, CreateAsk, Verdict};
+use tarn_store::Store as _;
 use tarn_types::{Pace, SandboxRef, SnapshotId, SnapshotKind, SnapshotRecord, SnapshotStatus};
 
 use crate::fake::{Manner, World, facts, named};
@@ -123,4 +124,45 @@ async fn all_are_read_in_the_background_from_time_to_time() {
     world.until_scrubbed().await;
     let last = world.node.verified.lock().last().cloned();
     assert_eq!(last, Some((sound, Pace::Background)), "only what is ready");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_that_goes_on_nowhere_is_refused_before_anything_starts() {
+    let world = World::new(Manner::Prompt).await;
+    let sandbox = SandboxRef::Id(world.create(named("box")).await.record.id);
+    let reason = "this node's CPU lacks avx512f".to_owned();
+    for (kind, refused) in [(SnapshotKind::Filesystem, false), (SnapshotKind::Memory, true)] {
+        *world.node.obstacle.lock() = None;
+        let taken = world.control.snapshot_create(&world.project, &sandbox, kind).await;
+        let id = taken.expect("it runs").id;
+        *world.node.obstacle.lock() = Some(reason.clone());
+        let ask = CreateAsk { restore: Some(id.clone()), ..CreateAsk::default() };
+        let before = world.node.told.lock().len();
+        let made = world.control.sandbox_create(&world.project, ask, Duration::ZERO).await;
+        match made {
+            Ok(_) => assert!(!refused, "{kind:?}"),
+            Err(ControlError::SnapshotIncompatible { id: named, reason: why }) => {
+                assert!(refused && named == id && why == reason, "{kind:?} {why}");
+                assert_eq!(world.node.told.lock().len(), before, "nothing was started");
+            }
+            Err(other) => unreachable!("{kind:?}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_fails_is_repeated_and_holds_up_no_other() {
+    let world = World::new(Manner::Prompt).await;
+    let ids = [take(&world, "one").await, take(&world, "two").await];
+    *world.node.discard_failures.lock() = 2;
+    for id in &ids {
+        world.control.snapshot_delete(&world.project, id).await.expect("it is gone for callers");
+    }
+    let gone = async || {
+        let left = world.store.snapshot_list_unsettled().await.expect("a list");
+        left.is_empty() && world.node.discarded.lock().len() == 2
+    };
+    assert!(!gone().await, "the records stay as long as the data does");
+    world.until("both are removed", gone).await;
+    assert!(world.node.held.lock().is_empty());
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_control::Control;
 use tarn_node_api::{
-    ApplyError, CaptureOrder, CaptureReport, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget,
-    NodeView, Report, ReportSink as _, Unfound, VerifyError,
+    ApplyError, CaptureOrder, CaptureReport, DiscardError, Endpoint, HeldSnapshot, Node,
+    NodeIntent, NodeTarget, NodeView, Report, ReportSink as _, Unfound, VerifyError,
 };
 use tarn_types::{
     ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, MilliCpu, NodeId,
@@ -146,7 +146,13 @@ impl Node for FakeNode {
         Vec::new()
     }
 
-    async fn discard(&self, _snapshot: &SnapshotId) {}
+    async fn discard(&self, _snapshot: &SnapshotId) -> Result<(), DiscardError> {
+        Ok(())
+    }
+
+    async fn obstacle(&self, _snapshot: &SnapshotId) -> Option<String> {
+        None
+    }
 
     async fn orphans(&self) -> Vec<SandboxId> {
         self.orphans.lock().clone()
