@@ -197,7 +197,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::NotPlaced(PendingReason::NoResourcesAvailable)),
         6 => (0_u64..8, phase, trouble).prop_map(|(generation, phase, trouble)| {
             let generation = Generation(generation);
-            Event::Reported(Observed { generation, phase, at: T0.plus_secs(1), trouble, frozen: None })
+            let at = T0.plus_secs(1);
+            Event::Reported(Observed { generation, phase, at, trouble, frozen: None })
         }),
         1 => Just(Event::DeleteAsked),
         1 => Just(Event::PendingExpired),

@@ -81,6 +81,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
                 blind = false;
                 next_look(space)
             }
+            Err(_) if shared.parts.tasks.is_stopping() => return,
             // What was decided stays so.
             Err(bad) => {
                 if !std::mem::replace(&mut blind, true) {

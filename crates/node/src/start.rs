@@ -113,8 +113,8 @@ pub(crate) async fn resume_cold(
     built.map_err(|cause| cause.error_message().unwrap_or_default())
 }
 
-/// Removes everything of a sandbox from the host but what it goes on from. What cannot be removed now is said, and the call
-/// may be repeated.
+/// Removes everything of a sandbox from the host but what it goes on from. What cannot be removed
+/// now is said, and the call may be repeated.
 pub(crate) async fn clean(shared: &Shared, entry: &mut Entry) -> Result<(), String> {
     let mut trouble = Vec::new();
     if let Err(bad) = shared.parts.runtime.delete(&entry.id).await {

@@ -267,3 +267,40 @@ fn a_snapshot_is_taken_of_a_running_sandbox_one_at_a_time() {
         assert_eq!((&settled.capturing, &settled.intent.target), (&None, &Target::Suspended));
     }
 }
+
+/// Returns what was said of a sandbox the last time.
+fn said(record: &SandboxRecord) -> Option<&str> {
+    record.observed.as_ref().and_then(|observed| observed.trouble.as_deref())
+}
+
+#[test]
+fn a_reboot_suspends_what_should_run_and_a_resume_takes_back_what_was_said() {
+    let rebooted = then(running(), vec![trouble(1, ObservedPhase::Suspended)]);
+    assert_eq!(status(&rebooted), SandboxStatus::Suspended);
+    assert_eq!(rebooted.intent.target, Target::Suspended);
+    assert!(said(&rebooted).is_some());
+    let repeated = step(&rebooted, seen(1, ObservedPhase::Suspended), T0);
+    assert_eq!(repeated, Err(Ignored::NoChange), "a repeated report takes back nothing");
+    let resuming = then(rebooted.clone(), vec![Event::ResumeAsked]);
+    assert_eq!((said(&resuming), status(&resuming)), (None, SandboxStatus::Suspended));
+    let waits = Event::ResumeWaits(PendingReason::NoResourcesAvailable);
+    let waiting = then(rebooted, vec![waits]);
+    assert_eq!(said(&waiting), None, "who waits for room has its reason");
+    assert!(waits_to_resume(&waiting));
+}
+
+#[test]
+fn a_frozen_one_runs_until_a_report_says_otherwise() {
+    let why = Some("the disk is almost full".to_owned());
+    let report = |frozen| {
+        let at = T0.plus_secs(1);
+        let (generation, phase) = (Generation(1), ObservedPhase::Running);
+        Event::Reported(Observed { generation, phase, at, trouble: None, frozen })
+    };
+    let frozen = then(running(), vec![report(why.clone())]);
+    assert_eq!(status(&frozen), SandboxStatus::Running);
+    assert_eq!(frozen.observed.as_ref().and_then(|seen| seen.frozen.clone()), why);
+    assert_eq!(step(&frozen, report(why), T0), Err(Ignored::NoChange));
+    let thawed = then(frozen, vec![report(None)]);
+    assert_eq!(thawed.observed.and_then(|seen| seen.frozen), None);
+}
