@@ -9,6 +9,7 @@ mod adopt;
 mod capture;
 mod daemon;
 mod gauge;
+mod handle;
 mod ledger;
 mod log;
 mod room;

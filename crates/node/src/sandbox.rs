@@ -1,33 +1,33 @@
-//! One sandbox on this node: the handle others hold, and the task that owns it.
+//! One sandbox on this node: the task that owns it.
 //!
 //! ```text
 //!  Starting ──▶ Running ◀──▶ Suspended ──▶ Ended ──▶ (forgotten)
 //!      └───────────┴──────────────────────▲
 //! ```
 //!
-//! What others want lies in a `watch` channel and is merged there, so wanting never blocks and
-//! doubled or late wishes are harmless. The task compares, acts, writes the ledger, reports.
+//! What others want lies in a `watch` channel ([`Handle`]) and is merged there, so wanting never
+//! blocks and doubled or late wishes are harmless. The task compares, acts, writes the ledger,
+//! reports.
 
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tarn_lifecycle::{Limit, limit};
-use tarn_node_api::{ApplyError, CaptureOrder, Endpoint, NodeIntent, NodeTarget, Report, Unfound};
+use tarn_node_api::{Endpoint, NodeIntent, NodeTarget};
 use tarn_runtime::RuntimeExit;
 use tarn_types::{
-    DaemonToken, EndCause, FailedStep, Generation, Launch, MilliCpu, NodeId, Observed,
-    ObservedPhase, SandboxId, UnixMillis,
+    DaemonToken, EndCause, FailedStep, Generation, Launch, ObservedPhase, UnixMillis,
 };
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     adopt::{Found, died_unwatched, find, seek_pause, warn_sought},
+    handle::{Handle, Known, Wanted},
     ledger::{Durability, Entry, FORMAT_VERSION, State},
     log::LogPump,
-    room::{FROZEN, Room},
+    room::Room,
     service::Shared,
     start::{chain, clean, failed, start},
     suspend::{Warm, Why, report_capture},
@@ -45,44 +45,6 @@ const LATE_WORD: Duration = Duration::from_secs(5);
 
 /// How often a sandbox's idle time is written down.
 const IDLE_SAVES: Duration = Duration::from_secs(20);
-
-/// What is wanted of a sandbox; merged, never queued.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Wanted {
-    /// The newest intent.
-    pub(crate) intent: Option<NodeIntent>,
-    /// Counts the wishes to hear the last report again.
-    pub(crate) repeats: u64,
-    /// Control has stored the end at this generation.
-    pub(crate) forget: Option<Generation>,
-    /// Control's store does not know the sandbox.
-    pub(crate) orphaned: bool,
-    /// It ended by itself.
-    pub(crate) exit: Option<RuntimeExit>,
-    /// Snapshots to take, in this order.
-    pub(crate) captures: Vec<CaptureOrder>,
-}
-
-/// What others may know of a sandbox without asking its task.
-#[derive(Debug, Clone)]
-struct Known {
-    observed: Observed,
-    endpoint: Option<Endpoint>,
-    launch: Launch,
-    orphaned: bool,
-}
-
-/// The others' end of a sandbox.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    id: SandboxId,
-    wanted: watch::Sender<Wanted>,
-    known: Mutex<Known>,
-    /// Why it could not be taken over from an earlier run yet.
-    unfound: Mutex<Option<String>>,
-    /// Held while the daemon is asked to end its largest process.
-    relief: Arc<tokio::sync::Mutex<()>>,
-}
 
 /// Owns one sandbox of this node.
 pub(crate) struct SandboxTask {
@@ -139,82 +101,6 @@ pub(crate) enum Past {
     Dormant,
 }
 
-// === impl Handle ===
-
-impl Handle {
-    pub(crate) fn id(&self) -> &SandboxId {
-        &self.id
-    }
-
-    /// Takes the right to ask the daemon for memory, unless somebody is asking already.
-    pub(crate) fn begin_relief(&self) -> Option<tokio::sync::OwnedMutexGuard<()>> {
-        Arc::clone(&self.relief).try_lock_owned().ok()
-    }
-
-    /// Adds to what is wanted, without waiting.
-    pub(crate) fn want(&self, change: impl FnOnce(&mut Wanted)) {
-        self.wanted.send_modify(change);
-    }
-
-    /// Takes an intent if it is not older than what is known.
-    pub(crate) fn take(&self, intent: NodeIntent) -> Result<(), ApplyError> {
-        let asked = intent.generation;
-        let mut stale = None;
-        let observed = self.known.lock().observed.generation;
-        self.want(|wanted| {
-            let newest = wanted.intent.as_ref().map_or(observed, |have| have.generation);
-            let have = newest.max(observed);
-            if asked < have {
-                stale = Some(have);
-                return;
-            }
-            if asked == have {
-                wanted.repeats += 1;
-            }
-            wanted.orphaned = false;
-            wanted.intent = Some(intent);
-        });
-        match stale {
-            Some(have) => Err(ApplyError::Stale { id: self.id.clone(), have, asked }),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
-        self.known.lock().endpoint.clone()
-    }
-
-    pub(crate) fn is_orphaned(&self) -> bool {
-        self.known.lock().orphaned
-    }
-
-    pub(crate) fn unfound(&self) -> Option<Unfound> {
-        let trouble = self.unfound.lock().clone()?;
-        Some(Unfound { id: self.id.clone(), trouble })
-    }
-
-    /// Returns the CPU quota a live sandbox was promised.
-    pub(crate) fn cpu_promised(&self) -> MilliCpu {
-        let known = self.known.lock();
-        match known.observed.phase {
-            ObservedPhase::Starting | ObservedPhase::Running | ObservedPhase::Suspending => {
-                known.launch.resources.cpu
-            }
-            ObservedPhase::Suspended | ObservedPhase::Ended(_) => MilliCpu::default(),
-        }
-    }
-
-    pub(crate) fn last_report(&self, node: &NodeId) -> Report {
-        let known = self.known.lock();
-        Report {
-            id: self.id.clone(),
-            node: node.clone(),
-            observed: known.observed.clone(),
-            endpoint: known.endpoint.clone(),
-        }
-    }
-}
-
 // === impl SandboxTask ===
 
 impl SandboxTask {
@@ -252,14 +138,9 @@ impl SandboxTask {
         wanted: Wanted,
         endpoint: Option<Endpoint>,
     ) -> Option<Self> {
-        let (sender, receiver) = watch::channel(wanted);
-        let handle = Arc::new(Handle {
-            id: entry.id.clone(),
-            wanted: sender,
-            known: Mutex::new(known_of(shared, &entry, endpoint.clone())),
-            unfound: Mutex::default(),
-            relief: Arc::default(),
-        });
+        let known = Known::of(shared, &entry, endpoint.clone());
+        let (handle, receiver) = Handle::new(entry.id.clone(), wanted, known);
+        let handle = Arc::new(handle);
         let mut handles = shared.handles.write();
         if handles.contains_key(&entry.id) {
             return None;
@@ -438,10 +319,10 @@ impl SandboxTask {
     }
 
     pub(crate) fn set_past(&mut self, past: Past) {
-        *self.handle.unfound.lock() = match &past {
+        self.handle.set_unfound(match &past {
             Past::Sought { trouble, .. } => Some(trouble.clone()),
             Past::Settled | Past::HalfBuilt | Past::Unclean | Past::Dormant => None,
-        };
+        });
         self.past = past;
     }
 
@@ -715,7 +596,7 @@ impl SandboxTask {
 
     /// Lets others see the sandbox as it is now.
     fn publish(&self) -> Known {
-        let mut known = known_of(&self.shared, &self.entry, self.endpoint.clone());
+        let mut known = Known::of(&self.shared, &self.entry, self.endpoint.clone());
         if self.trouble.is_some() {
             known.observed.trouble.clone_from(&self.trouble);
         }
@@ -723,7 +604,7 @@ impl SandboxTask {
             known.observed.phase = phase.clone();
             known.endpoint = None;
         }
-        *self.handle.known.lock() = known.clone();
+        self.handle.know(known.clone());
         known
     }
 
@@ -769,27 +650,5 @@ fn cause_of(exit: &RuntimeExit) -> EndCause {
     match exit {
         RuntimeExit::OutOfMemory => EndCause::OutOfMemory,
         RuntimeExit::Died(reason) => EndCause::RuntimeDied { reason: (*reason).to_owned() },
-    }
-}
-
-fn known_of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Known {
-    let (phase, at) = match &entry.state {
-        State::Starting => (ObservedPhase::Starting, shared.parts.clock.now()),
-        State::Running { since } => (ObservedPhase::Running, *since),
-        State::Suspended { at, .. } => (ObservedPhase::Suspended, *at),
-        State::Ended { cause, at } => (ObservedPhase::Ended(cause.clone()), *at),
-    };
-    let trouble = entry.notice().map(str::to_owned);
-    Known {
-        observed: Observed {
-            generation: entry.generation,
-            phase,
-            at,
-            trouble,
-            frozen: entry.frozen.then(|| FROZEN.to_owned()),
-        },
-        endpoint,
-        launch: entry.launch.clone(),
-        orphaned: entry.orphaned.is_some(),
     }
 }

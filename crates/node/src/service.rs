@@ -32,10 +32,11 @@ use crate::{
     capture::Note,
     daemon,
     gauge::MemoryGauge,
+    handle::Handle,
     ledger::{Durability, Entry, Ledger, LedgerError},
     log::{self, LogRate},
     room::{self, Room},
-    sandbox::{Handle, SandboxTask},
+    sandbox::SandboxTask,
     start::chain,
     suspend::report_capture,
 };

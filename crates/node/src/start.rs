@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use crate::{
     capture::{Note, unseal, unseal_request},
     daemon::{self, DaemonError, knock_delay},
+    handle::Wanted,
     ledger::{Durability, Entry, Kept},
-    sandbox::Wanted,
     service::Shared,
 };
 

@@ -1,0 +1,178 @@
+//! The others' end of a sandbox: what they want of it, and what they may know without asking its
+//! task.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tarn_node_api::{ApplyError, CaptureOrder, Endpoint, NodeIntent, Report, Unfound};
+use tarn_runtime::RuntimeExit;
+use tarn_types::{Generation, Launch, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId};
+use tokio::sync::watch;
+
+use crate::{
+    ledger::{Entry, State},
+    room::FROZEN,
+    service::Shared,
+};
+
+/// What is wanted of a sandbox; merged, never queued.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    /// The newest intent.
+    pub(crate) intent: Option<NodeIntent>,
+    /// Counts the wishes to hear the last report again.
+    pub(crate) repeats: u64,
+    /// Control has stored the end at this generation.
+    pub(crate) forget: Option<Generation>,
+    /// Control's store does not know the sandbox.
+    pub(crate) orphaned: bool,
+    /// It ended by itself.
+    pub(crate) exit: Option<RuntimeExit>,
+    /// Snapshots to take, in this order.
+    pub(crate) captures: Vec<CaptureOrder>,
+}
+
+/// What others may know of a sandbox without asking its task.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) observed: Observed,
+    pub(crate) endpoint: Option<Endpoint>,
+    launch: Launch,
+    orphaned: bool,
+}
+
+/// The others' end of a sandbox.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    id: SandboxId,
+    wanted: watch::Sender<Wanted>,
+    known: Mutex<Known>,
+    /// Why it could not be taken over from an earlier run yet.
+    unfound: Mutex<Option<String>>,
+    /// Held while the daemon is asked to end its largest process.
+    relief: Arc<tokio::sync::Mutex<()>>,
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Returns what an entry of the ledger says.
+    pub(crate) fn of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Self {
+        let (phase, at) = match &entry.state {
+            State::Starting => (ObservedPhase::Starting, shared.parts.clock.now()),
+            State::Running { since } => (ObservedPhase::Running, *since),
+            State::Suspended { at, .. } => (ObservedPhase::Suspended, *at),
+            State::Ended { cause, at } => (ObservedPhase::Ended(cause.clone()), *at),
+        };
+        let trouble = entry.notice().map(str::to_owned);
+        Self {
+            observed: Observed {
+                generation: entry.generation,
+                phase,
+                at,
+                trouble,
+                frozen: entry.frozen.then(|| FROZEN.to_owned()),
+            },
+            endpoint,
+            launch: entry.launch.clone(),
+            orphaned: entry.orphaned.is_some(),
+        }
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// Makes the handle of a sandbox, and the end of it that its task holds.
+    pub(crate) fn new(
+        id: SandboxId,
+        wanted: Wanted,
+        known: Known,
+    ) -> (Self, watch::Receiver<Wanted>) {
+        let (sender, receiver) = watch::channel(wanted);
+        let (known, unfound) = (Mutex::new(known), Mutex::default());
+        (Self { id, wanted: sender, known, unfound, relief: Arc::default() }, receiver)
+    }
+
+    pub(crate) fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// Takes the right to ask the daemon for memory, unless somebody is asking already.
+    pub(crate) fn begin_relief(&self) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        Arc::clone(&self.relief).try_lock_owned().ok()
+    }
+
+    /// Adds to what is wanted, without waiting.
+    pub(crate) fn want(&self, change: impl FnOnce(&mut Wanted)) {
+        self.wanted.send_modify(change);
+    }
+
+    /// Takes an intent if it is not older than what is known.
+    pub(crate) fn take(&self, intent: NodeIntent) -> Result<(), ApplyError> {
+        let asked = intent.generation;
+        let mut stale = None;
+        let observed = self.known.lock().observed.generation;
+        self.want(|wanted| {
+            let newest = wanted.intent.as_ref().map_or(observed, |have| have.generation);
+            let have = newest.max(observed);
+            if asked < have {
+                stale = Some(have);
+                return;
+            }
+            if asked == have {
+                wanted.repeats += 1;
+            }
+            wanted.orphaned = false;
+            wanted.intent = Some(intent);
+        });
+        match stale {
+            Some(have) => Err(ApplyError::Stale { id: self.id.clone(), have, asked }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.known.lock().endpoint.clone()
+    }
+
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.known.lock().orphaned
+    }
+
+    pub(crate) fn unfound(&self) -> Option<Unfound> {
+        let trouble = self.unfound.lock().clone()?;
+        Some(Unfound { id: self.id.clone(), trouble })
+    }
+
+    /// Returns the CPU quota a live sandbox was promised.
+    pub(crate) fn cpu_promised(&self) -> MilliCpu {
+        let known = self.known.lock();
+        match known.observed.phase {
+            ObservedPhase::Starting | ObservedPhase::Running | ObservedPhase::Suspending => {
+                known.launch.resources.cpu
+            }
+            ObservedPhase::Suspended | ObservedPhase::Ended(_) => MilliCpu::default(),
+        }
+    }
+
+    pub(crate) fn last_report(&self, node: &NodeId) -> Report {
+        let known = self.known.lock();
+        Report {
+            id: self.id.clone(),
+            node: node.clone(),
+            observed: known.observed.clone(),
+            endpoint: known.endpoint.clone(),
+        }
+    }
+
+    /// Lets others know of the sandbox as it is now.
+    pub(crate) fn know(&self, known: Known) {
+        *self.known.lock() = known;
+    }
+
+    /// Notes why it could not be taken over from an earlier run yet; `None` once it was.
+    pub(crate) fn set_unfound(&self, trouble: Option<String>) {
+        *self.unfound.lock() = trouble;
+    }
+}
