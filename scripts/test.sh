@@ -21,6 +21,7 @@ run_tests() {
 	setup --test
 	say test "set-up: ready ($(elapsed))"
 	gates
+	export TARN_TEST_VERSITYGW="$TARN_TEST_CACHE/bin/versitygw"
 	suite unit "unit and component tests" limit 40m scripts/unit
 	suite fuzz "fuzz targets, some seconds each" limit 15m "$ROOT/x" fuzz all "$((${#full[@]} ? 60 : 2))"
 	local failed_before=$FAILED

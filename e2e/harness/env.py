@@ -10,6 +10,8 @@ TARN = os.environ["TARN_BIN"]
 TARND = os.environ["TARND_BIN"]
 ASSETS = os.environ["TARN_ASSETS_DIR"]
 NODE = os.environ.get("TARN_NODE", "")
+# An S3 server's program.
+VERSITYGW = os.environ.get("TARN_TEST_VERSITYGW", "")
 NODE_MODULES = os.environ.get("TARN_NODE_MODULES", "")
 
 # `--full` runs the scale that the "Must show" names.

@@ -16,7 +16,7 @@ use crate::{
         CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList,
         LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NewKeyBody, OrphanList,
         ProjectBody, ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList,
-        SnapshotVerdict, UnfoundSandbox,
+        SnapshotVerdict, TransferEntry, TransferList, TransferTrouble, UnfoundSandbox,
     },
 };
 
@@ -52,6 +52,9 @@ use crate::{
     SandboxList,
     SnapshotInfo,
     SnapshotList,
+    TransferEntry,
+    TransferList,
+    TransferTrouble,
     SnapshotVerdict,
     UnfoundSandbox,
     UpdateSandbox
@@ -298,6 +301,9 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminSnapshotList => {
             ("admin", "Lists the snapshots of all projects, each project's newest first")
         }
+        Operation::AdminTransferList => {
+            ("admin", "Lists what goes to and comes from the object store, and what failed")
+        }
         Operation::AdminSnapshotVerify => {
             ("admin", "Reads all of a snapshot and says whether it is what was taken")
         }
@@ -356,6 +362,7 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminKeyList
         | Operation::AdminKeyRevoke
         | Operation::AdminSandboxList
+        | Operation::AdminTransferList
         | Operation::AdminSnapshotVerify
         | Operation::AdminOrphanList => None,
     }
@@ -412,6 +419,9 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         Operation::AdminKeyList => &[(200, "The keys", Answer::Json("KeyList"))],
         Operation::AdminKeyRevoke => &[(200, "It opens nothing any more", Answer::AnyJson)],
         Operation::AdminSandboxList => &[(200, "The sandboxes", Answer::Json("AdminSandboxList"))],
+        Operation::AdminTransferList => {
+            &[(200, "The transfers, and where the object store is", Answer::Json("TransferList"))]
+        }
         Operation::AdminSnapshotVerify => {
             &[(200, "What was found", Answer::Json("SnapshotVerdict"))]
         }
@@ -500,6 +510,7 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::AdminKeyList
         | Operation::AdminSandboxList
         | Operation::AdminSnapshotList
+        | Operation::AdminTransferList
         | Operation::AdminOrphanList => &[],
     }
 }

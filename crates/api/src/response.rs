@@ -17,4 +17,7 @@ pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,
     SandboxFacts, SandboxInfo, SandboxList,
 };
-pub use snapshot::{CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList};
+pub use snapshot::{
+    CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList, TransferEntry,
+    TransferList, TransferTrouble,
+};

@@ -88,6 +88,7 @@ pub enum Operation {
     AdminSnapshotList,
     AdminSnapshotFetch,
     AdminSnapshotDelete,
+    AdminTransferList,
     AdminSnapshotVerify,
     AdminOrphanList,
 }
@@ -227,6 +228,7 @@ pub const ROUTES: &[Route] = &[
     own(Get, "/tarn/v1/snapshots", Admin, Operation::AdminSnapshotList),
     own(Get, "/tarn/v1/snapshots/{id}", Admin, Operation::AdminSnapshotFetch),
     own(Delete, "/tarn/v1/snapshots/{id}", Admin, Operation::AdminSnapshotDelete),
+    own(Get, "/tarn/v1/transfers", Admin, Operation::AdminTransferList),
     own(Post, "/tarn/v1/snapshots/{id}/verify", Admin, Operation::AdminSnapshotVerify),
     own(Get, "/tarn/v1/orphans", Admin, Operation::AdminOrphanList),
 ];
@@ -289,6 +291,7 @@ impl Operation {
             Self::AdminSnapshotList => "admin_snapshot_list",
             Self::AdminSnapshotFetch => "admin_snapshot_fetch",
             Self::AdminSnapshotDelete => "admin_snapshot_delete",
+            Self::AdminTransferList => "admin_transfer_list",
             Self::AdminSnapshotVerify => "admin_snapshot_verify",
             Self::AdminOrphanList => "admin_orphan_list",
         }

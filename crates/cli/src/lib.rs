@@ -18,4 +18,4 @@ pub use command::{
 };
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;
-pub use snapshot::SnapshotCommand;
+pub use snapshot::{SnapshotCommand, WaitFor};

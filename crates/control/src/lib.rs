@@ -24,8 +24,10 @@ pub use error::ControlError;
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use service::{Control, ControlConfig, ControlParts};
-pub use snapshot::{SnapshotCounts, Verdict};
+pub use snapshot::{ArchiveStatus, ArchiveTrouble, Attempt, SnapshotCounts, Verdict};
+// What callers see of transfers.
 pub use suspend::Settled;
+pub use tarn_node_api::{Direction, Transfer};
 // What callers see of stored things; only this crate uses the store.
 pub use tarn_store::{
     KeyRecord, Order, PageKey,

@@ -123,10 +123,11 @@ impl Control {
             let stopping = control.0.parts.tasks.stopping();
             tokio::pin!(stopping);
             loop {
+                let pause = control.0.archive_tries.until_due(SNAPSHOT_PERIOD);
                 tokio::select! {
                     () = &mut stopping => break,
                     () = control.0.snapshots.notified() => {}
-                    () = tokio::time::sleep(SNAPSHOT_PERIOD) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
                 if let Err(failed) = control.settle_snapshots().await {
                     let detail = failed.detail().unwrap_or_default();

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     Caller, ControlError, Limits,
     log::LogCounters,
-    snapshot::{SnapshotCounters, SnapshotUses},
+    snapshot::{ArchiveTries, SnapshotCounters, SnapshotUses},
     table::Table,
 };
 
@@ -71,6 +71,7 @@ pub(crate) struct Inner {
     pub(crate) log_counters: LogCounters,
     pub(crate) snapshot_counters: SnapshotCounters,
     pub(crate) snapshot_uses: SnapshotUses,
+    pub(crate) archive_tries: ArchiveTries,
     /// Rung when there may be a snapshot to remove.
     pub(crate) snapshots: Notify,
     /// Counts snapshots that were settled, for those who wait for one.
@@ -113,6 +114,7 @@ impl Control {
             log_counters: LogCounters::default(),
             snapshot_counters: SnapshotCounters::default(),
             snapshot_uses: SnapshotUses::default(),
+            archive_tries: ArchiveTries::default(),
             snapshots: Notify::new(),
             captures: watch::Sender::new(0),
         }));

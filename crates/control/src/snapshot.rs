@@ -1,15 +1,17 @@
 //! Snapshots: taken, found, listed, deleted.
 //!
 //! ```text
-//!  create → in_progress ──▶ completed ──(delete)──▶ hidden ──▶ removed, here and on its node
-//!                   │          │ (found damaged)
-//!                   │          ▼
-//!                   └─────▶ failed ─────(delete)──▶ hidden ──▶ removed
+//!  create → in_progress ─▶ local_ready ─▶ completed ─(delete)─▶ hidden ─▶ removed everywhere
+//!                   │            │ (found damaged) │
+//!                   │            ▼                 ▼
+//!                   └────▶ failed ◀────────────────┘ ───(delete)─▶ hidden ─▶ removed
 //! ```
 //!
 //! Nobody is shown a hidden one. It stays as long as a pending sandbox is to be restored from it,
-//! or its node is away: what is removed here and not there would be kept there for ever.
+//! or its node or the object store is away: what is removed here and not there would be kept there
+//! for ever.
 
+mod archive;
 mod copy;
 mod counts;
 mod settle;
@@ -19,14 +21,18 @@ use tarn_lifecycle::{Event, Ignored, step};
 use tarn_node_api::{ApplyError, CaptureOrder};
 use tarn_store::StoreError;
 use tarn_types::{
-    Captured, ProjectId, SandboxId, SandboxRecord, SandboxRef, SandboxStatus, SnapshotId,
+    Archival, Captured, ProjectId, SandboxId, SandboxRecord, SandboxRef, SandboxStatus, SnapshotId,
     SnapshotKind, SnapshotRecord, SnapshotStatus,
 };
 
 use crate::{Control, ControlError, suspend::refusal, transition::Moved};
 
-pub(crate) use self::{counts::SnapshotCounters, settle::SnapshotUses};
-pub use self::{counts::SnapshotCounts, verify::Verdict};
+pub(crate) use self::{archive::ArchiveTries, counts::SnapshotCounters, settle::SnapshotUses};
+pub use self::{
+    archive::{ArchiveStatus, ArchiveTrouble, Attempt},
+    counts::SnapshotCounts,
+    verify::Verdict,
+};
 
 /// Who is shown a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +234,7 @@ impl Control {
             },
             facts: None,
             error: None,
+            archive: Archival::Nothing,
             verified_at: None,
             sequence: 1,
         }

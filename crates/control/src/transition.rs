@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tarn_lifecycle::{Effect, Event, Ignored, Refusal, status, step};
-use tarn_node_api::{ApplyError, CaptureReport, NodeIntent, NodeTarget, Report, ReportSink};
+use tarn_node_api::{
+    ApplyError, ArchiveReport, CaptureReport, NodeIntent, NodeTarget, Report, ReportSink,
+};
 use tarn_store::StoreError;
 use tarn_types::{Generation, ObservedPhase, SandboxId, SandboxRecord, SandboxStatus, Target};
 
@@ -184,6 +186,17 @@ impl ReportSink for Control {
         });
         if current {
             Table::set_endpoint(&entry, report.endpoint);
+        }
+    }
+
+    async fn archived(&self, report: ArchiveReport) {
+        if let Err(failed) = self.conclude_archived(&report).await {
+            let detail = failed.detail().unwrap_or_default();
+            // It is unsettled still, so it is ordered again, which then costs nothing.
+            tracing::warn!(
+                snapshot.id = %report.snapshot, error = %failed, detail,
+                "what became of an upload was not stored; asking again"
+            );
         }
     }
 

@@ -1,16 +1,18 @@
 //! The traits behind which a node's host lies: [`Images`], [`Layers`],
-//! [`Slots`] and [`Captures`].
+//! [`Slots`], [`Captures`] and [`Archive`].
 //!
 //! A node asks for a root file system and a network place; it never learns how they are made.
 //! [`sim`] holds in-memory versions with the same manners, so a node of simulated parts needs no
 //! root.
 
+mod archive;
 mod image;
 mod layer;
 pub mod sim;
 mod slot;
 mod snapshot;
 
+pub use archive::{Archive, ArchiveError, Archived, Collected, OnProgress, Progress};
 pub use image::{ImageConfig, ImageError, Images, Template};
 pub use layer::{LayerError, Layers, PoolSpace, RootFs};
 pub use slot::{Slot, SlotError, SlotId, Slots};

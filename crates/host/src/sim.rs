@@ -17,6 +17,10 @@ use crate::{
     LayerError, Layers, PoolSpace, RootFs, Slot, SlotError, SlotId, Slots, Template,
 };
 
+mod archive;
+
+pub use self::archive::SimArchive;
+
 /// What a fault says.
 const MADE_TO_FAIL: &str = "it was made to fail";
 

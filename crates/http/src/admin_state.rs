@@ -9,8 +9,9 @@ use axum::{
 };
 use tarn_api::response::{
     CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList, SnapshotVerdict,
+    TransferEntry, TransferList, TransferTrouble,
 };
-use tarn_control::{ControlError, Verdict};
+use tarn_control::{ArchiveTrouble, ControlError, Direction, Transfer, Verdict};
 use tarn_types::{ProjectId, SandboxRef, SnapshotId, SnapshotRecord};
 
 use crate::{
@@ -90,6 +91,38 @@ pub(crate) async fn delete_snapshot(
     let home = snapshot_home(&app, &snapshot).await?;
     app.control().snapshot_delete(&home.project, &snapshot).await?;
     Ok(Json(Empty {}))
+}
+
+pub(crate) async fn list_transfers(State(app): State<App>) -> Json<TransferList> {
+    let status = app.control().archive_status().await;
+    Json(TransferList {
+        object_store: status.place,
+        transfers: status.transfers.iter().map(transfer).collect(),
+        troubles: status.troubles.into_iter().map(trouble).collect(),
+    })
+}
+
+fn transfer(transfer: &Transfer) -> TransferEntry {
+    let direction = match transfer.direction {
+        Direction::Upload => "upload",
+        Direction::Fetch => "fetch",
+    };
+    TransferEntry {
+        snapshot_id: transfer.snapshot.to_string(),
+        direction: direction.to_owned(),
+        state: if transfer.active { "active" } else { "queued" }.to_owned(),
+        done_bytes: transfer.done.bytes(),
+        total_bytes: transfer.total.bytes(),
+    }
+}
+
+fn trouble(trouble: ArchiveTrouble) -> TransferTrouble {
+    TransferTrouble {
+        snapshot_id: trouble.snapshot.to_string(),
+        attempt: trouble.attempt.as_str().to_owned(),
+        failures: trouble.failures,
+        error: trouble.error,
+    }
 }
 
 pub(crate) async fn verify_snapshot(

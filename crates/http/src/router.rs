@@ -98,6 +98,7 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::AdminSnapshotList => on(method, admin_state::list_snapshots),
         Operation::AdminSnapshotFetch => on(method, admin_state::fetch_snapshot),
         Operation::AdminSnapshotDelete => on(method, admin_state::delete_snapshot),
+        Operation::AdminTransferList => on(method, admin_state::list_transfers),
         Operation::AdminSnapshotVerify => on(method, admin_state::verify_snapshot),
         Operation::AdminOrphanList => on(method, admin::list_orphans),
     }

@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation, Launch,
-    LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, SandboxId, SnapshotId, SnapshotKind,
+    ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation,
+    Launch, LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, SandboxId, SnapshotId,
+    SnapshotKind,
 };
 use thiserror::Error;
 
@@ -129,6 +130,60 @@ pub struct HeldSnapshot {
     pub facts: CaptureFacts,
 }
 
+/// Names a snapshot in the object store of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveOrder {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Whose it is: what is in the object store is encrypted with a key of the project.
+    pub project: ProjectId,
+}
+
+/// What became of an [`ArchiveOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveReport {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The node that says so.
+    pub node: NodeId,
+    /// What was sent, or why the snapshot is not in the object store. It may be ordered again.
+    pub outcome: Result<ArchiveFacts, String>,
+}
+
+/// Which way a transfer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// To the object store.
+    Upload,
+    /// From it to the node.
+    Fetch,
+}
+
+/// A transfer between a node and its object store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Whether it has begun, or waits for its turn.
+    pub active: bool,
+    /// What is done.
+    pub done: ByteSize,
+    /// What there is to do; 0 as long as that is not known.
+    pub total: ByteSize,
+}
+
+/// The object store of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveView {
+    /// Where it is, as a URL without secrets.
+    pub place: String,
+    /// What goes to and comes from it now.
+    pub transfers: Vec<Transfer>,
+}
+
 /// Says why a node did not take an intent.
 #[derive(Debug, Error)]
 pub enum ApplyError {
@@ -233,8 +288,9 @@ pub trait Node: Send + Sync + 'static {
     /// Fails when there is none, it is damaged, or it cannot be read.
     async fn verify(&self, snapshot: &SnapshotId, pace: Pace) -> Result<ByteSize, VerifyError>;
 
-    /// Removes a snapshot, whole or being taken; what was restored from it goes on. Does nothing
-    /// when there is none. Returns once it can no longer be restored from.
+    /// Removes a snapshot from the node, whole or being taken, and ends its upload; what was
+    /// restored from it goes on. Does nothing when there is none. Returns once it can no longer be
+    /// restored from there.
     ///
     /// # Errors
     /// Fails when something of it stays; it may then be tried again.
@@ -243,6 +299,36 @@ pub trait Node: Send + Sync + 'static {
     /// Says why the memory of a snapshot that the node has cannot go on there, if it cannot. What
     /// is not known now is no obstacle.
     async fn obstacle(&self, snapshot: &SnapshotId) -> Option<String>;
+
+    /// Says whether the node has an object store: otherwise snapshots stay where they are.
+    fn has_archive(&self) -> bool;
+
+    /// Takes an order to put a snapshot into the object store. Returns once it is taken; what
+    /// became of it is reported to [`ReportSink::archived`]. The node forgets it by dying.
+    ///
+    /// The same order again, under way, does nothing; done, it is reported again. A node without an
+    /// object store ignores it.
+    ///
+    /// # Errors
+    /// Fails when the node stops.
+    async fn archive(&self, order: ArchiveOrder) -> Result<(), ApplyError>;
+
+    /// Reads all of what the object store has of a snapshot and compares it with what was put
+    /// there.
+    ///
+    /// # Errors
+    /// Fails when there is none, it is damaged, or it cannot be read.
+    async fn verify_archived(&self, order: &ArchiveOrder) -> Result<(), VerifyError>;
+
+    /// Removes a snapshot from the object store, after ending its upload. Does nothing when it is
+    /// not there. Returns once it can no longer be fetched.
+    ///
+    /// # Errors
+    /// Says why it may still be there; it may then be tried again.
+    async fn remove_archived(&self, order: &ArchiveOrder) -> Result<(), String>;
+
+    /// Returns what is known of the object store; `None` if there is none.
+    async fn archive_view(&self) -> Option<ArchiveView>;
 
     /// Returns the sandboxes that are orphaned.
     async fn orphans(&self) -> Vec<SandboxId>;
@@ -260,6 +346,9 @@ pub trait ReportSink: Send + Sync + 'static {
 
     /// Takes what became of a snapshot. Returns once it is stored or known to be out of date.
     async fn captured(&self, report: CaptureReport);
+
+    /// Takes what became of an upload. Returns once it is stored or known to be out of date.
+    async fn archived(&self, report: ArchiveReport);
 }
 
 /// Says that lines were not stored; the node keeps them as far as it can and tries again.

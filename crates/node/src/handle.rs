@@ -1,5 +1,7 @@
-//! The others' end of a sandbox: what they want of it, and what they may know without asking its
-//! task.
+//! The end of a sandbox that others hold.
+//!
+//! What others want lies in a `watch` channel and is merged there, so wanting never blocks and
+//! doubled or late wishes are harmless.
 
 use std::sync::Arc;
 
@@ -44,56 +46,41 @@ pub(crate) struct Known {
 /// The others' end of a sandbox.
 #[derive(Debug)]
 pub(crate) struct Handle {
-    id: SandboxId,
-    wanted: watch::Sender<Wanted>,
-    known: Mutex<Known>,
+    pub(crate) id: SandboxId,
+    pub(crate) wanted: watch::Sender<Wanted>,
+    pub(crate) known: Mutex<Known>,
     /// Why it could not be taken over from an earlier run yet.
-    unfound: Mutex<Option<String>>,
+    pub(crate) unfound: Mutex<Option<String>>,
     /// Held while the daemon is asked to end its largest process.
-    relief: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) relief: Arc<tokio::sync::Mutex<()>>,
 }
 
-// === impl Known ===
-
-impl Known {
-    /// Returns what an entry of the ledger says.
-    pub(crate) fn of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Self {
-        let (phase, at) = match &entry.state {
-            State::Starting => (ObservedPhase::Starting, shared.parts.clock.now()),
-            State::Running { since } => (ObservedPhase::Running, *since),
-            State::Suspended { at, .. } => (ObservedPhase::Suspended, *at),
-            State::Ended { cause, at } => (ObservedPhase::Ended(cause.clone()), *at),
-        };
-        let trouble = entry.notice().map(str::to_owned);
-        Self {
-            observed: Observed {
-                generation: entry.generation,
-                phase,
-                at,
-                trouble,
-                frozen: entry.frozen.then(|| FROZEN.to_owned()),
-            },
-            endpoint,
-            launch: entry.launch.clone(),
-            orphaned: entry.orphaned.is_some(),
-        }
+/// Says what others may know of a sandbox by its ledger.
+pub(crate) fn known_of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint>) -> Known {
+    let (phase, at) = match &entry.state {
+        State::Starting => (ObservedPhase::Starting, shared.parts.clock.now()),
+        State::Running { since } => (ObservedPhase::Running, *since),
+        State::Suspended { at, .. } => (ObservedPhase::Suspended, *at),
+        State::Ended { cause, at } => (ObservedPhase::Ended(cause.clone()), *at),
+    };
+    let trouble = entry.notice().map(str::to_owned);
+    Known {
+        observed: Observed {
+            generation: entry.generation,
+            phase,
+            at,
+            trouble,
+            frozen: entry.frozen.then(|| FROZEN.to_owned()),
+        },
+        endpoint,
+        launch: entry.launch.clone(),
+        orphaned: entry.orphaned.is_some(),
     }
 }
 
 // === impl Handle ===
 
 impl Handle {
-    /// Makes the handle of a sandbox, and the end of it that its task holds.
-    pub(crate) fn new(
-        id: SandboxId,
-        wanted: Wanted,
-        known: Known,
-    ) -> (Self, watch::Receiver<Wanted>) {
-        let (sender, receiver) = watch::channel(wanted);
-        let (known, unfound) = (Mutex::new(known), Mutex::default());
-        (Self { id, wanted: sender, known, unfound, relief: Arc::default() }, receiver)
-    }
-
     pub(crate) fn id(&self) -> &SandboxId {
         &self.id
     }
@@ -164,15 +151,5 @@ impl Handle {
             observed: known.observed.clone(),
             endpoint: known.endpoint.clone(),
         }
-    }
-
-    /// Lets others know of the sandbox as it is now.
-    pub(crate) fn know(&self, known: Known) {
-        *self.known.lock() = known;
-    }
-
-    /// Notes why it could not be taken over from an earlier run yet; `None` once it was.
-    pub(crate) fn set_unfound(&self, trouble: Option<String>) {
-        *self.unfound.lock() = trouble;
     }
 }

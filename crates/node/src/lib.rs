@@ -6,7 +6,9 @@
 //! storage or network.
 
 mod adopt;
+mod archive;
 mod capture;
+mod clock;
 mod daemon;
 mod gauge;
 mod handle;
@@ -18,6 +20,7 @@ mod service;
 mod start;
 mod suspend;
 
+pub use archive::{DirectionCounts, NodeArchive, TransferCounts};
 pub use daemon::DaemonError;
 pub use gauge::{FixedMemory, MemoryFacts, MemoryGauge, ProcMemory};
 pub use ledger::LedgerError;

@@ -1,20 +1,18 @@
-//! One sandbox on this node: the task that owns it.
+//! The task that owns one sandbox of this node.
 //!
 //! ```text
 //!  Starting ──▶ Running ◀──▶ Suspended ──▶ Ended ──▶ (forgotten)
 //!      └───────────┴──────────────────────▲
 //! ```
 //!
-//! What others want lies in a `watch` channel ([`Handle`]) and is merged there, so wanting never
-//! blocks and doubled or late wishes are harmless. The task compares, acts, writes the ledger,
-//! reports.
+//! What others want lies in its [`Handle`]. The task compares, acts, writes the ledger, reports.
 
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use tarn_lifecycle::{Limit, limit};
+use parking_lot::Mutex;
 use tarn_node_api::{Endpoint, NodeIntent, NodeTarget};
 use tarn_runtime::RuntimeExit;
 use tarn_types::{
@@ -23,8 +21,9 @@ use tarn_types::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    adopt::{Found, died_unwatched, find, seek_pause, warn_sought},
-    handle::{Handle, Known, Wanted},
+    adopt::{Found, died_unwatched, find, warn_sought},
+    archive::Brought,
+    handle::{Handle, Known, Wanted, known_of},
     ledger::{Durability, Entry, FORMAT_VERSION, State},
     log::LogPump,
     room::Room,
@@ -33,23 +32,13 @@ use crate::{
     suspend::{Warm, Why, report_capture},
 };
 
-/// How long the task sleeps at most before it looks at the wall clock again: limits are wall-clock
-/// times, and that clock may jump.
-const TICK: Duration = Duration::from_secs(2);
-
-/// How long a failed clean-up rests before the next try.
-const CLEAN_RETRY: Duration = Duration::from_secs(2);
-
 /// How long after a resume a word of the processes of before may still come.
 const LATE_WORD: Duration = Duration::from_secs(5);
-
-/// How often a sandbox's idle time is written down.
-const IDLE_SAVES: Duration = Duration::from_secs(20);
 
 /// Owns one sandbox of this node.
 pub(crate) struct SandboxTask {
     pub(crate) shared: Arc<Shared>,
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
     pub(crate) wanted: watch::Receiver<Wanted>,
     /// Whether it may write to the pool.
     pub(crate) room: watch::Receiver<Room>,
@@ -57,7 +46,7 @@ pub(crate) struct SandboxTask {
     pub(crate) endpoint: Option<Endpoint>,
     /// How many of `Wanted::repeats` were answered.
     repeated: u64,
-    past: Past,
+    pub(crate) past: Past,
     /// Reads what its processes print, while it runs.
     pub(crate) pump: Option<LogPump>,
     /// Where it is between two states of the ledger.
@@ -73,11 +62,11 @@ pub(crate) struct SandboxTask {
     /// When this server took it over from an earlier one.
     pub(crate) adopted_at: Option<UnixMillis>,
     /// The ledger could not be written the last time.
-    unsaved: bool,
+    pub(crate) unsaved: bool,
     /// It was suspended when it ended.
     ended_suspended: bool,
     /// When its idle time was last written down.
-    idle_saved: Option<Instant>,
+    pub(crate) idle_saved: Option<Instant>,
 }
 
 /// What is still open of a sandbox's past.
@@ -138,9 +127,14 @@ impl SandboxTask {
         wanted: Wanted,
         endpoint: Option<Endpoint>,
     ) -> Option<Self> {
-        let known = Known::of(shared, &entry, endpoint.clone());
-        let (handle, receiver) = Handle::new(entry.id.clone(), wanted, known);
-        let handle = Arc::new(handle);
+        let (sender, receiver) = watch::channel(wanted);
+        let handle = Arc::new(Handle {
+            id: entry.id.clone(),
+            wanted: sender,
+            known: Mutex::new(known_of(shared, &entry, endpoint.clone())),
+            unfound: Mutex::default(),
+            relief: Arc::default(),
+        });
         let mut handles = shared.handles.write();
         if handles.contains_key(&entry.id) {
             return None;
@@ -170,12 +164,19 @@ impl SandboxTask {
 
     /// Builds it. The start is counted already.
     async fn build(&mut self) {
-        match self.start().await {
-            Ok(endpoint) => {
+        let started = match self.bring().await {
+            Brought::Here => Some(self.start().await),
+            // Nothing was built: what is wanted is done now, or the next server builds it.
+            Brought::Moot => None,
+            Brought::Failed(cause) => Some(Err(cause)),
+        };
+        match started {
+            None => {}
+            Some(Ok(endpoint)) => {
                 self.endpoint = Some(endpoint);
                 self.report().await;
             }
-            Err(cause) => {
+            Some(Err(cause)) => {
                 tracing::warn!(
                     sandbox.id = %self.entry.id, message = cause.error_message(),
                     "a sandbox did not start"
@@ -319,15 +320,15 @@ impl SandboxTask {
     }
 
     pub(crate) fn set_past(&mut self, past: Past) {
-        self.handle.set_unfound(match &past {
+        *self.handle.unfound.lock() = match &past {
             Past::Sought { trouble, .. } => Some(trouble.clone()),
             Past::Settled | Past::HalfBuilt | Past::Unclean | Past::Dormant => None,
-        });
+        };
         self.past = past;
     }
 
     /// Looks once more for a sandbox of an earlier server.
-    async fn seek(&mut self, tries: u32) {
+    pub(crate) async fn seek(&mut self, tries: u32) {
         match find(&self.shared, &self.entry).await {
             Ok(Found::Alive(endpoint)) => {
                 tracing::info!(sandbox.id = %self.entry.id, tries, "a sandbox was found again");
@@ -489,84 +490,6 @@ impl SandboxTask {
         self.publish();
     }
 
-    /// Looks at the clock, and for the sandbox where that is still to be found.
-    async fn look(&mut self) {
-        if let Past::Sought { tries, .. } = self.past {
-            self.seek(tries).await;
-        }
-        let now = self.shared.parts.clock.now();
-        if let Some(since) = self.entry.orphaned {
-            if now >= since.plus_secs(self.shared.config.orphan_grace_secs) && !self.is_ended() {
-                tracing::warn!(sandbox.id = %self.entry.id, "an orphaned sandbox is removed after its grace");
-                self.end(EndCause::NodeLost).await;
-                // Nobody will ever say so: there is no record of it.
-                self.handle.want(|wanted| wanted.forget = Some(Generation(u64::MAX)));
-            }
-            return;
-        }
-        if !self.is_ended() && self.ends_at().is_some_and(|ends| now >= ends) {
-            self.end(EndCause::TimedOut).await;
-        }
-        if self.unsaved {
-            self.save(Durability::Synced).await;
-        }
-        if self.past == Past::Settled {
-            self.let_go().await;
-        }
-        self.drop_warm_if_over().await;
-        if let State::Running { since } = self.entry.state
-            && let Limit::SuspendsWhenIdle { secs } = limit(&self.entry.launch, since)
-        {
-            if self.is_idle(secs) && self.past == Past::Settled {
-                tracing::info!(sandbox.id = %self.entry.id, timeout_secs = secs, "a sandbox is idle");
-                self.suspend(self.entry.generation, Why::Idle { secs }).await;
-            } else {
-                self.save_idle().await;
-            }
-        }
-    }
-
-    /// Writes down from time to time how long it has been idle, for the next server.
-    async fn save_idle(&mut self) {
-        let idle = self.idle_ms().unwrap_or(0);
-        let due = self.idle_saved.is_none_or(|at| at.elapsed() >= IDLE_SAVES);
-        if due && idle != self.entry.idle_ms {
-            self.idle_saved = Some(Instant::now());
-            let entry = Entry { idle_ms: idle, ..self.entry.clone() };
-            if self.adopted_at.is_none() {
-                self.entry.idle_ms = idle;
-            }
-            if let Err(bad) = self.shared.write(entry, Durability::Renamed).await {
-                tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "the idle time is not written down");
-            }
-        }
-    }
-
-    fn next_look(&self) -> Duration {
-        match self.past {
-            Past::Settled => {}
-            Past::Sought { tries, .. } => return seek_pause(tries).min(self.until_end()),
-            Past::HalfBuilt | Past::Unclean | Past::Dormant => return CLEAN_RETRY,
-        }
-        if self.entry.orphaned.is_some() || self.is_ended() {
-            return TICK;
-        }
-        self.until_end().min(TICK)
-    }
-
-    fn until_end(&self) -> Duration {
-        let now = self.shared.parts.clock.now();
-        self.ends_at().map_or(Duration::MAX, |ends| Duration::from_millis(ends.millis_since(now)))
-    }
-
-    fn ends_at(&self) -> Option<UnixMillis> {
-        let State::Running { since } = self.entry.state else { return None };
-        match limit(&self.entry.launch, since) {
-            Limit::EndsAt(at) => Some(at),
-            Limit::None | Limit::SuspendsWhenIdle { .. } => None,
-        }
-    }
-
     /// Says whether the ledger is behind.
     pub(crate) fn is_unsaved(&self) -> bool {
         self.unsaved
@@ -576,7 +499,7 @@ impl SandboxTask {
         self.past == *past
     }
 
-    fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         matches!(self.entry.state, State::Ended { .. })
     }
 
@@ -596,7 +519,7 @@ impl SandboxTask {
 
     /// Lets others see the sandbox as it is now.
     fn publish(&self) -> Known {
-        let mut known = Known::of(&self.shared, &self.entry, self.endpoint.clone());
+        let mut known = known_of(&self.shared, &self.entry, self.endpoint.clone());
         if self.trouble.is_some() {
             known.observed.trouble.clone_from(&self.trouble);
         }
@@ -604,7 +527,7 @@ impl SandboxTask {
             known.observed.phase = phase.clone();
             known.endpoint = None;
         }
-        self.handle.know(known.clone());
+        *self.handle.known.lock() = known.clone();
         known
     }
 

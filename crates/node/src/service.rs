@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tarn_host::{CaptureError, Captures, Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
-    ApplyError, CaptureOrder, DiscardError, Endpoint, HeldSnapshot, LogSink, Node, NodeIntent,
-    NodeTarget, NodeView, Report, ReportSink, Unfound, VerifyError,
+    ApplyError, ArchiveOrder, ArchiveView, CaptureOrder, DiscardError, Endpoint, HeldSnapshot,
+    LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, Unfound, VerifyError,
 };
 use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     adopt,
+    archive::{self, NodeArchive, TransferCounts, Transfers},
     capture::Note,
     daemon,
     gauge::MemoryGauge,
@@ -80,6 +81,8 @@ pub struct NodeParts {
     pub layers: Arc<dyn Layers>,
     /// Keeps snapshots, and what suspended sandboxes were.
     pub captures: Arc<dyn Captures>,
+    /// Keeps snapshots away from the node, too, if there is an object store.
+    pub archive: Option<NodeArchive>,
     /// Tells what went to a sandbox through the ingress.
     pub activity: Arc<dyn ActivityGauge>,
     /// Hands out network places.
@@ -134,6 +137,7 @@ pub(crate) struct Shared {
     pub(crate) room: watch::Sender<Room>,
     /// Bounds the batches of lines that are in memory.
     pub(crate) log_room: Arc<Semaphore>,
+    pub(crate) transfers: Transfers,
 }
 
 // === impl Shared ===
@@ -201,12 +205,19 @@ impl NodeService {
             fitting: Mutex::default(),
             room: watch::Sender::new(Room::Enough),
             log_room: Arc::new(Semaphore::new(log::ROOM)),
+            transfers: Transfers::new(),
         }));
         room::first_look(&node.0).await;
         adopt::adopt_all(&node.0).await?;
         node.listen(events);
         drop(node.0.parts.tasks.spawn("room_watcher", room::watch(Arc::clone(&node.0))));
         Ok(node)
+    }
+
+    /// Returns what became of transfers to and from the object store since the start.
+    #[must_use]
+    pub fn transfer_counts(&self) -> TransferCounts {
+        self.0.transfers.counts()
     }
 
     fn listen(&self, mut events: mpsc::Receiver<RuntimeEvent>) {
@@ -417,6 +428,7 @@ impl Node for NodeService {
         for handle in self.0.handles.read().values() {
             handle.want(|wanted| wanted.captures.retain(|order| order.snapshot != *snapshot));
         }
+        self.0.transfers.cancel(snapshot);
         self.0.fitting.lock().remove(snapshot);
         let discarded = self.0.parts.captures.discard(snapshot.as_str()).await;
         discarded.map_err(|bad| DiscardError { detail: chain(&bad) })
@@ -433,6 +445,30 @@ impl Node for NodeService {
             self.0.fitting.lock().insert(snapshot.clone());
         }
         obstacle
+    }
+
+    fn has_archive(&self) -> bool {
+        self.0.parts.archive.is_some()
+    }
+
+    async fn archive(&self, order: ArchiveOrder) -> Result<(), ApplyError> {
+        if self.0.parts.tasks.is_stopping() {
+            return Err(ApplyError::Stopping);
+        }
+        archive::upload(&self.0, order);
+        Ok(())
+    }
+
+    async fn verify_archived(&self, order: &ArchiveOrder) -> Result<(), VerifyError> {
+        archive::verify(&self.0, order).await
+    }
+
+    async fn remove_archived(&self, order: &ArchiveOrder) -> Result<(), String> {
+        archive::remove(&self.0, order).await
+    }
+
+    async fn archive_view(&self) -> Option<ArchiveView> {
+        archive::view(&self.0)
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {

@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
+use crate::object_store::ObjectStoreSection;
+
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,6 +20,7 @@ pub(crate) struct Config {
     pub(crate) ingress: IngressSection,
     pub(crate) node: NodeSection,
     pub(crate) pool: PoolSection,
+    pub(crate) object_store: ObjectStoreSection,
     pub(crate) network: NetworkSection,
     pub(crate) dns: DnsSection,
     pub(crate) limits: LimitsSection,
@@ -204,6 +207,7 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("read the configuration {}", path.display()))?;
         let config: Self = toml::from_str(&text)
+            .map_err(|wrong| without_secrets(&text, wrong))
             .with_context(|| format!("understand the configuration {}", path.display()))?;
         config.check().with_context(|| format!("check the configuration {}", path.display()))?;
         Ok(config)
@@ -236,6 +240,11 @@ impl Config {
             ensure!(value > 0, "process_logs.{key} must be at least 1");
         }
         ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
+        self.object_store.check()?;
+        ensure!(
+            self.object_store.url.is_none() || self.node.runtime == RuntimeChoice::Gvisor,
+            "object_store.url needs node.runtime = \"gvisor\""
+        );
         Ok(())
     }
 
@@ -346,6 +355,16 @@ impl Default for LogSection {
     }
 }
 
+/// Keeps the line with the mistake out of the message if it may hold a secret.
+fn without_secrets(text: &str, wrong: toml::de::Error) -> anyhow::Error {
+    if !text.contains("secret_key") {
+        return wrong.into();
+    }
+    let before = wrong.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    anyhow::anyhow!("line {line}: {}", wrong.message())
+}
+
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
@@ -365,6 +384,10 @@ impl DataDir {
 
     pub(crate) fn default_key(&self) -> PathBuf {
         self.root.join("default.key")
+    }
+
+    pub(crate) fn master_key(&self) -> PathBuf {
+        self.root.join("master.key")
     }
 
     pub(crate) fn node_id(&self) -> PathBuf {
@@ -418,8 +441,30 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused() {
-        for text in ["[api]\nlissten = \"127.0.0.1:1\"", "[apy]", "[limits]\ncpus = 1"] {
+        for text in [
+            "[api]\nlissten = \"127.0.0.1:1\"",
+            "[apy]",
+            "[limits]\ncpus = 1",
+            "[object_store]\nbucket = \"b\"",
+        ] {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_beside_a_secret_does_not_show_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("tarn.toml");
+        for (text, line) in [
+            ("[object_store]\nsecret_key = \"hush", "line 2"),
+            ("[object_store]\nsecret_key = [\"hush\"]", "line 2"),
+            ("[object_store]\nregion = 1 # hush\nsecret_key = \"hush\"", "line 2"),
+            ("[object_store]\nsecret_key = \"hush\"\nsecret = \"hush\"", "line 3"),
+        ] {
+            std::fs::write(&path, text).expect("it is written");
+            let wrong = format!("{:#}", Config::read(Some(&path)).expect_err(text));
+            assert!(!wrong.contains("hush"), "{wrong}");
+            assert!(wrong.contains(line), "{wrong}");
         }
     }
 

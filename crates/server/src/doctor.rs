@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
-use serde::Serialize;
-use tarn_api::response::{OrphanList, SnapshotList};
+use serde::{Serialize, de::DeserializeOwned};
+use tarn_api::response::{OrphanList, SnapshotList, TransferList};
 use tarn_cli::{ClientCommand, ListOptions, OrphanCommand, SnapshotCommand};
 use tarn_hostnet::SlotsConfig;
 use tarn_runtime_oci::GvisorConfig;
@@ -191,11 +191,12 @@ fn on_demand_findings(assets: &Path) -> Vec<Finding> {
         .collect()
 }
 
-/// What only a running server knows: sandboxes that it keeps and does not serve.
+/// What only a running server knows: sandboxes that it keeps and does not serve, and how it goes
+/// with the object store.
 async fn server_findings(data: &DataDir) -> Vec<Finding> {
-    let Ok(list) = unserved(data).await else {
+    let (Ok(list), Ok(transfers)) = (unserved(data).await, transfers(data).await) else {
         return vec![Finding {
-            name: "sandboxes kept and not served".to_owned(),
+            name: "sandboxes kept and not served, object store".to_owned(),
             ok: true,
             detail: "no server runs on this data directory, so there is nobody to ask".to_owned(),
             remedy: None,
@@ -220,6 +221,7 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
             "put right what each one lacks; what is lost for good does not come back, so delete \
              those once nothing in them is needed",
         ),
+        object_store(&transfers),
         kept(
             "damaged snapshots",
             "not restored any more, and kept until they are deleted",
@@ -227,6 +229,40 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
             "look after the disk below the pool; take new snapshots, and delete these",
         ),
     ]
+}
+
+fn object_store(list: &TransferList) -> Finding {
+    let troubles: Vec<_> = list
+        .troubles
+        .iter()
+        .map(|it| {
+            format!(
+                "{} of {} failed {} times ({})",
+                it.attempt, it.snapshot_id, it.failures, it.error
+            )
+        })
+        .collect();
+    let place = match &list.object_store {
+        Some(place) => format!("snapshots go to {place}"),
+        None => "none is configured, so snapshots are as safe as this machine's disk".to_owned(),
+    };
+    let uploads = list.transfers.iter().filter(|each| each.direction == "upload").count();
+    let ok = troubles.is_empty();
+    Finding {
+        name: "object store".to_owned(),
+        ok,
+        detail: match (ok, uploads) {
+            (true, 0) => place,
+            (true, _) => format!("{place}; {uploads} are on their way"),
+            (false, _) => format!("{place}; {}", troubles.join("; ")),
+        },
+        remedy: (!ok).then(|| {
+            "put right what the errors name; each is tried again by itself, and what was not \
+             uploaded can be restored all the same"
+                .to_owned()
+        }),
+        optional: true,
+    }
 }
 
 fn kept(name: &str, what: &str, sandboxes: &[String], remedy: &str) -> Finding {
@@ -241,11 +277,19 @@ fn kept(name: &str, what: &str, sandboxes: &[String], remedy: &str) -> Finding {
     }
 }
 
-/// Asks the server of the data directory, by the same command that an operator would use.
 async fn unserved(data: &DataDir) -> anyhow::Result<OrphanList> {
-    let list = ClientCommand::Orphan(OrphanCommand::List(ListOptions { json: true }));
+    ask(data, ClientCommand::Orphan(OrphanCommand::List(ListOptions { json: true }))).await
+}
+
+async fn transfers(data: &DataDir) -> anyhow::Result<TransferList> {
+    let list = SnapshotCommand::Transfers(ListOptions { json: true });
+    ask(data, ClientCommand::Snapshot(list)).await
+}
+
+/// Asks the server of the data directory, by the same command that an operator would use.
+async fn ask<T: DeserializeOwned>(data: &DataDir, command: ClientCommand) -> anyhow::Result<T> {
     let mut text = Vec::new();
-    tarn_cli::run_to(list, &data.root, &mut text).await?;
+    tarn_cli::run_to(command, &data.root, &mut text).await?;
     Ok(serde_json::from_slice(&text)?)
 }
 

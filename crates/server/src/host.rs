@@ -15,7 +15,10 @@ use tarn_task::Tasks;
 use tarn_types::{ByteSize, InstanceTag, Resources};
 use tokio::sync::mpsc;
 
-use crate::config::{Config, DataDir, RuntimeChoice};
+use crate::{
+    config::{Config, DataDir, RuntimeChoice},
+    object_store::OpenObjectStore,
+};
 
 /// How many runtime events may wait: one for each sandbox of a large node at once.
 const EVENT_BOUND: usize = 1024;
@@ -27,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) layers: Arc<dyn Layers>,
     pub(crate) slots: Arc<dyn Slots>,
     pub(crate) captures: Arc<dyn Captures>,
+    pub(crate) object_store: Option<OpenObjectStore>,
     /// The host's copy of `tarnd`.
     pub(crate) tarnd: PathBuf,
     pub(crate) events: mpsc::Receiver<RuntimeEvent>,
@@ -66,6 +70,8 @@ impl Host {
         let pool = Arc::new(pool);
         let captures =
             HostCaptures::start(Arc::clone(&pool), tasks).context("open the snapshots")?;
+        let captures = Arc::new(captures);
+        let object_store = plan.config.object_store.open(plan.data, &captures).await?;
         let layers = HostLayers::start(pool, tasks);
         layers.prepare(Resources::default().disk).await.context("prepare a blank layer")?;
         let slots = HostSlots::start(slots_config(plan)?, tasks.clone())
@@ -76,7 +82,8 @@ impl Host {
             images: Arc::new(StockImages::open(plan.assets, tasks.clone())),
             layers: Arc::new(layers),
             slots: Arc::new(slots),
-            captures: Arc::new(captures),
+            captures,
+            object_store,
             tarnd,
             events: inbox,
         })
@@ -95,6 +102,7 @@ impl Host {
             layers: Arc::new(SimLayers::default()),
             slots: Arc::new(SimSlots::default()),
             captures: Arc::new(SimCaptures::new(&plan.data.root.join("captures"))),
+            object_store: None,
             tarnd: PathBuf::from("/sim/tarnd"),
             events: inbox,
         }

@@ -9,6 +9,7 @@ mod doctor;
 mod host;
 mod identity;
 mod listen;
+mod object_store;
 mod purge;
 mod serve;
 mod up;

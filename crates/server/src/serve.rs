@@ -17,7 +17,7 @@ pub(crate) fn api(
     data: &DataDir,
     addresses: &Addresses,
     control: &Control,
-    ingress: &Ingress,
+    (ingress, object_store): (&Ingress, Option<MetricsSource>),
     tasks: &Tasks,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
@@ -28,7 +28,7 @@ pub(crate) fn api(
     let parts = HttpParts {
         control: control.clone(),
         entropy: Arc::new(OsEntropy),
-        metrics: vec![ingress_metrics(ingress.stats())],
+        metrics: [ingress_metrics(ingress.stats())].into_iter().chain(object_store).collect(),
     };
     let socket = data.admin_socket();
     let admin = tarn_http::bind_unix(&socket)

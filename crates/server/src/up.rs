@@ -9,7 +9,8 @@ use clap::Args;
 use tarn_control::{Control, ControlConfig, ControlParts, Limits};
 use tarn_ingress::{ActivityLog, Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
-    FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeConfig, NodeParts, NodeService, ProcMemory,
+    FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeArchive, NodeConfig, NodeParts,
+    NodeService, ProcMemory,
 };
 use tarn_scheduler::AdmissionRule;
 use tarn_store_sql::{LogLimits, SqliteLogStore, SqliteStore};
@@ -26,6 +27,7 @@ use crate::{
     doctor,
     host::{Host, HostPlan},
     identity, listen,
+    object_store::OpenObjectStore,
 };
 
 /// How long requests in flight may take after a signal.
@@ -130,7 +132,7 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
         tasks.shutdown(DRAIN).await;
         return Err(bad);
     }
-    announce(&addresses, &started.key, data)?;
+    announce(&addresses, &started, data)?;
     signals.next().await;
     tracing::info!("stopping: no new requests, those in flight are finished");
     let running = count_running(&started.control);
@@ -152,6 +154,8 @@ struct Started {
     key: String,
     /// What the ingress counts, and the node's idle limits ask.
     activity: Arc<ActivityLog>,
+    node: NodeService,
+    object_store: Option<OpenObjectStore>,
 }
 
 async fn start(
@@ -190,9 +194,13 @@ async fn start(
     control.key_ensure(&key, DEFAULT_PROJECT).await.context("store the default key")?;
     let activity = Arc::new(ActivityLog::new(Arc::new(SystemClock)));
     let gauge = Arc::clone(&activity);
+    let object_store = host.object_store.clone();
     let node = start_node(config, data, host, entropy, (&control, gauge), tasks).await?;
-    control.attach(Arc::new(node)).await.context("attach the node")?;
-    Ok(Started { control, key, activity })
+    control.attach(Arc::new(node.clone())).await.context("attach the node")?;
+    if let Some(object_store) = &object_store {
+        object_store.spawn_collector(tasks);
+    }
+    Ok(Started { control, key, activity, node, object_store })
 }
 
 async fn start_node(
@@ -233,6 +241,9 @@ async fn start_node(
         layers: host.layers,
         slots: host.slots,
         captures: host.captures,
+        archive: host
+            .object_store
+            .map(|OpenObjectStore { archive, place, .. }| NodeArchive { archive, place }),
         activity,
         memory,
         sink: Arc::new(control.clone()),
@@ -260,7 +271,9 @@ async fn serve_all(
     }
     let (routes, activity) = (Arc::new(started.control.clone()), Arc::clone(&started.activity));
     let proxy = Ingress::new(ingress_config, routes, activity, tasks.clone());
-    crate::serve::api(data, addresses, &started.control, &proxy, tasks, api)?;
+    let object_store = started.object_store.as_ref();
+    let metrics = object_store.map(|object_store| object_store.metrics(&started.node));
+    crate::serve::api(data, addresses, &started.control, (&proxy, metrics), tasks, api)?;
     drop(tasks.spawn("ingress", proxy.serve(ingress)));
     let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;
     identity::write_private(&data.addresses(), &text)
@@ -332,9 +345,17 @@ fn count_running(control: &Control) -> usize {
 }
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
-fn announce(addresses: &Addresses, key: &str, data: &DataDir) -> anyhow::Result<()> {
+fn announce(addresses: &Addresses, started: &Started, data: &DataDir) -> anyhow::Result<()> {
     use std::io::Write as _;
+    let key = &started.key;
     eprintln!("tarn serves {} from {}", addresses.api, data.root.display());
+    match &started.object_store {
+        None => eprintln!("Snapshots stay on this machine's disk; object_store.url is not set."),
+        Some(OpenObjectStore { place, key_file, .. }) => eprintln!(
+            "Snapshots go to {place}; nobody reads them there without {}, so keep a copy of it.",
+            key_file.display()
+        ),
+    }
     eprintln!("Paste the two lines into the terminal where your client runs:");
     let mut out = std::io::stdout().lock();
     writeln!(out, "export TENSORLAKE_API_URL={}", addresses.api)

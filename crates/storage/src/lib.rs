@@ -5,6 +5,7 @@
 //! on a host lies beneath one data directory, so everything of ours is found by path: files,
 //! mounts, and loop devices by their backing file.
 
+mod archive;
 mod blank;
 mod capture;
 mod daemon;
@@ -21,6 +22,7 @@ mod step;
 mod tool;
 mod trash;
 
+pub use archive::{MasterKey, ObjectArchive, ObjectStoreConfig, ObjectStoreConfigError};
 pub use capture::HostCaptures;
 pub use daemon::Daemons;
 pub use fact::{StorageFact, host_facts};

@@ -223,7 +223,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<SnapshotRecord>, StoreError>;
 
     /// Returns every snapshot of every project that somebody must still look after, oldest first:
-    /// those in progress, and hidden ones.
+    /// those in progress, those on their way to the object store, and hidden ones.
     ///
     /// # Errors
     /// Fails only when the store does.

@@ -30,7 +30,8 @@ pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
 pub use size::{ByteSize, MilliCpu, SizeError};
 pub use snapshot::{
-    CaptureFacts, Captured, Pace, Restore, SnapshotKind, SnapshotRecord, SnapshotStatus,
+    Archival, ArchiveFacts, CaptureFacts, Captured, Pace, Restore, SnapshotKind, SnapshotRecord,
+    SnapshotStatus,
 };
 pub use spec::{ExposedPorts, Launch, PortAccess, PortError, SandboxSpec};
 pub use state::{

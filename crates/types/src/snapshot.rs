@@ -22,7 +22,7 @@ pub enum SnapshotStatus {
     InProgress,
     /// Durable on its node; may be restored from.
     LocalReady,
-    /// Durable where it is to stay.
+    /// Durable where it is to stay: in the object store, or with none on its node.
     Completed,
     /// Not taken, or found damaged (then it has `facts`); its `error` says why.
     Failed,
@@ -68,6 +68,33 @@ pub struct CaptureFacts {
     pub standstill_micros: u64,
 }
 
+/// What is in the object store of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Archival {
+    /// Nothing: no upload was ever ordered.
+    #[default]
+    Nothing,
+    /// An upload was ordered: nothing, a part, or all of it.
+    Begun,
+    /// All of it.
+    Whole {
+        /// Where its manifest is.
+        uri: String,
+    },
+}
+
+/// What a finished upload did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveFacts {
+    /// Where the snapshot's manifest is.
+    pub uri: String,
+    /// The bytes of the snapshot that are not holes.
+    pub size: ByteSize,
+    /// The bytes that were sent: less what the object store had already.
+    pub sent: ByteSize,
+}
+
 /// All that is stored of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -94,6 +121,9 @@ pub struct SnapshotRecord {
     pub facts: Option<CaptureFacts>,
     /// Why it failed, or what of it is damaged.
     pub error: Option<String>,
+    /// What is in the object store of it.
+    #[serde(default, skip_serializing_if = "Archival::is_nothing")]
+    pub archive: Archival,
     /// When all of it was last read and compared with what was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<UnixMillis>,
@@ -138,12 +168,26 @@ impl SnapshotStatus {
     }
 }
 
+// === impl Archival ===
+
+impl Archival {
+    const fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+}
+
 // === impl SnapshotRecord ===
 
 impl SnapshotRecord {
-    /// Says whether somebody must still look after it: finish it, or remove it.
+    /// Says whether somebody must still look after it: finish it, put it into the object store, or
+    /// remove it.
     #[must_use]
     pub const fn is_unsettled(&self) -> bool {
-        self.hidden || matches!(self.status, SnapshotStatus::InProgress)
+        let on_the_way = match self.status {
+            SnapshotStatus::InProgress | SnapshotStatus::LocalReady => true,
+            SnapshotStatus::Completed => matches!(self.archive, Archival::Begun),
+            SnapshotStatus::Failed => false,
+        };
+        self.hidden || on_the_way
     }
 }

@@ -13,7 +13,7 @@ from harness import env, http
 from suites.daemon_load import client
 
 SECONDS = 50
-STREAM_BYTES = env.scale(128, 1024) << 20
+STREAM_BYTES = env.scale(64, 1024) << 20
 IDLE_KB, STREAMING_KB = 2 << 10, 30 << 10
 
 

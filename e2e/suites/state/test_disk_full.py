@@ -12,9 +12,10 @@ from suites.crash import counters
 from suites.state import box
 
 POOL_MB = 2048
-# Processes are not kept: a resume needs room, too.
-SERVER = {"config": {"pool": {"initial_mb": POOL_MB, "max_mb": POOL_MB}, "node": {"keep_warm_secs": 0}}}
-# A tenth of the pool is kept for those who run, and nobody has to stand still yet.
+# Nobody is frozen: who runs shows what a full pool does to them. Processes are not kept: a resume needs room, too.
+POOL = {"initial_mb": POOL_MB, "max_mb": POOL_MB, "freeze_below_mb": 0}
+SERVER = {"config": {"pool": POOL, "node": {"keep_warm_secs": 0}}}
+# A tenth of the pool is kept for those who run.
 BELOW_RESERVE_MB = POOL_MB * 3 // 40
 MEMORY_MB = 200
 NO_ROOM = "free disk space or enlarge the pool"

@@ -1,7 +1,7 @@
 //! Snapshots and copies as the clients read them (spec 02 §2, §3, §5).
 
 use serde::{Deserialize, Serialize};
-use tarn_types::SnapshotRecord;
+use tarn_types::{Archival, SnapshotRecord};
 use utoipa::ToSchema;
 
 use super::CreateSandboxResponse;
@@ -36,6 +36,9 @@ pub struct SnapshotInfo {
     /// The bytes it occupies, once it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// Where in the object store it is, once it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_uri: Option<String>,
     /// The size of its disk, and so the least that a restored sandbox may have.
     pub rootfs_disk_bytes: u64,
     /// When it was asked for, in milliseconds since the epoch.
@@ -47,6 +50,46 @@ pub struct SnapshotInfo {
 pub struct SnapshotList {
     /// All of them, failed ones too.
     pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// What goes to and comes from the object store, and what failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct TransferList {
+    /// Where the object store is; absent if snapshots stay on their node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<String>,
+    /// What waits for its turn, and what goes on.
+    pub transfers: Vec<TransferEntry>,
+    /// What failed the last time, and is tried again.
+    pub troubles: Vec<TransferTrouble>,
+}
+
+/// A transfer to or from the object store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransferEntry {
+    /// The snapshot's id.
+    pub snapshot_id: String,
+    /// `upload` or `fetch`.
+    pub direction: String,
+    /// `queued` or `active`.
+    pub state: String,
+    /// The bytes of the snapshot that are done.
+    pub done_bytes: u64,
+    /// All of them; 0 as long as that is not known.
+    pub total_bytes: u64,
+}
+
+/// A snapshot that the object store did not take, or a deleted one that it still has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransferTrouble {
+    /// The snapshot's id.
+    pub snapshot_id: String,
+    /// `upload` or `removal`.
+    pub attempt: String,
+    /// How often it failed in a row.
+    pub failures: u32,
+    /// Why, the last time.
+    pub error: String,
 }
 
 /// What became of a copy.
@@ -81,6 +124,10 @@ impl SnapshotInfo {
             base_image: record.captured.image.to_string(),
             error: record.error.clone(),
             size_bytes: record.facts.map(|facts| facts.size.bytes()),
+            snapshot_uri: match &record.archive {
+                Archival::Whole { uri } => Some(uri.clone()),
+                Archival::Nothing | Archival::Begun => None,
+            },
             rootfs_disk_bytes: record.captured.resources.disk.bytes(),
             created_at: record.created_at.0,
         }
@@ -114,6 +161,7 @@ mod tests {
             },
             facts: None,
             error: None,
+            archive: Archival::Nothing,
             verified_at: None,
             sequence: 1,
         }
@@ -148,6 +196,11 @@ mod tests {
             (&taken["status"], &taken["size_bytes"]),
             (&json!("completed"), &json!(3 << 20))
         );
+        assert!(taken.get("snapshot_uri").is_none(), "it is on its node alone");
+        let archive = Archival::Whole { uri: "s3://bucket/snap".to_owned() };
+        let kept = SnapshotRecord { status, facts: Some(facts), archive, ..record() };
+        let kept = json!(SnapshotInfo::new(&kept, "default"));
+        assert_eq!(kept["snapshot_uri"], json!("s3://bucket/snap"));
         let status = SnapshotStatus::Failed;
         let failed = SnapshotRecord { status, error: Some("no room".to_owned()), ..record() };
         let failed = json!(SnapshotInfo::new(&failed, "default"));

@@ -1,6 +1,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::WaitFor;
 
 #[derive(Debug, Parser)]
 struct TestCli {
@@ -61,14 +62,18 @@ fn commands_are_read() {
             wait: false
         })
     );
-    assert_eq!(
-        command("snapshot create box --memory"),
-        ClientCommand::Snapshot(SnapshotCommand::Create {
-            sandbox: "box".to_owned(),
-            memory: true,
-            wait: false
-        })
-    );
+    for (words, memory, wait) in [
+        ("snapshot create box --memory", true, None),
+        ("snapshot create --wait box", false, Some(WaitFor::LocalReady)),
+        ("snapshot create box --wait=local_ready", false, Some(WaitFor::LocalReady)),
+        ("snapshot create box --wait=completed", false, Some(WaitFor::Completed)),
+    ] {
+        let sandbox = "box".to_owned();
+        let create = SnapshotCommand::Create { sandbox, memory, wait };
+        assert_eq!(command(words), ClientCommand::Snapshot(create), "{words}");
+    }
+    let transfers = SnapshotCommand::Transfers(ListOptions { json: true });
+    assert_eq!(command("snapshot transfers --json"), ClientCommand::Snapshot(transfers));
     let list = ClientCommand::Snapshot(SnapshotCommand::List(ListOptions::default()));
     assert_eq!((command("snapshot ls"), command("snapshot list")), (list.clone(), list));
     let after = parse("key list --data-dir /d").expect("a global option goes anywhere");
@@ -219,7 +224,7 @@ async fn snapshots_are_made_and_listed() {
     let create = ClientCommand::Snapshot(SnapshotCommand::Create {
         sandbox: "box".to_owned(),
         memory: true,
-        wait: false,
+        wait: None,
     });
     let body = r#"{"snapshot_id":"snap_1","status":"in_progress"}"#;
     let (request, printed) = run_against(create, "202 Accepted", body).await;

@@ -5,17 +5,14 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
-use tarn_lifecycle::{Event, status};
+use tarn_lifecycle::{CAPTURE_LIMIT_MILLIS, Care, Event, captured, care, completed, status};
 use tarn_node_api::{CaptureReport, Node};
 use tarn_store::StoreError;
 use tarn_types::{
-    CaptureFacts, SandboxId, SandboxStatus, SnapshotId, SnapshotRecord, SnapshotStatus,
+    Archival, CaptureFacts, SandboxId, SandboxStatus, SnapshotId, SnapshotRecord, SnapshotStatus,
 };
 
 use crate::{Control, ControlError};
-
-/// How long a snapshot may take (spec 02 §2), in milliseconds.
-const LIMIT_MILLIS: u64 = 600_000;
 
 /// How often a decision is taken anew when the record changed under it.
 const CONFLICT_ROUNDS: usize = 8;
@@ -67,21 +64,8 @@ impl Control {
     /// Stores what became of a snapshot, the first time it is told.
     pub(crate) async fn conclude(&self, report: &CaptureReport) -> Result<(), ControlError> {
         let id = &report.snapshot;
-        let revised = self.revise(id, |before| {
-            let (status, facts, error) = match (before.status, &report.outcome) {
-                (SnapshotStatus::InProgress, Ok(facts)) => {
-                    (SnapshotStatus::Completed, Some(*facts), None)
-                }
-                (SnapshotStatus::InProgress, Err(why)) => {
-                    (SnapshotStatus::Failed, None, Some(why.clone()))
-                }
-                (
-                    SnapshotStatus::LocalReady | SnapshotStatus::Completed | SnapshotStatus::Failed,
-                    _,
-                ) => return None,
-            };
-            Some(SnapshotRecord { status, facts, error, ..before.clone() })
-        });
+        let store = self.object_store(&report.node);
+        let revised = self.revise(id, |before| captured(before, &report.outcome, store));
         match revised.await? {
             Revised::Changed(record) => self.count(&record),
             // It was given up meanwhile, and is there all the same.
@@ -141,6 +125,7 @@ impl Control {
             return Err(ControlError::SnapshotNotFound(id.to_string()));
         };
         tracing::info!(snapshot.id = %id, cancelled, "snapshot deleted");
+        self.0.archive_tries.forget(id);
         if cancelled {
             self.0.snapshot_counters.cancelled();
             self.0.captures.send_modify(|settled| *settled += 1);
@@ -197,19 +182,22 @@ impl Control {
     pub(crate) async fn settle_snapshots(&self) -> Result<(), ControlError> {
         let now = self.0.parts.clock.now();
         for record in self.0.parts.store.snapshot_list_unsettled().await? {
-            let late = now.millis_since(record.created_at) >= LIMIT_MILLIS;
-            let in_progress = record.status == SnapshotStatus::InProgress;
-            // Of a node that is away nobody knows what it did.
-            if in_progress && late && self.node(&record.node).is_some() {
-                let why =
-                    format!("it was not done within {} s; take it again", LIMIT_MILLIS / 1000);
-                self.conclude_failed(&record, why).await?;
-            } else if record.hidden
-                && let Err(failed) = self.remove(&record).await
-            {
-                // One that resists keeps no other from being looked after.
-                let detail = failed.detail().unwrap_or_default();
-                tracing::warn!(snapshot.id = %record.id, error = %failed, detail, "snapshot not removed; trying again");
+            match care(&record, self.object_store(&record.node), now) {
+                Care::Nothing => {}
+                Care::GiveUp => {
+                    let limit = CAPTURE_LIMIT_MILLIS / 1000;
+                    let why = format!("it was not done within {limit} s; take it again");
+                    self.conclude_failed(&record, why).await?;
+                }
+                Care::Archive => self.archive(&record).await?,
+                Care::Complete => drop(self.revise(&record.id, completed).await?),
+                Care::Remove => {
+                    if let Err(failed) = self.remove(&record).await {
+                        // One that resists keeps no other from being looked after.
+                        let detail = failed.detail().unwrap_or_default();
+                        tracing::warn!(snapshot.id = %record.id, error = %failed, detail, "snapshot not removed; trying again");
+                    }
+                }
             }
         }
         for entry in self.0.table.all() {
@@ -252,6 +240,14 @@ impl Control {
                 SnapshotStatus::Failed if was_given_up(&record) => {
                     discard_from(node, &record.id).await;
                 }
+                // Taken before there was an object store.
+                SnapshotStatus::Completed
+                    if node.has_archive()
+                        && !record.hidden
+                        && record.archive == Archival::Nothing =>
+                {
+                    self.archive(&record).await?;
+                }
                 // A damaged one is kept until it is deleted.
                 SnapshotStatus::Failed | SnapshotStatus::LocalReady | SnapshotStatus::Completed => {
                 }
@@ -287,7 +283,8 @@ impl Control {
         }
     }
 
-    /// Removes a hidden snapshot, here and on its node, unless somebody still needs it.
+    /// Removes a hidden snapshot, here, on its node and in the object store, unless somebody still
+    /// needs it.
     async fn remove(&self, record: &SnapshotRecord) -> Result<(), ControlError> {
         let in_progress = record.status == SnapshotStatus::InProgress;
         if in_progress || self.is_needed(&record.id) {
@@ -299,8 +296,20 @@ impl Control {
             // As long as the record is there, somebody comes back to it.
             return Err(ControlError::Unavailable { detail: failed.to_string() });
         }
-        self.0.parts.store.snapshot_delete(&record.id).await?;
-        tracing::info!(snapshot.id = %record.id, node.id = %record.node, "snapshot removed");
+        match record.archive {
+            Archival::Nothing => self.forget_snapshot(&record.id).await,
+            Archival::Begun | Archival::Whole { .. } => {
+                self.remove_archived(node, record);
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the record of a snapshot of which nothing is left anywhere.
+    pub(super) async fn forget_snapshot(&self, id: &SnapshotId) -> Result<(), ControlError> {
+        self.0.parts.store.snapshot_delete(id).await?;
+        self.0.archive_tries.forget(id);
+        tracing::info!(snapshot.id = %id, "snapshot removed");
         Ok(())
     }
 

@@ -6,9 +6,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tarn_node_api::VerifyError;
+use tarn_node_api::{ArchiveOrder, Node, VerifyError};
 use tarn_types::{
-    ByteSize, Pace, ProjectId, SnapshotId, SnapshotRecord, SnapshotStatus, UnixMillis,
+    Archival, ByteSize, Pace, ProjectId, SnapshotId, SnapshotRecord, SnapshotStatus, UnixMillis,
 };
 
 use super::settle::Revised;
@@ -49,6 +49,13 @@ fn due(
     records
 }
 
+fn is_archived(record: &SnapshotRecord) -> bool {
+    match record.archive {
+        Archival::Whole { .. } => true,
+        Archival::Nothing | Archival::Begun => false,
+    }
+}
+
 // === impl Control ===
 
 impl Control {
@@ -78,7 +85,20 @@ impl Control {
         };
         let verdict = match node.verify(id, pace).await {
             Ok(read) => Verdict::Sound { read },
-            Err(VerifyError::Damaged { detail }) => Verdict::Damaged { detail },
+            Err(VerifyError::Damaged { detail }) => {
+                let verdict = self.other_copy(&*node, record, &detail).await?;
+                if matches!(verdict, Verdict::Sound { .. }) {
+                    tracing::error!(
+                        snapshot.id = %id, node.id = %record.node, detail,
+                        "a snapshot is damaged on its node, and whole in the object store: it is \
+                         fetched from there when it is needed. Look after the disk of the node"
+                    );
+                }
+                verdict
+            }
+            Err(VerifyError::Missing) if is_archived(record) => {
+                self.other_copy(&*node, record, "its node does not have it").await?
+            }
             Err(VerifyError::Missing) => return Err(self.missing(record).await?),
             Err(VerifyError::Failed { detail }) => {
                 self.0.snapshot_counters.unverified();
@@ -87,6 +107,38 @@ impl Control {
         };
         self.note(id, &verdict).await?;
         Ok(verdict)
+    }
+
+    /// Looks whether the object store has what its node has lost: then that is the snapshot, and is
+    /// fetched when somebody needs it.
+    async fn other_copy(
+        &self,
+        node: &dyn Node,
+        record: &SnapshotRecord,
+        lost: &str,
+    ) -> Result<Verdict, ControlError> {
+        let id = &record.id;
+        if !is_archived(record) {
+            return Ok(Verdict::Damaged { detail: lost.to_owned() });
+        }
+        let order = ArchiveOrder { snapshot: id.clone(), project: record.project.clone() };
+        match node.verify_archived(&order).await {
+            Ok(()) => {}
+            Err(VerifyError::Failed { detail }) => {
+                self.0.snapshot_counters.unverified();
+                let detail = format!("{lost}; and the object store: {detail}");
+                return Err(ControlError::Unavailable { detail });
+            }
+            Err(worse @ (VerifyError::Damaged { .. } | VerifyError::Missing)) => {
+                let detail = format!("{lost}; and in the object store: {worse}");
+                return Ok(Verdict::Damaged { detail });
+            }
+        }
+        if let Err(failed) = node.discard(id).await {
+            return Err(ControlError::Unavailable { detail: failed.to_string() });
+        }
+        let read = record.facts.map_or(ByteSize::from_bytes(0), |facts| facts.size);
+        Ok(Verdict::Sound { read })
     }
 
     /// Says what is to be made of a snapshot that its node does not have.
@@ -203,6 +255,7 @@ mod tests {
             },
             facts: None,
             error: None,
+            archive: Archival::Nothing,
             verified_at: verified_at.map(UnixMillis),
             sequence: 1,
         }

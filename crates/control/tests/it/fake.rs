@@ -1,7 +1,7 @@
 //! A node that keeps what it was told and answers when the test says so.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -12,15 +12,16 @@ use parking_lot::Mutex;
 use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView};
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
-    ApplyError, CaptureOrder, CaptureReport, DiscardError, Endpoint, HeldSnapshot, Node,
-    NodeIntent, NodeTarget, NodeView, Report, ReportSink, Unfound, VerifyError,
+    ApplyError, ArchiveOrder, ArchiveReport, ArchiveView, CaptureOrder, CaptureReport,
+    DiscardError, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget, NodeView, Report,
+    ReportSink, Unfound, VerifyError,
 };
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
-    ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, MilliCpu, NodeId,
-    Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef, SandboxStatus,
-    SnapshotId, UnixMillis,
+    ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, MilliCpu,
+    NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef,
+    SandboxStatus, SnapshotId, UnixMillis,
 };
 
 /// How a fake node behaves on its own.
@@ -45,6 +46,13 @@ pub(crate) struct FakeNode {
     pub(crate) orders: Mutex<Vec<CaptureOrder>>,
     pub(crate) held: Mutex<BTreeMap<SnapshotId, HeldSnapshot>>,
     pub(crate) discarded: Mutex<Vec<SnapshotId>>,
+    /// Whether it has an object store.
+    pub(crate) archives: Mutex<bool>,
+    pub(crate) archive_orders: Mutex<Vec<ArchiveOrder>>,
+    /// What the object store has.
+    pub(crate) archived: Mutex<BTreeSet<SnapshotId>>,
+    /// Whether the object store answers removals.
+    pub(crate) archive_away: Mutex<bool>,
     /// What is damaged, and how; `None` = it is not there.
     pub(crate) damage: Mutex<BTreeMap<SnapshotId, Option<String>>>,
     pub(crate) verified: Mutex<Vec<(SnapshotId, Pace)>>,
@@ -81,6 +89,10 @@ impl FakeNode {
             orders: Mutex::default(),
             held: Mutex::default(),
             discarded: Mutex::default(),
+            archives: Mutex::new(false),
+            archive_orders: Mutex::default(),
+            archived: Mutex::default(),
+            archive_away: Mutex::new(false),
             damage: Mutex::default(),
             verified: Mutex::default(),
             discard_failures: Mutex::default(),
@@ -158,6 +170,25 @@ impl FakeNode {
             facts,
         };
         self.held.lock().insert(order.snapshot.clone(), held);
+    }
+
+    /// Finishes the last upload ordered, well or not, and says so.
+    pub(crate) async fn finish_archive(&self, outcome: Result<(), &str>) {
+        let snapshot = self.archive_orders.lock().last().cloned().expect("an order").snapshot;
+        if outcome.is_ok() {
+            self.archived.lock().insert(snapshot.clone());
+        }
+        let size = ByteSize::from_mib(300);
+        let outcome = outcome.map_err(str::to_owned).map(|()| ArchiveFacts {
+            uri: format!("sim://{snapshot}"),
+            size,
+            sent: size,
+        });
+        let report = ArchiveReport { snapshot, node: self.id.clone(), outcome };
+        let control = self.control.lock().clone();
+        if let Some(control) = control {
+            control.archived(report).await;
+        }
     }
 
     pub(crate) async fn say_captured(
@@ -264,6 +295,39 @@ impl Node for FakeNode {
 
     async fn obstacle(&self, _snapshot: &SnapshotId) -> Option<String> {
         self.obstacle.lock().clone()
+    }
+
+    fn has_archive(&self) -> bool {
+        *self.archives.lock()
+    }
+
+    async fn archive(&self, order: ArchiveOrder) -> Result<(), ApplyError> {
+        self.archive_orders.lock().push(order);
+        if *self.manner.lock() == Manner::Prompt {
+            self.finish_archive(Ok(())).await;
+        }
+        Ok(())
+    }
+
+    async fn verify_archived(&self, order: &ArchiveOrder) -> Result<(), VerifyError> {
+        if self.archived.lock().contains(&order.snapshot) {
+            Ok(())
+        } else {
+            Err(VerifyError::Missing)
+        }
+    }
+
+    async fn remove_archived(&self, order: &ArchiveOrder) -> Result<(), String> {
+        if *self.archive_away.lock() {
+            return Err("it does not answer".to_owned());
+        }
+        self.archived.lock().remove(&order.snapshot);
+        Ok(())
+    }
+
+    async fn archive_view(&self) -> Option<ArchiveView> {
+        let view = ArchiveView { place: "sim://".to_owned(), transfers: Vec::new() };
+        self.has_archive().then_some(view)
     }
 
     async fn orphan(&self, id: &SandboxId) {

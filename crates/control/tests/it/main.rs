@@ -1,5 +1,6 @@
 //! The control plane over the in-memory store and a node that does what the test says.
 
+mod archive;
 mod copy;
 mod create;
 mod fake;

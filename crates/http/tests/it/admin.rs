@@ -1,10 +1,12 @@
 //! The administrative router.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tarn_node_api::Unfound;
 use tarn_types::SandboxId;
 
-use crate::server::Server;
+use crate::{node::Manner, server::Server};
 
 #[tokio::test]
 async fn a_key_is_made_listed_and_revoked() {
@@ -81,4 +83,51 @@ async fn sandboxes_of_all_projects_and_orphans_are_listed() {
     let orphans = server.ask("GET", "/tarn/v1/orphans").send_admin().await.json();
     let unfound = json!([{"id": lost.to_string(), "trouble": "network slot 3 is gone"}]);
     assert_eq!(orphans, json!({"orphans": [orphan.to_string()], "unfound": unfound}));
+}
+
+#[tokio::test]
+async fn what_the_object_store_did_not_take_shows() {
+    let server = Server::start().await;
+    let none = server.ask("GET", "/tarn/v1/transfers").send_admin().await.json();
+    assert_eq!(none, json!({"transfers": [], "troubles": []}));
+    *server.node.archive.lock() = Some(Manner::Failing);
+    server.create(r#"{"name":"box"}"#).await;
+    let begun = server.ask("POST", "/sandboxes/box/snapshot").send().await.json();
+    let id = begun["snapshot_id"].as_str().expect("an id").to_owned();
+    let list = until("the failure", async || {
+        let list = server.ask("GET", "/tarn/v1/transfers").send_admin().await.json();
+        (list["troubles"] != json!([])).then_some(list)
+    })
+    .await;
+    let fetch = json!({
+        "snapshot_id": "snap_6666666666666666", "direction": "fetch", "state": "active",
+        "done_bytes": 1 << 20, "total_bytes": 4 << 20,
+    });
+    let trouble = json!({
+        "snapshot_id": id, "attempt": "upload", "failures": 1, "error": "the bucket is gone",
+    });
+    let expected =
+        json!({"object_store": "sim://bucket", "transfers": [fetch], "troubles": [trouble]});
+    assert_eq!(list, expected);
+    assert_eq!(server.get(&format!("/snapshots/{id}")).await.json()["status"], "local_ready");
+
+    *server.node.archive.lock() = Some(Manner::Prompt);
+    let info = until("the upload", async || {
+        let info = server.get(&format!("/snapshots/{id}")).await.json();
+        (info["status"] == "completed").then_some(info)
+    })
+    .await;
+    assert_eq!(info["snapshot_uri"], format!("sim://bucket/{id}"));
+}
+
+async fn until(what: &str, look: impl AsyncFn() -> Option<Value>) -> Value {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                break found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found).await.expect(what)
 }

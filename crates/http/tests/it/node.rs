@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_control::Control;
 use tarn_node_api::{
-    ApplyError, CaptureOrder, CaptureReport, DiscardError, Endpoint, HeldSnapshot, Node,
-    NodeIntent, NodeTarget, NodeView, Report, ReportSink as _, Unfound, VerifyError,
+    ApplyError, ArchiveOrder, ArchiveReport, ArchiveView, CaptureOrder, CaptureReport, Direction,
+    DiscardError, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget, NodeView, Report,
+    ReportSink as _, Transfer, Unfound, VerifyError,
 };
 use tarn_types::{
-    ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, MilliCpu, NodeId,
-    Observed, ObservedPhase, Pace, SandboxId, SnapshotId, StartFailure, UnixMillis,
+    ArchiveFacts, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, MilliCpu,
+    NodeId, Observed, ObservedPhase, Pace, SandboxId, SnapshotId, StartFailure, UnixMillis,
 };
 
 /// What the node does with an intent.
@@ -31,6 +32,8 @@ pub(crate) struct FakeNode {
     pub(crate) control: Mutex<Option<Control>>,
     pub(crate) orphans: Mutex<Vec<SandboxId>>,
     pub(crate) unfound: Mutex<Vec<Unfound>>,
+    /// What its object store makes of uploads, if it has one.
+    pub(crate) archive: Mutex<Option<Manner>>,
 }
 
 // === impl FakeNode ===
@@ -43,6 +46,7 @@ impl FakeNode {
             control: Mutex::default(),
             orphans: Mutex::default(),
             unfound: Mutex::default(),
+            archive: Mutex::default(),
         }
     }
 
@@ -152,6 +156,49 @@ impl Node for FakeNode {
 
     async fn obstacle(&self, _snapshot: &SnapshotId) -> Option<String> {
         None
+    }
+
+    fn has_archive(&self) -> bool {
+        self.archive.lock().is_some()
+    }
+
+    async fn archive(&self, order: ArchiveOrder) -> Result<(), ApplyError> {
+        let size = ByteSize::from_mib(5);
+        let outcome = match *self.archive.lock() {
+            None | Some(Manner::Silent) => return Ok(()),
+            Some(Manner::Failing) => Err("the bucket is gone".to_owned()),
+            Some(Manner::Prompt) => Ok(ArchiveFacts {
+                uri: format!("sim://bucket/{}", order.snapshot),
+                size,
+                sent: size,
+            }),
+        };
+        let report = ArchiveReport { snapshot: order.snapshot, node: self.id.clone(), outcome };
+        let control = self.control.lock().clone();
+        if let Some(control) = control {
+            control.archived(report).await;
+        }
+        Ok(())
+    }
+
+    async fn verify_archived(&self, _order: &ArchiveOrder) -> Result<(), VerifyError> {
+        Err(VerifyError::Missing)
+    }
+
+    async fn remove_archived(&self, _order: &ArchiveOrder) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn archive_view(&self) -> Option<ArchiveView> {
+        let transfer = Transfer {
+            snapshot: SnapshotId::from_random([6; 16]),
+            direction: Direction::Fetch,
+            active: true,
+            done: ByteSize::from_mib(1),
+            total: ByteSize::from_mib(4),
+        };
+        let view = ArchiveView { place: "sim://bucket".to_owned(), transfers: vec![transfer] };
+        self.has_archive().then_some(view)
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {

@@ -1,6 +1,6 @@
 //! Every cell of the override matrix.
 
-use tarn_types::{NodeId, ProjectId, SandboxId, SnapshotId, UnixMillis};
+use tarn_types::{Archival, NodeId, ProjectId, SandboxId, SnapshotId, UnixMillis};
 
 use super::*;
 
@@ -17,6 +17,7 @@ fn snapshot(kind: SnapshotKind) -> SnapshotRecord {
         captured: captured(),
         facts: None,
         error: None,
+        archive: Archival::Nothing,
         verified_at: None,
         sequence: 2,
     }

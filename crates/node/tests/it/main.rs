@@ -1,6 +1,7 @@
 //! A node over a simulated host and runtime: every step's undo, restarts, limits, orphans.
 
 mod adopt;
+mod archive;
 mod life;
 mod log;
 mod reboot;

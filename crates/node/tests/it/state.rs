@@ -258,8 +258,8 @@ async fn a_suspend_that_its_server_did_not_live_to_see_is_asked_for_again() {
     world.reach(&id(1), 2, ObservedPhase::Suspending).await;
     world.wait_entry(&id(1), |entry| entry["held"] == true).await;
     // Else the old server, whose tasks go on here, would do it after all.
-    world.wait_delayed(SimStep::Checkpoint).await;
     let host = Arc::clone(&world.host);
+    world.until("the checkpoint", || host.sim.faults().delayed(SimStep::Checkpoint) == 1).await;
     // As a kill does it: nothing is finished.
     world.tasks.stop();
     drop(world);

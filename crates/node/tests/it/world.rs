@@ -14,17 +14,19 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_host::{
     Layers as _,
-    sim::{SimCaptures, SimImages, SimLayers, SimSlots},
+    sim::{SimArchive, SimCaptures, SimImages, SimLayers, SimSlots},
 };
-use tarn_node::{FixedMemory, LogRate, MemoryFacts, NodeConfig, NodeParts, NodeService};
+use tarn_node::{
+    FixedMemory, LogRate, MemoryFacts, NodeArchive, NodeConfig, NodeParts, NodeService,
+};
 use tarn_node_api::{
-    CaptureOrder, CaptureReport, Endpoint, LogSink, LogSinkError, Node as _, NodeIntent,
-    NodeTarget, Report, ReportSink,
+    ArchiveReport, CaptureOrder, CaptureReport, Endpoint, LogSink, LogSinkError, Node as _,
+    NodeIntent, NodeTarget, Report, ReportSink,
 };
 use tarn_route_api::{Activity, ActivityGauge};
 use tarn_runtime::{
     Runtime as _,
-    sim::{SimHost, SimRuntime, SimStep},
+    sim::{SimHost, SimRuntime},
 };
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
@@ -38,6 +40,7 @@ use tokio::sync::watch;
 pub(crate) struct Sink {
     reports: Mutex<Vec<Report>>,
     captures: Mutex<Vec<CaptureReport>>,
+    pub(crate) archived: Mutex<Vec<ArchiveReport>>,
     count: watch::Sender<usize>,
 }
 
@@ -62,6 +65,7 @@ pub(crate) struct Host {
     /// How many servers there were.
     servers: AtomicU64,
     pub(crate) captures: Arc<SimCaptures>,
+    pub(crate) archive: Arc<SimArchive>,
     pub(crate) activity: Arc<Traffic>,
     /// How long the next nodes keep the processes of suspended sandboxes.
     pub(crate) keep_warm: Mutex<Duration>,
@@ -91,6 +95,11 @@ impl ReportSink for Sink {
 
     async fn captured(&self, report: CaptureReport) {
         self.captures.lock().push(report);
+        self.count.send_modify(|count| *count += 1);
+    }
+
+    async fn archived(&self, report: ArchiveReport) {
+        self.archived.lock().push(report);
         self.count.send_modify(|count| *count += 1);
     }
 }
@@ -189,8 +198,10 @@ impl ActivityGauge for Traffic {
 impl Host {
     pub(crate) fn new() -> Arc<Self> {
         let dir = tempfile::tempdir().expect("a directory");
+        let captures = Arc::new(SimCaptures::new(&dir.path().join("captures")));
         Arc::new(Self {
-            captures: Arc::new(SimCaptures::new(&dir.path().join("captures"))),
+            archive: Arc::new(SimArchive::new(&captures)),
+            captures,
             activity: Arc::default(),
             keep_warm: Mutex::new(Duration::from_secs(3600)),
             dir,
@@ -224,7 +235,12 @@ impl World {
     pub(crate) async fn over(host: Arc<Host>) -> Self {
         let tasks = Tasks::new();
         let (count, _) = watch::channel(0);
-        let sink = Arc::new(Sink { reports: Mutex::default(), captures: Mutex::default(), count });
+        let sink = Arc::new(Sink {
+            reports: Mutex::default(),
+            captures: Mutex::default(),
+            archived: Mutex::default(),
+            count,
+        });
         let (events, inbox) = tokio::sync::mpsc::channel(64);
         let config = NodeConfig {
             id: NodeId::from_random([5; 16]),
@@ -245,6 +261,10 @@ impl World {
             layers: Arc::clone(&host.layers) as _,
             slots: Arc::clone(&host.slots) as _,
             captures: Arc::clone(&host.captures) as _,
+            archive: Some(NodeArchive {
+                archive: Arc::clone(&host.archive) as _,
+                place: "sim://".to_owned(),
+            }),
             activity: Arc::clone(&host.activity) as _,
             memory: Arc::new(FixedMemory(MemoryFacts { total: gib, available: gib })),
             sink: Arc::clone(&sink) as _,
@@ -357,14 +377,15 @@ impl World {
         }
     }
 
-    /// Waits until a step of the simulated host is being held up.
-    pub(crate) async fn wait_delayed(&self, step: SimStep) {
-        let begun = async {
-            while self.host.sim.faults().delayed(step) == 0 {
+    /// Waits until something holds that no report tells.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let there = async {
+            while !holds() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), begun).await.expect("the step begins");
+        let waited = tokio::time::timeout(Duration::from_secs(30), there).await;
+        assert!(waited.is_ok(), "not within 30 s: {what}");
     }
 
     /// Waits until the ledger's entry of a sandbox is as wanted.

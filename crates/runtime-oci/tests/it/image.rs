@@ -89,8 +89,9 @@ async fn twenty_images_near_the_limit_harm_nobody() {
     let (runtime, mut events) = host.runtime().await;
     let spec = host.prepare();
     let daemon = boot(&runtime, &spec).await.daemon;
-    // With the sentry and the daemon this is all that the sandbox may use.
-    let pid = occupy(daemon, 236).await;
+    // With the sentry and the daemon this is all that the sandbox may use, but for what the sentry
+    // needs more on a busy machine.
+    let pid = occupy(daemon, 228).await;
     let mut took = Vec::new();
     for _ in 0..20 {
         let began = Instant::now();

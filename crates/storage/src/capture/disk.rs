@@ -9,6 +9,7 @@
 //! Until it is whole it is `captures/.draft-<name>`.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -24,11 +25,12 @@ use tarn_host::{Capture, CaptureError};
 use tarn_types::ByteSize;
 
 use super::{
-    digest::{PageCache, digest},
+    digest::{PageCache, data_bytes, digest},
+    exchange::{Export, ExportedFile, Origin},
     manifest::{self, Checksums, LayerPart, Manifest, MemoryPart, Sealed, Unreadable},
 };
 use crate::{
-    durable::sync_dir,
+    durable::{self, sync_dir},
     pool::allocated,
     step::{HostStepError, StepContext as _},
     trash::Trash,
@@ -38,7 +40,8 @@ use crate::{
 const SMALL_BYTES: u64 = 16 << 20;
 /// What the name of a draft begins with; no capture's name has a dot.
 const DRAFT: &str = ".draft-";
-const LAYER: &str = "layer.img";
+/// The clone of the layer, in a capture's directory.
+pub(crate) const LAYER: &str = "layer.img";
 const MEMORY: &str = "memory";
 const MANIFEST: &str = "manifest.json";
 const CHECKSUMS: &str = "checksums.json";
@@ -69,7 +72,7 @@ impl CaptureDisk {
         &self.name
     }
 
-    fn draft(&self) -> PathBuf {
+    pub(super) fn draft(&self) -> PathBuf {
         self.captures.join(format!("{DRAFT}{}", self.name))
     }
 
@@ -118,21 +121,44 @@ impl CaptureDisk {
 
     /// Makes the draft durable and whole. A whole one of that name is a draft then.
     pub(super) fn commit(&self, note: Value) -> Result<Capture, CaptureError> {
-        let draft = self.draft();
         let manifest = self.take_stock(note)?;
-        let memory = self.draft_memory();
-        sync_dir(&memory)?;
+        sync_dir(&self.draft_memory())?;
         // This syncs the draft's own names, too.
-        manifest::write(&draft.join(MANIFEST), &manifest)?;
-        let whole = self.place();
-        // In one step, so that a crash leaves the old one or the new one.
+        manifest::write(&self.draft().join(MANIFEST), &manifest)?;
+        self.put_in_place()?;
+        Ok(self.describe(manifest))
+    }
+
+    /// Makes a draft that was brought from elsewhere durable and whole, if it is what its manifest
+    /// and checksums say. A whole one of that name is a draft then.
+    pub(super) fn adopt(&self, origin: &Origin) -> Result<(), CaptureError> {
+        let draft = self.draft();
+        let sealed = manifest::parse::<Manifest>(&draft.join(MANIFEST), origin.manifest.as_bytes());
+        let sealed = sealed.map_err(|unreadable| self.unreadable(unreadable))?;
+        self.check_parts(&draft, &sealed.content)?;
+        let found = self.read_large(&draft, &sealed, &|| true)?;
+        let found = found.expect("nobody stopped it");
+        self.compare_large(&origin.digests, &found)?;
+        for name in [LAYER.to_owned()].into_iter().chain(memory_names(&sealed.content)) {
+            sync_file(&draft.join(name))?;
+        }
+        sync_dir(&self.draft_memory())?;
+        manifest::write(&draft.join(CHECKSUMS), &found)?;
+        durable::write_file(&draft.join(MANIFEST), origin.manifest.as_bytes(), 0o600)?;
+        self.put_in_place()?;
+        Ok(())
+    }
+
+    /// Moves the draft to where whole ones are, in one step, so that a crash leaves the old one or
+    /// the new one.
+    fn put_in_place(&self) -> Result<(), HostStepError> {
+        let (draft, whole) = (self.draft(), self.place());
         let exchanged = renameat_with(CWD, &draft, CWD, &whole, RenameFlags::EXCHANGE);
         match exchanged {
             Err(Errno::NOENT) => fs::rename(&draft, &whole).step("rename", &draft)?,
             outcome => outcome.step("exchange", &draft)?,
         }
-        sync_dir(&self.captures)?;
-        Ok(self.describe(manifest))
+        sync_dir(&self.captures)
     }
 
     /// Makes the parts durable and writes down what they are.
@@ -163,33 +189,63 @@ impl CaptureDisk {
 
     /// Reads the manifest and looks whether the parts are what it says, without reading large ones.
     pub(super) fn open(&self) -> Result<(Capture, Sealed<Manifest>), CaptureError> {
-        let sealed: Sealed<Manifest> =
-            manifest::read(&self.place().join(MANIFEST)).map_err(|error| match error {
-                Unreadable::Absent if !self.is_whole() => {
-                    CaptureError::Missing { name: self.name.clone() }
-                }
-                Unreadable::Absent => self.damaged(format!("{MANIFEST} is missing")),
-                Unreadable::Damaged(detail) => self.damaged(detail),
-                Unreadable::Step(error) => error.into(),
-            })?;
-        let manifest = &sealed.content;
+        let sealed: Sealed<Manifest> = manifest::read(&self.place().join(MANIFEST))
+            .map_err(|unreadable| self.unreadable(unreadable))?;
+        self.check_parts(&self.place(), &sealed.content)?;
+        Ok((self.describe(sealed.content.clone()), sealed))
+    }
+
+    /// Opens all that a whole capture consists of, to be read though it is discarded meanwhile.
+    pub(super) fn export(&self) -> Result<Export, CaptureError> {
+        let path = self.place().join(MANIFEST);
+        let (_, sealed) = self.open()?;
+        let manifest = fs::read_to_string(&path).step("read", &path)?;
+        let known = self.checksums(&sealed)?.map(|known| known.files).unwrap_or_default();
+        let parts = sealed.content.memory.iter().map(|part| {
+            let name = format!("{MEMORY}/{}", part.name);
+            let digest = part.blake3.clone().or_else(|| known.get(&name).cloned());
+            (name, digest, PageCache::Keep)
+        });
+        let layer = (LAYER.to_owned(), known.get(LAYER).cloned(), PageCache::Spare);
+        let open = |(name, digest, cache)| {
+            let path = self.place().join(&name);
+            let file = File::open(&path).step("open", &path)?;
+            let data = data_bytes(&file).step("look at", &path)?;
+            Ok(ExportedFile { name, file, digest, cache, data })
+        };
+        let files = parts.chain([layer]).map(open).collect::<Result<_, HostStepError>>()?;
+        Ok(Export { manifest, blake3: sealed.blake3, files })
+    }
+
+    fn unreadable(&self, unreadable: Unreadable) -> CaptureError {
+        match unreadable {
+            Unreadable::Absent if !self.is_whole() => {
+                CaptureError::Missing { name: self.name.clone() }
+            }
+            Unreadable::Absent => self.damaged(format!("{MANIFEST} is missing")),
+            Unreadable::Damaged(detail) => self.damaged(detail),
+            Unreadable::Step(error) => error.into(),
+        }
+    }
+
+    fn check_parts(&self, dir: &Path, manifest: &Manifest) -> Result<(), CaptureError> {
         if manifest.name != self.name {
             return Err(self.damaged(format!("{MANIFEST} is that of {}", manifest.name)));
         }
-        self.check_size(LAYER, manifest.layer.size)?;
+        self.check_size(dir, LAYER, manifest.layer.size)?;
         for part in &manifest.memory {
             let name = format!("{MEMORY}/{}", part.name);
-            self.check_size(&name, part.size)?;
+            self.check_size(dir, &name, part.size)?;
             if part.blake3.is_some() {
-                let path = self.place().join(&name);
-                self.compare(&name, part.blake3.as_ref(), whole_digest(&path, PageCache::Keep)?)?;
+                let found = whole_digest(&dir.join(&name), PageCache::Keep)?;
+                self.compare(&name, part.blake3.as_ref(), found)?;
             }
         }
-        Ok((self.describe(manifest.clone()), sealed))
+        Ok(())
     }
 
-    fn check_size(&self, name: &str, expected: ByteSize) -> Result<(), CaptureError> {
-        let path = self.place().join(name);
+    fn check_size(&self, dir: &Path, name: &str, expected: ByteSize) -> Result<(), CaptureError> {
+        let path = dir.join(name);
         let meta = match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(self.damaged(format!("{name} is missing")));
@@ -236,15 +292,16 @@ impl CaptureDisk {
     /// Reads the large files and returns their checksums; `None` when told to stop.
     pub(super) fn read_large(
         &self,
+        dir: &Path,
         manifest: &Sealed<Manifest>,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Checksums>, HostStepError> {
-        let mut files = std::collections::BTreeMap::new();
+        let mut files = BTreeMap::new();
         let large = manifest.content.memory.iter().filter(|part| part.blake3.is_none());
         let large = large.map(|part| (format!("{MEMORY}/{}", part.name), PageCache::Keep));
         // A layer is read by no one from here: what is built from it is a file of its own.
         for (name, cache) in large.chain([(LAYER.to_owned(), PageCache::Spare)]) {
-            let path = self.place().join(&name);
+            let path = dir.join(&name);
             let Some(found) = digest(&path, cache, go_on).step("read", &path)? else {
                 return Ok(None);
             };
@@ -265,11 +322,11 @@ impl CaptureDisk {
     /// Compares the checksums that are known with what was read.
     pub(super) fn compare_large(
         &self,
-        known: &Checksums,
+        known: &BTreeMap<String, String>,
         found: &Checksums,
     ) -> Result<(), CaptureError> {
         for (name, digest) in &found.files {
-            self.compare(name, known.files.get(name), Some(digest.clone()))?;
+            self.compare(name, known.get(name), Some(digest.clone()))?;
         }
         Ok(())
     }
@@ -335,6 +392,10 @@ fn names(captures: &Path) -> Result<Vec<String>, HostStepError> {
 fn is_name(text: &str) -> bool {
     let good = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
     (1..=NAME_LENGTH).contains(&text.len()) && text.bytes().all(good)
+}
+
+fn memory_names(manifest: &Manifest) -> impl Iterator<Item = String> {
+    manifest.memory.iter().map(|part| format!("{MEMORY}/{}", part.name))
 }
 
 fn move_to(trash: &Trash, from: &Path, name: &str) -> Result<Option<PathBuf>, HostStepError> {

@@ -100,7 +100,15 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Sealed<T>, Unread
     let mut bytes = Vec::new();
     let read = file.take(LONGEST).read_to_end(&mut bytes).step("read", path);
     read.map_err(Unreadable::Step)?;
-    unseal(&bytes).map_err(|detail| {
+    parse(path, &bytes)
+}
+
+/// Reads what such a file holds, or is to hold.
+pub(super) fn parse<T: DeserializeOwned>(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Sealed<T>, Unreadable> {
+    unseal(bytes).map_err(|detail| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         Unreadable::Damaged(format!("{name} {detail}"))
     })

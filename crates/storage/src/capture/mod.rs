@@ -19,6 +19,7 @@
 
 mod digest;
 mod disk;
+mod exchange;
 mod manifest;
 
 use std::{
@@ -39,7 +40,14 @@ use tarn_task::Tasks;
 use tarn_types::{ByteSize, Pace, SandboxId};
 use tokio::sync::Semaphore;
 
+#[cfg(test)]
+pub(crate) use self::digest::data_bytes;
 use self::disk::CaptureDisk;
+pub(crate) use self::{
+    digest::{BlockReader, PageCache, is_zero},
+    disk::LAYER,
+    exchange::{Export, ExportedFile, Origin},
+};
 use crate::{
     Pool,
     key_lock::KeyLocks,
@@ -228,13 +236,13 @@ impl Captures for HostCaptures {
         let verified = self.blocking(move |_| {
             let (capture, manifest) = read.open()?;
             let known = read.checksums(&manifest)?;
-            let found = read.read_large(&manifest, &|| {
+            let found = read.read_large(&read.place(), &manifest, &|| {
                 rest(pace);
                 !tasks.is_stopping()
             })?;
             let Some(found) = found else { return Err(stopping("read", &read.place()).into()) };
             // Without: it was replaced a moment ago by one that nobody has read yet.
-            known.map_or(Ok(()), |known| read.compare_large(&known, &found))?;
+            known.map_or(Ok(()), |known| read.compare_large(&known.files, &found))?;
             Ok(capture.layer_size.saturating_add(capture.memory_size))
         });
         let error = match verified.await {
@@ -269,6 +277,7 @@ impl Shared {
     /// Forgets what belongs to a draft that goes.
     fn forget(&self, disk: &CaptureDisk, memory: &Path) {
         self.pool.end_promise(memory);
+        self.pool.end_promise(&disk.draft());
         // It ends by itself, in a file without a name.
         drop(self.clones.lock().remove(disk.name()));
     }
@@ -359,7 +368,7 @@ async fn settle_checksums(
         if read.checksums(&manifest)?.is_some() {
             return Ok(None);
         }
-        let found = read.read_large(&manifest, &|| {
+        let found = read.read_large(&read.place(), &manifest, &|| {
             rest(pace);
             !stopping.is_stopping() && read.is_whole()
         });

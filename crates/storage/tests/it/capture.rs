@@ -85,7 +85,7 @@ async fn the_host_and_the_simulation_do_the_same() -> Result<()> {
     let stage = Stage::new()?;
     let server = stage.server()?;
     build(&stage, &server).await?;
-    conforms(&server.captures).await?;
+    conforms(&*server.captures).await?;
     server.stop().await;
 
     let dir = tempfile::tempdir()?;

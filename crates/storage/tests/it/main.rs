@@ -1,7 +1,9 @@
 //! The pool and its layers on real loop devices, XFS and overlays. Needs root.
 
+mod archive;
 mod capture;
 mod clone;
 mod layer;
 mod pool;
+mod s3;
 mod stage;

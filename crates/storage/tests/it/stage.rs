@@ -22,7 +22,7 @@ pub(crate) struct Stage {
 pub(crate) struct Server {
     pub(crate) pool: Arc<Pool>,
     pub(crate) layers: HostLayers,
-    pub(crate) captures: HostCaptures,
+    pub(crate) captures: Arc<HostCaptures>,
     pub(crate) tasks: Tasks,
 }
 
@@ -78,7 +78,7 @@ impl Stage {
         let pool = Arc::new(Pool::open(&self.data(), &tag, options)?);
         let tasks = Tasks::new();
         let layers = HostLayers::start(pool.clone(), &tasks);
-        let captures = HostCaptures::start(pool.clone(), &tasks)?;
+        let captures = Arc::new(HostCaptures::start(pool.clone(), &tasks)?);
         Ok(Server { pool, layers, captures, tasks })
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tarn_types::{
-    ByteSize, CaptureFacts, Captured, NodeId, Resources, SnapshotId, SnapshotKind, SnapshotRecord,
-    SnapshotStatus,
+    Archival, ByteSize, CaptureFacts, Captured, NodeId, Resources, SnapshotId, SnapshotKind,
+    SnapshotRecord, SnapshotStatus,
 };
 use tokio::task::JoinSet;
 
@@ -53,6 +53,7 @@ fn snapshot(number: u8) -> SnapshotRecord {
         },
         facts: None,
         error: None,
+        archive: Archival::Nothing,
         verified_at: None,
         sequence: 1,
     }
@@ -198,7 +199,20 @@ async fn unsettled(store: Arc<dyn Store>) {
     let failed = SnapshotRecord { status: SnapshotStatus::Failed, ..advance(&older) };
     store.snapshot_update(&failed).await.expect("failed");
     assert!(list().await.is_empty());
-    let hidden = SnapshotRecord { hidden: true, ..advance(&first) };
+    // On its way to the object store, first as what is not completed yet, then as what is.
+    let here = SnapshotRecord { status: SnapshotStatus::LocalReady, ..advance(&first) };
+    store.snapshot_update(&here).await.expect("local_ready");
+    assert_eq!(list().await, [2]);
+    let status = SnapshotStatus::Completed;
+    let begun = SnapshotRecord { status, archive: Archival::Begun, ..advance(&here) };
+    store.snapshot_update(&begun).await.expect("begun");
+    assert_eq!(list().await, [2]);
+    let archive = Archival::Whole { uri: "s3://bucket/\u{1f980}".to_owned() };
+    let whole = SnapshotRecord { archive, ..advance(&begun) };
+    store.snapshot_update(&whole).await.expect("whole");
+    assert!(list().await.is_empty());
+    assert_eq!(store.snapshot_fetch(&whole.id).await.expect("it is there"), whole);
+    let hidden = SnapshotRecord { hidden: true, ..advance(&whole) };
     store.snapshot_update(&hidden).await.expect("hidden");
     assert_eq!(list().await, [2]);
 }

@@ -1,10 +1,12 @@
 //! Stored bytes: the golden record of each format version must be read for ever.
 
 use tarn_store::{StoreError, format};
-use tarn_types::{EndCause, SandboxRecord};
+use tarn_types::{Archival, EndCause, SandboxRecord};
 
 const GOLDEN_1: &str = include_str!("golden/record-1.json");
 const GOLDEN_SNAPSHOT_1: &str = include_str!("golden/snapshot-1.json");
+/// The same, in an object store.
+const GOLDEN_SNAPSHOT_1_ARCHIVED: &str = include_str!("golden/snapshot-1-archived.json");
 
 fn golden() -> SandboxRecord {
     format::decode(1, "golden", GOLDEN_1.trim_end()).expect("the golden record is read")
@@ -59,4 +61,15 @@ fn the_golden_snapshot_is_read_and_written_byte_for_byte() {
     }
     let read = format::decode_snapshot(1, "golden", &newer.to_string());
     assert_eq!(read.expect("unknown fields are ignored"), record);
+}
+
+#[test]
+fn the_golden_archived_snapshot_is_read_and_written_byte_for_byte() {
+    let golden = GOLDEN_SNAPSHOT_1_ARCHIVED.trim_end();
+    let record = format::decode_snapshot(1, "golden", golden).expect("it is read");
+    let uri = "s3://bucket/prefix/snap_golden0000000001".to_owned();
+    assert_eq!(record.archive, Archival::Whole { uri });
+    assert_eq!(format::encode_snapshot(&record).expect("it is written"), golden);
+    let before = format::decode_snapshot(1, "golden", GOLDEN_SNAPSHOT_1).expect("it is read");
+    assert_eq!(before.archive, Archival::Nothing, "written before there were object stores");
 }

@@ -1,0 +1,643 @@
+//! Captures in an object store: sent, brought back, found damaged, collected. In a directory; the
+//! last ones on a real S3 server.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    future::Future,
+    io::ErrorKind,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use tarn_host::{
+    Archive as _, ArchiveError, Archived, CaptureError, Captures as _, Layers as _, Progress,
+};
+use tarn_storage::{HostCaptures, MasterKey, ObjectArchive, ObjectStoreConfig};
+use tarn_types::{ByteSize, ErrorClass, Pace, ProjectId};
+use tokio::sync::Notify;
+
+use crate::{
+    s3::S3Server,
+    stage::{Server, Stage, id, until},
+};
+
+const MIB: u64 = 1 << 20;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A server with a sandbox, and an object store in a directory.
+struct Scene {
+    stage: Stage,
+    server: Server,
+    captures: Arc<HostCaptures>,
+    /// The root of sandbox 1.
+    root: PathBuf,
+}
+
+/// The middle of a transfer: after so many of its steps.
+struct Middle {
+    steps: AtomicUsize,
+    reached: Notify,
+}
+
+impl Middle {
+    fn after(steps: usize) -> Self {
+        Self { steps: AtomicUsize::new(steps), reached: Notify::new() }
+    }
+
+    fn count(&self) {
+        if self.steps.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.reached.notify_one();
+        }
+    }
+
+    /// Drops a transfer in its middle.
+    async fn cut<T: std::fmt::Debug>(&self, transfer: impl Future<Output = T>) -> Result<()> {
+        tokio::select! {
+            biased;
+            () = self.reached.notified() => Ok(()),
+            done = transfer => anyhow::bail!("it was too fast: {done:?}"),
+        }
+    }
+}
+
+/// Nobody wants to know.
+fn silent(_: Progress) {}
+
+fn project(number: u8) -> ProjectId {
+    ProjectId::from_random([number; 16])
+}
+
+/// Bytes that do not shrink, and are others for each seed.
+fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+impl Scene {
+    async fn new() -> Result<Self> {
+        let stage = Stage::new()?;
+        let server = stage.server()?;
+        let size = ByteSize::from_mib(128);
+        let root = server.layers.build(&id(1), &stage.template(), size).await?.path;
+        Ok(Self { stage, captures: server.captures.clone(), server, root })
+    }
+
+    fn store(&self) -> PathBuf {
+        self.stage.data().join("objects")
+    }
+
+    fn config(&self) -> ObjectStoreConfig {
+        ObjectStoreConfig::new(format!("file://{}", self.store().display()))
+    }
+
+    fn key(&self) -> Result<MasterKey> {
+        Ok(MasterKey::open_or_create(&self.stage.data().join("key"))?)
+    }
+
+    fn archive(&self) -> Result<ObjectArchive> {
+        Ok(ObjectArchive::open(&self.config(), self.key()?, self.captures.clone())?)
+    }
+
+    /// Captures sandbox 1 as it is now, with a memory image.
+    async fn capture(&self, name: &str) -> Result<()> {
+        let draft = self.captures.begin(name, ByteSize::from_mib(20)).await?;
+        fs::write(draft.memory.join("checkpoint.img"), noise(100, 1000))?;
+        let pages = File::create(draft.memory.join("pages.img"))?;
+        pages.set_len(40 * MIB)?;
+        pages.write_all_at(&noise(101, 6 << 20), 9 * MIB)?;
+        self.captures.clone_layer(name, &id(1)).await?;
+        self.captures.commit(name, json!({"of": name})).await?;
+        Ok(())
+    }
+
+    /// Lists the objects beneath a folder of the object store.
+    fn objects(&self, folder: &str) -> Result<BTreeSet<PathBuf>> {
+        files(&self.store().join(folder))
+    }
+
+    /// Makes all objects older.
+    fn age(&self, by: Duration) -> Result<()> {
+        for path in files(&self.store())? {
+            let file = File::options().write(true).open(&path)?;
+            file.set_modified(file.metadata()?.modified()? - by)?;
+        }
+        Ok(())
+    }
+
+    async fn end(self) {
+        drop(self.captures);
+        self.server.stop().await;
+    }
+}
+
+fn files(dir: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    // What is removed meanwhile has none.
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(found),
+        Err(failed) => return Err(failed.into()),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.insert(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads all that a capture on the node consists of.
+fn content(server: &Server, name: &str) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let dir = server.pool.dir().join("captures").join(name);
+    let read = |path: &PathBuf| Ok((path.strip_prefix(&dir)?.to_owned(), fs::read(path)?));
+    files(&dir)?.iter().map(read).collect()
+}
+
+async fn send(archive: &ObjectArchive, name: &str) -> Result<Archived> {
+    Ok(archive.store(&project(1), name, &silent).await?)
+}
+
+async fn bring(archive: &ObjectArchive, name: &str) -> Result<(), ArchiveError> {
+    archive.fetch(&project(1), name, &silent).await
+}
+
+/// Says what is damaged in a capture, and that nothing of it is left on the node.
+async fn damage(scene: &Scene, archive: &ObjectArchive, name: &str) -> Result<String> {
+    let verified = archive.verify(&project(1), name).await;
+    let before = files(&scene.server.pool.dir().join("captures"))?;
+    let fetched = bring(archive, name).await;
+    let details = [verified, fetched].map(|outcome| outcome.expect_err("it is damaged"));
+    for error in &details {
+        ensure!(matches!(error, ArchiveError::Damaged { .. }), "{error:?}");
+        assert_eq!(error.class(), ErrorClass::Internal);
+    }
+    let captures = scene.server.pool.dir().join("captures");
+    until("the draft to go", || Ok(files(&captures)? == before)).await?;
+    let [verified, fetched] = details.map(|error| error.to_string());
+    assert_eq!(verified, fetched);
+    Ok(verified)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_goes_and_comes_back() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 10 << 20))?;
+    fs::write(scene.root.join("text"), "compressible ".repeat(400_000))?;
+    scene.capture("snap_1").await?;
+    scene.captures.verify("snap_1", Pace::Full).await?;
+    let archive = scene.archive()?;
+    archive.check().await?;
+    let original = content(&scene.server, "snap_1")?;
+
+    let seen = parking_lot::Mutex::new(Vec::new());
+    let note = |progress: Progress| seen.lock().push((progress.done, progress.total));
+    let sent = archive.store(&project(1), "snap_1", &note).await?;
+    let place = format!("snapshots/{}/snap_1", project(1));
+    assert_eq!(sent.uri, format!("file://{}/{place}", scene.store().display()));
+    ensure!((21 * MIB..26 * MIB).contains(&sent.size.bytes()), "{sent:?}");
+    ensure!((16 * MIB..18 * MIB).contains(&sent.sent.bytes()), "text shrinks: {sent:?}");
+    {
+        let seen = seen.lock();
+        assert!(seen.len() > 10 && seen.is_sorted() && seen.iter().all(|it| it.1 == seen[0].1));
+        assert_eq!(seen.last().context("some")?.0, seen[0].1);
+    }
+    let stored: u64 = files(&scene.store())?.iter().map(|it| it.metadata().unwrap().len()).sum();
+    assert_eq!(sent.sent.bytes(), stored, "it is what there is");
+    assert_eq!(scene.objects("probes")?.len(), 0);
+    let again = send(&archive, "snap_1").await?;
+    assert_eq!((again.uri, again.size, again.sent.bytes()), (sent.uri, sent.size, 0));
+    assert_eq!(archive.list(&project(1)).await?, BTreeSet::from(["snap_1".to_owned()]));
+    assert_eq!(archive.list(&project(2)).await?, BTreeSet::new());
+    archive.verify(&project(1), "snap_1").await?;
+
+    // It is here: nothing is fetched.
+    bring(&archive, "snap_1").await?;
+    scene.captures.discard("snap_1").await?;
+    let both = tokio::join!(bring(&archive, "snap_1"), bring(&archive, "snap_1"));
+    assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
+    assert!(content(&scene.server, "snap_1")? == original, "every byte, and the checksums");
+    scene.captures.verify("snap_1", Pace::Full).await?;
+    assert_eq!(scene.captures.open("snap_1").await?.note, json!({"of": "snap_1"}));
+    let layer = fs::metadata(scene.captures.open("snap_1").await?.layer)?;
+    let allocated = std::os::unix::fs::MetadataExt::blocks(&layer) * 512;
+    ensure!(allocated < 22 * MIB, "holes stay holes: {allocated}");
+
+    archive.remove(&project(1), "snap_1").await?;
+    archive.remove(&project(1), "snap_1").await?;
+    scene.captures.discard("snap_1").await?;
+    let gone = [archive.verify(&project(1), "snap_1").await, bring(&archive, "snap_1").await];
+    assert!(gone.iter().all(|it| matches!(it, Err(ArchiveError::Missing { .. }))), "{gone:?}");
+    let unknown = archive.store(&project(1), "snap_1", &silent).await;
+    let missing = matches!(unknown, Err(ArchiveError::Capture(CaptureError::Missing { .. })));
+    assert!(missing, "{unknown:?}");
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_is_not_sent_again() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 40 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    let first = send(&archive, "snap_1").await?;
+    File::options().write(true).open(scene.root.join("noise"))?.write_all_at(b"new", 20 * MIB)?;
+    scene.capture("snap_2").await?;
+    let second = send(&archive, "snap_2").await?;
+    ensure!(first.sent.bytes() > 45 * MIB, "{first:?}");
+    ensure!(second.sent.bytes() < 10 * MIB, "{second:?}");
+    // Another capture of a name takes the place of the one before.
+    scene.capture("snap_1").await?;
+    let third = send(&archive, "snap_1").await?;
+    ensure!((1..10 * MIB).contains(&third.sent.bytes()), "{third:?}");
+    assert_eq!(send(&archive, "snap_1").await?.sent.bytes(), 0);
+    archive.verify(&project(1), "snap_1").await?;
+    // Another project knows nothing of it, not even the ids.
+    let other = archive.store(&project(2), "snap_2", &silent).await?;
+    ensure!(other.sent.bytes() > 45 * MIB, "{other:?}");
+    let names = |number| -> Result<BTreeSet<_>> {
+        let chunks = scene.objects(&format!("chunks/{}", project(number)))?;
+        Ok(chunks.iter().filter_map(|path| path.file_name()).map(ToOwned::to_owned).collect())
+    };
+    assert!(names(1)?.is_disjoint(&names(2)?));
+    let not_theirs = archive.fetch(&project(2), "snap_1", &silent).await;
+    assert!(not_theirs.is_ok(), "it is on the node");
+    scene.captures.discard("snap_1").await?;
+    let not_theirs = archive.fetch(&project(2), "snap_1", &silent).await;
+    assert!(matches!(not_theirs, Err(ArchiveError::Missing { .. })), "{not_theirs:?}");
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_upload_goes_on_where_it_was_cut() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 40 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    // As a server that is killed: at some moment nothing goes on.
+    let (owner, middle) = (project(1), Middle::after(10));
+    let note = |_| middle.count();
+    middle.cut(archive.store(&owner, "snap_1", &note)).await?;
+    let drafts = || Ok(files(&scene.store())?.iter().any(|it| it.to_string_lossy().contains('#')));
+    until("what was on its way to arrive", || drafts().map(|any: bool| !any)).await?;
+    let before: u64 = files(&scene.store())?.iter().map(|it| it.metadata().unwrap().len()).sum();
+    assert_eq!(scene.objects("snapshots")?.len(), 0, "what needs the missing ones is not there");
+    ensure!(before > 5 * MIB, "{before}");
+    let sent = send(&archive, "snap_1").await?;
+    let after: u64 = files(&scene.store())?.iter().map(|it| it.metadata().unwrap().len()).sum();
+    // One may have been on its way still.
+    ensure!(sent.sent.bytes() <= after - before + 4 * MIB, "{sent:?} of {after}, after {before}");
+    archive.verify(&project(1), "snap_1").await?;
+
+    // A fetch that is cut leaves no draft.
+    scene.captures.discard("snap_1").await?;
+    let captures = scene.server.pool.dir().join("captures");
+    let empty = files(&captures)?;
+    let middle = Middle::after(10);
+    let note = |_| middle.count();
+    middle.cut(archive.fetch(&owner, "snap_1", &note)).await?;
+    until("the draft to go", || Ok(files(&captures)? == empty)).await?;
+    bring(&archive, "snap_1").await?;
+    scene.captures.verify("snap_1", Pace::Full).await?;
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_that_goes_while_it_is_sent_is_missing() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 20 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    let (told, owner) = (Notify::new(), project(1));
+    let note = |_| told.notify_one();
+    let discard = async {
+        told.notified().await;
+        scene.captures.discard("snap_1").await
+    };
+    let (sent, discarded) = tokio::join!(archive.store(&owner, "snap_1", &note), discard);
+    discarded?;
+    let missing = matches!(sent, Err(ArchiveError::Capture(CaptureError::Missing { .. })));
+    assert!(missing, "{sent:?}");
+    assert_eq!(scene.objects("snapshots")?.len(), 0);
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_that_rotted_on_the_node_is_not_sent() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.capture("snap_1").await?;
+    scene.captures.verify("snap_1", Pace::Full).await?;
+    let pages = scene.captures.open("snap_1").await?.memory.join("pages.img");
+    File::options().write(true).open(pages)?.write_all_at(b"rot", 10 * MIB)?;
+    let sent = scene.archive()?.store(&project(1), "snap_1", &silent).await;
+    let Err(ArchiveError::Capture(CaptureError::Damaged { detail, .. })) = sent else {
+        anyhow::bail!("it was sent: {sent:?}");
+    };
+    assert_eq!(detail, "the content of memory/pages.img has changed");
+    assert_eq!(scene.objects("snapshots")?.len(), 0);
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_is_named() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 10 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    send(&archive, "snap_1").await?;
+    scene.captures.discard("snap_1").await?;
+    let chunks: Vec<PathBuf> = scene.objects("chunks")?.into_iter().collect();
+    let named = |path: &Path| -> Result<String> {
+        Ok(path.strip_prefix(scene.store())?.display().to_string())
+    };
+    let (one, two) = (&chunks[0], &chunks[chunks.len() / 2]);
+    let (first, second) = (fs::read(one)?, fs::read(two)?);
+
+    let mut changed = first.clone();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    let larger = vec![0; 5 << 20];
+    for (bytes, expected) in [
+        (&changed, "it has changed, or was written with another key"),
+        (&second, "it has changed, or was written with another key"),
+        (&first[..first.len() / 2].to_vec(), "it has changed, or was written with another key"),
+        (&larger, "it has 5242880 bytes, and nothing that is written there has so many"),
+        (&Vec::new(), "it is too short"),
+    ] {
+        fs::write(one, bytes)?;
+        let said = damage(&scene, &archive, "snap_1").await?;
+        let wanted =
+            format!("snapshot snap_1 in the object store is damaged: {}: {expected}", named(one)?);
+        assert_eq!(said, wanted);
+    }
+    fs::remove_file(one)?;
+    let said = damage(&scene, &archive, "snap_1").await?;
+    assert!(said.ends_with(&format!("{}: it is missing", named(one)?)), "{said}");
+    fs::write(one, &first)?;
+    archive.verify(&project(1), "snap_1").await?;
+
+    // The description of one capture in the place of another.
+    let place = scene.store().join(format!("snapshots/{}/snap_1", project(1)));
+    let moved = place.with_file_name("snap_2");
+    fs::copy(&place, &moved)?;
+    let said = damage(&scene, &archive, "snap_2").await?;
+    assert!(said.contains(&named(&moved)?), "{said}");
+
+    // Another key.
+    let key = MasterKey::open_or_create(&scene.stage.data().join("other"))?;
+    let other = ObjectArchive::open(&scene.config(), key, scene.captures.clone())?;
+    let said = damage(&scene, &other, "snap_1").await?;
+    assert!(said.contains("was written with another key"), "{said}");
+
+    // What is damaged on the node is fetched again; in the object store, it is written again.
+    bring(&archive, "snap_1").await?;
+    let layer = scene.captures.open("snap_1").await?.layer;
+    File::options().write(true).open(&layer)?.set_len(1)?;
+    bring(&archive, "snap_1").await?;
+    scene.captures.verify("snap_1", Pace::Full).await?;
+    fs::write(&place, "not a description")?;
+    send(&archive, "snap_1").await?;
+    archive.verify(&project(1), "snap_1").await?;
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_fetched_without_room() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 60 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    send(&archive, "snap_1").await?;
+    scene.captures.discard("snap_1").await?;
+    let space = scene.server.pool.space()?.available;
+    let reserve = ByteSize::from_mib(60);
+    let hog = space.saturating_sub(reserve);
+    scene.captures.begin("hog", hog.saturating_sub(ByteSize::from_mib(40))).await?;
+    let full = bring(&archive, "snap_1").await;
+    let refused = matches!(full, Err(ArchiveError::Capture(CaptureError::PoolFull { .. })));
+    assert!(refused, "{full:?}");
+    scene.captures.discard("hog").await?;
+    until("what was promised to end", || {
+        Ok(scene.server.pool.space()?.available.bytes() + MIB > space.bytes())
+    })
+    .await?;
+    bring(&archive, "snap_1").await?;
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_needs_goes_after_the_grace() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 10 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    send(&archive, "snap_1").await?;
+    fs::write(scene.root.join("more"), noise(2, 10 << 20))?;
+    scene.capture("snap_2").await?;
+    send(&archive, "snap_2").await?;
+    archive.store(&project(2), "snap_1", &silent).await?;
+    let all = scene.objects("chunks")?;
+
+    archive.remove(&project(1), "snap_2").await?;
+    let young = archive.collect(HOUR).await?;
+    assert_eq!((young.kept, young.removed), (all.len() as u64, 0));
+    scene.age(2 * HOUR)?;
+    // Something that we did not write stays.
+    let foreign = scene.store().join("chunks/readme");
+    fs::write(&foreign, "not a chunk")?;
+    File::options().write(true).open(&foreign)?.set_modified(std::time::UNIX_EPOCH)?;
+    let probe = scene.store().join("probes/left");
+    fs::create_dir_all(scene.store().join("probes"))?;
+    fs::write(&probe, "by a server that was killed")?;
+    File::options().write(true).open(&probe)?.set_modified(std::time::UNIX_EPOCH)?;
+    // As `object_store` leaves them when it is killed.
+    let drafts =
+        ["1", "2"].map(|number| all.first().map(|chunk| format!("{}#{number}", chunk.display())));
+    let [old_draft, young_draft] = drafts.map(|draft| PathBuf::from(draft.unwrap_or_default()));
+    fs::write(&old_draft, "half")?;
+    File::options().write(true).open(&old_draft)?.set_modified(std::time::UNIX_EPOCH)?;
+    fs::write(&young_draft, "half")?;
+    let old = archive.collect(HOUR).await?;
+    assert!(!old_draft.exists() && young_draft.exists());
+    fs::remove_file(&young_draft)?;
+    ensure!(old.removed >= 3 && old.freed.bytes() > 9 * MIB, "{old:?}");
+    assert_eq!(old.kept + old.removed, all.len() as u64);
+    assert!(foreign.exists() && !probe.exists());
+    for owner in [1, 2] {
+        archive.verify(&project(owner), "snap_1").await?;
+    }
+
+    // One that cannot be read stops it, whosever it is.
+    archive.remove(&project(1), "snap_1").await?;
+    let place = scene.store().join(format!("snapshots/{}/snap_1", project(2)));
+    let good = fs::read(&place)?;
+    let before = scene.objects("chunks")?;
+    fs::write(&place, "damaged")?;
+    let stopped = archive.collect(HOUR).await;
+    assert!(matches!(stopped, Err(ArchiveError::Damaged { .. })), "{stopped:?}");
+    fs::write(&place, good)?;
+    let odd = scene.store().join("snapshots/odd");
+    fs::write(&odd, "")?;
+    let stopped = archive.collect(HOUR).await;
+    assert!(matches!(stopped, Err(ArchiveError::Damaged { .. })), "{stopped:?}");
+    assert_eq!(scene.objects("chunks")?, before);
+    fs::remove_file(odd)?;
+    archive.collect(HOUR).await?;
+    archive.verify(&project(2), "snap_1").await?;
+    assert_eq!(scene.objects(&format!("chunks/{}", project(1)))?.len(), 0);
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_collected_that_an_upload_counts_on() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 40 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    send(&archive, "snap_1").await?;
+    archive.remove(&project(1), "snap_1").await?;
+    // Not needed and old, but not so old that they were renewed.
+    scene.age(10 * HOUR)?;
+    let collecting = async {
+        let mut removed = 0;
+        for _ in 0..4 {
+            removed += archive.collect(HOUR).await?.removed;
+        }
+        Ok::<_, ArchiveError>(removed)
+    };
+    let owner = project(1);
+    let (sent, removed) = tokio::join!(archive.store(&owner, "snap_1", &silent), collecting);
+    sent?;
+    removed?;
+    archive.verify(&project(1), "snap_1").await?;
+
+    // Older: they are renewed, and then young for everybody.
+    archive.remove(&project(1), "snap_1").await?;
+    scene.age(20 * HOUR)?;
+    let renewed = send(&archive, "snap_1").await?;
+    ensure!(renewed.sent.bytes() > 40 * MIB, "{renewed:?}");
+    archive.remove(&project(1), "snap_1").await?;
+    assert_eq!(archive.collect(HOUR).await?.removed, 0);
+
+    // One that takes too long for its grace does not end well.
+    let config = ObjectStoreConfig { grace: Duration::from_millis(1), ..scene.config() };
+    let hasty = ObjectArchive::open(&config, scene.key()?, scene.captures.clone())?;
+    let late = hasty.store(&project(1), "snap_1", &silent).await;
+    assert!(matches!(late, Err(ArchiveError::Store { step: "put", .. })), "{late:?}");
+    assert_eq!(scene.objects("snapshots")?.len(), 0);
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_configuration_says_what_is_wrong() -> Result<()> {
+    let scene = Scene::new().await?;
+    let s3 = || ObjectStoreConfig {
+        access_key: Some("a".to_owned()),
+        secret_key: Some("s".to_owned().into()),
+        ..ObjectStoreConfig::new("s3://bucket/prefix")
+    };
+    let with = |endpoint: &str| ObjectStoreConfig { endpoint: Some(endpoint.to_owned()), ..s3() };
+    for (config, expected) in [
+        (ObjectStoreConfig::new("ftp://x/y"), "must be file:///directory or s3://bucket/prefix"),
+        (ObjectStoreConfig::new("file:///"), "must be file:///directory"),
+        (ObjectStoreConfig::new("s3:///x"), "must be file:///directory"),
+        (ObjectStoreConfig::new("s3://user:hidden@x"), "must be file:///directory"),
+        (ObjectStoreConfig::new("/data"), "must be file:///directory"),
+        (ObjectStoreConfig { access_key: None, ..s3() }, "needs an access key"),
+        (ObjectStoreConfig { secret_key: None, ..s3() }, "needs a secret key"),
+        (with("http://127.0.0.1:9"), "is not encrypted; use https, or allow http"),
+        (with("ftp://user:hidden@x"), "must begin with https:// or http://"),
+        (with("127.0.0.1:9"), "must begin with https:// or http://"),
+    ] {
+        let error = config.check().expect_err(expected).to_string();
+        assert!(error.contains(expected) && !error.contains("hidden"), "{error}");
+        let opened = ObjectArchive::open(&config, scene.key()?, scene.captures.clone());
+        assert!(matches!(opened, Err(ArchiveError::Store { step: "open", .. })), "{opened:?}");
+    }
+    s3().check()?;
+    // Nobody listens there: it is said at once, and why.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let nobody = with(&format!("http://127.0.0.1:{port}"));
+    let nobody = ObjectStoreConfig { allow_http: true, ..nobody };
+    let unreachable = ObjectArchive::open(&nobody, scene.key()?, scene.captures.clone())?;
+    let refused = tokio::time::timeout(Duration::from_secs(10), unreachable.check()).await?;
+    let refused = format!("{:#}", anyhow::Error::from(refused.expect_err("nobody is there")));
+    assert!(refused.contains("Connection refused"), "{refused}");
+    let config = ObjectStoreConfig { allow_http: true, ..with("http://127.0.0.1:9") };
+    let text = format!("{:?}", ObjectArchive::open(&config, scene.key()?, scene.captures.clone())?);
+    assert!(!text.contains("Some(\"s\")") && !format!("{config:?}").contains("\"s\""), "{text}");
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_s3_server_does_the_same() -> Result<()> {
+    let Some(mut s3) = S3Server::start().await? else { return Ok(()) };
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 20 << 20))?;
+    scene.capture("snap_1").await?;
+    scene.captures.verify("snap_1", Pace::Full).await?;
+    let original = content(&scene.server, "snap_1")?;
+    let archive = ObjectArchive::open(&s3.config(), scene.key()?, scene.captures.clone())?;
+    archive.check().await?;
+    let sent = send(&archive, "snap_1").await?;
+    assert_eq!(sent.uri, format!("s3://bucket/some/prefix/snapshots/{}/snap_1", project(1)));
+    assert_eq!(send(&archive, "snap_1").await?.sent.bytes(), 0);
+    assert_eq!(archive.list(&project(1)).await?, BTreeSet::from(["snap_1".to_owned()]));
+    archive.verify(&project(1), "snap_1").await?;
+    scene.captures.discard("snap_1").await?;
+    bring(&archive, "snap_1").await?;
+    assert!(content(&scene.server, "snap_1")? == original, "every byte");
+
+    let wrong =
+        ObjectStoreConfig { secret_key: Some("wrong-secret".to_owned().into()), ..s3.config() };
+    let wrong = ObjectArchive::open(&wrong, scene.key()?, scene.captures.clone())?;
+    let refused = wrong.check().await;
+    assert!(matches!(refused, Err(ArchiveError::Store { step: "put", .. })), "{refused:?}");
+
+    archive.remove(&project(1), "snap_1").await?;
+    let kept = archive.collect(HOUR).await?;
+    assert!(kept.kept > 10 && kept.removed == 0, "{kept:?}");
+    s3.age(2 * HOUR)?;
+    let collected = archive.collect(HOUR).await?;
+    assert_eq!((collected.kept, collected.removed), (0, kept.kept));
+    let gone = archive.verify(&project(1), "snap_1").await;
+    assert!(matches!(gone, Err(ArchiveError::Missing { .. })), "{gone:?}");
+
+    // It goes away in the middle, and comes back.
+    let (owner, middle) = (project(1), Middle::after(5));
+    let note = |_| middle.count();
+    let away = async {
+        middle.reached.notified().await;
+        s3.kill()?;
+        // While it is away, requests are tried again.
+        s3.refuse_one().await?;
+        s3.restart().await
+    };
+    let (sent, back) = tokio::join!(archive.store(&owner, "snap_1", &note), away);
+    back?;
+    sent?;
+    archive.verify(&project(1), "snap_1").await?;
+    scene.end().await;
+    Ok(())
+}

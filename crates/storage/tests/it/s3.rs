@@ -1,0 +1,118 @@
+//! A real S3 server for a test: versitygw over a directory.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tarn_storage::ObjectStoreConfig;
+
+use crate::stage::until;
+
+const ACCESS_KEY: &str = "access";
+const SECRET_KEY: &str = "a-secret-of-the-test";
+
+/// A running server; it ends with this.
+pub(crate) struct S3Server {
+    program: PathBuf,
+    dir: tempfile::TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl S3Server {
+    /// Starts one, if the environment says where its program is.
+    pub(crate) async fn start() -> Result<Option<Self>> {
+        #[allow(clippy::disallowed_methods, reason = "a test is told here what the host has")]
+        let program = std::env::var("TARN_TEST_VERSITYGW");
+        #[allow(clippy::print_stderr, reason = "a test has no other place to say it")]
+        let Ok(program) = program else {
+            eprintln!("skipped: TARN_TEST_VERSITYGW does not name a versitygw program");
+            return Ok(None);
+        };
+        let dir = tempfile::Builder::new().prefix("tarn-s3-").tempdir_in("/var/tmp")?;
+        fs::create_dir(dir.path().join("bucket"))?;
+        // Free now, and nobody else asks for it.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let process = spawn(Path::new(&program), dir.path(), port)?;
+        let server = Self { program: program.into(), dir, port, process };
+        server.is_up().await?;
+        Ok(Some(server))
+    }
+
+    async fn is_up(&self) -> Result<()> {
+        let address = ("127.0.0.1", self.port);
+        until("the S3 server", || Ok(std::net::TcpStream::connect(address).is_ok())).await
+    }
+
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait().context("wait for its end").map(drop)
+    }
+
+    /// Takes one connection in its place, and ends it.
+    pub(crate) async fn refuse_one(&self) -> Result<()> {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await?;
+        listener.accept().await.context("be asked").map(drop)
+    }
+
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        self.process = spawn(&self.program, self.dir.path(), self.port)?;
+        self.is_up().await
+    }
+
+    pub(crate) fn config(&self) -> ObjectStoreConfig {
+        ObjectStoreConfig {
+            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+            access_key: Some(ACCESS_KEY.to_owned()),
+            secret_key: Some(SECRET_KEY.to_owned().into()),
+            allow_http: true,
+            ..ObjectStoreConfig::new("s3://bucket/some/prefix/")
+        }
+    }
+
+    /// Makes all objects older.
+    pub(crate) fn age(&self, by: Duration) -> Result<()> {
+        age(&self.dir.path().join("bucket"), by)
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        // It may have ended before.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn spawn(program: &Path, dir: &Path, port: u16) -> Result<Child> {
+    let mut command = Command::new(program);
+    command
+        .arg("--port")
+        .arg(format!("127.0.0.1:{port}"))
+        .arg("posix")
+        .arg(dir)
+        .env("ROOT_ACCESS_KEY", ACCESS_KEY)
+        .env("ROOT_SECRET_KEY", SECRET_KEY)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.spawn().with_context(|| format!("start {}", program.display()))
+}
+
+fn age(dir: &Path, by: Duration) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            age(&path, by)?;
+        } else {
+            let file = File::options().write(true).open(&path)?;
+            file.set_modified(file.metadata()?.modified()? - by)?;
+        }
+    }
+    Ok(())
+}
