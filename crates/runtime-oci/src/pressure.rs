@@ -35,6 +35,9 @@ const AHEAD: u64 = LOAN;
 /// How soon a sandbox that still stands still is lent more.
 const STUCK_PAUSE: Duration = Duration::from_millis(2);
 
+/// The same while it waits for the disk.
+const WRITING_PAUSE: Duration = Duration::from_millis(10);
+
 /// How often a sandbox under pressure is looked at, at first.
 const PRESSED_PAUSE: Duration = Duration::from_millis(5);
 
@@ -56,6 +59,10 @@ const MOST_SETTLE: Duration = Duration::from_secs(5);
 /// Standing still this long, a sandbox is beyond saving.
 const STUCK_LIMIT: Duration = Duration::from_secs(2);
 
+/// The same where what is in the way is pages on their way to the disk, such as those of its image:
+/// then the disk is slow, and nothing inside is to blame or to be ended.
+const WRITING_LIMIT: Duration = Duration::from_secs(30);
+
 /// What is used of a loan must be back by then: it is the host's memory.
 const LOAN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -76,8 +83,10 @@ pub(crate) struct Round {
     loans: u32,
     /// When it first had more than its own.
     first_over: Option<Duration>,
-    /// Since when it has stood still.
+    /// Since when it has stood still for want of memory.
     stuck_since: Option<Duration>,
+    /// Since when it has stood still for the disk.
+    writing_since: Option<Duration>,
     announced: Option<Duration>,
     announcements: u32,
     /// The loans at the last announcement.
@@ -115,6 +124,15 @@ pub(crate) enum Then {
     GiveUp,
 }
 
+// === impl Reading ===
+
+impl Reading {
+    /// Says whether there would be room if the page cache were written down.
+    fn waits_for_disk(self, bounds: MemoryBounds) -> bool {
+        self.demand < bounds.soft
+    }
+}
+
 // === impl Round ===
 
 impl Round {
@@ -127,6 +145,10 @@ impl Round {
     ) -> Verdict {
         if self.is_lost(bounds, reading, elapsed) {
             return Verdict { announce: false, limit: None, then: Then::GiveUp };
+        }
+        if reading.stuck && reading.waits_for_disk(bounds) {
+            let limit = self.lend(bounds);
+            return Verdict { announce: false, limit, then: Then::Again(WRITING_PAUSE) };
         }
         if reading.stuck {
             return self.judge_stuck(bounds, elapsed);
@@ -158,9 +180,14 @@ impl Round {
         let has_lasted = |since: Duration, limit| elapsed.saturating_sub(since) >= limit;
         if reading.stuck {
             self.first_over.get_or_insert(elapsed);
+            if reading.waits_for_disk(bounds) {
+                self.stuck_since = None;
+                return has_lasted(*self.writing_since.get_or_insert(elapsed), WRITING_LIMIT);
+            }
+            self.writing_since = None;
             return has_lasted(*self.stuck_since.get_or_insert(elapsed), STUCK_LIMIT);
         }
-        self.stuck_since = None;
+        (self.stuck_since, self.writing_since) = (None, None);
         reading.demand > bounds.hard
             && has_lasted(*self.first_over.get_or_insert(elapsed), LOAN_LIMIT)
     }
@@ -304,6 +331,17 @@ mod tests {
                 " 2", "! 2", " 2", "! 2",
             ]
         );
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_disk_is_lent_and_nothing_is_ended_for_it() {
+        let steps = [(0, 200, true), (10, 200, true), (29_999, 283, true), (30_010, 200, false)];
+        assert_eq!(run(&steps), ["+64 10", "+128 10", "+192 10", "- ok"]);
+        assert_eq!(run(&[(0, 200, true), (30_000, 200, true)])[1], " END");
+        // Until something inside wants more as well.
+        assert_eq!(run(&[(0, 200, true), (1999, 290, true)])[1], "!+128 2");
+        let steps = [(0, 200, true), (9000, 290, true), (10_999, 290, true), (11_000, 290, true)];
+        assert_eq!(run(&steps)[1..], ["!+128 2", "!+192 2", " END"]);
     }
 
     #[test]

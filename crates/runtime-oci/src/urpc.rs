@@ -80,7 +80,9 @@ fn brief(said: &str) -> String {
             let (before, after) = (line.get(..from), line.get(to..));
             format!("{}{{…{}", before.unwrap_or_default(), after.unwrap_or_default())
         }
-        (Some(_) | None, Some(_) | None) => line.to_owned(),
+        // It goes on in lines that are not shown.
+        (Some(from), None) => format!("{}{{…", line.get(..from).unwrap_or_default()),
+        (Some(_) | None, Some(_)) | (None, None) => line.to_owned(),
     };
     line.chars().take(MOST_DETAIL).collect()
 }
@@ -188,6 +190,7 @@ mod tests {
             ("", ""),
             ("no such container", "no such container"),
             ("a } before a {", "a } before a {"),
+            ("cannot write {0xcf\n0x3d}: no space", "cannot write {…"),
             (
                 "error serializing object &wire.Array{Contents:[]wire.Object{0xcf, 0x3d}}: no \
                  space left on device:\ngoroutine 79 [running]:\nmain.save({0x7f})\n",
