@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 from harness import host
-from harness.lab import FORBIDDEN, OUTSIDE, PORT, PUBLIC, Lab
+from harness.lab import FORBIDDEN, OUTSIDE, PORT, PUBLIC
 from harness.wait import until
 from tensorlake.sandbox import CLEAR_NETWORK_POLICY, NetworkConfig
 
@@ -35,13 +35,6 @@ while True:
     open("/tmp/tries", "a").write(".")
     pause.wait(0.02)
 """
-
-
-@pytest.fixture(scope="module")
-def lab():
-    made = Lab()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

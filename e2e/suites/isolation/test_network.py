@@ -9,20 +9,13 @@ import threading
 
 import pytest
 from harness import host, http
-from harness.lab import FORBIDDEN, OUTSIDE, PORT, Lab
+from harness.lab import FORBIDDEN, OUTSIDE, PORT
 from harness.wait import until
 
 PROBE = pathlib.Path(__file__).with_name("probe.py").read_bytes()
 GATEWAY = "169.254.77.1"
 REFUSED = 5
 NXDOMAIN = 3
-
-
-@pytest.fixture(scope="module")
-def lab():
-    made = Lab()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -92,14 +92,20 @@ async fn a_restore_that_cannot_be_fetched_ends_and_says_why() {
     assert_eq!(world.host.layers.list().await.expect("a list"), [id(1)], "nothing is left");
 }
 
-#[tokio::test]
-async fn a_start_that_waits_for_a_fetch_can_be_ended() {
+/// Returns a world in which a start waits for a fetch that is held up.
+async fn fetching() -> World {
     let world = taken(SnapshotKind::Filesystem).await;
     upload(&world, 7).await.outcome.expect("it is uploaded");
     world.node.discard(&snapshot_id(7)).await.expect("it is removed");
     world.host.archive.hold(true);
     restore(&world, 2, SnapshotKind::Filesystem).await;
     world.until("the fetch", || world.node.transfer_counts().fetching == 1).await;
+    world
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_a_fetch_can_be_ended() {
+    let world = fetching().await;
     let transfer = world.node.archive_view().await.expect("there is one").transfers.remove(0);
     assert_eq!((transfer.direction, transfer.active), (Direction::Fetch, true));
     assert_eq!(transfer.done.bytes(), transfer.total.bytes() / 2);
@@ -110,12 +116,7 @@ async fn a_start_that_waits_for_a_fetch_can_be_ended() {
 
 #[tokio::test]
 async fn a_stop_in_a_fetch_leaves_the_start_to_the_next_server() {
-    let world = taken(SnapshotKind::Filesystem).await;
-    upload(&world, 7).await.outcome.expect("it is uploaded");
-    world.node.discard(&snapshot_id(7)).await.expect("it is removed");
-    world.host.archive.hold(true);
-    restore(&world, 2, SnapshotKind::Filesystem).await;
-    world.until("the fetch", || world.node.transfer_counts().fetching == 1).await;
+    let world = fetching().await;
     let host = Arc::clone(&world.host);
     let world = world.restart().await;
     assert!(world.sink.phases(&id(2)).is_empty(), "nothing was said to have failed");
