@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import env, host
@@ -59,7 +60,17 @@ def sync(path: pathlib.Path, whole: bool = False) -> None:
 
 
 def command(*words, **options) -> None:
-    subprocess.run([str(word) for word in words], check=True, timeout=LIMIT, stdin=subprocess.DEVNULL, **options)
+    """Runs a command to its end. Waits for it without a time limit of `subprocess`, which looks every 50 ms."""
+    child = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, **options)
+    limit = threading.Timer(LIMIT, child.kill)
+    limit.daemon = True
+    limit.start()
+    try:
+        status = child.wait()
+    finally:
+        limit.cancel()
+    if status:
+        raise subprocess.CalledProcessError(status, child.args)
 
 
 class Place:

@@ -108,8 +108,8 @@ pub trait Archive: Send + Sync + 'static {
     ) -> Result<Archived, ArchiveError>;
 
     /// Brings a capture to this node, so that [`crate::Captures::open`] finds it. Every byte is
-    /// verified. Does nothing when the capture is here already. Calls for the same name wait for
-    /// each other.
+    /// verified. Does nothing when the capture is here already; a damaged one is replaced. Calls
+    /// for the same name wait for each other.
     ///
     /// # Errors
     /// Fails when there is no such capture, it is damaged, the node has no room for it, or the

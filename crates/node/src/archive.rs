@@ -110,20 +110,15 @@ async fn moot(mut wanted: watch::Receiver<Wanted>) {
     }
 }
 
-/// Removes a damaged capture that the object store has, too, and fetches it again.
+/// Fetches a damaged capture again, if the object store has it.
 async fn mend(
     shared: &Shared,
     archive: &dyn Archive,
     order: &ArchiveOrder,
     detail: &str,
 ) -> Result<(), String> {
-    let (name, project) = (order.snapshot.as_str(), &order.project);
-    // Another start may replace it at this moment, and need what it has put there.
-    let _alone = shared.transfers.mending.lock().await;
-    if shared.parts.captures.open(name).await.is_ok() {
-        return Ok(());
-    }
-    let kept = archive.list(project).await.map_err(|bad| not_fetched(&bad))?;
+    let name = order.snapshot.as_str();
+    let kept = archive.list(&order.project).await.map_err(|bad| not_fetched(&bad))?;
     if !kept.contains(name) {
         // The start says that it is damaged.
         return Ok(());
@@ -133,7 +128,6 @@ async fn mend(
         detail,
         "a snapshot is damaged on this node; it is fetched from the object store again"
     );
-    shared.parts.captures.discard(name).await.map_err(|bad| chain(&bad))?;
     fetch(shared, archive, order).await
 }
 

@@ -11,8 +11,10 @@ use tarn_guest_api::{
 use tarn_host::{Capture, ImageConfig, ImageError, RootFs, Slot, Template};
 use tarn_node_api::Endpoint;
 use tarn_runtime::{RuntimeExit, RuntimeSpec, Started};
-use tarn_types::{DaemonToken, EndCause, FailedStep, Launch, SnapshotKind, StartFailure};
-use tokio::sync::watch;
+use tarn_types::{
+    DaemonToken, EndCause, FailedStep, Launch, SandboxId, SnapshotKind, StartFailure,
+};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     capture::{Note, unseal, unseal_request},
@@ -82,7 +84,9 @@ async fn build_once(
     wanted: watch::Receiver<Wanted>,
     written: Written,
 ) -> Result<Endpoint, EndCause> {
+    let mut steps = Steps::begin();
     let (rootfs, slot) = place(shared, entry, source).await?;
+    steps.end(&entry.id, "layer and slot");
     let spec = runtime_spec(shared, entry, &rootfs, &slot);
     let write = async {
         match written {
@@ -90,8 +94,9 @@ async fn build_once(
             Written::Later => Ok(()),
         }
     };
-    let ran = run(shared, entry, &spec, source, wanted);
+    let ran = run(shared, entry, &spec, source, wanted, &mut steps);
     let (written, ran) = tokio::join!(write, ran);
+    steps.end(&entry.id, "what was beside");
     written.map_err(|bad| failed(FailedStep::Layer, &bad))?;
     let (started, endpoint) = ran?;
     entry.started = Some(started);
@@ -164,6 +169,21 @@ async fn find_template(shared: &Shared, launch: &Launch) -> Result<Template, End
         };
         EndCause::StartFailed { step: FailedStep::Image, failure, message: chain(&bad) }
     })
+}
+
+/// Tells how long the steps of a start take, each from the end of the one before.
+struct Steps(Instant);
+
+impl Steps {
+    fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    fn end(&mut self, id: &SandboxId, step: &'static str) {
+        let duration_us = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tracing::debug!(sandbox.id = %id, step, duration_us, "a step of a start");
+        self.0 = Instant::now();
+    }
 }
 
 /// What a sandbox is made from.
@@ -288,6 +308,7 @@ async fn run(
     spec: &RuntimeSpec,
     source: &Source,
     wanted: watch::Receiver<Wanted>,
+    steps: &mut Steps,
 ) -> Result<(Started, Endpoint), EndCause> {
     let runtime = &shared.parts.runtime;
     let endpoint =
@@ -295,16 +316,21 @@ async fn run(
     if let Some((capture, note, continues)) = source.memory() {
         let started = runtime.restore(spec, &capture.memory).await;
         let started = started.map_err(|bad| failed(FailedStep::Restore, &bad))?;
+        steps.end(&entry.id, "runtime restore");
         let sealed = Endpoint { daemon: started.daemon, token: note.token.clone() };
         let request = unseal_request(shared, &entry.id, continues, &entry.token);
         unseal_new(&sealed, &entry.token, &request, wanted).await?;
+        steps.end(&entry.id, "daemon unseal");
         let endpoint = endpoint(&started);
         return Ok((started, endpoint));
     }
     runtime.create(spec).await.map_err(|bad| failed(FailedStep::Create, &bad))?;
+    steps.end(&entry.id, "runtime create");
     let started = runtime.start(&entry.id).await.map_err(|bad| failed(FailedStep::Start, &bad))?;
+    steps.end(&entry.id, "runtime start");
     open_daemon(started.daemon, &init_request(shared, entry, &source.template.config), wanted)
         .await?;
+    steps.end(&entry.id, "daemon init");
     let endpoint = endpoint(&started);
     Ok((started, endpoint))
 }

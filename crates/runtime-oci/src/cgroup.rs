@@ -137,11 +137,17 @@ impl SandboxCgroup {
         Ok(())
     }
 
-    /// Opens, in each hierarchy, the file by which a process enters.
+    /// Opens, in each hierarchy, the file by which a process of one thread enters itself.
     pub(crate) fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+        let name = match self.layout.version() {
+            // A thread that moves itself waits for nobody; by `cgroup.procs` every fork on the
+            // host is held up and an RCU grace period passes, which takes 5 to 20 ms.
+            CgroupVersion::V1 => "tasks",
+            CgroupVersion::V2 => "cgroup.procs",
+        };
         self.dirs()
             .map(|dir| {
-                let path = dir.join("cgroup.procs");
+                let path = dir.join(name);
                 let file = OpenOptions::new().write(true).open(&path);
                 file.map(OwnedFd::from).map_err(|error| at(&path, &error))
             })

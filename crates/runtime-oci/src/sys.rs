@@ -15,8 +15,8 @@ use tokio::{
 /// Sandboxes go before everything else of ours when the host runs out of memory.
 const OOM_SCORE: &[u8] = b"500";
 
-/// Makes a command enter cgroups by their open `cgroup.procs`, and be the first to go when the
-/// host runs out of memory; its children inherit both.
+/// Makes a command enter cgroups by their open files, and be the first to go when the host runs out
+/// of memory; its children inherit both.
 ///
 /// A shell in front would need no `unsafe`, but a process start more for each create.
 pub(crate) fn confine(command: &mut Command, doors: Vec<OwnedFd>) {

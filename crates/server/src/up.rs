@@ -120,6 +120,7 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
         doctor::require(&assets, data).await?;
     }
     protect_from_oom();
+    open_more_files();
     let tasks = Tasks::new();
     // The store outlives everything that may still write to it.
     let store_tasks = Tasks::new();
@@ -336,6 +337,17 @@ fn find_tarnd(args: &UpArgs, config: &Config) -> anyhow::Result<PathBuf> {
 fn protect_from_oom() {
     if let Err(bad) = std::fs::write("/proc/self/oom_score_adj", "-900") {
         tracing::warn!(error = %bad, "the server is not protected from the kernel's out-of-memory killer");
+    }
+}
+
+/// Takes as many descriptors as the host grants: a connection to a sandbox needs two, and 1,024 is
+/// what a service begins with.
+fn open_more_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(bad) = raised {
+        tracing::warn!(error = %bad, "the server cannot open more files than it may at its start");
     }
 }
 

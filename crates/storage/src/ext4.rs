@@ -1,7 +1,8 @@
-//! Enlarges an ext4 image that is not mounted.
+//! What is done to an ext4 image that is not mounted.
 //!
-//! Not online by the kernel's `EXT4_IOC_RESIZE_FS`: that wants `CAP_SYS_RESOURCE`, which a
-//! container that may mount often lacks, and a second way would have to be there for those hosts.
+//! It is not enlarged online by the kernel's `EXT4_IOC_RESIZE_FS`: that wants `CAP_SYS_RESOURCE`,
+//! which a container that may mount often lacks, and a second way would have to be there for those
+//! hosts.
 
 use std::{ffi::OsStr, fs::OpenOptions, path::Path};
 
@@ -31,4 +32,13 @@ pub(crate) fn enlarge(path: &Path, size: ByteSize) -> Result<(), HostStepError> 
     tool::run("resize2fs", &[path.as_os_str()]).step("enlarge the file system in", path)?;
     // The loop device reads past the page cache.
     image.sync_all().step("sync", path)
+}
+
+/// Writes what the journal of an image still holds to its place, as the next mount would.
+///
+/// The clone of a layer in use always holds something, and every layer that is built from it would
+/// begin with that work.
+pub(crate) fn replay_journal(path: &Path) -> Result<(), HostStepError> {
+    let only = [OsStr::new("-p"), OsStr::new("-E"), OsStr::new("journal_only"), path.as_os_str()];
+    tool::run_to(&SOUND, "e2fsck", &only).step("replay the journal of", path)
 }

@@ -81,7 +81,7 @@ def test_the_time_limit_holds_over_a_crash(new_server):
     born = time.monotonic()
     until(lambda: time.monotonic() - born > 2.5, what="the limit while no server runs")
     server.start()
-    until(lambda: server.info(short)["status"] == "terminated", timeout=5, what="its end within 5 s")
+    until(lambda: server.info(short)["status"] == "terminated", timeout=env.scale(15, 5), what="its end within 5 s")
     assert server.info(short)["outcome"] == "Success(Timeout)"
     assert server.running() == {long}
 

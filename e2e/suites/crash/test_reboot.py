@@ -4,7 +4,7 @@ import json
 import uuid
 
 from harness import host
-from suites.crash.test_state import SERVER, Witness, captures, none, settle
+from suites.crash.scene import SERVER, Witness, captures, none, settle
 from suites.state import box
 
 SAID = "host restarted"

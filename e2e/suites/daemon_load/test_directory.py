@@ -6,6 +6,8 @@ import time
 from harness import env
 from suites.daemon_load.probe import probing
 
+# Its time is judged.
+ALONE = True
 ENTRIES = env.scale(20_000, 100_000)
 
 

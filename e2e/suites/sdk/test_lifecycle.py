@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from harness import env
 from harness.sdk import IS_NEW, value
 from harness.wait import until
 from tensorlake.sandbox import (
@@ -107,7 +108,7 @@ def test_timeout_ends_an_unnamed_sandbox(sdk):
     made = sdk.create(timeout_secs=2)
     ended = until(
         lambda: (i := value(sdk.client.get(made.sandbox_id))).status == SandboxStatus.TERMINATED and i,
-        timeout=2 + 5,
+        timeout=2 + env.scale(15, 5),
         what="its end within 5 s of the limit",
     )
     assert ended.outcome == "Success(Timeout)"

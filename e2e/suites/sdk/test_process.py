@@ -1,6 +1,7 @@
 """Processes that outlive their request: start, look, write, follow, signal, kill."""
 
 import pytest
+from harness import env
 from harness.sdk import value
 from harness.wait import until
 from tensorlake.sandbox import OutputMode, ProcessStatus, RemoteAPIError, StdinMode
@@ -74,8 +75,8 @@ def test_kill_takes_the_tree(sdk):
     alive = lambda: box.run("sh", args=["-c", "pgrep -xc sleep || true"]).stdout  # noqa: E731
     until(lambda: alive() == "3", what="three children")
     box.kill_process(pid)
-    until(lambda: alive() == "0", timeout=2, what="the end of all children")
-    ended = until(lambda: (p := value(box.get_process(pid))).status != ProcessStatus.RUNNING and p, timeout=2)
+    until(lambda: alive() == "0", timeout=env.scale(15, 2), what="the end of all children")
+    ended = until(lambda: (p := value(box.get_process(pid))).status != ProcessStatus.RUNNING and p)
     assert (ended.status, ended.signal) == (ProcessStatus.SIGNALED, 9)
 
 

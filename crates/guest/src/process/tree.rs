@@ -2,12 +2,13 @@
 //!
 //! The leader goes first, as its end is what callers wait for. The others are stopped before they
 //! are killed: a fork bomb outruns any number of kills, but stopped processes fork nothing, so
-//! rounds of "look, stop the new ones" end. Both kernels deliver signals with some delay, so
-//! afterwards we look again until nobody is left.
+//! rounds of "look, stop the new ones" end. Signals go to whole groups: one call reaches all who
+//! are in it at that moment, where one process after the other is gone before its turn comes. Both
+//! kernels deliver signals with some delay, so afterwards we look again until nobody is left.
 
 use std::{collections::HashSet, rc::Rc, time::Duration};
 
-use nix::unistd::{Pid, getpgid};
+use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::census::Origin;
 use crate::{daemon::Daemon, sys};
@@ -23,7 +24,7 @@ const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LAST_CHECK: Duration = Duration::from_millis(100);
 const MAX_CHECKS: usize = 110;
 
-const SIGNALS_AT_ONCE: usize = 4;
+const SIGNALS_AT_ONCE: usize = 16;
 
 /// Asks everything of an origin to end: its group, and those who have left the group.
 pub(crate) fn terminate(daemon: &Daemon, origin: Origin, leader: Pid) {
@@ -63,8 +64,8 @@ pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
         if left.is_empty() {
             return;
         }
-        let new = left.into_iter().filter(|pid| killed.insert(*pid)).collect();
-        signal_all(new, libc::SIGKILL).await;
+        let new: Vec<Pid> = left.into_iter().filter(|pid| killed.insert(*pid)).collect();
+        signal_groups(&new, libc::SIGKILL).await;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_CHECK);
     }
@@ -87,13 +88,21 @@ async fn kill_leader(daemon: &Daemon, origin: Origin) {
     tokio::task::yield_now().await;
 }
 
+/// Signals the groups that these are in. A group is part of a session, and every start begins one
+/// of its own, so nobody else is in it.
+///
 /// Lets others have their turn in between, the reaper above all: where processors are few, the
 /// dying take theirs.
-async fn signal_all(pids: Vec<Pid>, signal: i32) {
+async fn signal_groups(pids: &[Pid], signal: i32) {
+    let mut done = HashSet::from([getpgrp()]);
     for some in pids.chunks(SIGNALS_AT_ONCE) {
         for pid in some {
-            // Gone already is fine.
-            _ = sys::kill(*pid, signal);
+            // Gone already is fine, here and below.
+            if let Ok(group) = getpgid(Some(*pid))
+                && done.insert(group)
+            {
+                _ = sys::kill_group(group, signal);
+            }
         }
         tokio::task::yield_now().await;
     }
@@ -109,7 +118,7 @@ async fn stop_all(daemon: &Daemon, origin: Origin) {
         if new.is_empty() || stopped.len() == 1 {
             return;
         }
-        signal_all(new, libc::SIGSTOP).await;
+        signal_groups(&new, libc::SIGSTOP).await;
     }
 }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tarn_host::Progress;
 use tarn_node_api::{Direction, Transfer};
 use tarn_types::{ByteSize, SnapshotId};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::millis;
 
@@ -57,8 +57,6 @@ pub(crate) struct Transfers {
     /// Counts the jobs that ended, for those who wait for one.
     ended: watch::Sender<u64>,
     pub(super) turns: Semaphore,
-    /// Held while a damaged capture is replaced.
-    pub(super) mending: AsyncMutex<()>,
     pub(super) uploads: Counters,
     pub(super) fetches: Counters,
     pub(super) removals_failed: AtomicU64,
@@ -95,7 +93,6 @@ impl Transfers {
             jobs: Mutex::default(),
             ended: watch::Sender::new(0),
             turns: Semaphore::new(UPLOADS),
-            mending: AsyncMutex::default(),
             uploads: Counters::default(),
             fetches: Counters::default(),
             removals_failed: AtomicU64::new(0),

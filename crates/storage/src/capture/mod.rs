@@ -49,7 +49,7 @@ pub(crate) use self::{
     exchange::{Export, ExportedFile, Origin},
 };
 use crate::{
-    Pool,
+    Pool, ext4,
     key_lock::KeyLocks,
     layer::LayerDisk,
     step::{HostStepError, StepContext as _, chain},
@@ -208,6 +208,7 @@ impl Captures for HostCaptures {
     ) -> Result<Capture, CaptureError> {
         let work = move |shared: &Shared, disk: &CaptureDisk| {
             shared.end_clone(disk)?;
+            settle_layer(&disk.draft_layer());
             let capture = disk.commit(note)?;
             shared.pool.end_promise(&disk.draft_memory());
             // The one that it replaces lies there now. It is not worth an error that it stays.
@@ -335,6 +336,17 @@ impl Shared {
             disk.remove_layer()?;
         }
         outcome
+    }
+}
+
+/// Has a layer that was in use begin like one that was not, for all that are built from it.
+fn settle_layer(image: &Path) {
+    if !image.exists() {
+        return;
+    }
+    if let Err(error) = ext4::replay_journal(image) {
+        // Each mount does it then.
+        tracing::warn!(error = chain(&error), "a snapshot keeps what its journal holds");
     }
 }
 

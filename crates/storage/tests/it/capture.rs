@@ -36,6 +36,14 @@ async fn build(stage: &Stage, server: &Server) -> Result<PathBuf> {
     Ok(server.layers.build(&id(1), &stage.template(), ByteSize::from_mib(64)).await?.path)
 }
 
+/// Says whether the journal of an ext4 image holds what a mount would have to put in its place:
+/// `s_feature_incompat` of the superblock has `EXT4_FEATURE_INCOMPAT_RECOVER` then.
+fn needs_recovery(image: &Path) -> Result<bool> {
+    let mut features = [0; 4];
+    File::open(image)?.read_exact_at(&mut features, 1024 + 0x60)?;
+    Ok(u32::from_le_bytes(features) & 4 != 0)
+}
+
 fn place(server: &Server, name: &str) -> PathBuf {
     server.pool.dir().join("captures").join(name)
 }
@@ -128,6 +136,8 @@ async fn a_capture_lives_and_goes() -> Result<()> {
     ensure!((3 * MIB..20 * MIB).contains(&capture.layer_size.bytes()), "{}", capture.layer_size);
     assert_eq!(fs::metadata(&capture.layer)?.len(), 64 * MIB);
     assert_eq!(fs::read(capture.memory.join("checkpoint.img"))?, [1; 1000]);
+    let in_use = server.pool.dir().join("layers").join(id(1).as_str()).join("disk.img");
+    assert_eq!((needs_recovery(&in_use)?, needs_recovery(&capture.layer)?), (true, false));
     server.captures.verify("snap_1", Pace::Full).await?;
 
     server.captures.discard("snap_1").await?;
