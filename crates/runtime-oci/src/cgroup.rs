@@ -9,9 +9,7 @@ mod memory;
 mod value;
 
 use std::{
-    fs::{self, OpenOptions},
-    io,
-    os::fd::OwnedFd,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -137,21 +135,15 @@ impl SandboxCgroup {
         Ok(())
     }
 
-    /// Opens, in each hierarchy, the file by which a process of one thread enters itself.
-    pub(crate) fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+    /// Returns, for each hierarchy, the file by which a process of one thread enters itself.
+    pub(crate) fn doors(&self) -> Vec<PathBuf> {
         let name = match self.layout.version() {
             // A thread that moves itself waits for nobody; by `cgroup.procs` every fork on the
             // host is held up and an RCU grace period passes, which takes 5 to 20 ms.
             CgroupVersion::V1 => "tasks",
             CgroupVersion::V2 => "cgroup.procs",
         };
-        self.dirs()
-            .map(|dir| {
-                let path = dir.join(name);
-                let file = OpenOptions::new().write(true).open(&path);
-                file.map(OwnedFd::from).map_err(|error| at(&path, &error))
-            })
-            .collect()
+        self.dirs().map(|dir| dir.join(name)).collect()
     }
 
     /// Returns the processes of the sandbox, dead ones not included. No group: none.

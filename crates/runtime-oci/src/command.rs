@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     fs,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -15,7 +14,7 @@ use tarn_types::SandboxId;
 use tokio::process::{Child, Command};
 use tracing::warn;
 
-use crate::{paths::Paths, sys};
+use crate::paths::Paths;
 
 /// The flags of every command, besides the paths. They are part of a memory snapshot: a change
 /// makes older ones useless.
@@ -44,6 +43,20 @@ pub(crate) const FLAGS: [&str; 13] = [
 
 /// The most of a complaint that goes into an error.
 pub(crate) const MOST_DETAIL: usize = 500;
+
+/// Enters cgroups, is from then on among the first to go when the host runs out of memory, and
+/// becomes a command; what it starts inherits both. Says in the log why it cannot.
+const ENTER: &str = r#"log=$1
+shift
+{
+    while [ "$1" != -- ]; do
+        echo 0 > "$1" || exit
+        shift
+    done
+    echo 500 > /proc/self/oom_score_adj || exit
+} 2>> "$log"
+shift
+exec "$@""#;
 
 /// The backend's program and where its files go.
 #[derive(Debug, Clone)]
@@ -77,7 +90,11 @@ impl Runsc {
     }
 
     fn command(&self, id: &SandboxId, words: &[OsString]) -> Command {
-        let mut command = Command::new(&self.program);
+        self.completed(Command::new(&self.program), id, words)
+    }
+
+    /// Gives a program the backend's words.
+    fn completed(&self, mut command: Command, id: &SandboxId, words: &[OsString]) -> Command {
         command
             .arg(joined("--root=", self.paths.root()))
             .arg(joined("--log=", &self.paths.log(id)))
@@ -96,13 +113,15 @@ impl Runsc {
         command
     }
 
-    /// Spawns the command that makes a sandbox, inside the sandbox's cgroups. It blocks for
-    /// milliseconds.
+    /// Spawns the command that makes a sandbox, inside the sandbox's cgroups.
+    ///
+    /// A shell goes in first and becomes the command. Code of ours between fork and exec would need
+    /// a fork of the whole server, which takes many times as long.
     pub(crate) fn spawn_making(
         &self,
         id: &SandboxId,
         origin: &Origin,
-        doors: Vec<OwnedFd>,
+        doors: &[PathBuf],
     ) -> std::io::Result<Child> {
         let bundle = joined("--bundle=", &self.paths.bundle(id));
         let words = match origin {
@@ -115,9 +134,10 @@ impl Runsc {
                 id.as_str().into(),
             ],
         };
-        let mut command = self.command(id, &words);
-        sys::confine(&mut command, doors);
-        command.spawn()
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", ENTER, "sh"]).arg(self.paths.log(id)).args(doors).arg("--");
+        shell.arg(&self.program);
+        self.completed(shell, id, &words).spawn()
     }
 
     /// Spawns the command that starts a sandbox. If we are killed it goes on, until the next server
@@ -198,5 +218,32 @@ mod tests {
             assert_eq!(complaint(log).as_deref(), expected, "{log}");
         }
         assert_eq!(complaint(&"x".repeat(9999)).map(|text| text.len()), Some(MOST_DETAIL));
+    }
+
+    /// Runs [`ENTER`] by these doors; returns whether the command that follows ended well, and what
+    /// the log says.
+    fn enter(log: &Path, doors: &[&Path]) -> (bool, String) {
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", ENTER, "sh"]).arg(log).args(doors).arg("--").env_clear();
+        // Fails if it is not among the first to go.
+        shell.args(["/bin/grep", "-qx", "500", "/proc/self/oom_score_adj"]);
+        let ended = shell.status().expect("there is a shell");
+        (
+            ended.success(),
+            complaint(&fs::read_to_string(log).unwrap_or_default()).unwrap_or_default(),
+        )
+    }
+
+    #[test]
+    fn every_group_is_entered_before_the_command_or_the_log_says_why_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [one, other, log] = ["a door", "other", "log"].map(|name| dir.path().join(name));
+        assert_eq!(enter(&log, &[&one, &other]), (true, String::new()));
+        for door in [&one, &other] {
+            assert_eq!(fs::read_to_string(door).expect("it was written"), "0\n");
+        }
+        let absent = dir.path().join("absent/tasks");
+        let (entered, said) = enter(&log, &[&one, &absent]);
+        assert!(!entered && said.contains("absent/tasks"), "{said}");
     }
 }

@@ -171,7 +171,7 @@ impl GvisorRuntime {
                 // For what reading needs besides the memory that is read. The watch takes it back.
                 cgroup.memory().set_limit(limits.memory.hard.saturating_add(LOAN))?;
             }
-            runsc.spawn_making(&spec.id, &origin, cgroup.doors()?)
+            runsc.spawn_making(&spec.id, &origin, &cgroup.doors())
         });
         spawned.await.map_err(host("prepare", &id))
     }
