@@ -11,7 +11,7 @@ readonly FUZZ_TRIPLE=x86_64-unknown-linux-gnu
 
 # fuzz [TARGET|all] [SECONDS]
 fuzz() {
-	local wanted="${1:-all}" seconds="${2:-60}" target ran=0
+	local wanted="${1:-all}" seconds="${2:-60}" target ran=0 running=()
 	[[ $seconds =~ ^[1-9][0-9]*$ ]] || usage_error "fuzz takes a target and a number of seconds, not '$seconds'"
 	have cargo || die "cargo is missing" "./x setup"
 	RUSTFLAGS="${FUZZ_FLAGS//[$'\n\t']/ }" cargo build --quiet --release --locked --manifest-path fuzz/Cargo.toml \
@@ -20,10 +20,25 @@ fuzz() {
 		target="$(basename -- "$target" .rs)"
 		[[ $wanted == all || $wanted == "$target" ]] || continue
 		ran=$((ran + 1))
-		fuzz_one "$target" "$seconds"
+		# One for each core: a target uses no more.
+		if ((${#running[@]} >= $(nproc))); then
+			wait "${running[0]}" || fuzz_failed "${running[@]}"
+			running=("${running[@]:1}")
+		fi
+		fuzz_one "$target" "$seconds" &
+		running+=($!)
+	done
+	for target in "${running[@]}"; do
+		wait "$target" || fuzz_failed "${running[@]}"
 	done
 	((ran > 0)) || usage_error "there is no fuzz target '$wanted'"
 	printf '%d passed, 0 failed\n' "$ran"
+}
+
+# Waits for those that still run, so that nothing goes on behind the message of the first.
+fuzz_failed() {
+	wait "$@" || true
+	exit 1
 }
 
 # What is found new is kept in the target directory; an input that fails is
