@@ -1,6 +1,7 @@
 //! Accepting connections, bounding them, and draining them at the end.
 
 use std::{
+    error::Error as _,
     fs, io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::Path,
@@ -16,10 +17,12 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tarn_task::Tasks;
+use tarn_tls::{Acceptor, ServerStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
+    time::Instant,
 };
 
 /// The bounds of a listener; all are configuration.
@@ -31,6 +34,8 @@ pub struct ServeConfig {
     /// included. Default: 120 s: above the 90 s after which the clients' pools give up idle
     /// connections, so that it is never us who close one that a client is about to use.
     pub header_timeout: Duration,
+    /// How long a TLS handshake may take. Default: 15 s.
+    pub handshake_timeout: Duration,
     /// How long requests in flight may take once shutdown has begun. Default: 10 s.
     pub drain: Duration,
 }
@@ -45,16 +50,31 @@ impl Default for ServeConfig {
         Self {
             max_connections: 4096,
             header_timeout: Duration::from_secs(120),
+            handshake_timeout: Duration::from_secs(15),
             drain: Duration::from_secs(10),
         }
     }
 }
 
+/// A port, and what makes streams of its connections.
+struct Port {
+    listener: TcpListener,
+    acceptor: Acceptor,
+    handshake_timeout: Duration,
+}
+
 /// Serves a TCP listener until shutdown begins, then lets requests in flight finish.
 ///
 /// Returns when the last connection is closed, or when `config.drain` is over.
-pub async fn serve_tcp(listener: TcpListener, router: Router, tasks: Tasks, config: ServeConfig) {
-    serve(listener, router, tasks, config).await;
+pub async fn serve_tcp(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    router: Router,
+    tasks: Tasks,
+    config: ServeConfig,
+) {
+    let port = Port { listener, acceptor, handshake_timeout: config.handshake_timeout };
+    serve(port, router, tasks, config).await;
 }
 
 /// Serves a unix socket, as [`serve_tcp`] does a port.
@@ -84,29 +104,53 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 
 /// A listener of either kind.
 trait Accept: Send {
+    /// A connection as it was accepted.
+    type Raw: Send + 'static;
     /// What a connection reads and writes.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Returns the next connection. Cancel-safe.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Raw>> + Send;
+
+    /// Makes a stream of it, if the client does its part. Other connections do not wait for it.
+    fn open(&self, raw: Self::Raw) -> impl Future<Output = Option<Self::Stream>> + Send + 'static;
 }
 
-impl Accept for TcpListener {
-    type Stream = TcpStream;
+impl Accept for Port {
+    type Raw = TcpStream;
+    type Stream = ServerStream;
 
     async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _peer) = Self::accept(self).await?;
+        let (stream, _peer) = self.listener.accept().await?;
         // Answers are small; one that waits for more to send is a late one.
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+
+    fn open(&self, raw: TcpStream) -> impl Future<Output = Option<ServerStream>> + Send + 'static {
+        let (acceptor, deadline) = (self.acceptor.clone(), Instant::now() + self.handshake_timeout);
+        async move {
+            match acceptor.accept(raw, deadline).await {
+                Ok(stream) => Some(stream),
+                Err(error) => {
+                    tracing::debug!(%error, cause = ?error.source(), "no TLS");
+                    None
+                }
+            }
+        }
+    }
 }
 
 impl Accept for UnixListener {
+    type Raw = UnixStream;
     type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<UnixStream> {
         Self::accept(self).await.map(|(stream, _peer)| stream)
+    }
+
+    fn open(&self, raw: UnixStream) -> impl Future<Output = Option<UnixStream>> + Send + 'static {
+        std::future::ready(Some(raw))
     }
 }
 
@@ -125,19 +169,28 @@ async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks, config: Ser
             () = tasks.stopping() => break,
             next = next => next,
         };
-        let stream = match accepted {
-            Ok(stream) => stream,
+        let raw = match accepted {
+            Ok(raw) => raw,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        let (opening, stopping) = (listener.open(raw), tasks.stopping());
         let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let (builder, watcher) = (builder.clone(), graceful.watcher());
         drop(tasks.spawn("http-connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
+            let stream = tokio::select! {
+                biased;
+                stream = opening => stream,
+                () = stopping => None,
+            };
+            if let Some(stream) = stream {
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(%error, "a connection broke");
+                }
             }
             drop(place);
         }));

@@ -8,7 +8,7 @@ pub enum PublicScheme {
     /// Plain HTTP.
     #[default]
     Http,
-    /// HTTPS, ended by something in front of us.
+    /// HTTPS, ended by us or by something in front of us.
     Https,
 }
 
@@ -30,7 +30,8 @@ pub struct IngressConfig {
     /// answered. Default: 5 s. Whoever listened before a suspend listens at once after the resume;
     /// a program that has only just been started takes this long at most.
     pub listen_patience: Duration,
-    /// How long a new connection may take to its first whole request head. Default: 15 s.
+    /// How long a new connection may take to its first whole request head, TLS handshake included.
+    /// Default: 15 s.
     pub first_request_timeout: Duration,
     /// How long each further request head may take, idle time of the connection included.
     ///

@@ -1,6 +1,9 @@
 //! Accepting connections, bounding them, and draining them at the end.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error as _, io, net::SocketAddr, pin::pin, sync::Arc,
+    time::Duration,
+};
 
 use hyper::{rt::Executor, service::service_fn};
 use hyper_util::{
@@ -8,9 +11,11 @@ use hyper_util::{
     server::conn::auto,
 };
 use tarn_task::Tasks;
+use tarn_tls::{Acceptor, ServerStream};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 
 use crate::{
@@ -52,7 +57,7 @@ impl Ingress {
     /// Serves a listener until shutdown begins, then lets requests in flight finish.
     ///
     /// Returns when the last connection is closed, at the latest a little after `drain_grace`.
-    pub async fn serve(self, listener: TcpListener) {
+    pub async fn serve(self, listener: TcpListener, acceptor: Acceptor) {
         let most = self.shared.config.max_connections.min(Semaphore::MAX_PERMITS);
         // Semaphore counts many permits in u32.
         let most = u32::try_from(most).unwrap_or(u32::MAX);
@@ -66,8 +71,15 @@ impl Ingress {
             };
             let Some((stream, peer, place)) = accepted else { break };
             let client = ClientConnection::holding(peer, place);
-            let run = self.clone().connection(Arc::clone(&server), stream, client);
-            drop(self.shared.tasks.spawn("ingress-client", run));
+            let (ingress, server, acceptor) = (self.clone(), Arc::clone(&server), acceptor.clone());
+            drop(self.shared.tasks.spawn("ingress-client", async move {
+                let _open = ingress.shared.stats.enter(Gauge::Connections);
+                // One time for both: a slow handshake leaves less of it for the first request.
+                let deadline = Instant::now() + ingress.shared.config.first_request_timeout;
+                if let Some(stream) = ingress.open(&acceptor, stream, deadline).await {
+                    ingress.connection(server, stream, client, deadline).await;
+                }
+            }));
         }
         drop(listener);
         let patience = self.shared.config.drain_grace + Duration::from_secs(1);
@@ -96,15 +108,36 @@ impl Ingress {
         builder
     }
 
+    /// Makes a stream of a connection, if the client does its part in time.
+    async fn open(
+        &self,
+        acceptor: &Acceptor,
+        stream: TcpStream,
+        deadline: Instant,
+    ) -> Option<ServerStream> {
+        socket::prepare(&stream);
+        let opened = tokio::select! {
+            biased;
+            opened = acceptor.accept(stream, deadline) => opened,
+            () = self.shared.tasks.stopping() => return None,
+        };
+        match opened {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                tracing::debug!(%error, cause = ?error.source(), "no TLS");
+                None
+            }
+        }
+    }
+
     /// Serves one connection to its end.
     async fn connection(
         self,
         server: Arc<auto::Builder<TaskExecutor>>,
-        stream: TcpStream,
+        stream: ServerStream,
         client: ClientConnection,
+        deadline: Instant,
     ) {
-        let _open = self.shared.stats.enter(Gauge::Connections);
-        socket::prepare(&stream);
         let stream = ClientStream::new(stream, Arc::clone(client.phase()));
         let config = Arc::clone(&self.shared.config);
         let spoke = Arc::new(Notify::new());
@@ -118,7 +151,7 @@ impl Ingress {
         };
         let mut connection =
             pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
-        let mut silent = pin!(tokio::time::timeout(config.first_request_timeout, spoke.notified()));
+        let mut silent = pin!(tokio::time::timeout_at(deadline, spoke.notified()));
         let mut stopping = pin!(self.shared.tasks.stopping());
         let mut grace = pin!(tokio::time::sleep(config.drain_grace));
         let (mut has_spoken, mut draining) = (false, false);
@@ -136,7 +169,7 @@ impl Ingress {
                 },
                 () = stopping.as_mut(), if !draining => {
                     draining = true;
-                    grace.as_mut().reset(tokio::time::Instant::now() + config.drain_grace);
+                    grace.as_mut().reset(Instant::now() + config.drain_grace);
                     connection.as_mut().graceful_shutdown();
                 }
                 () = grace.as_mut(), if draining => break,

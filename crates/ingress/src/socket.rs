@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustix::net::sockopt;
+use tarn_tls::ServerStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -21,14 +22,14 @@ use crate::ingress::ClientPhase;
 const LINGER: Duration = Duration::from_secs(2);
 const DISCARD_BYTES: usize = 16 << 10;
 
-/// A client's socket that closes without destroying what the client has not read yet.
+/// A client's connection that closes without destroying what the client has not read yet.
 ///
 /// An upload may be answered before it is read: a wrong key, a sandbox that is gone. Closing a
 /// socket with unread bytes resets it, and the reset throws the answer away at the client's end.
 /// So after the last byte whatever still comes is read and dropped, for a while.
 #[derive(Debug)]
 pub(crate) struct ClientStream {
-    stream: TcpStream,
+    stream: ServerStream,
     phase: Arc<ClientPhase>,
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -36,16 +37,16 @@ pub(crate) struct ClientStream {
 // === impl ClientStream ===
 
 impl ClientStream {
-    pub(crate) fn new(stream: TcpStream, phase: Arc<ClientPhase>) -> Self {
+    pub(crate) fn new(stream: ServerStream, phase: Arc<ClientPhase>) -> Self {
         Self { stream, phase, linger: None }
     }
 
-    /// Reads and drops until the client closes or has had its time.
+    /// Reads and drops until the client closes or has had its time; nothing is decrypted any more.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; DISCARD_BYTES];
         loop {
             let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            match Pin::new(self.stream.socket_mut()).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
                 Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(()),
                 Poll::Pending => break,

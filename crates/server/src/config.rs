@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
-use crate::object_store::ObjectStoreSection;
+use crate::{object_store::ObjectStoreSection, tls::{TlsMode, TlsSection}};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -18,6 +18,7 @@ use crate::object_store::ObjectStoreSection;
 pub(crate) struct Config {
     pub(crate) api: ApiConfig,
     pub(crate) ingress: IngressSection,
+    pub(crate) tls: TlsSection,
     pub(crate) node: NodeSection,
     pub(crate) pool: PoolSection,
     pub(crate) object_store: ObjectStoreSection,
@@ -36,7 +37,7 @@ pub(crate) struct Config {
 pub(crate) struct ApiConfig {
     /// Where the API listens. Port 0 takes a free one. Default: 127.0.0.1:8900.
     pub(crate) listen: SocketAddr,
-    /// The URL that clients are told, when it is not `http://<listen>`.
+    /// The URL that clients are told, when it is not that of `listen`.
     pub(crate) public_url: Option<String>,
 }
 
@@ -201,6 +202,13 @@ pub(crate) enum LogFormat {
 // === impl Config ===
 
 impl Config {
+    /// Reads the file that was named, else `tarn.toml` in the data directory if there is one.
+    pub(crate) fn find(named: Option<&Path>, data: &DataDir) -> anyhow::Result<Self> {
+        let beside = data.root.join("tarn.toml");
+        let beside = beside.exists().then_some(beside);
+        Self::read(named.or(beside.as_deref()))
+    }
+
     /// Reads a file; without one every key has its default.
     pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
@@ -240,6 +248,7 @@ impl Config {
             ensure!(value > 0, "process_logs.{key} must be at least 1");
         }
         ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
+        self.tls.check(self)?;
         self.object_store.check()?;
         ensure!(
             self.object_store.url.is_none() || self.node.runtime == RuntimeChoice::Gvisor,
@@ -250,12 +259,16 @@ impl Config {
 
     /// Refuses to serve keys and code in clear text beyond this machine.
     pub(crate) fn check_exposure(&self, insecure_http: bool) -> anyhow::Result<()> {
+        if self.tls.mode != TlsMode::Off {
+            return Ok(());
+        }
         for (key, listen) in [("api", self.api.listen), ("ingress", self.ingress.listen)] {
             if !listen.ip().is_loopback() && !insecure_http {
                 bail!(
-                    "{key}.listen is {listen}, which other machines can reach, and there is no \
-                     TLS: keys and data would travel in clear text. Listen on 127.0.0.1 behind a \
-                     proxy that speaks TLS, or say --insecure-http if the network is trusted"
+                    "{key}.listen is {listen}, which other machines can reach, and tls.mode is \
+                     \"off\": keys and data would travel in clear text. Say tls.mode = \"files\" \
+                     or \"local_ca\", listen on 127.0.0.1 behind a proxy that speaks TLS, or say \
+                     --insecure-http if the network is trusted"
                 );
             }
         }
@@ -473,7 +486,12 @@ mod tests {
         let mut config = Config::default();
         assert!(config.check_exposure(false).is_ok());
         config.api.listen = "0.0.0.0:8900".parse().expect("an address");
-        assert!(config.check_exposure(false).is_err());
+        let refused = config.check_exposure(false).expect_err("clear text").to_string();
+        assert!(refused.contains("tls.mode") && refused.contains("0.0.0.0"), "{refused}");
         assert!(config.check_exposure(true).is_ok());
+        for mode in [TlsMode::Files, TlsMode::LocalCa] {
+            config.tls.mode = mode;
+            assert!(config.check_exposure(false).is_ok(), "{mode:?}");
+        }
     }
 }

@@ -17,7 +17,12 @@ use tarn_hostnet::SlotsConfig;
 use tarn_runtime_oci::GvisorConfig;
 use tarn_types::SnapshotStatus;
 
-use crate::{config::DataDir, host::runsc_dir, identity};
+use crate::{
+    config::DataDir,
+    host::runsc_dir,
+    identity,
+    tls::{self, Outlook},
+};
 
 /// What `tarn doctor` takes.
 #[derive(Debug, Args)]
@@ -25,6 +30,9 @@ pub(crate) struct DoctorArgs {
     /// Where gVisor and the images are [default: $XDG_DATA_HOME/tarn, else ~/.local/share/tarn].
     #[arg(long, env = "TARN_ASSETS_DIR", value_name = "DIR")]
     assets_dir: Option<PathBuf>,
+    /// The configuration [default: `tarn.toml` in the data directory, if there is one].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -51,6 +59,7 @@ pub(crate) fn run(args: &DoctorArgs, data: &DataDir) -> ExitCode {
         let assets = args.assets_dir.clone().map_or_else(identity::default_assets_dir, Ok)?;
         findings = look(&assets, data).await;
         findings.extend(on_demand_findings(&assets));
+        findings.push(certificate(args.config.as_deref(), data));
         findings.extend(server_findings(data).await);
         print(&findings, args.json)
     });
@@ -189,6 +198,18 @@ fn on_demand_findings(assets: &Path) -> Vec<Finding> {
             optional: true,
         })
         .collect()
+}
+
+/// Looks at the certificate that the configuration names.
+fn certificate(config: Option<&Path>, data: &DataDir) -> Finding {
+    let (ok, optional, detail, remedy) = match tls::outlook(config, data) {
+        Ok(Outlook { detail, remedy }) => (remedy.is_none(), true, detail, remedy),
+        // The start fails with the same words.
+        Err(bad) => {
+            (false, false, format!("{bad:#}"), Some("correct [tls] in tarn.toml".to_owned()))
+        }
+    };
+    Finding { name: "TLS certificate".to_owned(), ok, detail, remedy, optional }
 }
 
 /// What only a running server knows: sandboxes that it keeps and does not serve, and how it goes

@@ -4,6 +4,7 @@
 //! signal. Everything else lives elsewhere.
 
 mod addresses;
+mod ca;
 mod config;
 mod doctor;
 mod host;
@@ -12,6 +13,7 @@ mod listen;
 mod object_store;
 mod purge;
 mod serve;
+mod tls;
 mod up;
 
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ enum Command {
     Up(up::UpArgs),
     /// Check what the server needs on this machine, and what it would cost to lack it.
     Doctor(doctor::DoctorArgs),
+    /// Show the certificate of the local CA (tls.mode = "local_ca"), and how clients trust it.
+    Ca(ca::CaArgs),
     /// Remove everything that the server of a data directory left on this machine: its sandboxes,
     /// mounts, network slots and files. No server may be running on it.
     Purge(purge::PurgeArgs),
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Up(args) => up::run(&args, &data_dir),
         Command::Doctor(args) => return doctor::run(&args, &data_dir),
+        Command::Ca(args) => ca::run(&args, &data_dir),
         Command::Purge(args) => purge::run(&args, &data_dir),
         Command::Openapi => {
             print!("{}", tarn_http::openapi_json());

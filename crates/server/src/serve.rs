@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use tarn_api::response::IngressAddress;
 use tarn_control::Control;
 use tarn_http::{HttpConfig, HttpParts, MetricsSource, ServeConfig};
-use tarn_ingress::{Ingress, IngressStats, IngressStatsSnapshot};
+use tarn_ingress::{IngressStats, IngressStatsSnapshot};
 use tarn_task::{OsEntropy, Tasks};
+use tarn_tls::Acceptor;
 use tokio::net::TcpListener;
 
 use crate::{addresses::Addresses, config::DataDir};
@@ -17,33 +18,31 @@ pub(crate) fn api(
     data: &DataDir,
     addresses: &Addresses,
     control: &Control,
-    (ingress, object_store): (&Ingress, Option<MetricsSource>),
+    metrics: Vec<MetricsSource>,
     tasks: &Tasks,
-    listener: TcpListener,
+    (listener, acceptor): (TcpListener, Acceptor),
 ) -> anyhow::Result<()> {
     let config = HttpConfig::new(IngressAddress {
         sandbox_url: addresses.ingress.clone(),
         ingress_endpoint: addresses.ingress_endpoint.clone(),
     });
-    let parts = HttpParts {
-        control: control.clone(),
-        entropy: Arc::new(OsEntropy),
-        metrics: [ingress_metrics(ingress.stats())].into_iter().chain(object_store).collect(),
-    };
+    let parts =
+        HttpParts { control: control.clone(), entropy: Arc::new(OsEntropy), metrics };
     let socket = data.admin_socket();
     let admin = tarn_http::bind_unix(&socket)
         .with_context(|| format!("listen on the socket {}", socket.display()))?;
     let admin_router = tarn_http::admin_router(config.clone(), parts.clone());
     let router = tarn_http::router(config, parts);
     let serve = ServeConfig::default();
-    let api = tarn_http::serve_tcp(listener, router, tasks.clone(), serve.clone());
+    let api = tarn_http::serve_tcp(listener, acceptor, router, tasks.clone(), serve.clone());
     drop(tasks.spawn("api", api));
     let admin = tarn_http::serve_unix(admin, admin_router, tasks.clone(), serve);
     drop(tasks.spawn("admin_api", admin));
     Ok(())
 }
 
-fn ingress_metrics(stats: Arc<IngressStats>) -> MetricsSource {
+/// Returns what shows the ingress's counters.
+pub(crate) fn ingress_metrics(stats: Arc<IngressStats>) -> MetricsSource {
     Arc::new(move || render(&stats.snapshot()))
 }
 

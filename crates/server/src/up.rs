@@ -28,6 +28,8 @@ use crate::{
     host::{Host, HostPlan},
     identity, listen,
     object_store::OpenObjectStore,
+    serve::ingress_metrics,
+    tls::{Acceptors, TlsMode},
 };
 
 /// How long requests in flight may take after a signal.
@@ -79,9 +81,7 @@ pub(crate) fn run(args: &UpArgs, data: &DataDir) -> anyhow::Result<()> {
 }
 
 fn read_config(args: &UpArgs, data: &DataDir) -> anyhow::Result<Config> {
-    let beside = data.root.join("tarn.toml");
-    let path = args.config.clone().or_else(|| beside.exists().then_some(beside));
-    let mut config = Config::read(path.as_deref())?;
+    let mut config = Config::find(args.config.as_deref(), data)?;
     if config.dns.upstream.is_empty() {
         config.dns.upstream = upstream_from_environment()?;
     }
@@ -113,6 +113,7 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
     // First of all, so that a signal during the start is not lost.
     let mut signals = Signals::new()?;
     let assets = args.assets_dir.clone().map_or_else(identity::default_assets_dir, Ok)?;
+    let acceptors = config.tls.open(config, data)?;
     let api = listen::bind("the API", config.api.listen).await?;
     let ingress = listen::bind("the ingress", config.ingress.listen).await?;
     let addresses = Addresses::new(config, api.local_addr()?, ingress.local_addr()?);
@@ -128,12 +129,13 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
         started = start(args, config, data, &assets, &tasks, &store_tasks) => started?,
         () = signals.next() => bail!("ended by a signal before it was ready"),
     };
-    let served = serve_all(config, data, &addresses, &started, &tasks, api, ingress).await;
+    let ports = Ports { api, ingress, acceptors: &acceptors };
+    let served = serve_all(config, data, &addresses, &started, &tasks, ports);
     if let Err(bad) = served {
         tasks.shutdown(DRAIN).await;
         return Err(bad);
     }
-    announce(&addresses, &started, data)?;
+    announce(&addresses, &started, &acceptors, data)?;
     signals.next().await;
     tracing::info!("stopping: no new requests, those in flight are finished");
     let running = count_running(&started.control);
@@ -256,26 +258,40 @@ async fn start_node(
     NodeService::start(node_config, parts, host.events).await.context("start the node")
 }
 
-async fn serve_all(
+/// Where clients come in.
+struct Ports<'a> {
+    api: TcpListener,
+    ingress: TcpListener,
+    acceptors: &'a Acceptors,
+}
+
+fn serve_all(
     config: &Config,
     data: &DataDir,
     addresses: &Addresses,
     started: &Started,
     tasks: &Tasks,
-    api: TcpListener,
-    ingress: TcpListener,
+    ports: Ports<'_>,
 ) -> anyhow::Result<()> {
     let mut ingress_config = IngressConfig::default();
     ingress_config.ingress_domains.extend(config.ingress.domains.iter().cloned());
-    if config.ingress.public_url.as_deref().is_some_and(|url| url.starts_with("https:")) {
+    let public_url = config.ingress.public_url.as_deref();
+    if config.tls.mode != TlsMode::Off || public_url.is_some_and(|url| url.starts_with("https:")) {
         ingress_config.public_scheme = PublicScheme::Https;
     }
     let (routes, activity) = (Arc::new(started.control.clone()), Arc::clone(&started.activity));
     let proxy = Ingress::new(ingress_config, routes, activity, tasks.clone());
+    let Ports { api, ingress, acceptors } = ports;
     let object_store = started.object_store.as_ref();
-    let metrics = object_store.map(|object_store| object_store.metrics(&started.node));
-    crate::serve::api(data, addresses, &started.control, (&proxy, metrics), tasks, api)?;
-    drop(tasks.spawn("ingress", proxy.serve(ingress)));
+    let object_store = object_store.map(|object_store| object_store.metrics(&started.node));
+    let metrics = [Some(ingress_metrics(proxy.stats())), acceptors.metrics(), object_store];
+    let metrics = metrics.into_iter().flatten().collect();
+    let api = (api, acceptors.api.clone());
+    crate::serve::api(data, addresses, &started.control, metrics, tasks, api)?;
+    drop(tasks.spawn("ingress", proxy.serve(ingress, acceptors.ingress.clone())));
+    if let Some(certificates) = &acceptors.certificates {
+        certificates.spawn_keeper(tasks);
+    }
     let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;
     identity::write_private(&data.addresses(), &text)
 }
@@ -357,7 +373,12 @@ fn count_running(control: &Control) -> usize {
 }
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
-fn announce(addresses: &Addresses, started: &Started, data: &DataDir) -> anyhow::Result<()> {
+fn announce(
+    addresses: &Addresses,
+    started: &Started,
+    acceptors: &Acceptors,
+    data: &DataDir,
+) -> anyhow::Result<()> {
     use std::io::Write as _;
     let key = &started.key;
     eprintln!("tarn serves {} from {}", addresses.api, data.root.display());
@@ -367,6 +388,12 @@ fn announce(addresses: &Addresses, started: &Started, data: &DataDir) -> anyhow:
             "Snapshots go to {place}; nobody reads them there without {}, so keep a copy of it.",
             key_file.display()
         ),
+    }
+    if let Some(authority) = &acceptors.authority {
+        let (path, fingerprint) = (authority.path().display(), authority.fingerprint());
+        eprintln!(
+            "Clients must trust the local CA {path} (SHA-256 {fingerprint}); `tarn ca` says how."
+        );
     }
     eprintln!("Paste the two lines into the terminal where your client runs:");
     let mut out = std::io::stdout().lock();

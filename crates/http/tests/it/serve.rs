@@ -4,6 +4,7 @@ use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use tarn_http::{ServeConfig, bind_unix, serve_tcp, serve_unix};
 use tarn_task::Tasks;
+use tarn_tls::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixStream},
@@ -19,6 +20,15 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &
     let read = stream.read_to_string(&mut text);
     tokio::time::timeout(PATIENCE, read).await.expect("in time").expect("text");
     text
+}
+
+fn serving(
+    server: &Server,
+    listener: TcpListener,
+    tasks: &Tasks,
+    config: ServeConfig,
+) -> impl Future<Output = ()> + Send + 'static {
+    serve_tcp(listener, Acceptor::plain(), server.router.clone(), tasks.clone(), config)
 }
 
 async fn wait_for_a_sandbox(server: &Server) {
@@ -37,8 +47,7 @@ async fn a_port_serves_and_drains() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
     let tasks = Tasks::new();
-    let serving = serve_tcp(listener, server.router.clone(), tasks.clone(), ServeConfig::default());
-    let serving = tasks.spawn("serve", serving);
+    let serving = tasks.spawn("serve", serving(&server, listener, &tasks, ServeConfig::default()));
 
     let mut probe = TcpStream::connect(address).await.expect("connected");
     let text =
@@ -69,7 +78,7 @@ async fn connections_beyond_the_bound_wait() {
     let address = listener.local_addr().expect("an address");
     let tasks = Tasks::new();
     let config = ServeConfig { max_connections: 1, ..ServeConfig::default() };
-    drop(tasks.spawn("serve", serve_tcp(listener, server.router.clone(), tasks.clone(), config)));
+    drop(tasks.spawn("serve", serving(&server, listener, &tasks, config)));
     let get = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let first = TcpStream::connect(address).await.expect("connected");
     let mut second = TcpStream::connect(address).await.expect("in the kernel's queue");
@@ -90,7 +99,7 @@ async fn a_silent_connection_is_closed() {
     let tasks = Tasks::new();
     let config =
         ServeConfig { header_timeout: Duration::from_millis(100), ..ServeConfig::default() };
-    drop(tasks.spawn("serve", serve_tcp(listener, server.router.clone(), tasks.clone(), config)));
+    drop(tasks.spawn("serve", serving(&server, listener, &tasks, config)));
     for start in ["", "GET /healthz HTTP/1.1\r\nx-slow: "] {
         let mut stream = TcpStream::connect(address).await.expect("connected");
         let text = exchange(&mut stream, start).await;

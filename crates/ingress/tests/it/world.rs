@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tarn_ingress::{ActivityLog, Ingress, IngressConfig, IngressStatsSnapshot};
 use tarn_route_api::{Activity, ActivityGauge as _, Route, RouteEndpoint, RouteError, Routes};
 use tarn_task::{SystemClock, Tasks};
+use tarn_tls::Acceptor;
 use tarn_types::{
     DaemonToken, ExposedPorts, Generation, PortAccess, ProjectId, SandboxId, SandboxRef,
     SandboxStatus,
@@ -62,7 +63,7 @@ impl World {
         let stats = ingress.stats();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        drop(tasks.spawn("ingress", ingress.serve(listener)));
+        drop(tasks.spawn("ingress", ingress.serve(listener, Acceptor::plain())));
         Self { address, routes, tasks, stats, activity }
     }
 
