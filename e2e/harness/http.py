@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,10 +43,14 @@ def request(
     headers: dict[str, str] | None = None,
     body: bytes | str | Iterable[bytes] | None = None,
     timeout: float = 60,
+    context: ssl.SSLContext | None = None,
 ) -> Reply:
-    """Sends one request. An iterable body goes out chunked, as it is produced."""
+    """Sends one request. An iterable body goes out chunked, as it is produced. https:// needs a context."""
     parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=context)
+    else:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     all_headers = {"Host": host or parts.netloc, **(headers or {})}
     body = body.encode() if isinstance(body, str) else body

@@ -7,9 +7,12 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import tempfile
 import threading
+import urllib.parse
 
 from . import env, host, http
 from .wait import until
@@ -49,6 +52,8 @@ class Server:
         self._listen = ("127.0.0.1:0", "127.0.0.1:0")
         self._dns, self._config = dns, config or {}
         self.api = self.ingress = self.key = ""
+        # What is trusted, where the server speaks TLS.
+        self.context: ssl.SSLContext | None = None
 
     # --- life ---
 
@@ -63,6 +68,8 @@ class Server:
         self.api, self.key = seen["TENSORLAKE_API_URL"], seen["TENSORLAKE_API_KEY"]
         addresses = json.loads((self.data / "run/addresses.json").read_text())
         self.ingress = addresses["ingress"]
+        if (self.data / "ca.pem").exists():
+            self.context = ssl.create_default_context(cafile=self.data / "ca.pem")
         self._listen = tuple(url.split("//", 1)[1] for url in (addresses["api"], addresses["ingress"]))
         return self
 
@@ -164,7 +171,7 @@ class Server:
         headers = {"Authorization": f"Bearer {self.key if key is None else key}", **options.pop("headers", {})}
         if body is not None and not isinstance(body, (str, bytes)):
             body = json.dumps(body)
-        return http.request(self.api + path, method, headers=headers, body=body, **options)
+        return http.request(self.api + path, method, headers=headers, body=body, context=self.context, **options)
 
     def sandbox_call(self, sandbox: str, method: str, path: str, body=None, *, key=None, **options) -> http.Reply:
         """Sends a request through the ingress, addressed by Host as the SDKs do."""
@@ -172,7 +179,14 @@ class Server:
         host_name = options.pop("host", f"{sandbox}.local")
         if isinstance(body, (dict, list)):
             body = json.dumps(body)
-        return http.request(self.ingress + path, method, host=host_name, headers=headers, body=body, **options)
+        options = {"headers": headers, "body": body, "context": self.context, **options}
+        return http.request(self.ingress + path, method, host=host_name, **options)
+
+    def dial(self, timeout: float = 60) -> socket.socket:
+        """A connection to the ingress, with TLS where that speaks TLS."""
+        parts = urllib.parse.urlsplit(self.ingress)
+        connection = socket.create_connection((parts.hostname, parts.port), timeout=timeout)
+        return self.context.wrap_socket(connection, server_hostname=parts.hostname) if self.context else connection
 
     def create(self, **fields) -> str:
         """Creates a running sandbox without an SDK; returns its id."""

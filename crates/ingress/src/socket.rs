@@ -31,6 +31,8 @@ const DISCARD_BYTES: usize = 16 << 10;
 pub(crate) struct ClientStream {
     stream: ServerStream,
     phase: Arc<ClientPhase>,
+    /// Whether our end is closed.
+    closed: bool,
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -38,7 +40,7 @@ pub(crate) struct ClientStream {
 
 impl ClientStream {
     pub(crate) fn new(stream: ServerStream, phase: Arc<ClientPhase>) -> Self {
-        Self { stream, phase, linger: None }
+        Self { stream, phase, closed: false, linger: None }
     }
 
     /// Reads and drops until the client closes or has had its time; nothing is decrypted any more.
@@ -52,6 +54,11 @@ impl ClientStream {
                 Poll::Pending => break,
             }
         }
+        self.poll_patience(cx)
+    }
+
+    /// Resolves when closing has taken long enough.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER))).as_mut().poll(cx)
     }
 }
@@ -92,8 +99,17 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.linger.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        if !self.closed {
+            match Pin::new(&mut self.stream).poll_shutdown(cx) {
+                Poll::Ready(closed) => {
+                    closed?;
+                    self.closed = true;
+                }
+                // TLS says that it ends, and waits until a client that reads nothing has room for
+                // that. A tunnel has its own limit.
+                Poll::Pending if self.phase.is_tunnel() => return Poll::Pending,
+                Poll::Pending => return self.poll_patience(cx).map(Ok),
+            }
         }
         // A tunnel closes half by half: what still comes is for the sandbox.
         if self.phase.is_tunnel() {

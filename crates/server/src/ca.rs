@@ -18,7 +18,6 @@ pub(crate) struct CaArgs {
 /// Prints the certificate of the local CA, or where it is and how clients come to trust it.
 pub(crate) fn run(args: &CaArgs, data: &DataDir) -> anyhow::Result<()> {
     let authority = tls::authority(&data.root)?;
-    let text =
-        if args.pem { authority.pem().to_owned() } else { tls::how_to_trust(&authority) };
+    let text = if args.pem { authority.pem().to_owned() } else { tls::how_to_trust(&authority) };
     std::io::stdout().lock().write_all(text.as_bytes()).context("print the certificate")
 }

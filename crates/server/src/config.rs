@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
-use crate::{object_store::ObjectStoreSection, tls::{TlsMode, TlsSection}};
+use crate::{
+    object_store::ObjectStoreSection,
+    tls::{TlsMode, TlsSection},
+};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]

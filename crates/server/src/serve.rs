@@ -26,8 +26,7 @@ pub(crate) fn api(
         sandbox_url: addresses.ingress.clone(),
         ingress_endpoint: addresses.ingress_endpoint.clone(),
     });
-    let parts =
-        HttpParts { control: control.clone(), entropy: Arc::new(OsEntropy), metrics };
+    let parts = HttpParts { control: control.clone(), entropy: Arc::new(OsEntropy), metrics };
     let socket = data.admin_socket();
     let admin = tarn_http::bind_unix(&socket)
         .with_context(|| format!("listen on the socket {}", socket.display()))?;

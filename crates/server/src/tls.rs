@@ -293,11 +293,8 @@ fn render(listeners: &[(&str, Arc<HandshakeStats>)], not_after_secs: i64) -> Str
         let counts = stats.counts();
         // Writing to a `String` cannot fail.
         _ = writeln!(done, "{DONE}{{listener=\"{listener}\"}} {}", counts.done);
-        let reasons = [
-            ("handshake", counts.refused),
-            ("timeout", counts.slow),
-            ("plain_http", counts.plain),
-        ];
+        let reasons =
+            [("handshake", counts.refused), ("timeout", counts.slow), ("plain_http", counts.plain)];
         for (reason, count) in reasons {
             let labels = format!("listener=\"{listener}\",reason=\"{reason}\"");
             _ = writeln!(failed, "{FAILED}{{{labels}}} {count}");
@@ -349,7 +346,10 @@ mod tests {
                 "[tls]\nmode = \"local_ca\"\n[api]\npublic_url = \"http://a.example\"",
                 Some("https://"),
             ),
-            ("[tls]\nmode = \"local_ca\"\n[api]\npublic_url = \"a.example\"", Some("api.public_url")),
+            (
+                "[tls]\nmode = \"local_ca\"\n[api]\npublic_url = \"a.example\"",
+                Some("api.public_url"),
+            ),
             ("[tls]\nmode = \"local_ca\"\n[ingress]\ndomains = [\"a b\"]", Some("`a b`")),
             ("[tls]\nmode = \"local_ca\"\n[ingress]\ndomains = [\"10.0.0.1\"]", Some("10.0.0.1")),
             // Without TLS of our own nothing changes for who has a proxy.

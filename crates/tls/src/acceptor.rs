@@ -20,7 +20,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The whole answer to plain HTTP; the code is that of docs/errors/INVALID_REQUEST.md.
 const USE_HTTPS: &str = "HTTP/1.1 400 Bad Request\r\n\
     content-type: application/json\r\n\
-    content-length: 92\r\n\
+    content-length: 87\r\n\
     connection: close\r\n\r\n\
     {\"error\":\"this port speaks TLS; begin the URL with https://\",\"code\":\"INVALID_REQUEST\"}\n";
 

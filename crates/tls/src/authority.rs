@@ -20,7 +20,7 @@ use rcgen::{
 use rustls::{
     crypto::aws_lc_rs,
     pki_types::{
-        CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+        CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime,
         pem::{self, PemObject as _},
     },
     sign::{CertifiedKey, SigningKey},
@@ -29,6 +29,7 @@ use sha2::{Digest as _, Sha256};
 use tarn_task::{Entropy, OsEntropy};
 use tarn_types::UnixMillis;
 use thiserror::Error;
+use webpki::{EndEntityCert, KeyUsage};
 use zeroize::Zeroizing;
 
 use crate::pair::{Pair, Validity, date};
@@ -59,13 +60,6 @@ pub struct AuthorityCertificate {
 pub struct LocalAuthority {
     certificate: AuthorityCertificate,
     issuer: Issuer<'static, KeyPair>,
-}
-
-/// The key of the server's certificates, from one renewal to the next.
-#[derive(Debug)]
-pub(crate) struct LeafKey {
-    pair: KeyPair,
-    signing: Arc<dyn SigningKey>,
 }
 
 /// Says why there is no authority, or no certificate from it.
@@ -117,8 +111,8 @@ pub enum AuthorityError {
         /// Its mode.
         mode: u32,
     },
-    /// The key does not fit the certificate.
-    #[error("ca.key does not fit {}; restore the pair, or remove both to make an authority that clients must trust anew", .path.display())]
+    /// The key does not fit the certificate, or another program made them.
+    #[error("ca.key does not fit {}, or they are not what a start has made; restore the pair, or remove both to make an authority that clients must trust anew", .path.display())]
     Mismatch {
         /// The file with the certificate.
         path: PathBuf,
@@ -145,6 +139,13 @@ pub enum AuthorityError {
         /// Why not.
         source: rustls::Error,
     },
+}
+
+/// The key of the server's certificates, from one renewal to the next.
+#[derive(Debug)]
+pub(crate) struct LeafKey {
+    pair: KeyPair,
+    signing: Arc<dyn SigningKey>,
 }
 
 // === impl AuthorityCertificate ===
@@ -213,21 +214,29 @@ impl LocalAuthority {
     /// Fails when only a part of it is there, when it has expired, and when files fail.
     pub fn open_or_make(dir: &Path, now: UnixMillis) -> Result<Self, AuthorityError> {
         let key_path = dir.join(KEY_FILE);
-        let Some(certificate) = AuthorityCertificate::read(dir)? else {
-            // The certificate comes last: a key without one is what a cut start has left.
-            return Self::make(dir, &key_path, now);
-        };
         let key = read_key(&key_path)?;
-        let issuer = issuer(key)?;
+        let (certificate, key) = match (AuthorityCertificate::read(dir)?, key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (Some(_), None) => return Err(AuthorityError::NoKey { path: key_path }),
+            // Who trusts the certificate that was lost trusts the new one's signatures: the key
+            // and the subject are the same.
+            (None, Some(key)) => return Self::make(dir, key, now),
+            (None, None) => {
+                let key = new_key()?;
+                write(&key_path, Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600)?;
+                return Self::make(dir, key, now);
+            }
+        };
         let path = certificate.path.clone();
-        if !fits(&certificate.der, issuer.key()) {
-            return Err(AuthorityError::Mismatch { path });
-        }
-        if now.0 > certificate.validity.until.0 {
+        if now > certificate.validity.until {
             let until = date(certificate.validity.until);
             return Err(AuthorityError::Expired { path, until });
         }
-        Ok(Self { certificate, issuer })
+        let opened = Self { certificate, issuer: issuer(key) };
+        if !opened.vouches(now)? {
+            return Err(AuthorityError::Mismatch { path });
+        }
+        Ok(opened)
     }
 
     /// Returns what clients are to trust.
@@ -236,19 +245,34 @@ impl LocalAuthority {
         &self.certificate
     }
 
-    fn make(dir: &Path, key_path: &Path, now: UnixMillis) -> Result<Self, AuthorityError> {
-        let key = new_key()?;
+    /// Makes the certificate of a key.
+    fn make(dir: &Path, key: KeyPair, now: UnixMillis) -> Result<Self, AuthorityError> {
         let params = authority_params(&key, now);
-        let made = params
-            .self_signed(&key)
-            .map_err(|source| AuthorityError::Make { what: "the authority's certificate", source })?;
-        write(key_path, Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600)?;
+        let made = params.self_signed(&key).map_err(|source| AuthorityError::Make {
+            what: "the authority's certificate",
+            source,
+        })?;
         let path = dir.join(CERTIFICATE_FILE);
         write(&path, made.pem().as_bytes(), 0o644)?;
         match AuthorityCertificate::read(dir)? {
             Some(certificate) => Ok(Self { certificate, issuer: Issuer::new(params, key) }),
             None => Err(AuthorityError::Read { path, source: io::ErrorKind::NotFound.into() }),
         }
+    }
+
+    /// Says whether who trusts the certificate accepts what is signed: both files are this
+    /// program's, and of one authority.
+    fn vouches(&self, now: UnixMillis) -> Result<bool, AuthorityError> {
+        let signed = self.sign(vec!["localhost".to_owned()], &LeafKey::new()?, now)?;
+        let anchor = webpki::anchor_from_trusted_cert(&self.certificate.der);
+        let leaf = signed.key.cert.first().map(EndEntityCert::try_from);
+        let (Ok(anchor), Some(Ok(leaf))) = (anchor, leaf) else { return Ok(false) };
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        let since_epoch = Duration::from_millis(now.millis_since(UnixMillis(0)));
+        let (anchors, time) = ([anchor], UnixTime::since_unix_epoch(since_epoch));
+        let usage = KeyUsage::server_auth();
+        let path = leaf.verify_for_usage(algorithms, &anchors, &[], time, usage, None, None);
+        Ok(path.is_ok())
     }
 
     /// Signs a certificate for some names with a key.
@@ -292,10 +316,10 @@ fn new_key() -> Result<KeyPair, AuthorityError> {
     KeyPair::generate().map_err(|source| AuthorityError::Make { what: "a key", source })
 }
 
-fn issuer(key: KeyPair) -> Result<Issuer<'static, KeyPair>, AuthorityError> {
+fn issuer(key: KeyPair) -> Issuer<'static, KeyPair> {
     // The dates are not the issuer's part.
     let params = authority_params(&key, UnixMillis(0));
-    Ok(Issuer::new(params, key))
+    Issuer::new(params, key)
 }
 
 /// Describes the authority of a key. All but the dates follows from the key, so that an issuer can
@@ -338,28 +362,21 @@ fn set_dates(params: &mut CertificateParams, dates: Validity) {
     params.not_after = epoch + Duration::from_millis(dates.until.millis_since(UnixMillis(0)));
 }
 
-/// Says whether a key is that of a certificate which this program has made.
-fn fits(der: &CertificateDer<'_>, key: &KeyPair) -> bool {
-    let own = key.subject_public_key_info();
-    webpki::anchor_from_trusted_cert(der)
-        .is_ok_and(|anchor| webpki::spki_for_anchor(&anchor).as_ref() == own.as_slice())
-}
-
-fn read_key(path: &Path) -> Result<KeyPair, AuthorityError> {
-    let failed = |source: io::Error| {
-        if source.kind() == io::ErrorKind::NotFound {
-            AuthorityError::NoKey { path: path.to_owned() }
-        } else {
-            AuthorityError::Read { path: path.to_owned(), source }
-        }
+/// Reads the key; none if there is none.
+fn read_key(path: &Path) -> Result<Option<KeyPair>, AuthorityError> {
+    let failed = |source| AuthorityError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(absent) if absent.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source)),
     };
-    let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(AuthorityError::KeyIsOpen { path: path.to_owned(), mode });
     }
     let pem = Zeroizing::new(io::read_to_string(file).map_err(failed)?);
     KeyPair::from_pem(&pem)
+        .map(Some)
         .map_err(|source| AuthorityError::Make { what: "a key of ca.key", source })
 }
 
@@ -371,8 +388,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&draft, path)?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How often files are looked at, and dates are compared.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// How long before its end a certificate is complained about.
 const SOON_SECS: u64 = 14 * 24 * 3600;

@@ -142,10 +142,10 @@ impl Pair {
             let (certificate, key) = (path(), files.key.clone());
             return Err(PairError::Mismatch { certificate, key });
         }
-        if now.0 > validity.until.0 {
+        if now > validity.until {
             return Err(PairError::Expired { path: path(), until: date(validity.until) });
         }
-        if now.0 < validity.from.0 {
+        if now < validity.from {
             return Err(PairError::NotYet { path: path(), from: date(validity.from) });
         }
         Ok(Self { key: Arc::new(key), validity })
@@ -157,9 +157,8 @@ impl Pair {
         else {
             return false;
         };
-        EndEntityCert::try_from(certificate).is_ok_and(|certificate| {
-            certificate.verify_is_valid_for_subject_name(&name).is_ok()
-        })
+        EndEntityCert::try_from(certificate)
+            .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&name).is_ok())
     }
 }
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import socket
 import threading
 
 import pytest
@@ -23,8 +22,7 @@ def web(server):
 
 def connect(server, web, path, *headers, port=8000):
     """Opens a connection and sends a request's head."""
-    host, _, number = server.ingress.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(number)), timeout=30)
+    connection = server.dial(timeout=30)
     name = f"{port}-{web}.localhost" if port else f"{web}.local"
     lines = [f"GET {path} HTTP/1.1", f"Host: {name}", f"Authorization: Bearer {server.key}", *headers]
     connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
@@ -53,8 +51,7 @@ def test_events_arrive_one_by_one(server, web):
 
 def test_a_run_is_delivered_while_it_runs(server, web):
     body = b'{"command":"sh","args":["-c","rm -f /tmp/go; echo first; while ! test -e /tmp/go; do sleep 0.02; done; echo last"]}'
-    host, _, number = server.ingress.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(number)), timeout=30) as connection:
+    with server.dial(timeout=30) as connection:
         lines = ["POST /api/v1/processes/run HTTP/1.1", f"Host: {web}.local", f"Authorization: Bearer {server.key}"]
         lines += ["Accept: text/event-stream", f"Content-Length: {len(body)}"]
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + body)

@@ -1,7 +1,6 @@
 """A WebSocket client that sees every frame and can misbehave. Standard library alone."""
 
 import os
-import socket
 import struct
 
 BINARY, TEXT, CLOSE, PING, PONG = 2, 1, 8, 9, 10
@@ -12,8 +11,7 @@ class WebSocket:
     """One connection through the ingress, addressed by Host as the SDKs do."""
 
     def __init__(self, server, host, path, headers=None, key=None, timeout=60):
-        address, _, port = server.ingress.removeprefix("http://").partition(":")
-        self.socket = socket.create_connection((address, int(port)), timeout=timeout)
+        self.socket = server.dial(timeout)
         lines = [f"GET {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {server.key if key is None else key}"]
         lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
         lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Extensions: permessage-deflate"]

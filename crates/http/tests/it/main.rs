@@ -11,3 +11,4 @@ mod sandbox;
 mod serve;
 mod server;
 mod state;
+mod tls;

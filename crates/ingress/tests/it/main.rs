@@ -11,6 +11,7 @@ mod loopback;
 mod pool;
 mod sandbox;
 mod stream;
+mod tls;
 mod upgrade;
 mod upload;
 mod wake;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A daemon that greets after the handshake and then echoes.
-async fn echo(world: &World) -> SandboxId {
+pub(crate) async fn echo(world: &World) -> SandboxId {
     let daemon = serve_raw(&world.tasks, |mut stream| async move {
         let mut head = Vec::new();
         while !head.windows(4).any(|four| four == b"\r\n\r\n") {

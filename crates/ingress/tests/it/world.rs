@@ -55,6 +55,10 @@ impl World {
     }
 
     pub(crate) async fn with(config: IngressConfig) -> Self {
+        Self::over(config, Acceptor::plain()).await
+    }
+
+    pub(crate) async fn over(config: IngressConfig, acceptor: Acceptor) -> Self {
         let tasks = Tasks::new();
         let routes = Arc::new(FakeRoutes::new());
         let activity = Arc::new(ActivityLog::new(Arc::new(SystemClock)));
@@ -63,7 +67,7 @@ impl World {
         let stats = ingress.stats();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        drop(tasks.spawn("ingress", ingress.serve(listener, Acceptor::plain())));
+        drop(tasks.spawn("ingress", ingress.serve(listener, acceptor)));
         Self { address, routes, tasks, stats, activity }
     }
 

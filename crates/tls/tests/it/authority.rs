@@ -6,7 +6,7 @@ use tarn_task::Clock as _;
 use tarn_tls::{AuthorityCertificate, Certificates, LocalAuthority, Protocols, ServerNames};
 use tarn_types::UnixMillis;
 
-use crate::world::{DAY_MS, Echo, NOW, PATIENCE, client, clock, pem, say};
+use crate::world::{DAY_MS, Echo, Issued, NOW, PATIENCE, client, clock, pem, say};
 
 fn names() -> ServerNames {
     let mut names = ServerNames::default();
@@ -42,9 +42,22 @@ fn it_is_made_once_and_its_key_is_its_owners() {
     assert!(pairs.len() == 32 && pairs.iter().all(|pair| pair.len() == 2), "{fingerprint}");
     let other = tempfile::tempdir().expect("a directory");
     assert_ne!(open(other.path()).certificate().fingerprint(), fingerprint);
-    // A start that was cut between the two files leaves a key alone: it is replaced.
-    fs::remove_file(made.path()).expect("removed");
-    assert_ne!(open(dir.path()).certificate().fingerprint(), fingerprint);
+}
+
+#[tokio::test]
+async fn a_lost_certificate_is_made_again_from_the_key() {
+    // The same as a start leaves that was cut between the two files.
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = open(dir.path()).certificate().clone();
+    fs::remove_file(before.path()).expect("removed");
+    let authority = open(dir.path());
+    let after = pem(authority.certificate().pem());
+    let certificates =
+        Certificates::from_authority(authority, names(), clock()).expect("a certificate");
+    let server = Echo::start(certificates.acceptor(Protocols::Http2), PATIENCE).await;
+    for root in [pem(before.pem()), after] {
+        assert!(server.connect(client(&root, NOW), "localhost").await.is_ok());
+    }
 }
 
 #[test]
@@ -65,6 +78,11 @@ fn a_broken_one_is_refused_and_never_replaced() {
     let other = tempfile::tempdir().expect("a directory");
     open(other.path());
     fs::copy(other.path().join("ca.key"), &key).expect("copied");
+    assert!(refused(NOW).contains("does not fit"), "{}", refused(NOW));
+    // Another program's authority: its names are not what we sign with.
+    let (foreign, foreign_key) = Issued::new().authority();
+    fs::write(certificate.path(), foreign).expect("written");
+    fs::write(&key, foreign_key).expect("written");
     assert!(refused(NOW).contains("does not fit"), "{}", refused(NOW));
     fs::write(certificate.path(), "").expect("written");
     assert!(refused(NOW).contains("is no certificate"), "{}", refused(NOW));

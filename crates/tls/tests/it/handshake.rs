@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use tarn_tls::{
-    Acceptor, Certificates, HandshakeCounts, LocalAuthority, Protocols, ServerNames,
-};
+use tarn_tls::{Acceptor, Certificates, HandshakeCounts, LocalAuthority, Protocols, ServerNames};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -112,6 +112,12 @@ impl Issued {
         self.issuer.der()
     }
 
+    /// The authority's own certificate and key in PEM.
+    pub(crate) fn authority(&self) -> (String, String) {
+        let issuer: &Issuer<'_, KeyPair> = &self.issuer;
+        (self.issuer.pem(), issuer.key().serialize_pem())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
