@@ -196,18 +196,20 @@ fn date(at: UnixMillis) -> String {
 pub(crate) fn how_to_trust(authority: &AuthorityCertificate) -> String {
     let (path, fingerprint) = (authority.path().display(), authority.fingerprint());
     format!(
-        "Local CA     {path}\n\
-         SHA-256      {fingerprint}\n\
+        "Local CA       {path}\n\
+         SHA-256        {fingerprint}\n\
          \n\
-         Copy the file to the machine of a client (`tarn ca --pem` prints it), and there:\n\
+         Copy it to the client's machine (`tarn ca --pem > ca.pem` prints it). There:\n\
          \n\
-         Everything   Debian, Ubuntu: cp ca.pem /usr/local/share/ca-certificates/tarn.crt\n\
-         \x20            && update-ca-certificates. Fedora: cp ca.pem\n\
-         \x20            /etc/pki/ca-trust/source/anchors/tarn.pem && update-ca-trust\n\
-         Python SDK   export SSL_CERT_FILE={path}\n\
-         Node         export NODE_EXTRA_CA_CERTS={path} SSL_CERT_FILE={path}\n\
-         curl         curl --cacert {path} …\n\
-         Browser      import it as an authority for web sites, in the certificate settings\n"
+         curl           curl --cacert ca.pem …\n\
+         Python 0.5.113 export SSL_CERT_FILE=$PWD/ca.pem\n\
+         Python 0.5.163 trusts no CA but those that are built into it: use tls.mode = \"files\" and\n\
+         \x20              a certificate that the public trusts\n\
+         npm 0.5.89     export SSL_CERT_FILE=$PWD/ca.pem NODE_EXTRA_CA_CERTS=$PWD/ca.pem\n\
+         Browser        import it as an authority for web sites, in the certificate settings\n\
+         The system     Debian, Ubuntu: cp ca.pem /usr/local/share/ca-certificates/tarn.crt &&\n\
+         \x20              update-ca-certificates. Then curl, Python 0.5.113 and npm 0.5.89 (with\n\
+         \x20              `node --use-system-ca`) need nothing more.\n"
     )
 }
 

@@ -33,10 +33,10 @@ def client(server, *command, **variables):
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("python", ["TARN_PY_NEW", "TARN_PY_OLD"])
-def test_the_python_sdk(server, python):
+def test_the_python_sdk(server):
+    """The older one: 0.5.163 trusts only the CAs that are built into it (docs/operations.md)."""
     ca = str(server.data / "ca.pem")
-    run = client(server, os.environ[python], str(HERE / "tls_client.py"), SSL_CERT_FILE=ca)
+    run = client(server, os.environ["TARN_PY_OLD"], str(HERE / "tls_client.py"), SSL_CERT_FILE=ca)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == {"run": [3, "hello"], "file": True, "pty": [7, True]}
 
