@@ -86,8 +86,8 @@ async fn plain_http_is_told_to_use_https() {
     for request in requests {
         let mut stream = TcpStream::connect(server.echo.address).await.expect("connected");
         // More than fits into one read: the answer must survive what nobody reads.
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        stream.write_all(&[b'x'; 64 << 10]).await.expect("sent");
+        let all = [request.as_bytes(), &[b'x'; 64 << 10]].concat();
+        stream.write_all(&all).await.expect("sent");
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer);
         tokio::time::timeout(PATIENCE, read).await.expect("in time").expect("an answer");
