@@ -304,7 +304,7 @@ fn render(listeners: &[(&str, Arc<HandshakeStats>)], not_after_secs: i64) -> Str
     }
     format!(
         "# HELP {DONE} TLS handshakes that were finished.\n# TYPE {DONE} counter\n{done}\
-         # HELP {FAILED} TLS handshakes that were not, by reason.\n# TYPE {FAILED} counter\n{failed}\
+         # HELP {FAILED} Those that were not, by reason.\n# TYPE {FAILED} counter\n{failed}\
          # HELP {UNTIL} When the certificate expires, in Unix time.\n# TYPE {UNTIL} gauge\n\
          {UNTIL} {not_after_secs}\n"
     )
