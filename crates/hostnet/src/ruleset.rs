@@ -7,11 +7,13 @@
 //! elements. Both directions of every flow ask the sets packet by packet: what is taken out of them
 //! is cut off at once, established flows included.
 //!
-//! The address inside is rewritten before connection tracking sees a packet and after it has seen
-//! it, without state, so every slot looks the same inside and is unique outside. If the table is
-//! ever lost (somebody flushes the rule set), packets keep their inside address, and the strict
-//! reverse-path check on our interfaces drops them (unless the host asks for the loose check on
-//! all interfaces).
+//! The address inside is rewritten before the kernel puts fragments together or tracks a
+//! connection, and after that, without state, so every slot looks the same inside and is unique
+//! outside. Later would be too late: the kernel tells fragments apart by their addresses and
+//! numbers and not by where they came in, so those of two sandboxes would be joined into one
+//! datagram. If the table is ever lost (somebody flushes the rule set), packets keep their inside
+//! address, and the strict reverse-path check on our interfaces drops them (unless the host asks
+//! for the loose check on all interfaces).
 //!
 //! What this cannot do: an ICMP error from outside quotes the host-side address, which nobody
 //! inside knows, so it is ignored there. TCP does not need it (the segment size is clamped to the
@@ -141,9 +143,9 @@ fn elements(list: impl Iterator<Item = String>) -> String {
 fn chains(prefix: &str, block: Block) -> String {
     format!(
         r#"
-  # Before connection tracking (-200), after defragmentation (-400).
+  # Before connection tracking (-200), and before fragments are put together (-400).
   chain arriving {{
-    type filter hook prerouting priority -350; policy accept;
+    type filter hook prerouting priority -450; policy accept;
     iifname "{prefix}*" jump from_slot
   }}
   chain from_slot {{
@@ -275,6 +277,15 @@ mod tests {
         assert_eq!(text.matches("table inet").count(), 3);
         assert_eq!(text.matches("policy accept").count(), text.matches(" hook ").count());
         assert!(!text.contains("policy drop") && !text.contains("flush"));
+    }
+
+    #[test]
+    fn a_slot_is_told_from_the_next_before_fragments_are_joined() {
+        const CONNTRACK_DEFRAG: i32 = -400;
+        let text = text(&Openings::default());
+        let at = text.split("hook prerouting priority ").nth(1).expect("the chain is there");
+        let priority: i32 = at.split(';').next().expect(at).parse().expect(at);
+        assert!(priority < CONNTRACK_DEFRAG, "{priority}");
     }
 
     #[test]
