@@ -14,6 +14,8 @@ class NameServer:
         # Names with another address than that.
         self.answers: dict[str, str] = {}
         self.asked: list[str] = []
+        # What was sent, byte by byte.
+        self.queries: list[bytes] = []
         self.port = self._bind()
         for server in (self._udp, self._tcp):
             server.daemon_threads = True
@@ -61,6 +63,7 @@ class NameServer:
         name, end = read_name(query, 12)
         kind = struct.unpack("!H", query[end : end + 2])[0]
         self.asked.append(name)
+        self.queries.append(query)
         known = name.endswith(".tarn.test")
         records = b""
         if known and kind == 1:

@@ -182,7 +182,13 @@ fn furnish_outside(name: &str, address: Ipv4Addr) -> Result<(), StepFailure> {
     // Forwarding is asked of the interface that a packet comes in by; the host's own setting
     // stays as it is. The strict reverse-path check is the net below the rules: it drops
     // whatever still has its inside address.
-    for (key, value) in [("forwarding", "1"), ("rp_filter", "1"), ("accept_redirects", "0")] {
+    for (key, value) in [
+        ("forwarding", "1"),
+        ("rp_filter", "1"),
+        ("accept_redirects", "0"),
+        // A packet may not name the routers it goes by, whatever the host allows elsewhere.
+        ("accept_source_route", "0"),
+    ] {
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/{key}"), value)
             .step("set interface options")?;
     }

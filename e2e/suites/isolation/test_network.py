@@ -164,11 +164,6 @@ def test_other_sandboxes_are_closed(server, neighbour, request, kind):
     cannot(server, box, *(["tcp", address, port] for address in addresses for port in (9501, 8000)))
 
 
-def test_the_own_daemon_wants_its_token(server, open_box):
-    answers = probe(server, open_box, ["tcp", "127.0.0.1", 9501])
-    assert "401" in answers[0] or "403" in answers[0], answers
-
-
 def test_the_switch_works_on_a_running_sandbox(server, lab, open_box):
     box = _box(server)
     reach = lambda: probe(server, box, ["tcp", OUTSIDE, PORT])[0]  # noqa: E731
@@ -178,20 +173,6 @@ def test_the_switch_works_on_a_running_sandbox(server, lab, open_box):
     assert probe(server, box, ["dns", GATEWAY, "a.tarn.test"]) == [[REFUSED, None]]
     assert server.call("PATCH", f"/sandboxes/{box}", {"network": None}).status == 200
     assert reach().startswith("open")
-
-
-def test_ipv6_leads_nowhere(server, open_box):
-    result = server.run(open_box, "cat /proc/net/if_inet6 2>/dev/null | grep -v ' lo$' | grep -v '^fe80' || true")
-    assert result.out == "", "no global IPv6 address without rules for it"
-
-
-def test_foreign_source_addresses_do_not_leave(server, lab, open_box):
-    """Root inside may set any address; a packet with it must not get out."""
-    script = "ip addr add 203.0.113.77/32 dev eth0 2>/dev/null || ifconfig eth0:1 203.0.113.77; exec python3 -c '"
-    script += "import socket; s=socket.socket(); s.settimeout(1.5); s.bind((\"203.0.113.77\", 0)); "
-    script += f"s.connect((\"{OUTSIDE}\", {PORT})); s.send(b\"x\"); print(s.recv(99))'"
-    result = server.run(open_box, script, user="root")
-    assert result.status != 0 and "outside" not in result.out, result
 
 
 def test_a_public_service_sees_the_host_not_the_sandbox(server, lab, open_box):
