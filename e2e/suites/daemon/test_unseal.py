@@ -17,10 +17,15 @@ LIMIT_SECONDS, GAP_SECONDS = 6, 9
 TOKENS = ["a" * 64, "b" * 64]
 
 
+def dial(box, timeout=30) -> socket.socket:
+    """A connection to the daemon, around the ingress."""
+    host, _, port = box.daemon.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=timeout)
+
+
 def connect(box, path, method="GET", body="", token=None):
     """Sends a request on a connection that stays open."""
-    host, _, port = box.daemon.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection = dial(box)
     head = f"{method} {path} HTTP/1.1\r\nHost: t\r\nX-Tarn-Token: {token or box.token}\r\nContent-Length: {len(body)}"
     connection.sendall(f"{head}\r\n\r\n{body}".encode())
     return connection
@@ -28,7 +33,7 @@ def connect(box, path, method="GET", body="", token=None):
 
 def look(box, terminal):
     """Attaches to a terminal, around the ingress."""
-    daemon = types.SimpleNamespace(ingress=box.daemon, key="")
+    daemon = types.SimpleNamespace(dial=lambda timeout: dial(box, timeout), key="")
     headers = {"X-Tarn-Token": box.token, "X-PTY-Token": terminal["token"]}
     client = WebSocket(daemon, "t", f"{T}/{terminal['session_id']}/ws", headers, timeout=30)
     assert client.status == 101, client.body
