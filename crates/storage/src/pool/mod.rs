@@ -17,6 +17,8 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -36,6 +38,10 @@ use crate::{
     step::{HostStepError, StepContext as _},
     trash::Trash,
 };
+
+/// How often a pool that seems full is looked at again, and after which pause.
+const LOOKS: usize = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
 /// How the pool clones a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,7 +234,24 @@ impl Pool {
         self.space_beside(outstanding(&self.promised.lock()))
     }
 
+    /// Looks again where there seems to be little: for the moment in which XFS clones a hole, it
+    /// counts as much as taken as the hole is large.
     fn space_beside(&self, promised: u64) -> Result<PoolSpace, HostStepError> {
+        let mut space = self.space_now(promised)?;
+        for _ in 0..LOOKS {
+            if space.available >= reserve(space.total).max(space.floor) {
+                break;
+            }
+            thread::sleep(LOOK_PAUSE);
+            let again = self.space_now(promised)?;
+            if again.available > space.available {
+                space = again;
+            }
+        }
+        Ok(space)
+    }
+
+    fn space_now(&self, promised: u64) -> Result<PoolSpace, HostStepError> {
         let (size, free) = room(&self.dir)?;
         let (free, growth) = match &self.image {
             Some(image) => {
