@@ -1,8 +1,9 @@
 """Fixtures of all suites, and who runs which module.
 
 A module's `SERVER = {...}` says how its server is made, `ALONE = True` that it measures and nothing
-may run beside it, and `SECONDS = N` about how long it takes, if that is long: such modules begin
-first, so that the last ones to end are short.
+may run beside it, `SECONDS = N` about how long it takes, if that is long: such modules begin first,
+so that the last ones to end are short; and `TOGETHER = "word"` that it needs something of which the
+host has one: modules with the same word are one process's, so that no other waits for them.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from harness.sdk import Sdk  # noqa: E402
 # `timeout` and CI end a run with SIGTERM; an interrupt lets every fixture clean up the host.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 _counts = {"passed": 0, "failed": 0}
+_ours: set[str] = set()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -127,12 +129,16 @@ def pytest_runtestloop(session):
 
 
 def claimed(claims, module):
-    """The tests of a module if this process is the first to ask, else none."""
+    """The tests of a module if this process is the first to ask for it, or for its like, else none."""
     tests = list(module)
-    name = tests[0].module.__name__
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(os.path.join(claims, name), os.O_CREAT | os.O_EXCL))
-        yield from tests
+    name = getattr(tests[0].module, "TOGETHER", tests[0].module.__name__)
+    if name not in _ours:
+        try:
+            os.close(os.open(os.path.join(claims, name), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        _ours.add(name)
+    yield from tests
 
 
 def pytest_runtest_logreport(report):

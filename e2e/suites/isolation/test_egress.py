@@ -10,6 +10,8 @@ from harness.lab import FORBIDDEN, OUTSIDE, PORT, PUBLIC
 from harness.wait import until
 from tensorlake.sandbox import CLEAR_NETWORK_POLICY, NetworkConfig
 
+SECONDS = 40
+TOGETHER = "lab"
 SERVER = {"config": {"pool": {"initial_mb": 4096, "max_mb": 12288}}}
 PROBE = pathlib.Path(__file__).with_name("probe.py").read_bytes()
 GATEWAY = "169.254.77.1"

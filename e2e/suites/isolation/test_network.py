@@ -12,6 +12,8 @@ from harness import host, http
 from harness.lab import FORBIDDEN, OUTSIDE, PORT
 from harness.wait import until
 
+SECONDS = 40
+TOGETHER = "lab"
 PROBE = pathlib.Path(__file__).with_name("probe.py").read_bytes()
 GATEWAY = "169.254.77.1"
 REFUSED = 5

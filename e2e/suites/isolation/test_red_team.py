@@ -30,6 +30,8 @@ from suites.isolation.field import (
     run,
 )
 
+SECONDS = 60
+TOGETHER = "lab"
 METADATA = FORBIDDEN[0]
 FOREIGN_MAC = packet.mac("02:de:ad:be:ef:77")
 EVERYBODY = b"\xff" * 6

@@ -140,7 +140,7 @@ def test_half_a_core_is_half_a_core(server):
         made = server.create(resources={"cpus": cpus})
         before, start = host.cpu_seconds(server.data, made), time.perf_counter()
         # Two spinners: with a whole core free, only the quota holds them.
-        result = server.run(made, "exec sh -c 'python3 -c \"$SPIN\" & python3 -c \"$SPIN\"; wait'", env={"SPIN": SPIN.format(4)})
+        result = server.run(made, "exec sh -c 'python3 -c \"$SPIN\" & python3 -c \"$SPIN\"; wait'", env={"SPIN": SPIN.format(env.scale(2, 4))})
         assert result.status == 0, result
         shares[cpus] = (host.cpu_seconds(server.data, made) - before) / (time.perf_counter() - start)
         server.delete(made)
