@@ -237,8 +237,15 @@ impl Control {
         placement: Placement,
     ) -> Result<watch::Receiver<Live>, ControlError> {
         let give_up = spec.max_pending_secs == Some(0);
-        let record = self.new_record(project, spec, &placement);
-        self.0.parts.store.sandbox_insert(&record, SandboxStatus::Pending).await?;
+        let ready = self.reserve(&spec, &placement).await;
+        let record = self.new_record(project, spec, &placement, ready.clone());
+        let inserted = self.0.parts.store.sandbox_insert(&record, SandboxStatus::Pending).await;
+        if let (Err(_), Some(id), Placement::On(node)) = (&inserted, &ready, &placement)
+            && let Some(node) = self.node(node)
+        {
+            node.give_back(id).await;
+        }
+        inserted?;
         let entry = self.0.table.insert(record.clone());
         let seen = entry.subscribe();
         match placement {
@@ -259,18 +266,25 @@ impl Control {
         Ok(seen)
     }
 
+    /// Takes a sandbox that its node has started ahead, if there is one like it.
+    async fn reserve(&self, spec: &SandboxSpec, placement: &Placement) -> Option<SandboxId> {
+        let (Placement::On(node), None) = (placement, &spec.restore) else { return None };
+        self.node(node)?.reserve(&spec.image, &spec.resources).await
+    }
+
     fn new_record(
         &self,
         project: ProjectId,
         spec: SandboxSpec,
         placement: &Placement,
+        ready: Option<SandboxId>,
     ) -> SandboxRecord {
         let (node, reason): (Option<NodeId>, PendingReason) = match placement {
             Placement::On(node) => (Some(node.clone()), PendingReason::WaitingForContainer),
             Placement::Wait { reason, .. } => (None, *reason),
         };
         SandboxRecord {
-            id: SandboxId::from_random(self.0.parts.entropy.bytes()),
+            id: ready.unwrap_or_else(|| SandboxId::from_random(self.0.parts.entropy.bytes())),
             project,
             created_at: self.0.parts.clock.now(),
             asked: spec,

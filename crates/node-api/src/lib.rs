@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation,
-    Launch, LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, SandboxId, SnapshotId,
-    SnapshotKind,
+    ImageName, Launch, LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, Resources, SandboxId,
+    SnapshotId, SnapshotKind,
 };
 use thiserror::Error;
 
@@ -254,6 +254,13 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// Fails when the intent is stale or the node stops.
     async fn apply(&self, intent: NodeIntent) -> Result<(), ApplyError>;
+
+    /// Takes a sandbox that the node has started ahead, if it has one of that image and shape. Its
+    /// id is the caller's to create a sandbox under, on this node and in that image and shape.
+    async fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<SandboxId>;
+
+    /// Gives back what was reserved for a sandbox that is not created after all.
+    async fn give_back(&self, id: &SandboxId);
 
     /// Returns what the node has to offer.
     async fn view(&self) -> NodeView;

@@ -61,6 +61,11 @@ pub(crate) async fn init(
     post(daemon, INIT_PATH, None, request).await
 }
 
+/// Says whether a daemon listens; it need not be open.
+pub(crate) async fn listens(daemon: SocketAddr) -> Result<(), DaemonError> {
+    connect(daemon).await.map(drop)
+}
+
 /// Makes a daemon end the largest process of its sandbox.
 pub(crate) async fn relieve(
     daemon: SocketAddr,

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use tarn_node_api::{Endpoint, NodeIntent, NodeTarget};
 use tarn_runtime::RuntimeExit;
 use tarn_types::{
-    DaemonToken, EndCause, FailedStep, Generation, Launch, ObservedPhase, UnixMillis,
+    DaemonToken, EndCause, FailedStep, Generation, Launch, ObservedPhase, ProjectId, SandboxId,
+    UnixMillis,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -32,7 +33,7 @@ use crate::{
     suspend::{Warm, Why, report_capture},
 };
 
-/// How long after a resume a word of the processes of before may still come.
+/// How long after a start or a resume a word of the processes of before may still come.
 const LATE_WORD: Duration = Duration::from_secs(5);
 
 /// Owns one sandbox of this node.
@@ -57,8 +58,8 @@ pub(crate) struct SandboxTask {
     pub(crate) warm: Option<Warm>,
     /// Before this its idle limit does not try again.
     pub(crate) not_before: Option<Instant>,
-    /// When it last went on after a suspend.
-    pub(crate) resumed: Option<Instant>,
+    /// When it last began to run: at its start, or after a suspend.
+    pub(crate) begun: Option<Instant>,
     /// When this server took it over from an earlier one.
     pub(crate) adopted_at: Option<UnixMillis>,
     /// The ledger could not be written the last time.
@@ -154,7 +155,7 @@ impl SandboxTask {
             trouble: None,
             warm: None,
             not_before: None,
-            resumed: None,
+            begun: None,
             adopted_at: None,
             unsaved: false,
             ended_suspended: false,
@@ -192,6 +193,8 @@ impl SandboxTask {
     async fn start(&mut self) -> Result<Endpoint, EndCause> {
         let wanted = self.wanted.clone();
         let endpoint = start(&self.shared, &mut self.entry, wanted).await?;
+        // A word of what was started ahead under its id may still come.
+        self.begun = Some(Instant::now());
         self.entry.state = State::Running { since: self.shared.parts.clock.now() };
         // A crash of the host ends one without a name, whatever this file says then. What has a
         // name keeps its files, so the word that it runs must outlast one.
@@ -309,10 +312,10 @@ impl SandboxTask {
         self.handle.want(|wanted| wanted.exit = None);
         if matches!(self.entry.state, State::Suspended { .. }) {
             self.drop_warm().await;
-        } else if self.resumed.is_some_and(|at| at.elapsed() < LATE_WORD)
+        } else if self.begun.is_some_and(|at| at.elapsed() < LATE_WORD)
             && let Ok(true) = self.shared.parts.runtime.lives(&self.entry.id).await
         {
-            // Those of before its resume: it has others now.
+            // Those of before: it has others now.
             tracing::debug!(sandbox.id = %self.entry.id, ?exit, "a late word of earlier processes");
         } else {
             self.end(cause_of(exit)).await;
@@ -548,11 +551,22 @@ enum Progress {
 
 /// Makes the first entry of a sandbox.
 fn new_entry(shared: &Shared, intent: &NodeIntent, launch: Launch) -> Entry {
+    blank_entry(shared, intent.id.clone(), intent.project.clone(), intent.generation, launch)
+}
+
+/// Makes an entry of which nothing is there yet.
+pub(crate) fn blank_entry(
+    shared: &Shared,
+    id: SandboxId,
+    project: ProjectId,
+    generation: Generation,
+    launch: Launch,
+) -> Entry {
     Entry {
         format_version: FORMAT_VERSION,
-        id: intent.id.clone(),
-        project: intent.project.clone(),
-        generation: intent.generation,
+        id,
+        project,
+        generation,
         boot_id: shared.config.boot_id.clone(),
         launch,
         state: State::Starting,

@@ -21,8 +21,8 @@ use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, Generation, MilliCpu, NodeId, Observed, ObservedPhase, Pace, SandboxId,
-    SnapshotId,
+    BootId, ByteSize, Generation, ImageName, MilliCpu, NodeId, Observed, ObservedPhase, Pace,
+    Resources, SandboxId, SnapshotId,
 };
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -36,6 +36,7 @@ use crate::{
     handle::Handle,
     ledger::{Durability, Entry, Ledger, LedgerError},
     log::{self, LogRate},
+    prestart::{self, PrestartConfig, PrestartCounts, Prestarts},
     room::{self, Room},
     sandbox::SandboxTask,
     start::chain,
@@ -68,6 +69,8 @@ pub struct NodeConfig {
     pub keep_warm: Duration,
     /// How fast the output of each sandbox is read to be persisted.
     pub log_rate: LogRate,
+    /// How many sandboxes are started before anybody asks.
+    pub prestart: PrestartConfig,
 }
 
 /// What a node works with.
@@ -138,6 +141,8 @@ pub(crate) struct Shared {
     /// Bounds the batches of lines that are in memory.
     pub(crate) log_room: Arc<Semaphore>,
     pub(crate) transfers: Transfers,
+    /// What was started before anybody asked.
+    pub(crate) prestarts: Prestarts,
 }
 
 // === impl Shared ===
@@ -206,11 +211,17 @@ impl NodeService {
             room: watch::Sender::new(Room::Enough),
             log_room: Arc::new(Semaphore::new(log::ROOM)),
             transfers: Transfers::new(),
+            prestarts: Prestarts::default(),
         }));
         room::first_look(&node.0).await;
         adopt::adopt_all(&node.0).await?;
         node.listen(events);
         drop(node.0.parts.tasks.spawn("room_watcher", room::watch(Arc::clone(&node.0))));
+        let ahead = node.0.config.prestart.clone();
+        if ahead.rule.most > 0 {
+            let keep = prestart::keep(Arc::clone(&node.0), ahead);
+            drop(node.0.parts.tasks.spawn("prestart_keeper", keep));
+        }
         Ok(node)
     }
 
@@ -218,6 +229,12 @@ impl NodeService {
     #[must_use]
     pub fn transfer_counts(&self) -> TransferCounts {
         self.0.transfers.counts()
+    }
+
+    /// Returns what became of sandboxes that were started ahead.
+    #[must_use]
+    pub fn prestart_counts(&self) -> PrestartCounts {
+        self.0.prestarts.counts()
     }
 
     fn listen(&self, mut events: mpsc::Receiver<RuntimeEvent>) {
@@ -235,6 +252,8 @@ impl NodeService {
                     Some(RuntimeEvent::Exited { id, exit }) => {
                         if let Some(handle) = node.handle(&id) {
                             handle.want(|wanted| wanted.exit = Some(exit));
+                        } else if node.0.prestarts.note_exit(&id) {
+                            tracing::debug!(sandbox.id = %id, ?exit, "one that waited has ended");
                         }
                     }
                     Some(RuntimeEvent::MemoryPressure { id }) => node.relieve(&id),
@@ -335,6 +354,17 @@ impl Node for NodeService {
             }
         }
         Ok(())
+    }
+
+    async fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<SandboxId> {
+        if self.0.config.prestart.rule.most == 0 || self.0.parts.tasks.is_stopping() {
+            return None;
+        }
+        self.0.prestarts.reserve(image, resources)
+    }
+
+    async fn give_back(&self, id: &SandboxId) {
+        self.0.prestarts.give_back(id);
     }
 
     async fn view(&self) -> NodeView {

@@ -8,11 +8,11 @@ use std::{error::Error, net::SocketAddr, time::Duration};
 use tarn_guest_api::{
     Continues, Environment, InitRequest, Limits, PROTOCOL, Secret, UnsealRequest,
 };
-use tarn_host::{Capture, ImageConfig, ImageError, RootFs, Slot, Template};
+use tarn_host::{Capture, ImageConfig, ImageError, RootFs, Slot, SlotId, Template};
 use tarn_node_api::Endpoint;
-use tarn_runtime::{RuntimeExit, RuntimeSpec, Started};
+use tarn_runtime::{CpuShare, RuntimeExit, RuntimeSpec, Started};
 use tarn_types::{
-    DaemonToken, EndCause, FailedStep, Launch, SandboxId, SnapshotKind, StartFailure,
+    DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SandboxId, SnapshotKind, StartFailure,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -21,6 +21,7 @@ use crate::{
     daemon::{self, DaemonError, knock_delay},
     handle::Wanted,
     ledger::{Durability, Entry, Kept},
+    prestart::Ready,
     service::Shared,
 };
 
@@ -37,6 +38,11 @@ pub(crate) async fn start(
     wanted: watch::Receiver<Wanted>,
 ) -> Result<Endpoint, EndCause> {
     let source = find_source(shared, &entry.launch).await?;
+    if let Some(ready) = shared.prestarts.take(&entry.id).await
+        && let Some(claimed) = claim(shared, entry, &source, ready, &wanted).await
+    {
+        return claimed;
+    }
     let template = &source.template;
     entry.template = Some(template.digest.clone());
     if let Some((_, note, _)) = source.memory() {
@@ -44,6 +50,88 @@ pub(crate) async fn start(
         entry.tarnd = note.tarnd.clone();
     }
     build(shared, entry, &source, &wanted, Written::Beside).await
+}
+
+/// Makes a sandbox out of one that was started ahead; `None` if it is of no use. Then nothing of it
+/// is left and the sandbox is built as any other.
+async fn claim(
+    shared: &Shared,
+    entry: &mut Entry,
+    source: &Source,
+    ready: Ready,
+    wanted: &watch::Receiver<Wanted>,
+) -> Option<Result<Endpoint, EndCause>> {
+    let mut steps = Steps::begin();
+    let Ready { entry: ready, died } = ready;
+    let fits = !died
+        && ready.launch.resources == entry.launch.resources
+        && ready.template.as_ref() == Some(&source.template.digest)
+        && ready.tarnd == entry.tarnd
+        && matches!(source.files, Files::New);
+    (entry.slot, entry.started, entry.template) = (ready.slot, ready.started, ready.template);
+    let claimed = match (fits, entry.slot, entry.started.clone()) {
+        (true, Some(slot), Some(started)) => {
+            let write = shared.write(entry.clone(), Durability::Synced);
+            let open = open(shared, entry, source, slot, &started, wanted.clone(), &mut steps);
+            let (written, opened) = tokio::join!(write, open);
+            steps.end(&entry.id, "what was beside");
+            written.map_err(|bad| failed(FailedStep::Layer, &bad)).and(opened)
+        }
+        _ => Err(died_at_start(None)),
+    };
+    match claimed {
+        // What is wrong is what was asked for.
+        Err(EndCause::StartFailed { failure: StartFailure::Configuration, .. }) | Ok(_) => {
+            Some(claimed)
+        }
+        Err(cause) => {
+            let message = cause.error_message();
+            tracing::info!(
+                sandbox.id = %entry.id, message, "one that was started ahead is of no use"
+            );
+            entry.started = None;
+            match clean(shared, entry).await {
+                Ok(()) => {
+                    // Its end is not that of what is built now.
+                    if let Some(handle) = shared.handles.read().get(&entry.id) {
+                        handle.want(|wanted| wanted.exit = None);
+                    }
+                    None
+                }
+                Err(trouble) => {
+                    tracing::warn!(sandbox.id = %entry.id, trouble, "and it is not removed");
+                    Some(Err(cause))
+                }
+            }
+        }
+    }
+}
+
+/// Makes one that was started ahead somebody's. Its policy is in force before it knows of anything.
+async fn open(
+    shared: &Shared,
+    entry: &Entry,
+    source: &Source,
+    slot: SlotId,
+    started: &Started,
+    wanted: watch::Receiver<Wanted>,
+    steps: &mut Steps,
+) -> Result<Endpoint, EndCause> {
+    let (slots, runtime) = (&shared.parts.slots, &shared.parts.runtime);
+    let policy = async {
+        if entry.launch.egress == EgressPolicy::CLOSED {
+            return Ok(());
+        }
+        slots.set_policy(slot, &entry.id, &entry.launch.egress).await
+    };
+    let (policy, promoted) = tokio::join!(policy, runtime.promote(&entry.id));
+    policy.map_err(|bad| failed(FailedStep::Slot, &bad))?;
+    promoted.map_err(|bad| failed(FailedStep::Start, &bad))?;
+    steps.end(&entry.id, "policy and share");
+    let request = init_request(shared, entry, &source.template.config);
+    open_daemon(started.daemon, &request, wanted).await?;
+    steps.end(&entry.id, "daemon init");
+    Ok(Endpoint { daemon: started.daemon, token: entry.token.clone() })
 }
 
 /// When a new sandbox's ledger entry is written.
@@ -157,6 +245,7 @@ pub(crate) fn runtime_spec(
         resources: entry.launch.resources,
         tarnd: entry.tarnd.clone(),
         processes: shared.config.processes,
+        share: CpuShare::Own,
     }
 }
 
@@ -187,7 +276,7 @@ impl Steps {
 }
 
 /// What a sandbox is made from.
-struct Source {
+pub(crate) struct Source {
     template: Template,
     files: Files,
 }
@@ -209,6 +298,15 @@ enum Files {
 }
 
 impl Source {
+    /// Finds the template that a launch names.
+    pub(crate) async fn of_template(shared: &Shared, launch: &Launch) -> Result<Self, EndCause> {
+        Ok(Self { template: find_template(shared, launch).await?, files: Files::New })
+    }
+
+    pub(crate) fn digest(&self) -> &str {
+        &self.template.digest
+    }
+
     /// Returns the capture if it holds memory, and what the sandbox is that goes on from it.
     fn memory(&self) -> Option<(&Capture, &Note, Continues)> {
         match &self.files {
@@ -244,8 +342,7 @@ async fn own_files(shared: &Shared, entry: &mut Entry) -> Result<Source, String>
 
 async fn find_source(shared: &Shared, launch: &Launch) -> Result<Source, EndCause> {
     let Some(restore) = &launch.restore else {
-        let template = find_template(shared, launch).await?;
-        return Ok(Source { template, files: Files::New });
+        return Source::of_template(shared, launch).await;
     };
     let (capture, note) = open_capture(shared, restore.snapshot.as_str())
         .await
@@ -275,7 +372,7 @@ fn no_snapshot(message: String) -> EndCause {
     EndCause::StartFailed { step: FailedStep::Snapshot, failure, message }
 }
 
-async fn place(
+pub(crate) async fn place(
     shared: &Shared,
     entry: &mut Entry,
     source: &Source,

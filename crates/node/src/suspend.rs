@@ -240,7 +240,7 @@ impl SandboxTask {
                 self.endpoint = Some(endpoint);
                 self.not_before = None;
                 self.adopted_at = None;
-                self.resumed = Some(Instant::now());
+                self.begun = Some(Instant::now());
                 tracing::info!(
                     sandbox.id = %self.entry.id, warm = warm.is_some(),
                     millis = millis(begun.elapsed()),

@@ -122,6 +122,11 @@ impl SandboxCgroup {
         self.set_all(&value::at_start(self.layout.version(), limits))
     }
 
+    /// Sets how much of a busy CPU it gets.
+    pub(crate) fn set_cpu_share(&self, limits: &Limits) -> io::Result<()> {
+        self.set_all(&[value::cpu_share(self.layout.version(), limits)])
+    }
+
     fn set_all(&self, settings: &[Setting]) -> io::Result<()> {
         for Setting { controller, file, value, need } in settings {
             let path = self.dir(*controller).join(file);

@@ -16,7 +16,7 @@
 //! speed (1.5 GB/s measured) in the 40 ms until its death; without it the whole sandbox would
 //! stand still at its limit each time, the daemon that is to act included.
 
-use tarn_runtime::RuntimeSpec;
+use tarn_runtime::{CpuShare, RuntimeSpec};
 use tarn_types::MilliCpu;
 
 const MIB: u64 = 1 << 20;
@@ -26,6 +26,9 @@ const BASE_OVERHEAD: u64 = 24 * MIB;
 
 /// One part in this many of the memory goes into page tables and the sentry's own books.
 const BOOKKEEPING_SHARE: u64 = 64;
+
+/// The least that the kernel takes.
+const LEAST_SHARES: u64 = 2;
 
 const HEADROOM: u64 = 64 * MIB;
 
@@ -77,7 +80,11 @@ impl Limits {
             memory: MemoryBounds::of(memory),
             cpu_quota_micros: quota(cpu),
             cpu_period_micros: CPU_PERIOD_MICROS,
-            cpu_shares: (u64::from(cpu.milli()) * 1024 / 1000).clamp(2, 262_144),
+            cpu_shares: match spec.share {
+                CpuShare::Own => (u64::from(cpu.milli()) * 1024 / 1000).max(LEAST_SHARES),
+                CpuShare::Least => LEAST_SHARES,
+            }
+            .min(262_144),
             host_processes: u64::from(spec.processes) * HOST_PROCESSES_EACH + HOST_PROCESSES_BASE,
         }
     }
@@ -128,6 +135,7 @@ mod tests {
             },
             tarnd: "/t".into(),
             processes,
+            share: CpuShare::Own,
         })
     }
 

@@ -103,6 +103,7 @@ mod tests {
         path::PathBuf,
     };
 
+    use tarn_runtime::CpuShare;
     use tarn_types::{Resources, SandboxId};
 
     use super::*;
@@ -117,6 +118,7 @@ mod tests {
             resources: Resources::default(),
             tarnd: "/opt/tarnd".into(),
             processes: 100,
+            share: CpuShare::Own,
         }
     }
 

@@ -44,6 +44,16 @@ pub struct ImageFacts {
     pub cpu_features: Vec<String>,
 }
 
+/// How much of a busy CPU a sandbox gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CpuShare {
+    /// What its shape says.
+    #[default]
+    Own,
+    /// As good as nothing: nobody waits for it. [`Runtime::promote`] gives it its own.
+    Least,
+}
+
 /// All a runtime needs to make one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeSpec {
@@ -63,6 +73,8 @@ pub struct RuntimeSpec {
     pub tarnd: PathBuf,
     /// The most processes the inside may have; the runtime sets its own fuse well above.
     pub processes: u32,
+    /// How much of a busy CPU it gets to begin with.
+    pub share: CpuShare,
 }
 
 /// A started sandbox: where its daemon listens, and enough to recognise its process again.
@@ -200,6 +212,13 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// Fails when the backend fails; the sandbox must then be deleted.
     async fn start(&self, id: &SandboxId) -> Result<Started, RuntimeError>;
+
+    /// Gives a started sandbox that had the least of a busy CPU its own share. Does nothing to one
+    /// that has it.
+    ///
+    /// # Errors
+    /// Fails when the sandbox is not there, or the host refuses.
+    async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError>;
 
     /// Says whether a sandbox that an earlier server made still has its main process. No is said
     /// only where that is certain: it ends the sandbox.

@@ -10,6 +10,6 @@ mod contract;
 pub mod sim;
 
 pub use contract::{
-    Adopted, Capabilities, ImageFacts, Runtime, RuntimeError, RuntimeEvent, RuntimeExit,
+    Adopted, Capabilities, CpuShare, ImageFacts, Runtime, RuntimeError, RuntimeEvent, RuntimeExit,
     RuntimeKind, RuntimeSpec, RuntimeStats, Started,
 };

@@ -86,6 +86,10 @@ impl Runtime for SimRuntime {
         self.host.start(id, &self.watch).await
     }
 
+    async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.host.promote(id).await
+    }
+
     async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
         self.host.lives(id).await
     }

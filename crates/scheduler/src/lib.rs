@@ -4,6 +4,9 @@
 //! available now, minus a reserve, covers the starts under way (design §4). CPU is a quota and
 //! overcommitted. Disk is thin; the pool keeps a reserve.
 
+mod prestart;
+
+pub use prestart::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
 use tarn_types::{ByteSize, MilliCpu, NodeId, PendingReason, Resources};
 
 /// The numbers of the admission rule; all are configuration.

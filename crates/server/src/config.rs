@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) ingress: IngressSection,
     pub(crate) tls: TlsSection,
     pub(crate) node: NodeSection,
+    pub(crate) prestart: PrestartSection,
     pub(crate) pool: PoolSection,
     pub(crate) object_store: ObjectStoreSection,
     pub(crate) network: NetworkSection,
@@ -71,6 +72,17 @@ pub(crate) struct NodeSection {
     /// quickly, in seconds; 0 = not at all. Under memory pressure they are dropped earlier.
     /// Default: 300.
     pub(crate) keep_warm_secs: u64,
+}
+
+/// `[prestart]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PrestartSection {
+    /// How many sandboxes of the default image and resources are kept started ahead of requests.
+    /// More are, of whatever is asked for, as long as it is. Default: 4.
+    pub(crate) kept: u32,
+    /// The most of all kinds together; 0 = none are. Default: 32.
+    pub(crate) most: u32,
 }
 
 /// Which isolation technology a node uses.
@@ -301,6 +313,12 @@ impl Default for NodeSection {
             orphan_grace_secs: 7 * 24 * 3600,
             keep_warm_secs: 300,
         }
+    }
+}
+
+impl Default for PrestartSection {
+    fn default() -> Self {
+        Self { kept: 4, most: 32 }
     }
 }
 

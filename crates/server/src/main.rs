@@ -11,6 +11,7 @@ mod host;
 mod identity;
 mod listen;
 mod object_store;
+mod prestart;
 mod purge;
 mod serve;
 mod tls;

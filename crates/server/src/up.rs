@@ -10,12 +10,12 @@ use tarn_control::{Control, ControlConfig, ControlParts, Limits};
 use tarn_ingress::{ActivityLog, Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeArchive, NodeConfig, NodeParts,
-    NodeService, ProcMemory,
+    NodeService, PrestartConfig, ProcMemory,
 };
-use tarn_scheduler::AdmissionRule;
+use tarn_scheduler::{AdmissionRule, PrestartRule};
 use tarn_store_sql::{LogLimits, SqliteLogStore, SqliteStore};
 use tarn_task::{Entropy, OsEntropy, SystemClock, Tasks};
-use tarn_types::{ByteSize, MilliCpu, SandboxStatus};
+use tarn_types::{ByteSize, MilliCpu, Resources, SandboxStatus};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -237,6 +237,16 @@ async fn start_node(
             bytes_per_sec: config.process_logs.rate_kb_per_sec.saturating_mul(1 << 10),
             burst_bytes: config.process_logs.burst_kb.saturating_mul(1 << 10),
         },
+        prestart: PrestartConfig {
+            rule: PrestartRule {
+                kept: config.prestart.kept,
+                most: config.prestart.most,
+                memory_reserve: ByteSize::from_mib(config.admission.memory_reserve_mb),
+                memory_reserve_percent: config.admission.memory_reserve_percent,
+            },
+            image: host.images.default_image(),
+            resources: Resources::default(),
+        },
     };
     let parts = NodeParts {
         runtime: host.runtime,
@@ -284,7 +294,12 @@ fn serve_all(
     let Ports { api, ingress, acceptors } = ports;
     let object_store = started.object_store.as_ref();
     let object_store = object_store.map(|object_store| object_store.metrics(&started.node));
-    let metrics = [Some(ingress_metrics(proxy.stats())), acceptors.metrics(), object_store];
+    let metrics = [
+        Some(ingress_metrics(proxy.stats())),
+        Some(crate::prestart::metrics(&started.node)),
+        acceptors.metrics(),
+        object_store,
+    ];
     let metrics = metrics.into_iter().flatten().collect();
     let api = (api, acceptors.api.clone());
     crate::serve::api(data, addresses, &started.control, metrics, tasks, api)?;

@@ -19,8 +19,8 @@ use tarn_node_api::{
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
-    ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, MilliCpu,
-    NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef,
+    ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, ImageName,
+    MilliCpu, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef,
     SandboxStatus, SnapshotId, UnixMillis,
 };
 
@@ -43,6 +43,10 @@ pub(crate) struct FakeNode {
     pub(crate) memory: Mutex<ByteSize>,
     pub(crate) memory_available: Mutex<ByteSize>,
     pub(crate) starts_in_flight: Mutex<u32>,
+    /// What it has started ahead.
+    pub(crate) ready: Mutex<Vec<SandboxId>>,
+    /// What was to be reserved.
+    pub(crate) reserved: Mutex<Vec<(ImageName, Resources)>>,
     pub(crate) orders: Mutex<Vec<CaptureOrder>>,
     pub(crate) held: Mutex<BTreeMap<SnapshotId, HeldSnapshot>>,
     pub(crate) discarded: Mutex<Vec<SnapshotId>>,
@@ -86,6 +90,8 @@ impl FakeNode {
             memory: Mutex::new(ByteSize::from_mib(16_384)),
             memory_available: Mutex::new(ByteSize::from_mib(8192)),
             starts_in_flight: Mutex::default(),
+            ready: Mutex::default(),
+            reserved: Mutex::default(),
             orders: Mutex::default(),
             held: Mutex::default(),
             discarded: Mutex::default(),
@@ -235,6 +241,15 @@ impl Node for FakeNode {
             self.say(&intent.id, intent.generation.0, phase).await;
         }
         Ok(())
+    }
+
+    async fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<SandboxId> {
+        self.reserved.lock().push((image.clone(), *resources));
+        self.ready.lock().pop()
+    }
+
+    async fn give_back(&self, id: &SandboxId) {
+        self.ready.lock().push(id.clone());
     }
 
     async fn view(&self) -> NodeView {

@@ -11,8 +11,9 @@ use tarn_node_api::{
     ReportSink as _, Transfer, Unfound, VerifyError,
 };
 use tarn_types::{
-    ArchiveFacts, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, MilliCpu,
-    NodeId, Observed, ObservedPhase, Pace, SandboxId, SnapshotId, StartFailure, UnixMillis,
+    ArchiveFacts, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, ImageName,
+    MilliCpu, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId, SnapshotId,
+    StartFailure, UnixMillis,
 };
 
 /// What the node does with an intent.
@@ -93,6 +94,12 @@ impl Node for FakeNode {
         }
         Ok(())
     }
+
+    async fn reserve(&self, _image: &ImageName, _resources: &Resources) -> Option<SandboxId> {
+        None
+    }
+
+    async fn give_back(&self, _id: &SandboxId) {}
 
     async fn view(&self) -> NodeView {
         NodeView {

@@ -4,6 +4,7 @@ mod adopt;
 mod archive;
 mod life;
 mod log;
+mod prestart;
 mod reboot;
 mod room;
 mod state;

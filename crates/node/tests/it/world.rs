@@ -18,6 +18,7 @@ use tarn_host::{
 };
 use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, NodeArchive, NodeConfig, NodeParts, NodeService,
+    PrestartConfig,
 };
 use tarn_node_api::{
     ArchiveReport, CaptureOrder, CaptureReport, Endpoint, LogSink, LogSinkError, Node as _,
@@ -28,6 +29,7 @@ use tarn_runtime::{
     Runtime as _,
     sim::{SimHost, SimRuntime},
 };
+use tarn_scheduler::PrestartRule;
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     BootId, ByteSize, EgressPolicy, EndCause, Generation, Launch, LogBatch, MilliCpu, NodeId,
@@ -70,6 +72,8 @@ pub(crate) struct Host {
     /// How long the next nodes keep the processes of suspended sandboxes.
     pub(crate) keep_warm: Mutex<Duration>,
     pub(crate) logs: Arc<Logs>,
+    /// How many the next nodes start ahead; none to begin with.
+    pub(crate) prestart: Mutex<PrestartRule>,
 }
 
 /// What a test says went to its sandboxes: to all of them the same.
@@ -212,6 +216,7 @@ impl Host {
             boot: Mutex::new("boot-1"),
             servers: AtomicU64::new(1),
             logs: Arc::new(Logs::new()),
+            prestart: Mutex::new(PrestartRule { most: 0, ..PrestartRule::default() }),
         })
     }
 
@@ -253,6 +258,11 @@ impl World {
             orphan_grace_secs: 100,
             keep_warm: *host.keep_warm.lock(),
             log_rate: LogRate { bytes_per_sec: 1 << 30, burst_bytes: 1 << 30 },
+            prestart: PrestartConfig {
+                rule: *host.prestart.lock(),
+                image: "img".parse().expect("a good name"),
+                resources: launch().resources,
+            },
         };
         let gib = ByteSize::from_mib(16 * 1024);
         let parts = NodeParts {

@@ -45,7 +45,7 @@ pub(crate) fn at_create(version: CgroupVersion, limits: &Limits) -> Vec<Setting>
             may(Controller::Memory, "memory.swappiness", 0),
             // At the limit everything waits for us; the kernel would end the whole sandbox.
             must(Controller::Memory, "memory.oom_control", 1),
-            must(Controller::Cpu, "cpu.shares", limits.cpu_shares),
+            cpu_share(version, limits),
             must(Controller::Pids, "pids.max", limits.host_processes),
         ],
         CgroupVersion::V2 => vec![
@@ -54,10 +54,19 @@ pub(crate) fn at_create(version: CgroupVersion, limits: &Limits) -> Vec<Setting>
             may(Controller::Memory, "memory.swap.max", 0),
             // Half a sandbox is worse than none.
             must(Controller::Memory, "memory.oom.group", 1),
-            must(Controller::Cpu, "cpu.weight", limits.cpu_weight()),
+            cpu_share(version, limits),
             must(Controller::Pids, "pids.max", limits.host_processes),
         ],
     }
+}
+
+/// The setting of how much of a busy CPU a sandbox gets.
+pub(crate) fn cpu_share(version: CgroupVersion, limits: &Limits) -> Setting {
+    let (file, value) = match version {
+        CgroupVersion::V1 => ("cpu.shares", limits.cpu_shares),
+        CgroupVersion::V2 => ("cpu.weight", limits.cpu_weight()),
+    };
+    Setting { controller: Controller::Cpu, file, value: value.to_string(), need: Need::Must }
 }
 
 /// The settings that wait until it has started.

@@ -100,6 +100,10 @@ impl Runtime for WithSlots {
         self.0.start(id).await
     }
 
+    async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.0.promote(id).await
+    }
+
     async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
         self.0.lives(id).await
     }

@@ -18,7 +18,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use tarn_runtime::{Runtime as _, RuntimeEvent, RuntimeSpec, Started};
+use tarn_runtime::{CpuShare, Runtime as _, RuntimeEvent, RuntimeSpec, Started};
 use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
 use tarn_task::Tasks;
 use tarn_types::{ByteSize, InstanceTag, MilliCpu, Resources, SandboxId};
@@ -180,6 +180,7 @@ impl Host {
             },
             tarnd: guest_program(),
             processes: 200,
+            share: CpuShare::Own,
         };
         self.slots.lock().push(name.clone());
         ip(&format!("netns add {name}"));

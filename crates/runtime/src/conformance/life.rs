@@ -9,7 +9,7 @@ use super::{
     harness::{Harness, all_at_once, expect_reachable},
     probe::answers,
 };
-use crate::{Adopted, RuntimeError, RuntimeExit};
+use crate::{Adopted, CpuShare, RuntimeError, RuntimeExit, RuntimeSpec};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("a life: create, start, answer, delete", |h| Box::pin(life(h))),
@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("a failed start leaves nothing after its delete", |h| Box::pin(failed_start(h))),
     Case::new("a killed sandbox is reported once", |h| Box::pin(killed(h))),
     Case::new("stats are of now, and cpu time only grows", |h| Box::pin(stats(h))),
+    Case::new("one that nobody waits for is promoted", |h| Box::pin(promote(h))),
     Case::new("ten at once", |h| Box::pin(ten_at_once(h))),
 ];
 
@@ -44,11 +45,27 @@ async fn never_was(harness: &mut Harness) -> Outcome {
     let runtime = harness.runtime();
     expect_not_found(&runtime.start(&spec.id).await, &spec.id);
     expect_not_found(&runtime.stats(&spec.id).await, &spec.id);
+    expect_not_found(&runtime.promote(&spec.id).await, &spec.id);
     if runtime.capabilities().freeze {
         expect_not_found(&runtime.freeze(&spec.id).await, &spec.id);
         expect_not_found(&runtime.thaw(&spec.id).await, &spec.id);
     }
     harness.delete(&spec).await;
+    Outcome::Passed
+}
+
+async fn promote(harness: &mut Harness) -> Outcome {
+    let spec = RuntimeSpec { share: CpuShare::Least, ..harness.prepare().await };
+    let runtime = harness.runtime();
+    runtime.create(&spec).await.expect("it is created");
+    let started = runtime.start(&spec.id).await.expect("it starts");
+    harness.expect_reachable(&started).await;
+    for _ in 0..2 {
+        runtime.promote(&spec.id).await.expect("it gets its share");
+    }
+    harness.expect_reachable(&started).await;
+    harness.delete(&spec).await;
+    expect_not_found(&runtime.promote(&spec.id).await, &spec.id);
     Outcome::Passed
 }
 

@@ -15,6 +15,8 @@ pub enum SimStep {
     Daemon,
     /// The daemon answers `init` with 500 and stays closed.
     Init,
+    /// `Runtime::promote` fails and leaves the sandbox as it was.
+    Promote,
     /// `Runtime::lives` cannot tell.
     Lives,
     /// `Runtime::adopt` fails and leaves the sandbox unwatched.
@@ -62,6 +64,7 @@ impl SimStep {
             Self::Start => "start",
             Self::Daemon => "daemon",
             Self::Init => "init",
+            Self::Promote => "promote",
             Self::Lives => "look for",
             Self::Adopt => "adopt",
             Self::Delete => "delete",

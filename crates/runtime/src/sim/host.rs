@@ -250,6 +250,17 @@ impl SimHost {
         }
     }
 
+    pub(super) async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.meet(SimStep::Promote, id).await?;
+        let sandboxes = self.0.sandboxes.lock();
+        match sandboxes.get(id).map(|sandbox| &sandbox.state) {
+            Some(State::Running(_)) => Ok(()),
+            Some(State::Created | State::Starting | State::Dead) | None => {
+                Err(RuntimeError::NotFound { id: id.clone() })
+            }
+        }
+    }
+
     pub(super) async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
         self.meet(SimStep::Lives, id).await?;
         let sandboxes = self.0.sandboxes.lock();

@@ -11,7 +11,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tarn_guest_api::{INIT_PATH, TOKEN_HEADER};
-use tarn_runtime::{Runtime as _, RuntimeEvent, RuntimeSpec, Started, sim::SimRuntime};
+use tarn_runtime::{
+    CpuShare, Runtime as _, RuntimeEvent, RuntimeSpec, Started, sim::SimRuntime,
+};
 use tarn_task::Tasks;
 use tarn_types::{Resources, SandboxId};
 use tokio::{net::TcpStream, sync::mpsc};
@@ -40,6 +42,7 @@ pub(crate) fn spec(number: u16) -> RuntimeSpec {
         resources: Resources::default(),
         tarnd: "/sim/tarnd".into(),
         processes: 512,
+        share: CpuShare::Own,
     }
 }
 

@@ -1,0 +1,93 @@
+//! What the metrics say of sandboxes that are started ahead of requests.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use tarn_http::MetricsSource;
+use tarn_node::{NodeService, PrestartCounts};
+
+/// Returns what shows them.
+pub(crate) fn metrics(node: &NodeService) -> MetricsSource {
+    let node = node.clone();
+    Arc::new(move || render(&node.prestart_counts()))
+}
+
+/// Writes them in the Prometheus text format.
+fn render(now: &PrestartCounts) -> String {
+    let mut text = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, String)]| {
+        // Writing to a `String` cannot fail.
+        _ = writeln!(text, "# HELP tarn_{name} {help}\n# TYPE tarn_{name} {kind}");
+        for (labels, value) in rows {
+            _ = writeln!(text, "tarn_{name}{labels} {value}");
+        }
+    };
+    family(
+        "prestarted",
+        "gauge",
+        "Sandboxes that wait for a request, and such that are being started for one.",
+        &[
+            ("{state=\"ready\"}", now.ready.to_string()),
+            ("{state=\"building\"}", now.building.to_string()),
+        ],
+    );
+    family(
+        "prestart_requests_total",
+        "counter",
+        "Creates that found a sandbox started ahead, and such that did not.",
+        &[
+            ("{result=\"hit\"}", now.hits.to_string()),
+            ("{result=\"miss\"}", now.misses.to_string()),
+        ],
+    );
+    family(
+        "prestart_builds_total",
+        "counter",
+        "Sandboxes started ahead, and starts that failed.",
+        &[
+            ("{result=\"built\"}", now.built.to_string()),
+            ("{result=\"failed\"}", now.failed.to_string()),
+        ],
+    );
+    let plain = |value: String| [("", value)];
+    family(
+        "prestart_dropped_total",
+        "counter",
+        "Sandboxes started ahead and removed without having been used.",
+        &plain(now.dropped.to_string()),
+    );
+    // Shown in seconds, which is all that a float is needed for.
+    let micros = now.build_micros;
+    let seconds = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    family(
+        "prestart_build_seconds_total",
+        "counter",
+        "Time that starting them took.",
+        &plain(seconds),
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_are_there() {
+        let text = render(&PrestartCounts {
+            ready: 3,
+            hits: 5,
+            misses: 2,
+            build_micros: 1_250_000,
+            ..PrestartCounts::default()
+        });
+        for line in [
+            "tarn_prestarted{state=\"ready\"} 3",
+            "tarn_prestart_requests_total{result=\"hit\"} 5",
+            "tarn_prestart_requests_total{result=\"miss\"} 2",
+            "tarn_prestart_dropped_total 0",
+            "tarn_prestart_build_seconds_total 1.250000",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+    }
+}
