@@ -1,9 +1,13 @@
 //! Sandboxes that are started before anybody asks for them.
 //!
 //! ```text
+//!                    ┌────────────────────┐
 //!  (nothing) ──▶ building ──▶ ready ──▶ reserved ──▶ claimed: a sandbox like any other
 //!                    └──────────┴──────────┴──▶ removed
 //! ```
+//!
+//! A request that finds none ready is promised one that is being built, which is quicker than to
+//! begin another.
 //!
 //! One that is ready is whole but for what makes it somebody's: its daemon waits for its first
 //! request, its network is closed, and on a busy machine it gets no CPU. It has no entry in the
@@ -75,6 +79,8 @@ pub struct PrestartCounts {
     pub building: u64,
     /// Requests that found one.
     pub hits: u64,
+    /// Requests that found one that was being built.
+    pub joined: u64,
     /// Requests that found none.
     pub misses: u64,
     /// Built.
@@ -95,8 +101,8 @@ pub(crate) struct Prestarts {
     shelf: Mutex<Shelf>,
     /// Wakes who keeps the shelf.
     changed: Notify,
-    /// Changes whenever one is gone.
-    gone: watch::Sender<u64>,
+    /// Changes whenever one is gone, or is built.
+    moved: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -105,11 +111,20 @@ struct Shelf {
     reserved: HashMap<SandboxId, (Ready, Instant)>,
     /// Those that are being removed.
     leaving: HashSet<SandboxId>,
-    building: Vec<Shape>,
+    building: Vec<Building>,
     asked: HashMap<Shape, VecDeque<Instant>>,
     /// Shapes whose start has failed, and until when they are left alone.
     resting: HashMap<Shape, Instant>,
     counts: PrestartCounts,
+}
+
+/// One that is being built.
+#[derive(Debug)]
+struct Building {
+    id: SandboxId,
+    shape: Shape,
+    /// A request waits for it.
+    promised: bool,
 }
 
 /// One that waits.
@@ -123,7 +138,7 @@ pub(crate) struct Ready {
 
 /// What is to be done about the shelf.
 enum Step {
-    Build(Shape),
+    Build(SandboxId, Shape),
     Remove(Box<Entry>),
 }
 
@@ -142,8 +157,9 @@ struct Surroundings {
 // === impl Prestarts ===
 
 impl Prestarts {
-    /// Takes one of a shape for a request; it is that request's from now on.
-    pub(crate) fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<SandboxId> {
+    /// Takes one of a shape for a request; it is that request's from now on. Says whether it is
+    /// still being built.
+    fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<(SandboxId, bool)> {
         let shape = (image.clone(), *resources);
         let mut shelf = self.shelf.lock();
         let found =
@@ -152,11 +168,18 @@ impl Prestarts {
             let ready = shelf.ready.remove(at);
             let id = ready.entry.id.clone();
             shelf.reserved.insert(id.clone(), (ready, Instant::now()));
-            id
+            (id, false)
+        });
+        let id = id.or_else(|| {
+            let fitting = |one: &&mut Building| one.shape == shape && !one.promised;
+            let building = shelf.building.iter_mut().find(fitting)?;
+            building.promised = true;
+            Some((building.id.clone(), true))
         });
         shelf.note_ask(shape);
         match id {
-            Some(_) => shelf.counts.hits += 1,
+            Some((_, false)) => shelf.counts.hits += 1,
+            Some((_, true)) => shelf.counts.joined += 1,
             None => shelf.counts.misses += 1,
         }
         drop(shelf);
@@ -170,24 +193,28 @@ impl Prestarts {
         if let Some((ready, _)) = shelf.reserved.remove(id) {
             shelf.ready.push(ready);
         }
+        for building in shelf.building.iter_mut().filter(|building| building.id == *id) {
+            building.promised = false;
+        }
         drop(shelf);
         self.changed.notify_one();
     }
 
-    /// Hands over what was reserved under an id. While it is being removed this waits.
+    /// Hands over what was reserved under an id. While it is being built or removed this waits.
     pub(crate) async fn take(&self, id: &SandboxId) -> Option<Ready> {
-        let mut gone = self.gone.subscribe();
+        let mut moved = self.moved.subscribe();
         loop {
             {
                 let mut shelf = self.shelf.lock();
                 if let Some((ready, _)) = shelf.reserved.remove(id) {
                     return Some(ready);
                 }
-                if !shelf.leaving.contains(id) {
+                let building = shelf.building.iter().any(|building| building.id == *id);
+                if !building && !shelf.leaving.contains(id) {
                     return None;
                 }
             }
-            if gone.changed().await.is_err() {
+            if moved.changed().await.is_err() {
                 return None;
             }
         }
@@ -216,13 +243,18 @@ impl Prestarts {
         }
     }
 
+    fn is_promised(&self, id: &SandboxId) -> bool {
+        let shelf = self.shelf.lock();
+        shelf.building.iter().any(|building| building.id == *id && building.promised)
+    }
+
     fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
     fn note_gone(&self, id: &SandboxId) {
         self.shelf.lock().leaving.remove(id);
-        self.gone.send_modify(|count| *count += 1);
+        self.moved.send_modify(|count| *count += 1);
     }
 }
 
@@ -266,7 +298,11 @@ impl Shelf {
     }
 
     /// Returns the next thing to do, and notes that it is being done.
-    fn next(&mut self, around: &Surroundings) -> Option<Step> {
+    fn next(
+        &mut self,
+        around: &Surroundings,
+        id: impl FnOnce() -> SandboxId,
+    ) -> Option<Step> {
         let now = Instant::now();
         let late = |(_, since): &(Ready, Instant)| now.duration_since(*since) > RESERVED;
         let late = self.reserved.iter().find(|(_, reserved)| late(reserved));
@@ -290,18 +326,20 @@ impl Shelf {
             let ready = self.ready.remove(at);
             return Some(self.remove(ready));
         }
-        if !around.may_build || self.building.len() >= around.at_once {
+        let alone = self.building.iter().filter(|building| !building.promised).count();
+        if !around.may_build || alone >= around.at_once {
             return None;
         }
         let missing = around.targets.iter().find(|(shape, target)| {
-            let coming = self.building.iter().filter(|building| *building == shape).count();
+            let coming = |one: &&Building| one.shape == *shape && !one.promised;
+            let coming = self.building.iter().filter(coming).count();
             self.count(shape) + coming < *target as usize
                 && !self.resting.contains_key(shape)
                 && around.digests.contains_key(&shape.0)
         });
-        let shape = missing?.0.clone();
-        self.building.push(shape.clone());
-        Some(Step::Build(shape))
+        let (id, shape) = (id(), missing?.0.clone());
+        self.building.push(Building { id: id.clone(), shape: shape.clone(), promised: false });
+        Some(Step::Build(id, shape))
     }
 
     fn count(&self, shape: &Shape) -> usize {
@@ -323,6 +361,21 @@ impl Ready {
     }
 }
 
+/// Takes one for a request: one that is ready, or else one that is being built, which is not kept
+/// waiting for others from now on.
+pub(crate) async fn reserve(
+    shared: &Shared,
+    image: &ImageName,
+    resources: &Resources,
+) -> Option<SandboxId> {
+    let (id, building) = shared.prestarts.reserve(image, resources)?;
+    if building && let Err(early) = shared.parts.runtime.promote(&id).await {
+        // Then who builds it does.
+        tracing::debug!(sandbox.id = %id, error = chain(&early), "not promoted yet");
+    }
+    Some(id)
+}
+
 /// Keeps as many ready as are wanted until the server stops, and removes them then.
 pub(crate) async fn keep(shared: Arc<Shared>, config: PrestartConfig) {
     let tasks = shared.parts.tasks.clone();
@@ -331,12 +384,14 @@ pub(crate) async fn keep(shared: Arc<Shared>, config: PrestartConfig) {
     loop {
         let around = look_around(&shared, &config).await;
         loop {
-            let step = shared.prestarts.shelf.lock().next(&around);
+            let id = || SandboxId::from_random(shared.parts.entropy.bytes());
+            let step = shared.prestarts.shelf.lock().next(&around, id);
             match step {
                 None => break,
-                Some(Step::Build(shape)) => {
+                Some(Step::Build(id, shape)) => {
                     let shared = Arc::clone(&shared);
-                    drop(tasks.spawn("prestart", async move { build(&shared, shape).await }));
+                    let build = async move { build(&shared, id, shape).await };
+                    drop(tasks.spawn("prestart", build));
                 }
                 Some(Step::Remove(entry)) => remove(&shared, *entry).await,
             }
@@ -382,38 +437,44 @@ async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
     }
 }
 
-async fn build(shared: &Arc<Shared>, shape: Shape) {
+async fn build(shared: &Arc<Shared>, id: SandboxId, shape: Shape) {
     let begun = Instant::now();
-    let mut entry = waiting_entry(shared, &shape);
+    let mut entry = waiting_entry(shared, id.clone(), &shape);
     let made = make(shared, &mut entry).await;
     let stopping = shared.parts.tasks.is_stopping();
-    if made.is_err() || stopping {
-        shared.prestarts.shelf.lock().leaving.insert(entry.id.clone());
-        if let Err(trouble) = &made
-            && !stopping
-        {
+    let useless = {
+        let mut shelf = shared.prestarts.shelf.lock();
+        let at = shelf.building.iter().position(|building| building.id == id);
+        let promised = at.is_some_and(|at| shelf.building.remove(at).promised);
+        if made.is_ok() && !stopping {
+            let ready = Ready { entry, died: false };
+            shelf.counts.built += 1;
+            shelf.counts.build_micros += u64::try_from(begun.elapsed().as_micros()).unwrap_or(0);
+            if promised {
+                shelf.reserved.insert(id, (ready, Instant::now()));
+            } else {
+                shelf.ready.push(ready);
+            }
+            None
+        } else {
+            if made.is_err() && !stopping {
+                shelf.counts.failed += 1;
+                shelf.resting.insert(shape.clone(), Instant::now() + BACK_OFF);
+            }
+            shelf.leaving.insert(id);
+            Some(entry)
+        }
+    };
+    if let Some(entry) = useless {
+        if let (Err(trouble), false) = (&made, stopping) {
             tracing::warn!(
                 image = %shape.0, trouble, retry_secs = BACK_OFF.as_secs(),
                 "a sandbox was not started ahead of time; requests go on without"
             );
         }
         remove(shared, entry).await;
-    } else {
-        let mut shelf = shared.prestarts.shelf.lock();
-        shelf.ready.push(Ready { entry, died: false });
-        shelf.counts.built += 1;
-        shelf.counts.build_micros += u64::try_from(begun.elapsed().as_micros()).unwrap_or(0);
     }
-    {
-        let mut shelf = shared.prestarts.shelf.lock();
-        if made.is_err() && !stopping {
-            shelf.counts.failed += 1;
-            shelf.resting.insert(shape.clone(), Instant::now() + BACK_OFF);
-        }
-        if let Some(at) = shelf.building.iter().position(|building| *building == shape) {
-            shelf.building.remove(at);
-        }
-    }
+    shared.prestarts.moved.send_modify(|count| *count += 1);
     shared.prestarts.changed.notify_one();
 }
 
@@ -428,6 +489,10 @@ async fn make(shared: &Shared, entry: &mut Entry) -> Result<(), String> {
     spec.share = CpuShare::Least;
     let runtime = &shared.parts.runtime;
     runtime.create(&spec).await.map_err(|bad| chain(&bad))?;
+    if shared.prestarts.is_promised(&entry.id) {
+        // Since then or before: a request may have come too early to promote it.
+        runtime.promote(&entry.id).await.map_err(|bad| chain(&bad))?;
+    }
     let started = runtime.start(&entry.id).await.map_err(|bad| chain(&bad))?;
     let listens = start::knock(|| daemon::listens(started.daemon));
     match tokio::time::timeout(DAEMON_PATIENCE, listens).await {
@@ -476,7 +541,7 @@ async fn remove_all(shared: &Arc<Shared>) {
 }
 
 /// Makes the entry of one that is nobody's yet.
-fn waiting_entry(shared: &Shared, (image, resources): &Shape) -> Entry {
+fn waiting_entry(shared: &Shared, id: SandboxId, (image, resources): &Shape) -> Entry {
     let launch = Launch {
         image: image.clone(),
         resources: *resources,
@@ -486,7 +551,6 @@ fn waiting_entry(shared: &Shared, (image, resources): &Shape) -> Entry {
         timeout_secs: 0,
         restore: None,
     };
-    let id = SandboxId::from_random(shared.parts.entropy.bytes());
     let nobody = ProjectId::from_random([0; 16]);
     let entry = blank_entry(shared, id, nobody, Generation::FIRST, launch);
     debug_assert_eq!(entry.state, State::Starting);

@@ -360,7 +360,7 @@ impl Node for NodeService {
         if self.0.config.prestart.rule.most == 0 || self.0.parts.tasks.is_stopping() {
             return None;
         }
-        self.0.prestarts.reserve(image, resources)
+        prestart::reserve(&self.0, image, resources).await
     }
 
     async fn give_back(&self, id: &SandboxId) {

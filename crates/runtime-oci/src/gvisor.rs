@@ -354,12 +354,13 @@ impl Runtime for GvisorRuntime {
             CpuShare::Least => None,
         };
         self.claim(spec)?;
+        // Before it is there, so that it can be promoted meanwhile.
+        let known = Known { spec: Arc::new(spec.clone()), running: None };
+        self.known.lock().insert(spec.id.clone(), known);
         if let Err(error) = self.create_claimed(spec).await {
             self.undo(&spec.id).await;
             return Err(error);
         }
-        let known = Known { spec: Arc::new(spec.clone()), running: None };
-        self.known.lock().insert(spec.id.clone(), known);
         Ok(())
     }
 

@@ -213,8 +213,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Fails when the backend fails; the sandbox must then be deleted.
     async fn start(&self, id: &SandboxId) -> Result<Started, RuntimeError>;
 
-    /// Gives a started sandbox that had the least of a busy CPU its own share. Does nothing to one
-    /// that has it.
+    /// Gives a sandbox that had the least of a busy CPU its own share, also while it is created or
+    /// started. Does nothing to one that has it.
     ///
     /// # Errors
     /// Fails when the sandbox is not there, or the host refuses.

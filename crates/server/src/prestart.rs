@@ -33,9 +33,10 @@ fn render(now: &PrestartCounts) -> String {
     family(
         "prestart_requests_total",
         "counter",
-        "Creates that found a sandbox started ahead, and such that did not.",
+        "Creates that found a sandbox started ahead, one that was being started, or none.",
         &[
             ("{result=\"hit\"}", now.hits.to_string()),
+            ("{result=\"joined\"}", now.joined.to_string()),
             ("{result=\"miss\"}", now.misses.to_string()),
         ],
     );

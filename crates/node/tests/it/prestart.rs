@@ -1,5 +1,7 @@
 //! Sandboxes that are started before anybody asks.
 
+use std::time::Duration;
+
 use tarn_host::SlotId;
 use tarn_node::PrestartCounts;
 use tarn_node_api::{Node as _, NodeTarget};
@@ -84,6 +86,24 @@ async fn none_is_handed_out_twice() {
     assert_eq!(reserve(&world).await.as_ref(), Some(&ids[1]), "given back, it is to be had");
     for id in &ids {
         assert_eq!(world.run(id).await.observed.phase, ObservedPhase::Running);
+    }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_one_that_is_being_built() {
+    for fails in [false, true] {
+        let host = Host::new();
+        *host.prestart.lock() = PrestartRule { kept: 1, ..PrestartRule::default() };
+        host.sim.faults().delay(SimStep::Create, Duration::from_millis(200));
+        host.sim.faults().fail(SimStep::Start, usize::from(fails));
+        let world = World::over(host).await;
+        world.until("one is being built", || counts(&world).building == 1).await;
+        let id = reserve(&world).await.expect("it is promised");
+        assert_eq!(reserve(&world).await, None, "to one alone");
+        // If it fails, it is built as any other.
+        assert_eq!(world.run(&id).await.observed.phase, ObservedPhase::Running);
+        let now = counts(&world);
+        assert_eq!((now.joined, now.hits, now.failed), (1, 0, u64::from(fails)));
     }
 }
 

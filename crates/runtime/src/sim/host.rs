@@ -254,8 +254,8 @@ impl SimHost {
         self.meet(SimStep::Promote, id).await?;
         let sandboxes = self.0.sandboxes.lock();
         match sandboxes.get(id).map(|sandbox| &sandbox.state) {
-            Some(State::Running(_)) => Ok(()),
-            Some(State::Created | State::Starting | State::Dead) | None => {
+            Some(State::Created | State::Starting | State::Running(_)) => Ok(()),
+            Some(State::Dead) | None => {
                 Err(RuntimeError::NotFound { id: id.clone() })
             }
         }
