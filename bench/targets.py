@@ -31,13 +31,17 @@ class Target:
 
 
 class Targets(ExitStack):
-    """Starts all targets, and ends them with everything they made."""
+    """Starts the stub and a server on each runtime, and ends them with everything they made."""
+
+    def __init__(self, runtimes: tuple[str, ...] | list[str] = ("sim", "gvisor")) -> None:
+        super().__init__()
+        self._runtimes = runtimes
 
     def __enter__(self) -> "Targets":
         super().__enter__()
         self.complaints: list[str] = []
         self.all = [self._stub()]
-        self.servers = {runtime: self._tarn(runtime) for runtime in ("sim", "gvisor")}
+        self.servers = {runtime: self._tarn(runtime) for runtime in self._runtimes}
         self.all += [Target(name, s.api, s.key, s.data / "ledger") for name, s in self.servers.items()]
         return self
 

@@ -24,6 +24,8 @@ from harness.sdk import Sdk  # noqa: E402
 
 # `timeout` and CI end a run with SIGTERM; an interrupt lets every fixture clean up the host.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# Suites whose sandboxes are claimed as often as not, as a user's are.
+PRESTARTED = {"sdk", "sdk_new", "npm", "raw"}
 _counts = {"passed": 0, "failed": 0}
 _ours: set[str] = set()
 
@@ -71,8 +73,11 @@ def new_server(request, names):
 @pytest.fixture(scope="module")
 def server(request, names):
     """The module's server."""
+    options = dict(getattr(request.module, "SERVER", {}))
+    if request.module.__name__.split(".")[1] in PRESTARTED:
+        options["config"] = {"prestart": {"kept": 1, "most": 2}, **options.get("config", {})}
     with maker(request, names) as make:
-        yield make(**getattr(request.module, "SERVER", {}))
+        yield make(**options)
 
 
 @pytest.fixture

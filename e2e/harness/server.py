@@ -99,6 +99,8 @@ class Server:
             "node": {"runtime": self.runtime},
             # Really allocated, and several servers live at once.
             "pool": {"initial_mb": 2048, "max_mb": 3072},
+            # Where it is what is tested, a module asks for it.
+            "prestart": {"most": 0},
             "dns": {"upstream": [self._dns or "127.0.0.1:9"]},
         }
         for name, keys in self._config.items():

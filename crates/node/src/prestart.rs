@@ -43,6 +43,10 @@ use crate::{
 /// How often what is ready is looked at when nothing happens.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How long after a request nothing is built as long as there is something in stock: what was just
+/// created is most likely used now.
+const REST: Duration = Duration::from_millis(50);
+
 /// How long a reserved one waits for its intent: it comes at once, or when there is room for it.
 const RESERVED: Duration = Duration::from_secs(30);
 
@@ -113,6 +117,7 @@ struct Shelf {
     leaving: HashSet<SandboxId>,
     building: Vec<Building>,
     asked: HashMap<Shape, VecDeque<Instant>>,
+    last_asked: Option<Instant>,
     /// Shapes whose start has failed, and until when they are left alone.
     resting: HashMap<Shape, Instant>,
     counts: PrestartCounts,
@@ -263,6 +268,7 @@ impl Prestarts {
 impl Shelf {
     fn note_ask(&mut self, shape: Shape) {
         let now = Instant::now();
+        self.last_asked = Some(now);
         let asked = self.asked.entry(shape).or_default();
         asked.push_back(now);
         if asked.len() > ASKS {
@@ -331,15 +337,22 @@ impl Shelf {
             return None;
         }
         let missing = around.targets.iter().find(|(shape, target)| {
+            let stock = self.count(shape);
             let coming = |one: &&Building| one.shape == *shape && !one.promised;
             let coming = self.building.iter().filter(coming).count();
-            self.count(shape) + coming < *target as usize
+            (stock == 0 || self.rest(now).is_zero())
+                && stock + coming < *target as usize
                 && !self.resting.contains_key(shape)
                 && around.digests.contains_key(&shape.0)
         });
         let (id, shape) = (id(), missing?.0.clone());
         self.building.push(Building { id: id.clone(), shape: shape.clone(), promised: false });
         Some(Step::Build(id, shape))
+    }
+
+    /// Returns how long it is until something may be built that nobody waits for.
+    fn rest(&self, now: Instant) -> Duration {
+        self.last_asked.map_or(Duration::ZERO, |at| REST.saturating_sub(now.duration_since(at)))
     }
 
     fn count(&self, shape: &Shape) -> usize {
@@ -396,10 +409,12 @@ pub(crate) async fn keep(shared: Arc<Shared>, config: PrestartConfig) {
                 Some(Step::Remove(entry)) => remove(&shared, *entry).await,
             }
         }
+        let rest = shared.prestarts.shelf.lock().rest(Instant::now());
+        let pause = if rest.is_zero() { LOOK } else { rest };
         tokio::select! {
             () = &mut stopping => break,
             () = shared.prestarts.changed() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     remove_all(&shared).await;

@@ -8,11 +8,12 @@ import pytest
 from harness import host
 from harness.lab import FORBIDDEN, OUTSIDE, PORT, PUBLIC
 from harness.wait import until
+from suites.prestart.ahead import counts, settle
 from tensorlake.sandbox import CLEAR_NETWORK_POLICY, NetworkConfig
 
 SECONDS = 40
 TOGETHER = "lab"
-SERVER = {"config": {"pool": {"initial_mb": 4096, "max_mb": 12288}}}
+SERVER = {"config": {"pool": {"initial_mb": 4096, "max_mb": 12288}, "prestart": {"kept": 1, "most": 1}}}
 PROBE = pathlib.Path(__file__).with_name("probe.py").read_bytes()
 GATEWAY = "169.254.77.1"
 REFUSED, ANY, TXT = 5, 255, 16
@@ -43,7 +44,9 @@ while True:
 def source(server, lab, names):
     """A sandbox under the policy, in which somebody keeps trying."""
     names.answers["bad.tarn.test"] = DENIED
-    made = server.create(network=POLICY, entrypoint=["python3", "-c", WATCH], timeout_secs=0, name="egress")
+    watch = ["python3", "-c", WATCH]
+    # Another shape than what is started ahead.
+    made = server.create(network=POLICY, entrypoint=watch, timeout_secs=0, name="egress", resources={"cpus": 0.9})
     lab.lead_here(host.tag_of(server.data))
     assert server.sandbox_call(made, "PUT", "/api/v1/files?path=/tmp/probe.py", PROBE).status == 204
     # The server looks for new networks of the host every few seconds; the lab is one.
@@ -91,6 +94,17 @@ def holds(server, lab, box) -> None:
 def test_a_cold_start(server, lab, source):
     holds(server, lab, source)
     assert server.info(source)["network_policy"] == POLICY, "as it was written"
+
+
+def test_a_claim_of_one_that_was_started_ahead(server, lab, source):
+    settle(server, 1)
+    lab.lead_here(host.tag_of(server.data))
+    hits = counts(server)["hit"]
+    claimed = server.create(network=POLICY, entrypoint=["python3", "-c", WATCH])
+    assert counts(server)["hit"] == hits + 1
+    assert server.sandbox_call(claimed, "PUT", "/api/v1/files?path=/tmp/probe.py", PROBE).status == 204
+    holds(server, lab, claimed)
+    server.delete(claimed)
 
 
 def test_a_refusal_is_said_at_once(server, source):

@@ -6,8 +6,8 @@ use tarn_control::{ControlError, CreateAsk, ListAsk, NetworkPatch, PatchAsk};
 use tarn_node_api::NodeTarget;
 use tarn_store::Order;
 use tarn_types::{
-    ByteSize, EgressPolicy, EndCause, FailedStep, ObservedPhase, PendingReason, SandboxRef,
-    SandboxStatus, StartFailure,
+    ByteSize, EgressPolicy, EndCause, FailedStep, ObservedPhase, PendingReason, SandboxId,
+    SandboxRef, SandboxStatus, StartFailure,
 };
 
 use crate::fake::{Manner, World, named, timed_out};
@@ -60,6 +60,29 @@ async fn a_failed_start_is_an_answer() {
     let end = view.record.end.expect("it ended");
     assert_eq!(end.error_message().as_deref(), Some("init: sh: nope: not found"));
     assert!(world.node.has.lock().is_empty(), "the node may forget it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_takes_what_its_node_has_started_ahead() {
+    let world = World::new(Manner::Prompt).await;
+    let ready = SandboxId::from_random([7; 21]);
+    world.node.ready.lock().push(ready.clone());
+    let view = world.create(named("box")).await;
+    assert_eq!((view.status, &view.record.id), (SandboxStatus::Running, &ready));
+    let asked = (view.record.asked.image.clone(), view.record.asked.resources);
+    assert_eq!(*world.node.reserved.lock(), [asked]);
+    // It goes back if nothing comes of the request.
+    let other = SandboxId::from_random([8; 21]);
+    world.node.ready.lock().push(other.clone());
+    let hold = Duration::from_secs(1);
+    let taken = world.control.sandbox_create(&world.project, named("box"), hold).await;
+    assert!(matches!(taken, Err(ControlError::NameTaken { .. })), "{taken:?}");
+    assert_eq!(*world.node.ready.lock(), std::slice::from_ref(&other));
+    // Without room none is taken.
+    *world.node.memory_available.lock() = ByteSize::from_mib(100);
+    let at_once = CreateAsk { max_pending_secs: Some(0), ..CreateAsk::default() };
+    assert_ne!(world.create(at_once).await.record.id, other);
+    assert_eq!(world.node.reserved.lock().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

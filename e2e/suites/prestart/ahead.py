@@ -1,0 +1,26 @@
+"""What a server says of sandboxes that it starts ahead of requests."""
+
+import re
+
+from harness import host
+from harness.wait import until
+
+_ROW = re.compile(r'^tarn_prestart\w*(?:\{\w+="(\w+)"\})? ([\d.]+)$', re.MULTILINE)
+
+
+def counts(server) -> dict[str, int]:
+    """ready, building, hit, joined, miss, built, failed."""
+    text = server.call("GET", "/metrics").body.decode()
+    return {name: int(value) for name, value in _ROW.findall(text) if name}
+
+
+def settle(server, ready: int) -> None:
+    """Waits until so many are ready and nothing is being built."""
+    there = lambda: (c := counts(server))["ready"] == ready and c["building"] == 0  # noqa: E731
+    until(there, timeout=60, what=f"{ready} to be ready")
+
+
+def waiting(server) -> set[str]:
+    """The ids of those that wait, by what the host has."""
+    ids = {group.rsplit("/", 1)[1] for group in host.cgroups(host.tag_of(server.data))}
+    return {name for name in ids if re.fullmatch(r"[a-z0-9]{21}", name)} - server.running()
