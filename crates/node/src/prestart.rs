@@ -23,9 +23,7 @@ use std::{
 use parking_lot::Mutex;
 use tarn_runtime::CpuShare;
 use tarn_scheduler::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
-use tarn_types::{
-    EgressPolicy, Generation, ImageName, Launch, ProjectId, Resources, SandboxId,
-};
+use tarn_types::{EgressPolicy, Generation, ImageName, Launch, ProjectId, Resources, SandboxId};
 use tokio::{
     sync::{Notify, futures::Notified, watch},
     time::Instant,
@@ -167,8 +165,7 @@ impl Prestarts {
     fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<(SandboxId, bool)> {
         let shape = (image.clone(), *resources);
         let mut shelf = self.shelf.lock();
-        let found =
-            shelf.ready.iter().rposition(|ready| ready.shape() == shape && !ready.died);
+        let found = shelf.ready.iter().rposition(|ready| ready.shape() == shape && !ready.died);
         let id = found.map(|at| {
             let ready = shelf.ready.remove(at);
             let id = ready.entry.id.clone();
@@ -304,11 +301,7 @@ impl Shelf {
     }
 
     /// Returns the next thing to do, and notes that it is being done.
-    fn next(
-        &mut self,
-        around: &Surroundings,
-        id: impl FnOnce() -> SandboxId,
-    ) -> Option<Step> {
+    fn next(&mut self, around: &Surroundings, id: impl FnOnce() -> SandboxId) -> Option<Step> {
         let now = Instant::now();
         let late = |(_, since): &(Ready, Instant)| now.duration_since(*since) > RESERVED;
         let late = self.reserved.iter().find(|(_, reserved)| late(reserved));

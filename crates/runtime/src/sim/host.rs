@@ -255,9 +255,7 @@ impl SimHost {
         let sandboxes = self.0.sandboxes.lock();
         match sandboxes.get(id).map(|sandbox| &sandbox.state) {
             Some(State::Created | State::Starting | State::Running(_)) => Ok(()),
-            Some(State::Dead) | None => {
-                Err(RuntimeError::NotFound { id: id.clone() })
-            }
+            Some(State::Dead) | None => Err(RuntimeError::NotFound { id: id.clone() }),
         }
     }
 

@@ -11,9 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tarn_guest_api::{INIT_PATH, TOKEN_HEADER};
-use tarn_runtime::{
-    CpuShare, Runtime as _, RuntimeEvent, RuntimeSpec, Started, sim::SimRuntime,
-};
+use tarn_runtime::{CpuShare, Runtime as _, RuntimeEvent, RuntimeSpec, Started, sim::SimRuntime};
 use tarn_task::Tasks;
 use tarn_types::{Resources, SandboxId};
 use tokio::{net::TcpStream, sync::mpsc};
