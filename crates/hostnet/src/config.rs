@@ -16,6 +16,8 @@ use crate::{
 /// The port of resolvers named by address alone.
 const DNS_PORT: u16 = 53;
 
+/// The largest limit of connections; the kernel counts each new flow against all that there are.
+const MOST_CONNECTIONS: u32 = 1_000_000;
 /// Says how the slots of one server are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotsConfig {
@@ -32,6 +34,20 @@ pub struct SlotsConfig {
     /// The resolvers that sandboxes are answered from, in order of preference. If empty, those of
     /// `/etc/resolv.conf`, as they are at the start.
     pub dns_upstreams: Vec<SocketAddr>,
+    /// What one sandbox may ask of the network.
+    pub limits: SlotLimits,
+}
+
+/// What one sandbox may ask of the network beyond the host (`docs/decisions/0021`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotLimits {
+    /// How many flows it may have at a time, UDP's among them. Default: 4096.
+    pub connections: u32,
+    /// How many it may begin in a second over time, questions to the resolver among them.
+    /// Default: 500.
+    pub new_connections_per_sec: u32,
+    /// How many of them at once, after a silence. Default: 1000.
+    pub new_connections_burst: u32,
 }
 
 // === impl SlotsConfig ===
@@ -47,18 +63,19 @@ impl SlotsConfig {
             spare: 8,
             maximum: MOST_SLOTS,
             dns_upstreams: Vec::new(),
+            limits: SlotLimits::default(),
         }
     }
 
     /// Refuses what cannot be.
     pub(crate) fn check(&self) -> Result<(), SlotsStartError> {
-        if (1..=MOST_SLOTS).contains(&self.maximum) {
-            return Ok(());
+        if !(1..=MOST_SLOTS).contains(&self.maximum) {
+            return Err(SlotsStartError::Config(format!(
+                "{} network slots are not possible: choose 1 to {MOST_SLOTS}",
+                self.maximum
+            )));
         }
-        Err(SlotsStartError::Config(format!(
-            "{} network slots are not possible: choose 1 to {MOST_SLOTS}",
-            self.maximum
-        )))
+        self.limits.check()
     }
 
     /// Returns the resolvers to ask.
@@ -68,6 +85,33 @@ impl SlotsConfig {
         }
         // A host without the file has no resolver; sandboxes are then told that none answers.
         parse_resolv_conf(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    }
+}
+
+// === impl SlotLimits ===
+
+impl SlotLimits {
+    /// Refuses what the kernel's meters cannot hold, and a sandbox without any network.
+    fn check(&self) -> Result<(), SlotsStartError> {
+        let Self { connections, new_connections_per_sec, new_connections_burst } = *self;
+        for (what, value) in [
+            ("connections", connections),
+            ("new connections a second", new_connections_per_sec),
+            ("new connections at once", new_connections_burst),
+        ] {
+            if !(1..=MOST_CONNECTIONS).contains(&value) {
+                return Err(SlotsStartError::Config(format!(
+                    "a limit of {value} {what} is not possible: choose 1 to {MOST_CONNECTIONS}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for SlotLimits {
+    fn default() -> Self {
+        Self { connections: 4096, new_connections_per_sec: 500, new_connections_burst: 1000 }
     }
 }
 
@@ -91,6 +135,20 @@ mod tests {
                     nameserver fe80::1%eth0\nnameserver 169.254.77.1\nnameserver\noptions edns0\n";
         let found: Vec<String> = parse_resolv_conf(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["10.0.0.53:53", "[::1]:53"]);
+    }
+
+    #[test]
+    fn limits_are_bounded() {
+        let check = |change: &dyn Fn(&mut SlotLimits)| {
+            let mut limits = SlotLimits::default();
+            change(&mut limits);
+            limits.check().is_ok()
+        };
+        assert!(check(&|_| {}));
+        assert!(check(&|limits| limits.connections = 1));
+        assert!(!check(&|limits| limits.connections = 0));
+        assert!(!check(&|limits| limits.new_connections_per_sec = 0));
+        assert!(!check(&|limits| limits.new_connections_burst = 2_000_000));
     }
 
     #[test]

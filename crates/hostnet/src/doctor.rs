@@ -49,7 +49,8 @@ fn rules_accepted(config: &SlotsConfig) -> Fact {
     let Some(block) = config.range.candidates(&config.tag).next() else {
         return Fact::bad(name, "the address range is empty".into(), "set another".into());
     };
-    let script = compile(&names, config.range, block, &Openings::default(), Instant::now());
+    let openings = Openings::default();
+    let script = compile(&names, config.range, block, &config.limits, &openings, Instant::now());
     match nft(&["-c", "-f", "-"], &script) {
         Ok(_) => Fact::good(name, "the kernel takes tarn's rules".into()),
         Err(failure) => Fact::bad(

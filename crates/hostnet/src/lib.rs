@@ -30,7 +30,7 @@ mod site;
 mod slots;
 mod uplink;
 
-pub use config::SlotsConfig;
+pub use config::{SlotLimits, SlotsConfig};
 pub use doctor::{Fact, facts};
 pub use error::{AddressRangeError, SlotsStartError};
 pub use plan::AddressRange;

@@ -18,12 +18,13 @@ use tokio::time::Instant;
 
 use crate::{
     carry::carried_over,
+    config::SlotLimits,
     egress::Egress,
     error::{Step as _, StepFailure},
     filter::{Filter, Found, Members, Record, changes},
     netlink::{Element, Key, SetChange, change_sets, table_exists},
     plan::{AddressRange, Block, Names},
-    ruleset::{GUARDED, INTERNET, LIVE, Openings, compile, lists::furnish},
+    ruleset::{GUARDED, INTERNET, LIVE, Openings, compile, limits::forget, lists::furnish},
 };
 
 /// The table of one server.
@@ -32,6 +33,7 @@ pub(crate) struct Rules {
     names: Names,
     range: AddressRange,
     block: Block,
+    limits: SlotLimits,
     openings: Mutex<Openings>,
 }
 
@@ -77,9 +79,10 @@ impl Rules {
         names: Names,
         range: AddressRange,
         block: Block,
+        limits: SlotLimits,
     ) -> Result<Self, StepFailure> {
         let openings = carried_over(&names, Some(block))?;
-        let rules = Self { names, range, block, openings: Mutex::new(openings) };
+        let rules = Self { names, range, block, limits, openings: Mutex::new(openings) };
         rules.install(&rules.openings.lock())?;
         Ok(rules)
     }
@@ -167,6 +170,8 @@ impl Rules {
         for slot in slots {
             changes.extend(self.filter_changes(&openings, *slot, &Members::default(), now));
         }
+        let addresses: Vec<_> = slots.iter().map(|slot| self.block.address(*slot)).collect();
+        changes.extend(forget(&addresses));
         // Closed in our copy even if the kernel refuses: a table made again must not open it. Its
         // filter stays until then, so that the next change of the slot takes it out.
         openings.live.retain(|slot| !slots.contains(slot));
@@ -226,7 +231,8 @@ impl Rules {
     }
 
     fn install(&self, openings: &Openings) -> Result<(), StepFailure> {
-        let script = compile(&self.names, self.range, self.block, openings, Instant::now());
+        let Self { names, range, block, limits, .. } = self;
+        let script = compile(names, *range, *block, limits, openings, Instant::now());
         nft(&["-f", "-"], &script).map(drop)
     }
 }

@@ -29,10 +29,12 @@ use tarn_host::SlotId;
 use tokio::time::Instant;
 
 use crate::{
+    config::SlotLimits,
     filter::Filter,
     plan::{AddressRange, Block, GATEWAY, INSIDE, MOST_SLOTS, Names, RESOLVER_PORT, mask},
 };
 
+pub(crate) mod limits;
 pub(crate) mod lists;
 
 /// The set of claimed slots.
@@ -91,6 +93,7 @@ pub(crate) fn compile(
     names: &Names,
     range: AddressRange,
     block: Block,
+    limits: &SlotLimits,
     openings: &Openings,
     now: Instant,
 ) -> String {
@@ -125,7 +128,9 @@ pub(crate) fn compile(
     )
     .expect("a string takes every write");
     text.push_str(&lists::shared(block, openings, now));
+    text.push_str(&limits::sets());
     text.push_str(&chains(&names.interface_prefix(), block));
+    text.push_str(&limits::chains(limits));
     for slot in &openings.furnished {
         let filter = openings.filters.get(slot);
         text.push_str(&lists::own(*slot, filter.map(|filter| &filter.members)));
@@ -191,10 +196,6 @@ fn chains(prefix: &str, block: Block) -> String {
     ct state established ip saddr . ip daddr @{KNOWN} goto passed
     goto refused
   }}
-  chain passed {{
-    tcp flags syn / syn,rst tcp option maxseg size set rt mtu
-    accept
-  }}
   # Says so at once where that can be said: an ICMP error would not be understood inside.
   chain refused {{
     meta l4proto tcp reject with tcp reset
@@ -216,7 +217,7 @@ fn chains(prefix: &str, block: Block) -> String {
     iifname "{prefix}*" jump received_from_slot
   }}
   chain received_from_slot {{
-    ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} accept
+    ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} goto asked
     ct state established ct direction reply accept
     drop
   }}
@@ -246,7 +247,8 @@ mod tests {
     fn text(openings: &Openings) -> String {
         let tag = "abc123".parse().expect("the test writes a good tag");
         let block = AddressRange::DEFAULT.candidates(&tag).next().expect("a range has blocks");
-        compile(&Names::new(tag), AddressRange::DEFAULT, block, openings, Instant::now())
+        let (names, range) = (Names::new(tag), AddressRange::DEFAULT);
+        compile(&names, range, block, &SlotLimits::default(), openings, Instant::now())
     }
 
     #[test]
@@ -298,6 +300,7 @@ mod tests {
             "sent_to_slot",
             "refused",
             "passed",
+            "asked",
         ] {
             let body = text.split(&format!("chain {chain} {{")).nth(1).expect(chain);
             let last = body.split("\n  }").next().expect(chain).lines().last().expect(chain);

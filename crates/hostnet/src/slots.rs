@@ -161,7 +161,7 @@ impl Inner {
         fs::create_dir_all(&config.run_dir).step("make run directory")?;
         let names = Names::new(config.tag.clone());
         let block = reserve(&names, config.range)?;
-        let rules = Arc::new(Rules::load(names.clone(), config.range, block)?);
+        let rules = Arc::new(Rules::load(names.clone(), config.range, block, config.limits)?);
         let site = Site { names, run_dir: config.run_dir.clone() };
         let survey = site.survey()?;
         let uplinks = uplink::find(config.range)?;

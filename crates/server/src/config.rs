@@ -122,6 +122,12 @@ pub(crate) struct NetworkSection {
     pub(crate) spare_slots: u16,
     /// The most sandboxes with a network at one time. Default: 1000.
     pub(crate) max_slots: u16,
+    /// How many connections one sandbox may have at a time. Default: 4096.
+    pub(crate) connections: u32,
+    /// How many it may begin in a second over time. Default: 500.
+    pub(crate) new_connections_per_sec: u32,
+    /// How many at once, after a silence. Default: 1000.
+    pub(crate) new_connections_burst: u32,
 }
 
 /// `[dns]`
@@ -251,7 +257,7 @@ impl Config {
             "admission.memory_reserve_percent must be below 100"
         );
         ensure!(self.node.processes >= 16, "node.processes must be at least 16");
-        ensure!(self.network.max_slots > 0, "network.max_slots must be above 0");
+        self.network.check()?;
         let logs = &self.process_logs;
         for (key, value) in [
             ("retention_days", u64::from(logs.retention_days)),
@@ -292,6 +298,23 @@ impl Config {
 }
 
 // === impl sections ===
+
+impl NetworkSection {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.max_slots > 0, "network.max_slots must be above 0");
+        for (key, value) in [
+            ("connections", self.connections),
+            ("new_connections_per_sec", self.new_connections_per_sec),
+            ("new_connections_burst", self.new_connections_burst),
+        ] {
+            ensure!(
+                (1..=1_000_000).contains(&value),
+                "network.{key} must be between 1 and 1000000"
+            );
+        }
+        Ok(())
+    }
+}
 
 impl Default for ApiConfig {
     fn default() -> Self {
@@ -335,7 +358,14 @@ impl Default for PoolSection {
 
 impl Default for NetworkSection {
     fn default() -> Self {
-        Self { range: "198.18.0.0/16".to_owned(), spare_slots: 8, max_slots: 1000 }
+        Self {
+            range: "198.18.0.0/16".to_owned(),
+            spare_slots: 8,
+            max_slots: 1000,
+            connections: 4096,
+            new_connections_per_sec: 500,
+            new_connections_burst: 1000,
+        }
     }
 }
 

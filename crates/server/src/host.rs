@@ -7,7 +7,7 @@ use tarn_host::{
     Captures, Images, Layers, Slots,
     sim::{SimCaptures, SimImages, SimLayers, SimSlots},
 };
-use tarn_hostnet::{HostSlots, SlotsConfig};
+use tarn_hostnet::{HostSlots, SlotLimits, SlotsConfig};
 use tarn_runtime::{Runtime, RuntimeEvent, sim::SimRuntime};
 use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
 use tarn_storage::{Daemons, HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, StockImages};
@@ -144,5 +144,10 @@ fn slots_config(plan: &HostPlan<'_>) -> anyhow::Result<SlotsConfig> {
     config.spare = section.spare_slots;
     config.maximum = section.max_slots;
     config.dns_upstreams = plan.config.dns.upstream.clone();
+    config.limits = SlotLimits {
+        connections: section.connections,
+        new_connections_per_sec: section.new_connections_per_sec,
+        new_connections_burst: section.new_connections_burst,
+    };
     Ok(config)
 }

@@ -4,6 +4,7 @@ mod dns;
 mod egress;
 mod host;
 mod lifetime;
+mod limits;
 mod reach;
 mod table;
 mod timing;

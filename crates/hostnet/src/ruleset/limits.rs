@@ -1,0 +1,106 @@
+//! What one sandbox may ask of the network, so that something is left for the others. Pure.
+//!
+//! Each limit is a set of the table, to which the kernel itself adds a member for each slot that
+//! sends something, with a meter of its own. So a claim costs nothing; with the release the members
+//! are deleted, and the next sandbox begins with full ones. The sets are keyed by the slot's
+//! host-side address, which is nobody's to forge.
+//!
+//! A flow is looked at once, with the packet that begins it: it is not in the kernel's table of
+//! flows yet, and one that is refused never gets in.
+//!
+//! The order matters. Counting flows walks over all that the slot has, and what is refused there
+//! is remembered for a moment; so it is done only for what the rate has let through.
+
+use std::net::Ipv4Addr;
+
+use crate::{
+    config::SlotLimits,
+    netlink::{Element, Key, SetChange},
+    plan::MOST_SLOTS,
+};
+
+/// The set with a meter of new flows for each slot.
+const STARTS: &str = "starts";
+/// The set with the flows of each slot.
+const FLOWS: &str = "flows";
+
+/// Writes the sets.
+pub(super) fn sets() -> String {
+    [STARTS, FLOWS].map(set).concat()
+}
+
+fn set(name: &str) -> String {
+    // A slot that found its set full would not be bounded.
+    format!("  set {name} {{ type ipv4_addr; size {}; flags dynamic; }}\n", 2 * MOST_SLOTS)
+}
+
+/// Writes the chains; in them ends what the policy lets out and what asks the resolver.
+pub(super) fn chains(limits: &SlotLimits) -> String {
+    let SlotLimits { connections, new_connections_per_sec, new_connections_burst } = limits;
+    let rate = format!("{new_connections_per_sec}/second burst {new_connections_burst} packets");
+    format!(
+        r#"
+  chain passed {{
+    ct status & confirmed == 0 jump counted
+    tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+    accept
+  }}
+  chain counted {{
+    jump started
+    add @{FLOWS} {{ ip saddr ct count over {connections} }} goto refused
+  }}
+  # Without a word: TCP tries again in a second, when there is room.
+  chain started {{
+    update @{STARTS} {{ ip saddr limit rate over {rate} }} drop
+  }}
+  chain asked {{
+    ct status & confirmed == 0 jump started
+    accept
+  }}
+"#
+    )
+}
+
+/// Lists what makes the kernel forget what a slot has used.
+pub(crate) fn forget(slots: &[Ipv4Addr]) -> impl Iterator<Item = SetChange> {
+    let members: Vec<_> = slots.iter().copied().map(Key::Slot).map(Element::lasting).collect();
+    [STARTS, FLOWS].into_iter().map(move |set| SetChange::Remove(set.into(), members.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_is_written_once() {
+        let limits =
+            SlotLimits { connections: 7, new_connections_per_sec: 5, new_connections_burst: 9 };
+        let text = chains(&limits);
+        for line in [
+            "add @flows { ip saddr ct count over 7 } goto refused",
+            "update @starts { ip saddr limit rate over 5/second burst 9 packets } drop",
+        ] {
+            assert_eq!(text.matches(line).count(), 1, "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_flow_is_counted_only_when_its_rate_is_kept() {
+        let text = chains(&SlotLimits::default());
+        let counted = text.split("chain counted {").nth(1).expect("the chain is there");
+        let (rate, count) = (counted.find("jump started"), counted.find("ct count"));
+        assert!(rate.expect("the rate is asked") < count.expect("the count is asked"));
+    }
+
+    #[test]
+    fn whatever_is_kept_for_a_slot_is_forgotten() {
+        let kept = sets().matches("flags dynamic").count();
+        let slots = [Ipv4Addr::new(198, 18, 0, 1), Ipv4Addr::new(198, 18, 0, 2)];
+        let changes: Vec<_> = forget(&slots).collect();
+        assert_eq!(changes.len(), kept);
+        for change in changes {
+            let SetChange::Remove(set, members) = change else { panic!("{change:?}") };
+            assert!(sets().contains(&format!("set {set} ")) && members.len() == 2);
+        }
+    }
+}
