@@ -10,6 +10,7 @@ use tarn_types::InstanceTag;
 
 use crate::{
     error::SlotsStartError,
+    netlink::Rate,
     plan::{AddressRange, GATEWAY, MOST_SLOTS},
 };
 
@@ -18,6 +19,9 @@ const DNS_PORT: u16 = 53;
 
 /// The largest limit of connections; the kernel counts each new flow against all that there are.
 const MOST_CONNECTIONS: u32 = 1_000_000;
+/// The largest limit of bandwidth, in megabits a second: its bytes fit the kernel's field.
+const MOST_MEGABITS: u32 = 30_000;
+
 /// Says how the slots of one server are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotsConfig {
@@ -48,6 +52,9 @@ pub struct SlotLimits {
     pub new_connections_per_sec: u32,
     /// How many of them at once, after a silence. Default: 1000.
     pub new_connections_burst: u32,
+    /// How many megabits may pass in a second, each way; 0 is without limit. What the host itself
+    /// sends and is sent does not count. Default: 1000.
+    pub bandwidth_mbit: u32,
 }
 
 // === impl SlotsConfig ===
@@ -93,7 +100,8 @@ impl SlotsConfig {
 impl SlotLimits {
     /// Refuses what the kernel's meters cannot hold, and a sandbox without any network.
     fn check(&self) -> Result<(), SlotsStartError> {
-        let Self { connections, new_connections_per_sec, new_connections_burst } = *self;
+        let Self { connections, new_connections_per_sec, new_connections_burst, bandwidth_mbit } =
+            *self;
         for (what, value) in [
             ("connections", connections),
             ("new connections a second", new_connections_per_sec),
@@ -105,13 +113,29 @@ impl SlotLimits {
                 )));
             }
         }
+        if bandwidth_mbit > MOST_MEGABITS {
+            return Err(SlotsStartError::Config(format!(
+                "a limit of {bandwidth_mbit} Mbit/s is not possible: choose 1 to {MOST_MEGABITS}, \
+                 or 0 for none"
+            )));
+        }
         Ok(())
+    }
+
+    /// Returns the rate to hold sandboxes to.
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        (self.bandwidth_mbit > 0).then(|| Rate::of_megabits(self.bandwidth_mbit))
     }
 }
 
 impl Default for SlotLimits {
     fn default() -> Self {
-        Self { connections: 4096, new_connections_per_sec: 500, new_connections_burst: 1000 }
+        Self {
+            connections: 4096,
+            new_connections_per_sec: 500,
+            new_connections_burst: 1000,
+            bandwidth_mbit: 1000,
+        }
     }
 }
 
@@ -149,6 +173,9 @@ mod tests {
         assert!(!check(&|limits| limits.connections = 0));
         assert!(!check(&|limits| limits.new_connections_per_sec = 0));
         assert!(!check(&|limits| limits.new_connections_burst = 2_000_000));
+        assert!(check(&|limits| limits.bandwidth_mbit = 0));
+        assert!(check(&|limits| limits.bandwidth_mbit = 30_000));
+        assert!(!check(&|limits| limits.bandwidth_mbit = 30_001));
     }
 
     #[test]

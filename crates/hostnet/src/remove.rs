@@ -38,7 +38,7 @@ pub fn remove_all(tag: &InstanceTag, run_dir: &Path) -> Result<(), SlotsRemoveEr
 }
 
 fn remove_slots(names: &Names, run_dir: &Path) -> Result<(), StepFailure> {
-    let site = Site { names: names.clone(), run_dir: run_dir.to_owned() };
+    let site = Site { names: names.clone(), run_dir: run_dir.to_owned(), rate: None };
     let survey = site.survey()?;
     let mut outcome = Ok(());
     for slot in survey.whole.union(&survey.broken) {

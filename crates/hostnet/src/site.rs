@@ -26,8 +26,8 @@ use tarn_host::SlotId;
 use crate::{
     error::{Step as _, StepFailure},
     netlink::{
-        Place, add_address, add_neighbour, add_route, change_routes, delete_interface, interfaces,
-        is_running, lift, new_veth,
+        Place, Rate, Spared, add_address, add_neighbour, add_route, change_routes,
+        delete_interface, interfaces, is_running, lift, new_veth, shape, unshape,
     },
     plan::{GATEWAY, GATEWAY_MAC, INSIDE, INSIDE_MAC, LINK_PREFIX, Names},
 };
@@ -44,6 +44,8 @@ const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 pub(crate) struct Site {
     pub(crate) names: Names,
     pub(crate) run_dir: PathBuf,
+    /// What passes between a sandbox and the world in a second, each way; none if unlimited.
+    pub(crate) rate: Option<Rate>,
 }
 
 /// The slots that the host has.
@@ -129,6 +131,17 @@ impl Site {
         })
     }
 
+    /// Holds a slot that an earlier life of this server built to the rate of this one.
+    pub(crate) fn reshape(&self, slot: SlotId) -> Result<(), StepFailure> {
+        let (name, rate) = (self.names.interface(slot), self.rate);
+        reshape_end(&name, rate, Spared::From(GATEWAY))?;
+        let netns = File::open(self.netns(slot)).step("open namespace")?;
+        in_thread(move || {
+            setns(netns, CloneFlags::CLONE_NEWNET).step("enter namespace")?;
+            reshape_end(INSIDE_INTERFACE, rate, Spared::To(GATEWAY))
+        })
+    }
+
     /// Removes all of a slot that there is.
     pub(crate) fn demolish(&self, slot: SlotId) -> Result<(), StepFailure> {
         match change_routes(vec![delete_interface(&self.names.interface(slot))]) {
@@ -158,7 +171,7 @@ impl Site {
         File::create(&file).step("create namespace file")?;
         let host = File::open(OWN_NETNS).step("open own namespace")?;
         let name = self.names.interface(slot);
-        let near = name.clone();
+        let (near, rate) = (name.clone(), self.rate);
         in_thread(move || {
             unshare(CloneFlags::CLONE_NEWNET).step("make namespace")?;
             mount(Some(OWN_NETNS), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -168,12 +181,36 @@ impl Site {
             keep_ipv6_loopback();
             let inside = Place { name: INSIDE_INTERFACE, mac: INSIDE_MAC, netns: None };
             let outside = Place { name: &near, mac: GATEWAY_MAC, netns: Some(host.as_fd()) };
-            change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")
+            change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")?;
+            shape_end(INSIDE_INTERFACE, rate, Spared::To(GATEWAY))
         })?;
+        shape_end(&name, rate, Spared::From(GATEWAY))?;
         furnish_outside(&name, address)?;
         self.refresh(slot)?;
         wait_until_running(&name)
     }
+}
+
+/// Holds what goes out of a new end of a link to a rate. Before it is lifted: the kernel waits for
+/// nobody then.
+///
+/// What the host itself says and is told is spared: it is the server's, and goes before the rest.
+fn shape_end(name: &str, rate: Option<Rate>, spared: Spared) -> Result<(), StepFailure> {
+    let Some(rate) = rate else { return Ok(()) };
+    let index = if_nametoindex(name).step("find interface")?;
+    change_routes(shape(index, rate, spared)).step("limit bandwidth")
+}
+
+/// Holds an end to another rate, or to none.
+fn reshape_end(name: &str, rate: Option<Rate>, spared: Spared) -> Result<(), StepFailure> {
+    let index = if_nametoindex(name).step("find interface")?;
+    match change_routes(vec![unshape(index)]) {
+        Ok(()) => {}
+        // It had none.
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EINVAL) => {}
+        Err(error) => return Err(error).step("lift the limit of bandwidth"),
+    }
+    shape_end(name, rate, spared)
 }
 
 /// Sets up the host's end.

@@ -162,7 +162,8 @@ impl Inner {
         let names = Names::new(config.tag.clone());
         let block = reserve(&names, config.range)?;
         let rules = Arc::new(Rules::load(names.clone(), config.range, block, config.limits)?);
-        let site = Site { names, run_dir: config.run_dir.clone() };
+        let rate = config.limits.rate();
+        let site = Site { names, run_dir: config.run_dir.clone(), rate };
         let survey = site.survey()?;
         let uplinks = uplink::find(config.range)?;
         tracing::info!(

@@ -128,6 +128,9 @@ pub(crate) struct NetworkSection {
     pub(crate) new_connections_per_sec: u32,
     /// How many at once, after a silence. Default: 1000.
     pub(crate) new_connections_burst: u32,
+    /// How many megabits a second pass between one sandbox and the world, each way; 0 is without
+    /// limit. Default: 1000.
+    pub(crate) bandwidth_mbit: u32,
 }
 
 /// `[dns]`
@@ -312,6 +315,10 @@ impl NetworkSection {
                 "network.{key} must be between 1 and 1000000"
             );
         }
+        ensure!(
+            self.bandwidth_mbit <= 30_000,
+            "network.bandwidth_mbit must be at most 30000 (0 is without limit)"
+        );
         Ok(())
     }
 }
@@ -365,6 +372,7 @@ impl Default for NetworkSection {
             connections: 4096,
             new_connections_per_sec: 500,
             new_connections_burst: 1000,
+            bandwidth_mbit: 1000,
         }
     }
 }

@@ -148,6 +148,7 @@ fn slots_config(plan: &HostPlan<'_>) -> anyhow::Result<SlotsConfig> {
         connections: section.connections,
         new_connections_per_sec: section.new_connections_per_sec,
         new_connections_burst: section.new_connections_burst,
+        bandwidth_mbit: section.bandwidth_mbit,
     };
     Ok(config)
 }

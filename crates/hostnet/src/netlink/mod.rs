@@ -1,4 +1,4 @@
-//! A little netlink: enough for links, addresses, set elements and flows.
+//! A little netlink: enough for links, addresses, queues, set elements and flows.
 //!
 //! `ip` and `nft` cost 2–6 ms a call on an idle machine; a claim is one set element, so it goes to
 //! the kernel directly (0.1 ms). The rule set itself, loaded once a start, is left to `nft`.
@@ -8,6 +8,7 @@ mod flow;
 mod message;
 mod route;
 mod rule;
+mod shape;
 mod socket;
 
 pub(crate) use flow::{forget_flows, forget_flows_of};
@@ -16,3 +17,4 @@ pub(crate) use route::{
     is_running, lift, new_veth, routes, run as change_routes,
 };
 pub(crate) use rule::{Element, Key, SetChange, SetName, change_sets, table_exists};
+pub(crate) use shape::{Rate, Spared, shape, unshape};

@@ -36,7 +36,7 @@ fn set(name: &str) -> String {
 
 /// Writes the chains; in them ends what the policy lets out and what asks the resolver.
 pub(super) fn chains(limits: &SlotLimits) -> String {
-    let SlotLimits { connections, new_connections_per_sec, new_connections_burst } = limits;
+    let SlotLimits { connections, new_connections_per_sec, new_connections_burst, .. } = limits;
     let rate = format!("{new_connections_per_sec}/second burst {new_connections_burst} packets");
     format!(
         r#"
@@ -73,8 +73,12 @@ mod tests {
 
     #[test]
     fn every_limit_is_written_once() {
-        let limits =
-            SlotLimits { connections: 7, new_connections_per_sec: 5, new_connections_burst: 9 };
+        let limits = SlotLimits {
+            connections: 7,
+            new_connections_per_sec: 5,
+            new_connections_burst: 9,
+            ..SlotLimits::default()
+        };
         let text = chains(&limits);
         for line in [
             "add @flows { ip saddr ct count over 7 } goto refused",

@@ -158,6 +158,10 @@ impl Inner {
         if self.tenants.lock().get(&slot).is_some_and(|tenant| tenant.sandbox == *id) {
             return Ok(self.place(slot));
         }
+        let inner = Arc::clone(&self);
+        // Whoever built it may have had another limit.
+        let reshaped = self.tasks.spawn_blocking(move || inner.site.reshape(slot)).await;
+        flatten(reshaped).map_err(|failure| failure.of(slot))?;
         let adopted = Arc::clone(&self).occupy(slot, id, policy).await;
         if adopted.is_err() {
             let tenant = self.tenants.lock().remove(&slot);

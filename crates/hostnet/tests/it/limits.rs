@@ -1,10 +1,11 @@
 //! What one sandbox may ask of the network, as packets on real namespaces.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
     path::Path,
     thread,
+    time::Duration,
 };
 
 use tarn_host::Slots as _;
@@ -30,7 +31,10 @@ async fn server(host: &Host, limits: SlotLimits) -> Server {
 
 /// Takes connections on the internet's server and gives back what is sent.
 fn echo() {
-    let listener = in_internet(|| TcpListener::bind((SERVER, STREAMS)).expect("listen"));
+    give_back(in_internet(|| TcpListener::bind((SERVER, STREAMS)).expect("listen")));
+}
+
+fn give_back(listener: TcpListener) {
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             thread::spawn(move || {
@@ -173,5 +177,65 @@ fn what_a_slot_used_is_nowhere_after_its_release() {
         let slot = server.claim("b", EgressPolicy::CLOSED).await;
         server.slots.release(slot.id, &sandbox("b")).await;
         until("it is ready again", || server.slots.ready() == 2).await;
+    });
+}
+
+/// Sends bytes to a server that gives them back, and takes them; returns how long it took.
+fn round_trip(mut stream: TcpStream, bytes: usize) -> Duration {
+    let began = Instant::now();
+    let back = stream.try_clone().expect("clone");
+    let sending = thread::spawn(move || stream.write_all(&vec![0; bytes]).expect("send"));
+    io::copy(&mut back.take(bytes as u64), &mut io::sink()).expect("receive");
+    sending.join().expect("the sender ends");
+    began.elapsed()
+}
+
+#[test]
+fn bytes_are_bounded_in_rate_for_each_sandbox_alone_and_not_for_the_host() {
+    on_a_host(|host| async move {
+        const BYTES: usize = 1_000_000;
+        let limits = SlotLimits { bandwidth_mbit: 8, ..SlotLimits::default() };
+        let server = server(&host, limits).await;
+        echo();
+        let slot = server.claim("a", EgressPolicy::OPEN).await;
+        // A megabyte a second each way, but what a burst and the queue take at once.
+        let took = round_trip(connect(&slot.netns).expect("connect"), BYTES);
+        assert!(took > Duration::from_millis(600), "{took:?}");
+        // The host's own: forty seconds, were it held to the rate.
+        let listener = within(&slot.netns, || TcpListener::bind("0.0.0.0:81").expect("listen"));
+        give_back(listener);
+        let stream = TcpStream::connect((slot.address, 81)).expect("connect to the sandbox");
+        let took = round_trip(stream, 40 * BYTES);
+        assert!(took < Duration::from_secs(30), "{took:?}");
+    });
+}
+
+#[test]
+fn another_limit_holds_for_sandboxes_that_live_on() {
+    on_a_host(|host| async move {
+        let limits = |bandwidth_mbit| SlotLimits { bandwidth_mbit, ..SlotLimits::default() };
+        let first = server(&host, limits(0)).await;
+        let slot = first.claim("a", EgressPolicy::OPEN).await;
+        let rates = |netns: &Path| {
+            let inside = format!("nsenter --net={}", netns.display());
+            let link = netns.file_name().expect("it has a name").to_string_lossy().into_owned();
+            [
+                sh(&format!("{inside} tc class show dev eth0")),
+                sh(&format!("tc class show dev {link}")),
+            ]
+        };
+        assert_eq!(rates(&slot.netns), ["", ""]);
+        let mut config = first.kill().await;
+        for (megabits, shown) in [(8, "rate 8Mbit ceil 8Mbit"), (16, "rate 16Mbit"), (0, "")] {
+            config.limits = limits(megabits);
+            let next = Server::start(config).await;
+            let policy = EgressPolicy::OPEN;
+            let adopted = next.slots.adopt(slot.id, &sandbox("a"), &policy).await.expect("adopt");
+            next.slots.settle().await.expect("settle");
+            for end in rates(&adopted.netns) {
+                assert!(end.contains(shown) && (megabits > 0 || end.is_empty()), "{end}");
+            }
+            config = next.kill().await;
+        }
     });
 }
