@@ -9,6 +9,7 @@ use crate::{
     plan::Names,
     rules::{list, nft},
     ruleset::{Openings, compile},
+    site::try_rate,
     uplink,
 };
 
@@ -30,6 +31,7 @@ pub struct Fact {
 pub fn facts(config: &SlotsConfig) -> Vec<Fact> {
     let mut facts =
         vec![nft_version(), rules_accepted(config), forwarding(config), resolvers(config)];
+    facts.extend(bandwidth(config));
     facts.extend(foreign_drops(config));
     facts
 }
@@ -101,6 +103,25 @@ fn resolvers(config: &SlotsConfig) -> Fact {
     }
     let list = upstreams.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Fact::good(name, list)
+}
+
+/// Has the kernel hold a namespace of its own, which is gone afterwards, to the rate.
+fn bandwidth(config: &SlotsConfig) -> Option<Fact> {
+    let name = "bandwidth";
+    let rate = config.limits.rate()?;
+    Some(match try_rate(rate) {
+        Ok(()) => {
+            let megabits = config.limits.bandwidth_mbit;
+            Fact::good(name, format!("each sandbox is held to {megabits} Mbit/s"))
+        }
+        Err(failure) => Fact::bad(
+            name,
+            text(&failure),
+            "run as root, on a kernel with sch_htb and cls_u32 (modprobe sch_htb cls_u32), or set \
+             network.bandwidth_mbit = 0"
+                .into(),
+        ),
+    })
 }
 
 /// Finds chains of others that drop by default what sandboxes send or are sent: an accept of ours

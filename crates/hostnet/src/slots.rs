@@ -25,10 +25,11 @@ use crate::{
     config::SlotsConfig,
     dns::Forwarder,
     error::{SlotsStartError, Step as _, StepFailure},
+    netlink::Rate,
     plan::{AddressRange, Block, Names},
     reserve::reserve,
     rules::Rules,
-    site::Site,
+    site::{Site, try_rate},
     uplink,
 };
 
@@ -163,6 +164,8 @@ impl Inner {
         let block = reserve(&names, config.range)?;
         let rules = Arc::new(Rules::load(names.clone(), config.range, block, config.limits)?);
         let rate = config.limits.rate();
+        // Said now rather than by every slot that cannot be built.
+        rate.map_or(Ok(()), tried)?;
         let site = Site { names, run_dir: config.run_dir.clone(), rate };
         let survey = site.survey()?;
         let uplinks = uplink::find(config.range)?;
@@ -238,6 +241,16 @@ impl Inner {
         self.changed.send_replace(());
         self.wake.notify_one();
     }
+}
+
+/// Refuses a limit of bandwidth that this kernel cannot keep.
+fn tried(rate: Rate) -> Result<(), SlotsStartError> {
+    try_rate(rate).map_err(|StepFailure { step, detail }| {
+        SlotsStartError::Config(format!(
+            "this kernel cannot {step} ({detail}): load its modules sch_htb and cls_u32, or set \
+             network.bandwidth_mbit = 0"
+        ))
+    })
 }
 
 // === impl Unfinished ===

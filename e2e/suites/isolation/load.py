@@ -3,6 +3,8 @@
 hold HOST PORT N        opens N connections and keeps them: how many were open and how many refused
 ring HOST PORT N        opens and resets N connections, one after the other: how many, in how long
 ask HOST PORT N         asks N times for a byte, on new connections: how long each took
+pull HOST PORT N        takes N bytes over one connection: in how long
+push HOST PORT N        gives them
 flood SECONDS           new connections, datagrams and questions without end
 keep HOST PORT FILE     echoes over one connection for ever; says how often in a file
 """
@@ -58,12 +60,33 @@ def ask(host, port, count):
     return took
 
 
+def pull(host, port, count):
+    left = int(count)
+    with socket.create_connection((host, int(port)), 60) as channel:
+        channel.sendall(b"d" + struct.pack("!Q", left))
+        began = time.monotonic()
+        while left:
+            left -= len(channel.recv(min(left, 1 << 18)))
+        return time.monotonic() - began
+
+
+def push(host, port, count):
+    left = int(count)
+    with socket.create_connection((host, int(port)), 60) as channel:
+        channel.sendall(b"u" + struct.pack("!Q", left))
+        began = time.monotonic()
+        while left:
+            left -= channel.send(b"x" * min(left, 1 << 18))
+        assert channel.recv(1) == b"."
+        return time.monotonic() - began
+
+
 def flood(seconds):
     end = time.monotonic() + float(seconds)
     counts = {"tcp": 0, "udp": 0, "dns": 0}
 
     def again(name, work):
-        while time.monotonic() < end:
+        while not counts[name] or time.monotonic() < end:
             try:
                 work()
                 counts[name] += 1
@@ -104,5 +127,5 @@ def keep(host, port, path):
 
 
 verb, *rest = sys.argv[1:]
-work = {"hold": hold, "ring": ring, "ask": ask, "flood": flood, "keep": keep}[verb]
+work = {"hold": hold, "ring": ring, "ask": ask, "pull": pull, "push": push, "flood": flood, "keep": keep}[verb]
 print(json.dumps(work(*rest)))

@@ -15,13 +15,14 @@ from harness.lab import OUTSIDE
 from harness.netns import within
 from harness.wait import until
 
-CONNECTIONS, RATE, BURST = 24, 10, 60
+CONNECTIONS, RATE, BURST, MEGABITS = 24, 10, 60, 40
 SERVER = {
     "config": {
         "network": {
             "connections": CONNECTIONS,
             "new_connections_per_sec": RATE,
             "new_connections_burst": BURST,
+            "bandwidth_mbit": MEGABITS,
         }
     }
 }
@@ -52,6 +53,8 @@ def _serve(channel):
         (left,) = struct.unpack("!Q", channel.recv(8, socket.MSG_WAITALL))
         while way == b"e" and (data := channel.recv(65536)):
             channel.sendall(data)
+        while way == b"u" and left:
+            left -= len(channel.recv(min(left, 1 << 18)))
         while way == b"d" and left:
             left -= channel.send(b"x" * min(left, 65536))
         channel.sendall(b".")
@@ -127,6 +130,17 @@ def test_new_connections_in_a_second(server, new_box, port):
     assert len(load(server, other, "ask", OUTSIDE, port, 3)) == 3, "another has its own"
     # Not refused but late: TCP tries again.
     assert len(load(server, box, "ask", OUTSIDE, port, 3)) == 3
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+def test_bandwidth(server, new_box, port, way):
+    box = new_box()
+    rate, least = MEGABITS * 125_000, env.scale(1, 8)
+    took = load(server, box, way, OUTSIDE, port, rate * least)
+    # A burst goes at once.
+    assert took >= 0.9 * least, took
+    if env.FULL:
+        assert took <= least / 0.8, "TCP finds the rate"
 
 
 def test_a_flood_is_not_felt_next_door(server, new_box, port):

@@ -37,7 +37,7 @@ const BURST_MILLIS: u64 = 4;
 const WAIT_MILLIS: u64 = 20;
 /// The bounds of what waits. Below the least TCP does not find the rate; the most keeps the memory
 /// of small packets, which are counted by their length alone, within some 30 MiB.
-const LEAST_WAITING: u64 = 128 * 1024;
+const LEAST_WAITING: u64 = 256 * 1024;
 const MOST_WAITING: u64 = 2 * 1024 * 1024;
 
 const TCA_U32_CLASSID: u16 = 1;
@@ -173,8 +173,8 @@ mod tests {
     #[test]
     fn bursts_and_waiting_are_bounded_at_every_rate() {
         for (megabits, waiting, burst) in [
-            (1, 131_072, 8_192_000),
-            (100, 250_000, 81_920),
+            (1, 262_144, 8_192_000),
+            (100, 262_144, 81_920),
             (1000, 2_097_152, 62_500),
             (30_000, 2_097_152, 62_500),
         ] {

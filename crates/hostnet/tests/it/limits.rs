@@ -225,6 +225,9 @@ fn another_limit_holds_for_sandboxes_that_live_on() {
             ]
         };
         assert_eq!(rates(&slot.netns), ["", ""]);
+        // So that the meters, too, have members to be read back.
+        echo();
+        let mut stands = connect(&slot.netns).expect("connect");
         let mut config = first.kill().await;
         for (megabits, shown) in [(8, "rate 8Mbit ceil 8Mbit"), (16, "rate 16Mbit"), (0, "")] {
             config.limits = limits(megabits);
@@ -235,6 +238,7 @@ fn another_limit_holds_for_sandboxes_that_live_on() {
             for end in rates(&adopted.netns) {
                 assert!(end.contains(shown) && (megabits > 0 || end.is_empty()), "{end}");
             }
+            assert!(beats(&mut stands), "what stands goes on");
             config = next.kill().await;
         }
     });
