@@ -123,12 +123,21 @@ impl Site {
 
     /// Puts the addresses inside back, which a runtime takes away at start
     /// (`runtime-gvisor.md` §7).
-    pub(crate) fn refresh(&self, slot: SlotId) -> Result<(), StepFailure> {
+    fn refresh(&self, slot: SlotId) -> Result<(), StepFailure> {
         let netns = File::open(self.netns(slot)).step("open namespace")?;
         in_thread(move || {
             setns(netns, CloneFlags::CLONE_NEWNET).step("enter namespace")?;
             furnish_inside()
         })
+    }
+
+    /// Makes a closed slot fit for another sandbox.
+    pub(crate) fn renew(&self, slot: SlotId) -> Result<(), StepFailure> {
+        if self.rate.is_some() {
+            // What still waits is the last sandbox's, addressed as the next one's would be.
+            self.reshape(slot)?;
+        }
+        self.refresh(slot)
     }
 
     /// Holds a slot that an earlier life of this server built to the rate of this one.

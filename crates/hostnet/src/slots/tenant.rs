@@ -241,7 +241,7 @@ impl Inner {
     fn clean_now(&self, slot: SlotId, condition: Condition) -> Result<(), StepFailure> {
         let closed = condition == Condition::Closed;
         if closed && self.book.lock().afterlife(slot) == Afterlife::Reuse {
-            match self.site.refresh(slot) {
+            match self.site.renew(slot) {
                 Ok(()) => {
                     self.forget(slot)?;
                     self.book.lock().ready(slot);

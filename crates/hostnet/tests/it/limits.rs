@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tarn_host::Slots as _;
+use tarn_host::{Slot, Slots as _};
 use tarn_hostnet::SlotLimits;
 use tarn_types::EgressPolicy;
 use tokio::time::Instant;
@@ -242,4 +242,61 @@ fn another_limit_holds_for_sandboxes_that_live_on() {
             config = next.kill().await;
         }
     });
+}
+
+#[test]
+fn what_waits_is_not_the_next_sandbox_s() {
+    on_a_host(|host| async move {
+        // Two seconds wait.
+        let limits = SlotLimits { bandwidth_mbit: 1, ..SlotLimits::default() };
+        let config = tarn_hostnet::SlotsConfig { limits, maximum: 1, ..host.config("aaaaaa") };
+        let server = Server::start(config).await;
+        server.slots.settle().await.expect("settle");
+        let world = in_internet(|| UdpSocket::bind((SERVER, DATAGRAMS)).expect("bind"));
+        world.set_nonblocking(true).expect("do not block");
+        let inside =
+            |slot: &Slot| within(&slot.netns, || UdpSocket::bind("0.0.0.0:4000").expect("bind"));
+        let mut buffer = [0; 16];
+        let slot = server.claim("a", EgressPolicy::OPEN).await;
+        let first = inside(&slot);
+        first.send_to(b"x", (SERVER, DATAGRAMS)).expect("send");
+        let mut seen = None;
+        until("it is heard", || {
+            seen = world.recv_from(&mut buffer).ok();
+            seen.is_some()
+        })
+        .await;
+        let (_, back) = seen.expect("it was heard");
+        within(&slot.netns, || pour((SERVER, DATAGRAMS).into()));
+        // From the one socket that the flow knows; what does not fit is lost.
+        for _ in 0..400 {
+            drop(world.send_to(&[0; 1200], back));
+        }
+        server.slots.release(slot.id, &sandbox("a")).await;
+        drop(first);
+        until("the slot is ready again", || server.slots.ready() == 1).await;
+        while world.recv(&mut buffer).is_ok() {}
+        let next = server.claim("b", EgressPolicy::OPEN).await;
+        assert_eq!(next.id, slot.id, "there is but one");
+        let second = inside(&next);
+        second.set_read_timeout(Some(SILENCE)).expect("set timeout");
+        world.set_nonblocking(false).expect("block");
+        world.set_read_timeout(Some(SILENCE)).expect("set timeout");
+        assert!(second.recv(&mut buffer).is_err(), "what was sent to the one before");
+        assert!(world.recv(&mut buffer).is_err(), "what was sent by the one before");
+        world.set_read_timeout(Some(PATIENCE)).expect("set timeout");
+        second.send_to(b"x", (SERVER, DATAGRAMS)).expect("send");
+        assert!(world.recv(&mut buffer).is_ok(), "what is its own goes");
+    });
+}
+
+/// Sends more than waits, from several sockets: what waits fills the buffer of its socket.
+fn pour(to: std::net::SocketAddr) {
+    for _ in 0..8 {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        socket.set_nonblocking(true).expect("do not block");
+        for _ in 0..60 {
+            drop(socket.send_to(&[0; 1200], to));
+        }
+    }
 }
