@@ -15,6 +15,8 @@ from harness.lab import OUTSIDE
 from harness.netns import within
 from harness.wait import until
 
+SECONDS = 30
+TOGETHER = "lab"
 CONNECTIONS, RATE, BURST, MEGABITS = 24, 10, 60, 40
 SERVER = {
     "config": {
