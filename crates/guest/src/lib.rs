@@ -41,6 +41,7 @@ mod tunnel;
 mod unseal;
 mod websocket;
 
+pub use crate::sys::Memory;
 use crate::{
     daemon::{Daemon, Role},
     options::Options,

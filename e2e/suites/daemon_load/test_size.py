@@ -7,41 +7,88 @@ import pathlib
 import re
 import subprocess
 import threading
+from contextlib import contextmanager
 
 import pytest
 from harness import env, http
+from harness.wait import until
 from suites.daemon_load import client
 
 SECONDS = 50
 STREAM_BYTES = env.scale(64, 1024) << 20
 IDLE_KB, STREAMING_KB = 2 << 10, 30 << 10
+# Finished processes that the daemon remembers, and what they and the allocator may take.
+REMEMBERED, FORGOTTEN_KB = 256, 6 << 10
 
 
 def test_the_binary_is_small():
     assert os.stat(env.TARND).st_size <= 3 << 20
 
 
-def test_it_rests_in_little_memory():
-    """As Linux counts: the pages that are there. gVisor counts a mapping of less than 2 MiB, and the part of a
-    stack beyond such a border, as there once one page of it is, so its figure says little."""
+class Native:
+    """The daemon on the host itself, where memory is counted by the page."""
+
+    def __init__(self, daemon: subprocess.Popen, output_bytes: int) -> None:
+        self.daemon, self.token = daemon, "a" * 64
+        self.url = "http://" + daemon.stdout.readline().split()[-1]
+        secret = {"token": self.token, "entropy": base64.b64encode(bytes(32)).decode()}
+        limits = {"processes": 1000, "output_bytes": output_bytes}
+        init = {"protocol": 1, "sandbox_id": "x", "hostname": "x", "env": [], "now_ms": 0, "limits": limits, **secret}
+        assert http.request(f"{self.url}/internal/v1/init", "POST", body=json.dumps(init)).status == 200
+
+    def call(self, method: str, path: str, body: dict | None = None) -> http.Reply:
+        text = None if body is None else json.dumps(body)
+        return http.request(f"{self.url}/api/v1{path}", method, headers={"X-Tarn-Token": self.token}, body=text)
+
+    def start(self, script: str) -> None:
+        reply = self.call("POST", "/processes", {"command": "sh", "args": ["-c", script]})
+        assert reply.status == 201, reply
+
+    def rest(self) -> int:
+        """Waits until nothing runs; returns the kB that are resident then."""
+        until(lambda: self.call("GET", "/info").json()["running_processes"] == 0, what="all ends")
+        status = pathlib.Path(f"/proc/{self.daemon.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+@contextmanager
+def native(output_bytes: int = 64 << 20):
     command = [env.TARND, "--listen", "127.0.0.1:0", "--allow-internal-from-loopback"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
         try:
-            url, token = "http://" + daemon.stdout.readline().split()[-1], "a" * 64
-            limits = {"processes": 1000, "output_bytes": 64 << 20}
-            secret = {"token": token, "entropy": base64.b64encode(bytes(32)).decode()}
-            init = {"protocol": 1, "sandbox_id": "x", "hostname": "x", "env": [], "now_ms": 0, "limits": limits, **secret}
-            assert http.request(f"{url}/internal/v1/init", "POST", body=json.dumps(init)).status == 200
-            for script in ("true", "echo text; echo more >&2"):
-                body = json.dumps({"command": "sh", "args": ["-c", script]})
-                run = http.request(f"{url}/api/v1/processes/run", "POST", headers={"X-Tarn-Token": token}, body=body)
-                assert b'"exit_code":0' in run.body
-            status = pathlib.Path(f"/proc/{daemon.pid}/status").read_text()
+            yield Native(daemon, output_bytes)
         finally:
             daemon.kill()
-    resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+def test_it_rests_in_little_memory():
+    """As Linux counts: the pages that are there. gVisor counts a mapping of less than 2 MiB, and the part of a
+    stack beyond such a border, as there once one page of it is, so its figure says little."""
+    with native() as daemon:
+        for script in ("true", "echo text; echo more >&2"):
+            run = daemon.call("POST", "/processes/run", {"command": "sh", "args": ["-c", script]})
+            assert b'"exit_code":0' in run.body
+        resident = daemon.rest()
     print(f"resident kB at rest: {resident}")
     assert resident <= IDLE_KB
+
+
+def test_forgotten_output_is_no_memory():
+    """Floods, with small processes between whose traces last longer; then so many that all those are forgotten."""
+    with native(output_bytes=32 << 20) as daemon:
+        before = daemon.rest()
+        for _ in range(2):
+            for _ in range(4):
+                daemon.start("yes 0123456789012345678901234567890 | head -c 12000000")
+                for _ in range(3):
+                    daemon.start("echo small")
+            flooded = daemon.rest()
+            for _ in range(REMEMBERED + 4):
+                daemon.start("echo small")
+            forgotten = daemon.rest()
+            print(f"resident kB: {before} at first, {flooded} with 32 MiB of output, {forgotten} without")
+            assert 24 << 10 < flooded < 44 << 10
+            assert forgotten <= before + FORGOTTEN_KB
 
 
 def watched(server, sandbox, work) -> int:

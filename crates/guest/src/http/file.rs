@@ -16,7 +16,7 @@ use super::{
 use crate::{
     daemon::Opened,
     file::{self, FileError, FilePath, Listing, OpenFile, PathError, Upload, with_rights},
-    sys::Identity,
+    sys::{GiveBack, Identity},
 };
 
 /// An upload's bytes are written when this much has come: a turn of a file thread costs tens of
@@ -111,6 +111,7 @@ fn read(identity: Identity, open: OpenFile) -> Response<Body> {
 
 /// Sends a file chunk by chunk, reading one ahead; stops when the client hangs up.
 async fn send_file(identity: Identity, OpenFile { file, length }: OpenFile, out: ChunkSender) {
+    let _memory = GiveBack;
     let file = Arc::new(file);
     let read_next = || {
         let (identity, file) = (identity.clone(), Arc::clone(&file));
@@ -156,6 +157,7 @@ fn clip(mut chunk: Bytes, left: u64) -> Bytes {
 
 impl UploadInProgress {
     async fn receive(mut self, mut body: Incoming) -> Result<(), ApiError> {
+        let _memory = GiveBack;
         let mut batch = Batch::default();
         let mut is_whole = false;
         while !is_whole {

@@ -14,6 +14,7 @@ use crate::{
         Process,
         output::{Cursor, Item, Output, Selection},
     },
+    sys::GiveBack,
 };
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -70,6 +71,7 @@ pub(crate) fn run(process: Rc<Process>) -> Body {
 pub(crate) fn retained(process: Rc<Process>, selection: Selection) -> Body {
     let (sender, body) = Body::stream();
     tokio::task::spawn_local(async move {
+        let _memory = GiveBack;
         let mut json = LineList::default();
         let mut cursor = Cursor::new(selection);
         let (end, partial): (_, Vec<String>) = {
@@ -109,6 +111,7 @@ async fn copy_lines(
         Selection::Both => StreamField::Present,
         Selection::One(_) => StreamField::Absent,
     };
+    let _memory = GiveBack;
     let mut frames = LineFrames::new(event, with_stream);
     let mut changed = process.subscribe();
     loop {

@@ -13,6 +13,7 @@ use super::{
     line::LineSplitter,
     ring::{Line, Ring},
 };
+use crate::sys::GiveBack;
 
 /// Retained per stream and process (spec 05 §2).
 pub(crate) const STREAM_RETENTION_BYTES: usize = 8 << 20;
@@ -30,6 +31,8 @@ pub(crate) struct Output {
     /// The cost of all lines ever, and of those the gate has had.
     pushed: u64,
     gate: Option<Gate>,
+    /// After the rings.
+    _memory: GiveBack,
 }
 
 #[derive(Debug, Default)]
