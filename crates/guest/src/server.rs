@@ -31,7 +31,7 @@ const OTHER_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// The gateway's heads are bounded by the ingress already; its uploads want large reads.
-const GATEWAY_READ_BYTES: usize = 1 << 20;
+const GATEWAY_READ_BYTES: usize = 256 << 10;
 
 /// After a failed accept (no descriptors left) somebody must end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _},
+    io,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{FileError, check_regular};
 
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 512 << 10;
 
 /// A file that may be read.
 pub(crate) struct OpenFile {
@@ -39,17 +39,14 @@ pub(crate) fn open(path: &Path) -> Result<OpenFile, FileError> {
 }
 
 /// Reads the next chunk; nothing at the end of the file.
-pub(crate) fn read_chunk(mut file: &File) -> io::Result<Option<Bytes>> {
-    let mut buffer = vec![0; CHUNK_BYTES];
+pub(crate) fn read_chunk(file: &File) -> io::Result<Option<Bytes>> {
+    let mut buffer = Vec::with_capacity(CHUNK_BYTES);
     loop {
-        match file.read(&mut buffer) {
+        match rustix::io::read(file, rustix::buffer::spare_capacity(&mut buffer)) {
             Ok(0) => return Ok(None),
-            Ok(count) => {
-                buffer.truncate(count);
-                return Ok(Some(buffer.into()));
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(_) => return Ok(Some(buffer.into())),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -21,10 +21,10 @@ use crate::{
 
 /// An upload's bytes are written when this much has come: a turn of a file thread costs tens of
 /// microseconds in gVisor. A slow client holds memory for less than this, and no thread.
-const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 512 << 10;
 
 /// While one batch is written the next may come, up to this size.
-const MAX_BATCH_BYTES: usize = 4 << 20;
+const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// A listing is sent in chunks of about this size.
 const LISTING_CHUNK_BYTES: usize = 64 << 10;

@@ -22,7 +22,7 @@ const PAGE_BYTES: usize = 4096;
 
 /// Unused mappings that are kept, and the bytes of them all.
 const KEPT: usize = 64;
-const KEPT_BYTES: usize = 4 << 20;
+const KEPT_BYTES: usize = 8 << 20;
 
 static SHELF: Shelf = Shelf::new();
 
