@@ -45,7 +45,7 @@ pub struct IngressConfig {
     /// Requests waiting for their sandbox at a time, a sixteenth of them for the same one; more are
     /// refused. Default: 4096.
     pub max_held: usize,
-    /// The longest request head in bytes (the read buffer has the same bound). Default: 64 KiB.
+    /// The longest request head (target, names and values) in bytes. Default: 64 KiB.
     pub max_header_bytes: usize,
     /// Headers of one request over HTTP/1. Default: 128.
     pub max_headers: usize,

@@ -8,7 +8,8 @@ use std::{
     },
 };
 
-use http::{Request, Response, header};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tarn_route_api::Routes;
 use tarn_task::Tasks;
@@ -90,6 +91,15 @@ impl Ingress {
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> Response<IngressBody> {
+        let most = self.shared.config.max_header_bytes;
+        if head_bytes(&request) > most {
+            let mut response = Response::new(IngressBody::full(Bytes::new()));
+            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            self.shared.stats.count_response(response.status());
+            return response;
+        }
         let origin = request.headers().get(header::ORIGIN).cloned();
         let parsed = forward::refuse_connect(request.method()).and_then(|()| {
             let domains = &self.shared.config.ingress_domains;
@@ -163,4 +173,11 @@ impl ClientPhase {
     pub(crate) fn is_tunnel(&self) -> bool {
         self.tunnel.load(SeqCst)
     }
+}
+
+/// What a head takes as text in HTTP/1.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let line = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let headers = request.headers().iter();
+    line + headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
 }

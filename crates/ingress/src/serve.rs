@@ -24,6 +24,9 @@ use crate::{
     stats::Gauge,
 };
 
+/// What is read from an HTTP/1 client at once, at most: every 64 KiB of an upload cost two turns of
+/// the runtime. Heads are bounded by their own limit.
+const READ_BUFFER_BYTES: usize = 256 << 10;
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say.
@@ -96,7 +99,7 @@ impl Ingress {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
-            .max_buf_size(config.max_header_bytes)
+            .max_buf_size(config.max_header_bytes.max(READ_BUFFER_BYTES))
             .max_headers(config.max_headers);
         builder
             .http2()
