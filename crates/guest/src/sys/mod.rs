@@ -1,6 +1,6 @@
 //! The system calls that the safe wrappers do not offer: spawning, and one thread's identity.
 //!
-//! Everything unsafe of this crate is in `spawn`, `thread`, `signal` and `memory`, and nowhere else.
+//! Everything unsafe of this crate is in `spawn`, `thread`, `signal` and `memory`, nowhere else.
 
 mod descriptor;
 mod memory;
