@@ -1,10 +1,11 @@
-//! The allocator: small things from a heap, large ones from mappings of their own.
+//! The allocator: a heap, but blocks of output are mappings of their own.
 //!
-//! Much of what is large (output, the buffers of streams) goes all at once, and in a heap something
-//! small beside it lives on and keeps all of it from the system: after a flood of output tarnd
-//! held 95 MB for nothing. A mapping goes back as it was got. But to map, to fault pages in and to
-//! unmap is what gVisor is slowest at, so a few mappings are kept for the next who wants their
-//! size, until whoever had much has ended ([`GiveBack`]).
+//! Output is most of the memory and goes all at once, and in a heap something small beside it lives
+//! on and keeps all of it from the system: after a flood tarnd held 95 MB for nothing. A mapping
+//! goes back as it was got. But to map, to fault pages in and to unmap is what gVisor is slowest
+//! at, so a few mappings are kept for the next who wants their size, until whoever had much has
+//! ended ([`GiveBack`]). Larger things, such as the buffers of streams, come in many sizes and live
+//! briefly: the heap finds them the same pages again and again.
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
 use std::{
@@ -15,14 +16,15 @@ use std::{
 
 use dlmalloc::GlobalDlmalloc;
 
-/// From this size on, memory is mapped.
+/// From this size on, memory is mapped, up to the size of a block of output.
 const LARGE_BYTES: usize = 16 << 10;
+const LARGEST_BYTES: usize = 64 << 10;
 
 const PAGE_BYTES: usize = 4096;
 
 /// Unused mappings that are kept, and the bytes of them all.
 const KEPT: usize = 64;
-const KEPT_BYTES: usize = 8 << 20;
+const KEPT_BYTES: usize = 4 << 20;
 
 static SHELF: Shelf = Shelf::new();
 
@@ -183,9 +185,9 @@ impl Shelf {
     }
 }
 
-/// Nothing that large wants to be aligned to more than a page.
+/// Nothing of these sizes wants to be aligned to more than a page.
 fn is_small(layout: Layout) -> bool {
-    layout.size() < LARGE_BYTES || layout.align() > PAGE_BYTES
+    !(LARGE_BYTES..=LARGEST_BYTES).contains(&layout.size()) || layout.align() > PAGE_BYTES
 }
 
 /// Eight sizes between one power of two and the next, so that a kept mapping finds its next user.
@@ -285,7 +287,7 @@ mod tests {
 
     #[test]
     fn zeroed_is_zero_also_where_something_was() {
-        let layout = Layout::from_size_align(100 << 10, 8).unwrap();
+        let layout = Layout::from_size_align(50 << 10, 8).unwrap();
         // SAFETY: each is freed once, and read while it is allocated.
         unsafe {
             let dirty = Memory.alloc(layout);
