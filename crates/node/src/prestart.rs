@@ -58,6 +58,9 @@ const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
 const ASKS: usize = 256;
 const SHAPES: usize = 32;
 
+/// More are not built at once, however many CPUs there are.
+const MOST_CORES: u32 = 8;
+
 /// The part of the pool that is not used for what nobody has asked for, in percent.
 const DISK_RESERVE_PERCENT: u64 = 10;
 
@@ -153,8 +156,8 @@ struct Surroundings {
     digests: HashMap<ImageName, String>,
     /// Whether there is room for more.
     may_build: bool,
-    /// How many may be built at once.
-    at_once: usize,
+    /// The CPUs of the host.
+    cores: usize,
 }
 
 // === impl Prestarts ===
@@ -326,7 +329,11 @@ impl Shelf {
             return Some(self.remove(ready));
         }
         let alone = self.building.iter().filter(|building| !building.promised).count();
-        if !around.may_build || alone >= around.at_once {
+        // Half of the machine, so that the other half goes on as it did; all of it where requests
+        // come faster than that.
+        let awaited = self.building.iter().any(|building| building.promised);
+        let at_once = if awaited { around.cores } else { (around.cores / 2).max(1) };
+        if !around.may_build || alone >= at_once {
             return None;
         }
         let missing = around.targets.iter().find(|(shape, target)| {
@@ -435,13 +442,12 @@ async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
     let disk = shared.parts.layers.space().await.is_ok_and(|space| {
         space.available.bytes() > space.total.bytes() / 100 * DISK_RESERVE_PERCENT
     });
-    // Half of the machine, so that the other half goes on as it did.
-    let at_once = shared.config.cpu.milli() / 2000;
+    let cores = shared.config.cpu.milli() / 1000;
     Surroundings {
         targets: shapes.into_iter().zip(targets).collect(),
         digests,
         may_build: disk && !short && !shared.parts.tasks.is_stopping(),
-        at_once: usize::try_from(at_once.max(1)).unwrap_or(1),
+        cores: usize::try_from(cores.clamp(1, MOST_CORES)).unwrap_or(1),
     }
 }
 
