@@ -12,7 +12,7 @@ ALONE = True
 # Other calls are answered within this, whatever goes on.
 PATIENCE_MS = 100
 FLOOD_BYTES = env.scale(256 << 20, 10 << 30)
-UNREAD = env.scale(8, 64)
+UNREAD = env.scale(4, 64)
 FINISHED = env.scale(400, 10_000)
 
 

@@ -8,7 +8,7 @@ from suites.daemon_load.probe import probing
 
 # Its time is judged.
 ALONE = True
-ENTRIES = env.scale(20_000, 100_000)
+ENTRIES = env.scale(10_000, 100_000)
 
 
 def test_many_entries(server, sandbox):
