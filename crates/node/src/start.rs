@@ -77,7 +77,11 @@ async fn claim(
             steps.end(&entry.id, "what was beside");
             written.map_err(|bad| failed(FailedStep::Layer, &bad)).and(opened)
         }
-        _ => Err(died_at_start(None)),
+        _ => Err(EndCause::StartFailed {
+            step: FailedStep::Daemon,
+            failure: StartFailure::Internal,
+            message: "it has ended, or is not what is asked for".to_owned(),
+        }),
     };
     match claimed {
         // What is wrong is what was asked for.

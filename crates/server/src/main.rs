@@ -10,6 +10,7 @@ mod doctor;
 mod host;
 mod identity;
 mod listen;
+mod metric;
 mod object_store;
 mod prestart;
 mod purge;

@@ -1,7 +1,6 @@
 //! The object store that snapshots are kept in: opened, cleared of what nobody needs, and counted.
 
 use std::{
-    fmt::Write as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -280,11 +279,7 @@ impl OpenObjectStore {
 fn render(now: &TransferCounts, collections: &CollectionCounts) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, String)]| {
-        // Writing to a `String` cannot fail.
-        _ = writeln!(text, "# HELP tarn_{name} {help}\n# TYPE tarn_{name} {kind}");
-        for (labels, value) in rows {
-            _ = writeln!(text, "tarn_{name}{labels} {value}");
-        }
+        crate::metric::family(&mut text, name, kind, help, rows);
     };
     let both = |value: fn(&DirectionCounts) -> String| {
         [

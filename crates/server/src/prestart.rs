@@ -1,9 +1,11 @@
 //! What the metrics say of sandboxes that are started ahead of requests.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use tarn_http::MetricsSource;
 use tarn_node::{NodeService, PrestartCounts};
+
+use crate::metric;
 
 /// Returns what shows them.
 pub(crate) fn metrics(node: &NodeService) -> MetricsSource {
@@ -15,11 +17,7 @@ pub(crate) fn metrics(node: &NodeService) -> MetricsSource {
 fn render(now: &PrestartCounts) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, String)]| {
-        // Writing to a `String` cannot fail.
-        _ = writeln!(text, "# HELP tarn_{name} {help}\n# TYPE tarn_{name} {kind}");
-        for (labels, value) in rows {
-            _ = writeln!(text, "tarn_{name}{labels} {value}");
-        }
+        metric::family(&mut text, name, kind, help, rows);
     };
     family(
         "prestarted",
