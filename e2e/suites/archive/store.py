@@ -14,8 +14,8 @@ PLANTED = "planted-secret-5e1f-of-the-tenant"
 
 
 def files(root: pathlib.Path) -> list[pathlib.Path]:
-    """Everything that is kept."""
-    return [path for path in root.rglob("*") if path.is_file()]
+    """Everything that is kept; a directory may go away meanwhile, as the keeper removes empty ones."""
+    return [pathlib.Path(top, name) for top, _, names in os.walk(root) for name in names]
 
 
 def size(root: pathlib.Path) -> int:
