@@ -56,7 +56,7 @@ def flow_bounds(trips: dict, output: dict, files: dict) -> list[tuple[bool, str]
         # Pairwise, since the machine's moods last longer than one of them.
         pairs = zip(samples[name], samples[wire], samples["dd conv=fsync"], strict=True)
         share = p50([mine / min(tcp, disk) for mine, tcp, disk in pairs])
-        checks.append((share >= 0.35, f"{name} of {size}: {share:.2f} of the slower of {wire} and dd ≥ 0.35"))
+        checks.append((share >= 0.5, f"{name} of {size}: {share:.2f} of the slower of {wire} and dd ≥ 0.5"))
     return checks
 
 

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # The whole test run. Every suite runs even after a failure; the last line
-# sums them up. Full output is under target/test-logs/.
+# sums them up. Full output is under target/test-logs/, that of the run before
+# under target/test-logs/before/.
 
 TEST_LOGS="$TARGET_DIR/test-logs"
 PASSED=0
@@ -46,8 +47,9 @@ lint() {
 }
 
 start_logs() {
-	mkdir -p "$TEST_LOGS"
-	rm -f -- "$TEST_LOGS"/*.log
+	rm -rf -- "$TEST_LOGS/before"
+	mkdir -p "$TEST_LOGS/before"
+	find "$TEST_LOGS" -maxdepth 1 -name '*.log' -exec mv -t "$TEST_LOGS/before" -- {} +
 	export CARGO_TERM_COLOR=never
 }
 

@@ -17,7 +17,11 @@ use std::{
 use nix::unistd::getpid;
 use tarn_daemon_api::Info;
 use tarn_guest_api::{GATEWAY, Limits, Secret};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Mutex, MutexGuard, Notify},
+    task::yield_now,
+    time::Instant,
+};
 
 use crate::{
     account::Account,
@@ -54,6 +58,7 @@ pub(crate) struct Daemon {
     pub(crate) seal: Seal,
     /// Told of every start; wakes the guard.
     pub(crate) started: Notify,
+    starts: Mutex<()>,
     opened: OnceCell<Opened>,
     pids_group: OnceCell<PidsGroup>,
     null: OwnedFd,
@@ -117,6 +122,7 @@ impl Daemon {
             scratch: Scratch::default(),
             seal: Seal::default(),
             started: Notify::new(),
+            starts: Mutex::new(()),
             opened: OnceCell::new(),
             pids_group: OnceCell::new(),
             null: OpenOptions::new().read(true).write(true).open("/dev/null")?.into(),
@@ -126,6 +132,18 @@ impl Daemon {
             role,
             internal_peers,
         })
+    }
+
+    /// Waits for one's turn to start a process.
+    ///
+    /// A start holds everything up until the program runs: on a busy machine that takes tens of
+    /// milliseconds. Between two starts all is served that has come meanwhile, so who asks for
+    /// something else waits for one of them and not for a hundred.
+    pub(crate) async fn turn_to_start(&self) -> MutexGuard<'_, ()> {
+        let turn = self.starts.lock().await;
+        // It goes on only when the runtime has looked what has come.
+        yield_now().await;
+        turn
     }
 
     /// Returns what tells the numbers of this life's batches of lines from every other's.

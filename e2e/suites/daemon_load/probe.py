@@ -1,6 +1,6 @@
 """Asks a daemon small questions all the while, in a process of its own, and tells how long the answers took.
 
-`Probe` is for tests; as a program it is that process: it asks until its standard input ends, then prints JSON.
+`probing` is for tests; as a program it is that process: it asks until its standard input ends, then prints JSON.
 """
 
 import http.client
@@ -32,9 +32,9 @@ class Answers:
 
 
 @contextmanager
-def probing(server, sandbox: str):
+def probing(server, sandbox: str, routes: tuple[str, ...] = ROUTES):
     """Probes for as long as the block lasts; what it found is in the list that it yields."""
-    command = [sys.executable, __file__, server.ingress, sandbox, server.key]
+    command = [sys.executable, __file__, server.ingress, sandbox, server.key, *routes]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     found: list[Answers] = []
     try:
@@ -68,12 +68,12 @@ def ask(base: str, sandbox: str, key: str, route: str, samples: list, failures: 
         end.wait(max(0.0, EVERY - took))
 
 
-def main(base: str, sandbox: str, key: str) -> None:
-    samples: dict[str, list[float]] = {route: [] for route in ROUTES}
+def main(base: str, sandbox: str, key: str, *routes: str) -> None:
+    samples: dict[str, list[float]] = {route: [] for route in routes}
     failures: list[str] = []
     end = threading.Event()
     threads = [
-        threading.Thread(target=ask, args=(base, sandbox, key, route, samples[route], failures, end)) for route in ROUTES
+        threading.Thread(target=ask, args=(base, sandbox, key, route, samples[route], failures, end)) for route in routes
     ]
     for thread in threads:
         thread.start()

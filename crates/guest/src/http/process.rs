@@ -55,7 +55,9 @@ pub(crate) async fn handle(
         ProcessesAction::Start => {
             let body = read_json_bytes(request).await?;
             let request: StartRequest = parse_json(&body)?;
-            let process = match request.managed()? {
+            let managed = request.managed()?;
+            let _turn = daemon.turn_to_start().await;
+            let process = match managed {
                 None => start(daemon, opened, request, Audience::Followers)?,
                 Some(config) => managed::start(daemon, opened, request, config)?,
             };
@@ -67,7 +69,7 @@ pub(crate) async fn handle(
             let body = read_json_bytes(request).await?;
             let request: RunRequest = parse_json(&body)?;
             refuse_managed(&body)?;
-            run(daemon, opened, request)
+            run(daemon, opened, request).await
         }
     }
 }
@@ -135,12 +137,13 @@ fn refuse_managed(body: &[u8]) -> Result<(), ApiError> {
     }
 }
 
-fn run(
+async fn run(
     daemon: &Rc<Daemon>,
     opened: &Opened,
     request: RunRequest,
 ) -> Result<Response<Body>, ApiError> {
     let limit = request.time_limit_secs().map(time_limit).transpose()?;
+    let _turn = daemon.turn_to_start().await;
     let process = start(daemon, opened, request.into_start(), Audience::Run)?;
     if let Some(limit) = limit {
         tokio::task::spawn_local(enforce(Rc::clone(daemon), Rc::clone(&process), limit));

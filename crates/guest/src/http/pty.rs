@@ -36,6 +36,7 @@ pub(crate) async fn handle(
         TerminalsAction::List => Ok(json_response(&daemon.terminals.list())),
         TerminalsAction::Create => {
             let request: CreatePtyRequest = read_json(request).await?;
+            let _turn = daemon.turn_to_start().await;
             let session = daemon.terminals.open(daemon, opened, request)?;
             let mut response = json_body(&CreatePtyResponse {
                 session_id: session.id().to_owned(),
