@@ -36,7 +36,9 @@ pub(crate) struct PoolFill {
 
 /// Sizes are multiples of this: whole blocks of either file system, and few odd numbers to read.
 const GRAIN: u64 = 64 << 20;
-/// New layers are refused when less than one part in this many is free.
+/// New layers are refused when less than this is free, or in a small pool less than one part in
+/// so many.
+const RESERVE: ByteSize = ByteSize::from_mib(10 << 10);
 const RESERVE_PART: u64 = 10;
 /// When running sandboxes are frozen, unless that is configured: below this, or in a small pool
 /// below one part in so many.
@@ -100,7 +102,7 @@ pub(crate) fn floor(total: ByteSize, configured: Option<ByteSize>) -> ByteSize {
 
 /// Returns what must stay free in a pool of a size for a new layer to be made.
 pub(crate) fn reserve(total: ByteSize) -> ByteSize {
-    ByteSize::from_bytes(total.bytes() / RESERVE_PART)
+    ByteSize::from_bytes(total.bytes() / RESERVE_PART).min(RESERVE)
 }
 
 #[cfg(test)]
@@ -167,6 +169,13 @@ mod tests {
             let fill = PoolFill { size: 8 * GIB, free, disk_free, holes };
             assert_eq!(fill.writable(), writable * GIB, "{fill:?}");
             assert_eq!(sizing(None).room_to_grow(fill), growth * GIB, "{fill:?}");
+        }
+    }
+
+    #[test]
+    fn the_reserve_is_a_tenth_or_ten_gib() {
+        for (total, expected) in [(0, 0), (2000, 200), (100 << 10, 10 << 10), (8 << 20, 10 << 10)] {
+            assert_eq!(reserve(ByteSize::from_mib(total)), ByteSize::from_mib(expected), "{total}");
         }
     }
 

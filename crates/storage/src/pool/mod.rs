@@ -273,7 +273,7 @@ impl Pool {
     /// Refuses when a new layer would use up the reserve.
     ///
     /// # Errors
-    /// Fails when less than a tenth of the pool is free, or it cannot be asked.
+    /// Fails when less than the reserve is free, or it cannot be asked.
     pub fn check_room(&self) -> Result<(), LayerError> {
         let space = self.space()?;
         let reserve = reserve(space.total);
