@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File},
+    io,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tarn_storage::ObjectStoreConfig;
 
 use crate::stage::until;
@@ -39,14 +40,20 @@ impl S3Server {
         // Free now, and nobody else asks for it.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let process = spawn(Path::new(&program), dir.path(), port)?;
-        let server = Self { program: program.into(), dir, port, process };
+        let mut server = Self { program: program.into(), dir, port, process };
         server.is_up().await?;
         Ok(Some(server))
     }
 
-    async fn is_up(&self) -> Result<()> {
+    async fn is_up(&mut self) -> Result<()> {
         let address = ("127.0.0.1", self.port);
-        until("the S3 server", || Ok(std::net::TcpStream::connect(address).is_ok())).await
+        let answers = || {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("the S3 server ended: {status}");
+            }
+            Ok(std::net::TcpStream::connect(address).is_ok())
+        };
+        until("the S3 server", answers).await
     }
 
     pub(crate) fn kill(&mut self) -> Result<()> {
@@ -105,14 +112,24 @@ fn spawn(program: &Path, dir: &Path, port: u16) -> Result<Child> {
 }
 
 fn age(dir: &Path, by: Duration) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
+    // The server removes directories that have become empty, and its drafts, when it likes.
+    let Some(entries) = there(fs::read_dir(dir))? else { return Ok(()) };
+    for entry in entries {
         let path = entry?.path();
         if path.is_dir() {
             age(&path, by)?;
-        } else {
-            let file = File::options().write(true).open(&path)?;
+        } else if let Some(file) = there(File::options().write(true).open(&path))? {
             file.set_modified(file.metadata()?.modified()? - by)?;
         }
     }
     Ok(())
+}
+
+/// What is removed meanwhile is not there; anything else that fails does.
+fn there<T>(found: io::Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(failed) => Err(failed.into()),
+    }
 }
