@@ -29,7 +29,7 @@ def main() -> int:
         ahead = Server("bench-ahead", config={"prestart": DEFAULT, "pool": {"initial_mb": 4096, "max_mb": 8192}})
         targets.callback(lambda: targets.complaints.extend(ahead.close()))
         ahead.start()
-        mine = Target("ahead", ahead.api, ahead.key)
+        mine = Target("ahead", ahead.api, ahead.key, ahead.process.pid)
         stub, cold = targets.all
         place = report.machine(ahead.data)
         print(f"{few} hits, {row} in a row, bursts of {BURST}; {place}", flush=True)

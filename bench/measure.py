@@ -53,8 +53,10 @@ def sequential(targets: list[Target], count: int, probe: Callable[[], None]) -> 
         turn = number % len(targets)
         for target in targets[turn:] + targets[:turn]:
             probe()
+            before = target.cpu_ms()
             life(target, samples[target.name])
             target.settle()
+            samples[target.name].setdefault("server CPU", []).append(target.cpu_ms() - before)
     return samples
 
 

@@ -60,6 +60,21 @@ def flow_bounds(trips: dict, output: dict, files: dict) -> list[tuple[bool, str]
     return checks
 
 
+# What the server itself may compute for one life, in what the stub computes for one: about a third more than it does.
+CPU_GATE = {"sim": 15.0, "gvisor": 52.0}
+
+
+def gate(sequential: dict) -> list[tuple[bool, str]]:
+    """What a slower build fails on any machine, at work or at rest: CPU time, against CPU time of the same run."""
+    floor = p50(sequential["stub"]["server CPU"])
+    checks = []
+    for name, limit in CPU_GATE.items():
+        ours = p50(sequential[name]["server CPU"])
+        text = f"{name}: the server's CPU time for a life {ours:.2f} ms, {ours / floor:.1f} × the stub's ≤ {limit} ×"
+        checks.append((ours <= limit * floor, text))
+    return checks
+
+
 def bounds(sequential: dict, bursts: dict, disk: list[float]) -> list[tuple[bool, str]]:
     """The bounds that the project promises, each with its figure."""
     checks = []

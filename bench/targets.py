@@ -3,7 +3,7 @@
 import pathlib
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from harness.server import Server
@@ -19,7 +19,16 @@ class Target:
     name: str
     api_url: str
     api_key: str
+    pid: int
     ledger: pathlib.Path | None = None
+
+    def cpu_ms(self) -> float:
+        """The CPU time that the server's threads have used, all that live; not what they started."""
+        used = 0
+        for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                used += int((task / "schedstat").read_text().split()[0])
+        return used / 1e6
 
     def settle(self) -> None:
         """Waits until the last sandbox is off the machine, so that its end is not charged to the next target.
@@ -40,9 +49,13 @@ class Targets(ExitStack):
     def __enter__(self) -> "Targets":
         super().__enter__()
         self.complaints: list[str] = []
-        self.all = [self._stub()]
-        self.servers = {runtime: self._tarn(runtime) for runtime in self._runtimes}
-        self.all += [Target(name, s.api, s.key, s.data / "ledger") for name, s in self.servers.items()]
+        try:
+            self.all = [self._stub()]
+            self.servers = {runtime: self._tarn(runtime) for runtime in self._runtimes}
+        except BaseException:
+            self.close()
+            raise
+        self.all += [Target(name, s.api, s.key, s.process.pid, s.data / "ledger") for name, s in self.servers.items()]
         return self
 
     def _stub(self) -> Target:
@@ -50,7 +63,7 @@ class Targets(ExitStack):
         self.callback(process.wait)
         self.callback(process.kill)
         port = process.stdout.readline().strip()
-        return Target("stub", f"http://127.0.0.1:{port}", "tl_apiKey_none")
+        return Target("stub", f"http://127.0.0.1:{port}", "tl_apiKey_none", process.pid)
 
     def _tarn(self, runtime: str) -> Server:
         server = Server(f"bench-{runtime}", runtime=runtime)
