@@ -21,8 +21,8 @@ use tarn_lifecycle::{Event, Ignored, step};
 use tarn_node_api::{ApplyError, CaptureOrder};
 use tarn_store::StoreError;
 use tarn_types::{
-    Archival, Captured, ProjectId, SandboxId, SandboxRecord, SandboxRef, SandboxStatus, SnapshotId,
-    SnapshotKind, SnapshotRecord, SnapshotStatus,
+    Archival, Captured, Lasting, ProjectId, SandboxId, SandboxRecord, SandboxRef, SandboxStatus,
+    SnapshotId, SnapshotKind, SnapshotRecord, SnapshotStatus,
 };
 
 use crate::{Control, ControlError, suspend::refusal, transition::Moved};
@@ -40,6 +40,19 @@ enum Shown {
     ToAll,
     /// It is made for a copy.
     ToNobody,
+}
+
+// === impl Shown ===
+
+impl Shown {
+    /// What a snapshot is to outlast. The sandboxes that one for a copy is made for end with their
+    /// host; those that still wait by then have been waiting for longer than it takes to be durable.
+    fn lasting(self) -> Lasting {
+        match self {
+            Self::ToAll => Lasting::Always,
+            Self::ToNobody => Lasting::Boot,
+        }
+    }
 }
 
 // === impl Control ===
@@ -166,7 +179,12 @@ impl Control {
             snapshot.id = %snapshot.id, sandbox.id = %sandbox, kind = kind.as_str(),
             "snapshot begun"
         );
-        let order = CaptureOrder { snapshot: snapshot.id.clone(), sandbox: sandbox.clone(), kind };
+        let order = CaptureOrder {
+            snapshot: snapshot.id.clone(),
+            sandbox: sandbox.clone(),
+            kind,
+            lasting: shown.lasting(),
+        };
         let told = node.capture(order).await;
         // The snapshot is there now whatever fails here: the reconciler looks after it.
         if let Err(failed) = self.after_order(&snapshot, told).await {

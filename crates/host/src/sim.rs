@@ -427,6 +427,14 @@ impl Captures for SimCaptures {
         Ok(whole)
     }
 
+    async fn commit_for_boot(
+        &self,
+        name: &CaptureName,
+        note: serde_json::Value,
+    ) -> Result<Capture, CaptureError> {
+        self.commit(name, note).await
+    }
+
     async fn open(&self, name: &CaptureName) -> Result<Capture, CaptureError> {
         let table = self.table.lock();
         let entry = table.get(name);

@@ -116,6 +116,17 @@ pub trait Captures: Send + Sync + 'static {
         note: serde_json::Value,
     ) -> Result<Capture, CaptureError>;
 
+    /// Makes a draft whole as [`Captures::commit`] does, but does not wait for the disk. After a
+    /// restart of the host it is missing, unless the store has found time to make it durable.
+    ///
+    /// # Errors
+    /// Fails when something cannot be written; the draft is not whole then.
+    async fn commit_for_boot(
+        &self,
+        name: &CaptureName,
+        note: serde_json::Value,
+    ) -> Result<Capture, CaptureError>;
+
     /// Returns a whole capture, after checking that its parts are there and of the right size.
     ///
     /// # Errors

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation,
-    ImageName, Launch, LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, Resources, SandboxId,
-    SnapshotId, SnapshotKind,
+    ImageName, Lasting, Launch, LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, Resources,
+    SandboxId, SnapshotId, SnapshotKind,
 };
 use thiserror::Error;
 
@@ -98,6 +98,8 @@ pub struct CaptureOrder {
     pub sandbox: SandboxId,
     /// What it shall hold.
     pub kind: SnapshotKind,
+    /// What it shall outlast.
+    pub lasting: Lasting,
 }
 
 /// What became of a [`CaptureOrder`].
@@ -109,7 +111,7 @@ pub struct CaptureReport {
     pub sandbox: SandboxId,
     /// The node that says so.
     pub node: NodeId,
-    /// What the capture took, or why there is none. Success is durable.
+    /// What the capture took, or why there is none. Success is as durable as was asked.
     pub outcome: Result<CaptureFacts, String>,
 }
 

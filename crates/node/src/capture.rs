@@ -16,7 +16,8 @@ use tarn_host::{Capture, CaptureError};
 use tarn_node_api::{Endpoint, HeldSnapshot};
 use tarn_runtime::ImageFacts;
 use tarn_types::{
-    ByteSize, CaptureFacts, Captured, DaemonToken, ImageName, ProjectId, SandboxId, SnapshotKind,
+    ByteSize, CaptureFacts, Captured, DaemonToken, ImageName, Lasting, ProjectId, SandboxId,
+    SnapshotKind,
 };
 
 use tokio::time::Instant;
@@ -240,11 +241,20 @@ async fn write_down(
     Ok(Draft { name: name.to_owned(), note })
 }
 
-/// Makes a draft whole and durable.
-pub(crate) async fn commit(shared: &Shared, draft: Draft) -> Result<CaptureFacts, String> {
+/// Makes a draft whole, and as durable as it is to be.
+pub(crate) async fn commit(
+    shared: &Shared,
+    draft: Draft,
+    lasting: Lasting,
+) -> Result<CaptureFacts, String> {
     let Draft { name, note } = draft;
     let text = serde_json::to_value(&note).map_err(|bad| bad.to_string())?;
-    match shared.parts.captures.commit(&name, text).await {
+    let captures = &shared.parts.captures;
+    let committed = match lasting {
+        Lasting::Always => captures.commit(&name, text).await,
+        Lasting::Boot => captures.commit_for_boot(&name, text).await,
+    };
+    match committed {
         Ok(capture) => Ok(note.facts(&capture)),
         Err(bad) => {
             let said = chain(&bad);

@@ -16,7 +16,7 @@ use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 use tarn_guest_api::Continues;
 use tarn_node_api::{CaptureOrder, CaptureReport, Endpoint, NodeTarget};
 use tarn_types::{
-    ByteSize, CaptureFacts, EgressPolicy, Generation, Launch, ObservedPhase, SnapshotKind,
+    ByteSize, CaptureFacts, EgressPolicy, Generation, Lasting, Launch, ObservedPhase, SnapshotKind,
 };
 
 use tokio::time::Instant;
@@ -141,7 +141,7 @@ impl SandboxTask {
         let purpose = Purpose::Suspend;
         let draft =
             capture::capture(&self.shared, &self.entry, endpoint, &name, kind, purpose).await?;
-        capture::commit(&self.shared, draft).await.map(|_facts| ())
+        capture::commit(&self.shared, draft, Lasting::Always).await.map(|_facts| ())
     }
 
     /// Has the ledger say that a capture holds the sandbox, before one does. It stays at the
@@ -336,7 +336,7 @@ impl SandboxTask {
         match taken {
             Ok(draft) => {
                 let commit = async move {
-                    let outcome = capture::commit(&shared, draft).await;
+                    let outcome = capture::commit(&shared, draft, order.lasting).await;
                     report_capture(&shared, &order, outcome).await;
                 };
                 drop(self.shared.parts.tasks.spawn("snapshot_commit", commit));

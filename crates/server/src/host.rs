@@ -12,7 +12,7 @@ use tarn_runtime::{Runtime, RuntimeEvent, sim::SimRuntime};
 use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
 use tarn_storage::{Daemons, HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, StockImages};
 use tarn_task::Tasks;
-use tarn_types::{ByteSize, InstanceTag, Resources};
+use tarn_types::{BootId, ByteSize, InstanceTag, Resources};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -44,6 +44,7 @@ pub(crate) struct HostPlan<'a> {
     pub(crate) tarnd: &'a Path,
     pub(crate) tag: &'a InstanceTag,
     pub(crate) tasks: &'a Tasks,
+    pub(crate) boot: &'a BootId,
 }
 
 // === impl Host ===
@@ -68,8 +69,8 @@ impl Host {
             .context("start the gVisor runtime")?;
         let pool = open_pool(plan).context("open the storage pool")?;
         let pool = Arc::new(pool);
-        let captures =
-            HostCaptures::start(Arc::clone(&pool), tasks).context("open the snapshots")?;
+        let captures = HostCaptures::start(Arc::clone(&pool), tasks, plan.boot.clone())
+            .context("open the snapshots")?;
         let captures = Arc::new(captures);
         let object_store = plan.config.object_store.open(plan.data, &captures).await?;
         let layers = HostLayers::start(pool, tasks);

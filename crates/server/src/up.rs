@@ -171,7 +171,8 @@ async fn start(
 ) -> anyhow::Result<Started> {
     let tag = identity::tag(data);
     let tarnd = find_tarnd(args, config)?;
-    let plan = HostPlan { config, data, assets, tarnd: &tarnd, tag: &tag, tasks };
+    let boot = identity::boot_id()?;
+    let plan = HostPlan { config, data, assets, tarnd: &tarnd, tag: &tag, tasks, boot: &boot };
     let host = Host::open(&plan).await?;
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let store = SqliteStore::open(&data.store(), store_tasks)

@@ -20,7 +20,7 @@ use tarn_storage::{
     remove_all_mounts,
 };
 use tarn_task::{Entropy as _, SeededEntropy, Tasks};
-use tarn_types::{ByteSize, InstanceTag, Pace, ProjectId, SandboxId};
+use tarn_types::{BootId, ByteSize, InstanceTag, Pace, ProjectId, SandboxId};
 use tokio::time::Instant;
 
 const MIB: usize = 1 << 20;
@@ -41,7 +41,7 @@ async fn measure(data: &Path) -> Result<()> {
     let pool = Arc::new(Pool::open(data, &tag, PoolOptions::default())?);
     let tasks = Tasks::new();
     let layers = HostLayers::start(pool.clone(), &tasks);
-    let captures = Arc::new(HostCaptures::start(pool, &tasks)?);
+    let captures = Arc::new(HostCaptures::start(pool, &tasks, BootId::new("this"))?);
     let key = MasterKey::open_or_create(&data.join("key"))?;
     let config = ObjectStoreConfig::new(format!("file://{}", data.join("objects").display()));
     let archive = ObjectArchive::open(&config, key, captures.clone())?;

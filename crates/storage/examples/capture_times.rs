@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use tarn_host::{Captures as _, ImageConfig, Layers as _, Template};
 use tarn_storage::{HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, remove_all_mounts};
 use tarn_task::Tasks;
-use tarn_types::{ByteSize, InstanceTag, SandboxId};
+use tarn_types::{BootId, ByteSize, InstanceTag, SandboxId};
 use tokio::time::Instant;
 
 const MIB: u64 = 1 << 20;
@@ -56,7 +56,7 @@ async fn measure(dir: &std::path::Path, tasks: &Tasks) -> Result<()> {
     let options = PoolOptions { sizing, ..PoolOptions::default() };
     let pool = Arc::new(Pool::open(dir, &InstanceTag::from_hash([0; 6]), options)?);
     let layers = HostLayers::start(pool.clone(), tasks);
-    let captures = HostCaptures::start(pool, tasks)?;
+    let captures = HostCaptures::start(pool, tasks, BootId::new("this"))?;
     let id = SandboxId::from_random([1; SandboxId::LENGTH]);
     let root = layers.build(&id, &template, SIZE).await?.path;
     let file = File::create_new(root.join("data"))?;

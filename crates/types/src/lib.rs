@@ -30,8 +30,8 @@ pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
 pub use size::{ByteSize, MilliCpu, SizeError};
 pub use snapshot::{
-    Archival, ArchiveFacts, CaptureFacts, Captured, Pace, Restore, SnapshotKind, SnapshotRecord,
-    SnapshotStatus,
+    Archival, ArchiveFacts, CaptureFacts, Captured, Lasting, Pace, Restore, SnapshotKind,
+    SnapshotRecord, SnapshotStatus,
 };
 pub use spec::{ExposedPorts, Launch, PortAccess, PortError, SandboxSpec};
 pub use state::{

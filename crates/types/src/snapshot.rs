@@ -37,6 +37,17 @@ pub enum Pace {
     Background,
 }
 
+/// What a snapshot outlasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lasting {
+    /// A restart of the host and a power cut, from when it is said to be there.
+    Always,
+    /// The server at first, and a restart of the host only later: what needs it is quick, or has
+    /// ended then as well.
+    Boot,
+}
+
 /// From what a sandbox is made in place of its image alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {

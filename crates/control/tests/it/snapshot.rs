@@ -6,8 +6,8 @@ use tarn_control::{ControlError, CreateAsk, NetworkPatch, PatchAsk};
 use tarn_node_api::{CaptureOrder, Node as _};
 use tarn_store::{Loss, MemoryStore, Store as _, UnreliableStore};
 use tarn_types::{
-    EgressPolicy, ObservedPhase, ProjectId, SandboxId, SandboxRef, SandboxStatus, SnapshotId,
-    SnapshotKind, SnapshotRecord, SnapshotStatus,
+    EgressPolicy, Lasting, ObservedPhase, ProjectId, SandboxId, SandboxRef, SandboxStatus,
+    SnapshotId, SnapshotKind, SnapshotRecord, SnapshotStatus,
 };
 
 use crate::fake::{FakeNode, Manner, World, facts, named};
@@ -49,7 +49,15 @@ async fn a_snapshot_is_taken_while_its_source_runs_on() {
     assert!(busy.to_string().contains(snapshot.as_str()), "{busy}");
     let order = world.node.orders.lock().clone();
     let kind = SnapshotKind::Filesystem;
-    assert_eq!(order, [CaptureOrder { snapshot: snapshot.clone(), sandbox: id.clone(), kind }]);
+    assert_eq!(
+        order,
+        [CaptureOrder {
+            snapshot: snapshot.clone(),
+            sandbox: id.clone(),
+            kind,
+            lasting: Lasting::Always
+        }]
+    );
 
     world.node.finish_capture(Ok(facts())).await;
     let record = fetch(&world, &snapshot).await.expect("it is there");

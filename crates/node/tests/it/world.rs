@@ -32,8 +32,8 @@ use tarn_runtime::{
 use tarn_scheduler::PrestartRule;
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, EgressPolicy, EndCause, Generation, Launch, LogBatch, MilliCpu, NodeId,
-    ObservedPhase, ProjectId, Resources, SandboxId, SnapshotId, SnapshotKind, UnixMillis,
+    BootId, ByteSize, EgressPolicy, EndCause, Generation, Lasting, Launch, LogBatch, MilliCpu,
+    NodeId, ObservedPhase, ProjectId, Resources, SandboxId, SnapshotId, SnapshotKind, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -352,7 +352,12 @@ impl World {
         kind: SnapshotKind,
     ) -> CaptureReport {
         let snapshot = snapshot_id(n);
-        let order = CaptureOrder { snapshot: snapshot.clone(), sandbox: sandbox.clone(), kind };
+        let order = CaptureOrder {
+            snapshot: snapshot.clone(),
+            sandbox: sandbox.clone(),
+            kind,
+            lasting: Lasting::Always,
+        };
         let mut count = self.sink.count.subscribe();
         let before = self.sink.captures.lock().len();
         self.node.capture(order).await.expect("the order is taken");

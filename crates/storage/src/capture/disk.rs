@@ -4,7 +4,9 @@
 //! - `layer.img`: the clone of the layer's image;
 //! - `memory/`: the files of the memory image, none for a capture of files alone;
 //! - `manifest.json`: written last, when all the others are durable; never changed;
-//! - `checksums.json`: of the large files, added later.
+//! - `checksums.json`: of the large files, added later;
+//! - `boot`: there as long as the others may not be durable. Which boot of the host they were
+//!   written in: after another they are not believed.
 //!
 //! Until it is whole it is `captures/.draft-<name>`.
 
@@ -22,7 +24,7 @@ use rustix::{
 };
 use serde_json::Value;
 use tarn_host::{Capture, CaptureError};
-use tarn_types::ByteSize;
+use tarn_types::{BootId, ByteSize};
 
 use super::{
     digest::{PageCache, data_bytes, digest},
@@ -45,6 +47,7 @@ pub(crate) const LAYER: &str = "layer.img";
 const MEMORY: &str = "memory";
 const MANIFEST: &str = "manifest.json";
 const CHECKSUMS: &str = "checksums.json";
+const BOOT: &str = "boot";
 /// The longest name: ids are shorter.
 const NAME_LENGTH: usize = 64;
 
@@ -121,12 +124,53 @@ impl CaptureDisk {
 
     /// Makes the draft durable and whole. A whole one of that name is a draft then.
     pub(super) fn commit(&self, note: Value) -> Result<Capture, CaptureError> {
-        let manifest = self.take_stock(note)?;
+        let manifest = self.take_stock(note, sync_file)?;
         sync_dir(&self.draft_memory())?;
         // This syncs the draft's own names, too.
         manifest::write(&self.draft().join(MANIFEST), &manifest)?;
         self.put_in_place()?;
+        sync_dir(&self.captures)?;
         Ok(self.describe(manifest))
+    }
+
+    /// Makes the draft whole without waiting for the disk, for this boot of the host.
+    pub(super) fn commit_for_boot(
+        &self,
+        note: Value,
+        boot: &BootId,
+    ) -> Result<Capture, CaptureError> {
+        let manifest = self.take_stock(note, look_at_file)?;
+        // Before the name that it is believed by: a journal keeps that order.
+        let mark = self.draft().join(BOOT);
+        fs::write(&mark, boot.as_str()).step("write", &mark)?;
+        manifest::write_for_boot(&self.draft().join(MANIFEST), &manifest)?;
+        self.put_in_place()?;
+        Ok(self.describe(manifest))
+    }
+
+    /// Says whether a whole capture may not be durable.
+    pub(super) fn is_for_boot(&self) -> bool {
+        self.place().join(BOOT).exists()
+    }
+
+    /// Has the disk hold all that a whole capture consists of.
+    pub(super) fn sync(&self) -> Result<(), CaptureError> {
+        let (_, sealed) = self.open()?;
+        let names = [LAYER, MANIFEST].map(str::to_owned);
+        for name in names.into_iter().chain(memory_names(&sealed.content)) {
+            sync_file(&self.place().join(name))?;
+        }
+        for dir in [&self.place().join(MEMORY), &self.place(), &self.captures] {
+            sync_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a whole capture is durable.
+    pub(super) fn outlasts_boot(&self) -> Result<(), HostStepError> {
+        let mark = self.place().join(BOOT);
+        fs::remove_file(&mark).step("remove", &mark)?;
+        sync_dir(&self.place())
     }
 
     /// Makes a draft that was brought from elsewhere durable and whole, if it is what its manifest
@@ -146,6 +190,7 @@ impl CaptureDisk {
         manifest::write(&draft.join(CHECKSUMS), &found)?;
         durable::write_file(&draft.join(MANIFEST), origin.manifest.as_bytes(), 0o600)?;
         self.put_in_place()?;
+        sync_dir(&self.captures)?;
         Ok(())
     }
 
@@ -155,23 +200,26 @@ impl CaptureDisk {
         let (draft, whole) = (self.draft(), self.place());
         let exchanged = renameat_with(CWD, &draft, CWD, &whole, RenameFlags::EXCHANGE);
         match exchanged {
-            Err(Errno::NOENT) => fs::rename(&draft, &whole).step("rename", &draft)?,
-            outcome => outcome.step("exchange", &draft)?,
+            Err(Errno::NOENT) => fs::rename(&draft, &whole).step("rename", &draft),
+            outcome => outcome.step("exchange", &draft),
         }
-        sync_dir(&self.captures)
     }
 
-    /// Makes the parts durable and writes down what they are.
-    fn take_stock(&self, note: Value) -> Result<Manifest, CaptureError> {
+    /// Makes the parts as durable as `settle` does, and writes down what they are.
+    fn take_stock(
+        &self,
+        note: Value,
+        settle: impl Fn(&Path) -> Result<Metadata, HostStepError>,
+    ) -> Result<Manifest, CaptureError> {
         let layer = self.draft_layer();
-        let meta = sync_file(&layer)?;
+        let meta = settle(&layer)?;
         let layer =
             LayerPart { size: ByteSize::from_bytes(meta.len()), allocated: allocated(&meta) };
         let dir = self.draft_memory();
         let mut memory = Vec::new();
         for entry in fs::read_dir(&dir).step("list", &dir)? {
             let path = entry.step("list", &dir)?.path();
-            let meta = sync_file(&path)?;
+            let meta = settle(&path)?;
             let name = path.file_name().and_then(|name| name.to_str());
             let Some(name) = name.filter(|_| meta.is_file()) else {
                 let odd =
@@ -373,6 +421,25 @@ pub(super) fn trash_drafts(captures: &Path, trash: &Trash) -> Result<Vec<PathBuf
     Ok(moved)
 }
 
+/// Moves every capture to the trash that was whole in another boot of the host alone.
+pub(super) fn trash_void(
+    captures: &Path,
+    boot: &BootId,
+    trash: &Trash,
+) -> Result<Vec<PathBuf>, HostStepError> {
+    let mut moved = Vec::new();
+    for name in whole_names(captures)? {
+        let mark = captures.join(&name).join(BOOT);
+        match fs::read(&mark) {
+            Ok(written) if written == boot.as_str().as_bytes() => {}
+            Ok(_) => moved.extend(move_to(trash, &captures.join(&name), &name)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(HostStepError::new("read", &mark, error)),
+        }
+    }
+    Ok(moved)
+}
+
 /// Returns the names of the whole captures, sorted.
 pub(super) fn whole_names(captures: &Path) -> Result<Vec<String>, HostStepError> {
     let mut names = names(captures)?;
@@ -412,6 +479,10 @@ fn sync_file(path: &Path) -> Result<Metadata, HostStepError> {
     let file = File::open(path).step("open", path)?;
     file.sync_all().step("sync", path)?;
     file.metadata().step("look at", path)
+}
+
+fn look_at_file(path: &Path) -> Result<Metadata, HostStepError> {
+    fs::symlink_metadata(path).step("look at", path)
 }
 
 fn whole_digest(path: &Path, cache: PageCache) -> Result<Option<String>, HostStepError> {

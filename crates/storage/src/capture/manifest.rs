@@ -9,7 +9,13 @@
 //!   "name": "…", …}
 //! ```
 
-use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tarn_types::ByteSize;
@@ -86,6 +92,15 @@ struct Version {
 pub(super) fn write(path: &Path, content: &impl Serialize) -> Result<(), HostStepError> {
     let text = seal(content).step("write", path)?;
     durable::write_file(path, text.as_bytes(), 0o600)
+}
+
+/// Writes a new file, for as long as the host is up.
+pub(super) fn write_for_boot(path: &Path, content: &impl Serialize) -> Result<(), HostStepError> {
+    let text = seal(content).step("write", path)?;
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.write(true).create_new(true).mode(0o600).open(path).step("make", path)?;
+    file.write_all(text.as_bytes()).step("write", path)
 }
 
 /// Reads a file back.

@@ -14,8 +14,15 @@
 //! # What is checked
 //!
 //! The manifest has a checksum of itself, of small files those are in it: both are compared at each
-//! opening. Large files are read in the background after the commit, one capture at a time, and
-//! compared by [`Captures::verify`].
+//! opening. Large files are read in the background half a minute after the commit, one capture at a
+//! time, and compared by [`Captures::verify`].
+//!
+//! # What is not durable at once
+//!
+//! A capture for copies is thrown away as soon as they run, and they end with their host. So
+//! [`Captures::commit_for_boot`] syncs nothing, and marks it with this boot of the host: the store of
+//! another boot removes it. One that is still there after half a minute is made durable. See
+//! decision 23.
 
 mod digest;
 mod disk;
@@ -37,7 +44,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_host::{Capture, CaptureDraft, CaptureError, CaptureName, Captures};
 use tarn_task::Tasks;
-use tarn_types::{ByteSize, Pace, SandboxId};
+use tarn_types::{BootId, ByteSize, Pace, SandboxId};
 use tokio::sync::Semaphore;
 
 #[cfg(test)]
@@ -59,6 +66,9 @@ use crate::{
 const JOBS: usize = 16;
 /// How often a clone is looked at until it has begun; most are complete by then.
 const LOOK: Duration = Duration::from_micros(100);
+/// How long a new capture is left alone. Most are the base of something at once, and many go again
+/// by then: what is written to the disk and read before would only be in the way.
+const QUIET: Duration = Duration::from_secs(30);
 /// How long reading in the background rests after each MiB: it takes at most 200 MiB/s of the disk
 /// and little of a CPU from the sandboxes.
 const REST: Duration = Duration::from_millis(5);
@@ -78,6 +88,7 @@ pub struct HostCaptures {
 struct Shared {
     pool: Arc<Pool>,
     captures: PathBuf,
+    boot: BootId,
     layers: PathBuf,
     locks: KeyLocks<String>,
     /// The clones that have begun, by the name of their draft.
@@ -93,18 +104,20 @@ struct CloneJob(mpsc::Receiver<Result<(), HostStepError>>);
 // === impl HostCaptures ===
 
 impl HostCaptures {
-    /// Takes charge of a pool's captures: removes the drafts of an earlier server, and begins to
-    /// read what has no checksums yet. Blocks for some renames.
+    /// Takes charge of a pool's captures: removes the drafts of an earlier server and what lasts for
+    /// another boot of the host alone, and begins to settle the others. Blocks for some renames.
     ///
     /// # Errors
     /// Fails when the directory cannot be read, or a draft not be moved.
-    pub fn start(pool: Arc<Pool>, tasks: &Tasks) -> Result<Self, HostStepError> {
+    pub fn start(pool: Arc<Pool>, tasks: &Tasks, boot: BootId) -> Result<Self, HostStepError> {
         let captures = pool.dir().join("captures");
-        let trashed = disk::trash_drafts(&captures, pool.trash())?;
+        let mut trashed = disk::trash_drafts(&captures, pool.trash())?;
+        trashed.extend(disk::trash_void(&captures, &boot, pool.trash())?);
         let whole = disk::whole_names(&captures)?;
         let shared = Arc::new(Shared {
             layers: pool.dir().join("layers"),
             captures,
+            boot,
             pool,
             locks: KeyLocks::default(),
             clones: Mutex::default(),
@@ -112,7 +125,7 @@ impl HostCaptures {
         });
         let this = Self { shared, tasks: tasks.clone(), jobs: Arc::new(Semaphore::new(JOBS)) };
         this.remove(trashed);
-        this.read_later(whole);
+        this.settle(whole, Duration::ZERO);
         Ok(this)
     }
 
@@ -152,15 +165,24 @@ impl HostCaptures {
         }
     }
 
-    /// Reads the large files of captures, to know their checksums; nobody waits for it.
-    fn read_later(&self, names: Vec<String>) {
+    /// Makes captures durable and reads their large files, to know their checksums, after a while;
+    /// nobody waits for it.
+    fn settle(&self, names: Vec<String>, after: Duration) {
         let (shared, tasks) = (self.shared.clone(), self.tasks.clone());
-        self.tasks.spawn("capture-reader", async move {
+        self.tasks.spawn("capture-settler", async move {
+            tokio::select! {
+                () = tasks.stopping() => return,
+                () = tokio::time::sleep(after) => {}
+            }
             for name in names {
                 if tasks.is_stopping() {
                     return;
                 }
-                match settle_checksums(&shared, &tasks, &name, Pace::Background).await {
+                let settled = match settle_on_disk(&shared, &tasks, &name).await {
+                    Ok(()) => settle_checksums(&shared, &tasks, &name, Pace::Background).await,
+                    failed => failed,
+                };
+                match settled {
                     Ok(()) | Err(CaptureError::Missing { .. }) => {}
                     Err(error) => {
                         let error = chain(&error);
@@ -169,6 +191,30 @@ impl HostCaptures {
                 }
             }
         });
+    }
+
+    /// Makes a draft whole.
+    async fn commit_by(
+        &self,
+        name: &CaptureName,
+        commit: impl FnOnce(&Shared, &CaptureDisk) -> Result<Capture, CaptureError> + Send + 'static,
+    ) -> Result<Capture, CaptureError> {
+        let work = move |shared: &Shared, disk: &CaptureDisk| {
+            shared.end_clone(disk)?;
+            settle_layer(&disk.draft_layer());
+            let capture = commit(shared, disk)?;
+            shared.pool.end_promise(&disk.draft_memory());
+            // The one that it replaces lies there now. It is not worth an error that it stays.
+            let trashed = disk.trash_draft(shared.pool.trash()).unwrap_or_else(|error| {
+                tracing::warn!(error = chain(&error), "a replaced snapshot is still there");
+                None
+            });
+            Ok((capture, trashed))
+        };
+        let (capture, trashed) = self.job(name, work).await?;
+        self.remove(trashed);
+        self.settle(vec![name.to_owned()], QUIET);
+        Ok(capture)
     }
 }
 
@@ -206,22 +252,15 @@ impl Captures for HostCaptures {
         name: &CaptureName,
         note: serde_json::Value,
     ) -> Result<Capture, CaptureError> {
-        let work = move |shared: &Shared, disk: &CaptureDisk| {
-            shared.end_clone(disk)?;
-            settle_layer(&disk.draft_layer());
-            let capture = disk.commit(note)?;
-            shared.pool.end_promise(&disk.draft_memory());
-            // The one that it replaces lies there now. It is not worth an error that it stays.
-            let trashed = disk.trash_draft(shared.pool.trash()).unwrap_or_else(|error| {
-                tracing::warn!(error = chain(&error), "a replaced snapshot is still there");
-                None
-            });
-            Ok((capture, trashed))
-        };
-        let (capture, trashed) = self.job(name, work).await?;
-        self.remove(trashed);
-        self.read_later(vec![name.to_owned()]);
-        Ok(capture)
+        self.commit_by(name, move |_, disk| disk.commit(note)).await
+    }
+
+    async fn commit_for_boot(
+        &self,
+        name: &CaptureName,
+        note: serde_json::Value,
+    ) -> Result<Capture, CaptureError> {
+        self.commit_by(name, move |shared, disk| disk.commit_for_boot(note, &shared.boot)).await
     }
 
     async fn open(&self, name: &CaptureName) -> Result<Capture, CaptureError> {
@@ -360,6 +399,35 @@ fn rest(pace: Pace) {
 
 fn stopping(step: &'static str, path: &Path) -> HostStepError {
     HostStepError::new(step, path, io::Error::other("the server is stopping"))
+}
+
+/// Makes sure that a capture is durable.
+async fn settle_on_disk(
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+    name: &CaptureName,
+) -> Result<(), CaptureError> {
+    let disk = CaptureDisk::at(&shared.captures, name)?;
+    let sync = disk.clone();
+    // Without the lock: nobody should wait for the disk to discard it.
+    let synced = tasks.spawn_blocking(move || match sync.is_for_boot() {
+        true => sync.sync().map(|()| true),
+        false => Ok(false),
+    });
+    let synced =
+        synced.await.unwrap_or_else(|error| Err(ended_early(&shared.captures, error).into()));
+    // A capture that goes meanwhile is missing, nothing worse.
+    let synced = synced.or_else(|error| if disk.is_whole() { Err(error) } else { Ok(false) })?;
+    if !synced {
+        return Ok(());
+    }
+    let guard = shared.locks.lock(&name.to_owned()).await;
+    let note = tasks.spawn_blocking(move || {
+        let _held = guard;
+        // One that lasts for a boot is never replaced: its name is of one use.
+        if disk.is_for_boot() { Ok(disk.outlasts_boot()?) } else { Ok(()) }
+    });
+    note.await.unwrap_or_else(|error| Err(ended_early(&shared.captures, error).into()))
 }
 
 /// Makes sure that the checksums of a capture's large files are known, or the server is stopping.

@@ -280,6 +280,47 @@ async fn the_pool_grows_ahead_of_a_large_memory() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_lasts_for_a_boot_outlives_the_server_but_not_the_host() -> Result<()> {
+    let stage = Stage::new()?;
+    let first = stage.server()?;
+    build(&stage, &first).await?;
+    let draft = first.captures.begin("copies", ByteSize::from_mib(20)).await?;
+    write_memory(&draft.memory)?;
+    first.captures.clone_layer("copies", &id(1)).await?;
+    first.captures.commit_for_boot("copies", json!("of one")).await?;
+    let mark = place(&first, "copies").join("boot");
+    assert!(mark.exists());
+    let marked = fs::read(&mark)?;
+    first.stop().await;
+
+    // The server died, and no more.
+    let second = stage.server()?;
+    assert_eq!(second.captures.open("copies").await?.note, json!("of one"));
+    second.captures.verify("copies", Pace::Full).await?;
+    until("the mark to go, as it is durable", || Ok(!mark.exists())).await?;
+    second.stop().await;
+
+    // So the host may go, too.
+    let third = stage.server_of(small(), "the next boot")?;
+    assert_eq!(third.captures.list().await?, ["copies"]);
+    third.stop().await;
+
+    // If it goes before; and in the middle of writing that.
+    for marked in [marked, vec![]] {
+        let last = stage.server()?;
+        capture(&last, "copies", json!("again")).await?;
+        last.stop().await;
+        fs::write(&mark, marked)?;
+        let next = stage.server_of(small(), "the next boot")?;
+        assert!(next.captures.list().await?.is_empty());
+        let gone = next.captures.open("copies").await;
+        assert!(matches!(gone, Err(CaptureError::Missing { .. })), "{gone:?}");
+        next.stop().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_crash_leaves_is_the_old_or_the_new() -> Result<()> {
     let stage = Stage::new()?;
     let first = stage.server()?;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use tarn_host::{ImageConfig, Template};
 use tarn_storage::{HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, remove_all_mounts};
 use tarn_task::Tasks;
-use tarn_types::{ByteSize, InstanceTag, SandboxId};
+use tarn_types::{BootId, ByteSize, InstanceTag, SandboxId};
 
 /// A data directory and a template.
 pub(crate) struct Stage {
@@ -74,11 +74,16 @@ impl Stage {
     }
 
     pub(crate) fn server_with(&self, options: PoolOptions) -> Result<Server> {
+        self.server_of(options, "this boot")
+    }
+
+    /// A server in some boot of the host.
+    pub(crate) fn server_of(&self, options: PoolOptions, boot: &str) -> Result<Server> {
         let tag = InstanceTag::from_hash([1, 2, 3, 4, 5, 6]);
         let pool = Arc::new(Pool::open(&self.data(), &tag, options)?);
         let tasks = Tasks::new();
         let layers = HostLayers::start(pool.clone(), &tasks);
-        let captures = Arc::new(HostCaptures::start(pool.clone(), &tasks)?);
+        let captures = Arc::new(HostCaptures::start(pool.clone(), &tasks, BootId::new(boot))?);
         Ok(Server { pool, layers, captures, tasks })
     }
 
