@@ -198,20 +198,10 @@ async fn write_down(
         ByteSize::from_bytes(0)
     };
     let draft = parts.captures.begin(name, memory).await.map_err(step("begin"))?;
-    if with_memory {
-        let sealing = daemon::seal(endpoint.daemon, &entry.token);
-        match tokio::time::timeout(SEAL_DEADLINE, sealing).await {
-            Ok(Ok(_sealed)) => {}
-            Ok(Err(DaemonError::Refused { status: 404, .. })) => {
-                return Err("its daemon is older than memory snapshots; take a filesystem \
-                            snapshot and restore it to get a new one"
-                    .to_owned());
-            }
-            Ok(Err(bad)) => return Err(format!("seal the daemon: {bad}")),
-            Err(_late) => return Err("the daemon did not answer in time".to_owned()),
-        }
-    }
-    parts.layers.sync(id).await.map_err(|bad| chain(&bad))?;
+    // What the layer has in memory by now need not be written while it stands still.
+    let sync = async { parts.layers.sync(id).await.map_err(|bad| chain(&bad)) };
+    let (sealed, synced) = tokio::join!(seal(entry, endpoint, with_memory), sync);
+    sealed.and(synced)?;
     let begun = Instant::now();
     parts.runtime.pause(id).await.map_err(|bad| chain(&bad))?;
     if with_memory {
@@ -239,6 +229,24 @@ async fn write_down(
         standstill_micros,
     };
     Ok(Draft { name: name.to_owned(), note })
+}
+
+/// Seals a daemon whose memory is written down.
+async fn seal(entry: &Entry, endpoint: &Endpoint, with_memory: bool) -> Result<(), String> {
+    if !with_memory {
+        return Ok(());
+    }
+    let sealing = daemon::seal(endpoint.daemon, &entry.token);
+    match tokio::time::timeout(SEAL_DEADLINE, sealing).await {
+        Ok(Ok(_sealed)) => Ok(()),
+        Ok(Err(DaemonError::Refused { status: 404, .. })) => {
+            Err("its daemon is older than memory snapshots; take a filesystem snapshot and \
+                 restore it to get a new one"
+                .to_owned())
+        }
+        Ok(Err(bad)) => Err(format!("seal the daemon: {bad}")),
+        Err(_late) => Err("the daemon did not answer in time".to_owned()),
+    }
 }
 
 /// Makes a draft whole, and as durable as it is to be.
