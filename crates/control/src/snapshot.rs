@@ -46,7 +46,7 @@ enum Shown {
 
 impl Shown {
     /// What a snapshot is to outlast. The sandboxes that one for a copy is made for end with their
-    /// host; those that still wait by then have been waiting for longer than it takes to be durable.
+    /// host; while others wait for room, it is made durable.
     fn lasting(self) -> Lasting {
         match self {
             Self::ToAll => Lasting::Always,

@@ -14,14 +14,14 @@
 //! # What is checked
 //!
 //! The manifest has a checksum of itself, of small files those are in it: both are compared at each
-//! opening. Large files are read in the background half a minute after the commit, one capture at a
-//! time, and compared by [`Captures::verify`].
+//! opening. Large files are read in the background half a minute after the commit, one capture at
+//! a time, and compared by [`Captures::verify`].
 //!
 //! # What is not durable at once
 //!
 //! A capture for copies is thrown away as soon as they run, and they end with their host. So
-//! [`Captures::commit_for_boot`] syncs nothing, and marks it with this boot of the host: the store of
-//! another boot removes it. One that is still there after half a minute is made durable. See
+//! [`Captures::commit_for_boot`] syncs nothing, and marks it with this boot of the host: the store
+//! of another boot removes it. One that is still there after half a minute is made durable. See
 //! decision 23.
 
 mod digest;
@@ -97,6 +97,9 @@ struct Shared {
     reader: Semaphore,
 }
 
+/// A capture, or why it was not made.
+type Made = Result<Capture, CaptureError>;
+
 /// A clone that goes on by itself, and says at its end how it went.
 #[derive(Debug)]
 struct CloneJob(mpsc::Receiver<Result<(), HostStepError>>);
@@ -104,8 +107,9 @@ struct CloneJob(mpsc::Receiver<Result<(), HostStepError>>);
 // === impl HostCaptures ===
 
 impl HostCaptures {
-    /// Takes charge of a pool's captures: removes the drafts of an earlier server and what lasts for
-    /// another boot of the host alone, and begins to settle the others. Blocks for some renames.
+    /// Takes charge of a pool's captures: removes the drafts of an earlier server and what lasts
+    /// for another boot of the host alone, and begins to settle the others. Blocks for some
+    /// renames.
     ///
     /// # Errors
     /// Fails when the directory cannot be read, or a draft not be moved.
@@ -197,8 +201,8 @@ impl HostCaptures {
     async fn commit_by(
         &self,
         name: &CaptureName,
-        commit: impl FnOnce(&Shared, &CaptureDisk) -> Result<Capture, CaptureError> + Send + 'static,
-    ) -> Result<Capture, CaptureError> {
+        commit: impl FnOnce(&Shared, &CaptureDisk) -> Made + Send + 'static,
+    ) -> Made {
         let work = move |shared: &Shared, disk: &CaptureDisk| {
             shared.end_clone(disk)?;
             settle_layer(&disk.draft_layer());
