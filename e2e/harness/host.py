@@ -178,7 +178,7 @@ def remove(before: Objects, after: Objects) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(entry.split()[0]), signal.SIGKILL)
     for line in reversed(after["mount"]):
-        _lines("umount", "--lazy", _mount_point(line))
+        _unmount(_mount_point(line))
     for line in after["loop"]:
         _lines("losetup", "--detach", f"/dev/{line.split()[0]}")
     for name in after["netns"]:
@@ -190,6 +190,19 @@ def remove(before: Objects, after: Objects) -> None:
             _lines("nft", "delete", "table", family, table)
     for group in sorted(after["cgroup"], key=len, reverse=True):
         _lines("rmdir", group)
+
+
+def _unmount(point: str) -> None:
+    """Unmounts, also in every other mount namespace: where `/` is private, one that somebody made meanwhile
+    (`ip netns exec` does) has a copy of its own, and that keeps the loop device below. The kernel takes the
+    copies away with their mount point, so that goes and comes back."""
+    _lines("umount", "--lazy", point)
+    # What is no empty directory, or is mounted over once more, stays.
+    with contextlib.suppress(OSError):
+        mode = os.stat(point).st_mode & 0o7777
+        os.rmdir(point)
+        os.mkdir(point)
+        os.chmod(point, mode)
 
 
 def _generic(path: str) -> str:
