@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Sleep;
 
-use crate::{stats::Active, upstream::Lease};
+use crate::{header, stats::Active, upstream::Lease};
 
 /// How long an upload waits for the sandbox's `100 Continue`; older servers never send one
 /// (RFC 9110 §10.1.1).
@@ -183,7 +183,7 @@ impl Body for RequestBody {
                 Some(Ok(_)) => {}
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError)))
+        Poll::Ready(frame.map(|frame| frame.map(passing).map_err(BodyError)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -259,12 +259,23 @@ impl SandboxBody {
         if frame.is_ok() && self.inner.is_end_stream() {
             self.complete();
         }
-        Poll::Ready(Some(frame.map_err(BodyError)))
+        Poll::Ready(Some(frame.map(passing).map_err(BodyError)))
     }
 
     fn complete(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.complete();
         }
+    }
+}
+
+/// Takes from trailers what may not pass in them.
+fn passing(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            header::clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
     }
 }

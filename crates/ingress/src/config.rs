@@ -40,7 +40,10 @@ pub struct IngressConfig {
     pub header_timeout: Duration,
     /// How long requests in flight may go on once shutdown has begun. Default: 10 s.
     pub drain_grace: Duration,
-    /// Client connections open at a time; more wait in the listen queue. Default: 8192.
+    /// Client connections open at a time. Default: 16384.
+    ///
+    /// When there are as many, the one that has been idle for the longest gives way to the next; if
+    /// none is idle, the next is refused. A quarter as many requests may be open to one sandbox.
     pub max_connections: usize,
     /// Requests waiting for their sandbox at a time, a sixteenth of them for the same one; more are
     /// refused. Default: 4096.
@@ -82,6 +85,14 @@ impl PublicScheme {
 
 // === impl IngressConfig ===
 
+impl IngressConfig {
+    /// Requests open to one sandbox at a time: the callers of one public port leave room for the
+    /// other sandboxes.
+    pub(crate) fn most_per_sandbox(&self) -> usize {
+        (self.max_connections / 4).max(1)
+    }
+}
+
 impl Default for IngressConfig {
     fn default() -> Self {
         Self {
@@ -94,7 +105,7 @@ impl Default for IngressConfig {
             first_request_timeout: Duration::from_secs(15),
             header_timeout: Duration::from_secs(120),
             drain_grace: Duration::from_secs(10),
-            max_connections: 8192,
+            max_connections: 16384,
             max_held: 4096,
             max_header_bytes: 64 << 10,
             max_headers: 128,

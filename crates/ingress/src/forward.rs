@@ -5,7 +5,10 @@ use std::{io, sync::Arc};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri,
 };
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{
+    body::{Body as _, Incoming},
+    upgrade::OnUpgrade,
+};
 use tarn_route_api::{Route, RouteEndpoint};
 
 use crate::{
@@ -15,6 +18,7 @@ use crate::{
     error::{IngressCode, IngressError},
     header::{self as head, Authorization, Forwarded, Upgrade},
     ingress::{ClientConnection, Shared},
+    places::Busy,
     stats::{Active, Gauge},
     tunnel,
     upstream::{Protocol, SendError, Sent, Target},
@@ -34,16 +38,16 @@ pub(crate) async fn forward(
     shared: &Arc<Shared>,
     client: &ClientConnection,
     mut request: Request<Incoming>,
-    address: &Address,
-    admitted: Admitted,
+    (address, admitted, busy): (&Address, Admitted, Option<Busy>),
 ) -> Result<Response<IngressBody>, IngressError> {
     let Admitted { route, authorization, refused_until, activity } = admitted;
     if address.is_daemon() {
         refuse_internal(request.uri().path())?;
     }
-    let active = Active { _gauge: shared.stats.enter(Gauge::Requests), _activity: activity };
+    let gauge = shared.stats.enter(Gauge::Requests);
+    let active = Active { _busy: busy, _gauge: gauge, _activity: activity };
     let Some(endpoint) = &route.endpoint else { return Err(no_endpoint(&route)) };
-    let upgrade = Upgrade::requested(request.version(), request.headers());
+    let upgrade = Upgrade::requested(request.version(), request.method(), request.headers());
     let on_upgrade = match upgrade {
         Upgrade::WebSocket => Some(hyper::upgrade::on(&mut request)),
         Upgrade::None => None,
@@ -51,6 +55,9 @@ pub(crate) async fn forward(
     let protocol = protocol(&request, address);
     let target = Target { port: address.port, protocol, refused_until };
     let upstream = shared.upstreams.enter(&route, endpoint);
+    if upstream.users() > shared.config.most_per_sandbox() {
+        return Err(crowded(&route));
+    }
     let head = Head { address, endpoint, authorization, protocol, upgrade };
     let request = outgoing(shared, client, request, &head)?;
     let sent = shared.upstreams.send(upstream, target, request).await;
@@ -105,6 +112,7 @@ fn outgoing(
         return Err(IngressError::new(IngressCode::InvalidRequest, "the path cannot be forwarded"));
     };
     head::clean_request(&mut parts.headers, to.authorization, to.upgrade);
+    frame_anew(&mut parts.headers, &body, to.protocol);
     if to.address.is_daemon() {
         parts.headers.insert(head::TOKEN, token(to.endpoint)?);
     } else {
@@ -130,6 +138,28 @@ fn outgoing(
         Protocol::Http2 => *outgoing.version_mut() = Version::HTTP_2,
     }
     Ok(outgoing)
+}
+
+/// Says how long the body is, by what was understood of it and not by what was written.
+///
+/// hyper drops a GET's body of unknown length unless it is told that there is one.
+fn frame_anew(headers: &mut HeaderMap, body: &RequestBody, protocol: Protocol) {
+    let was_told = headers.remove(header::CONTENT_LENGTH).is_some();
+    if body.is_end_stream() {
+        if was_told {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        return;
+    }
+    match (body.size_hint().exact(), protocol) {
+        (Some(length), _) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        (None, Protocol::Http1) => {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        (None, Protocol::Http2) => {}
+    }
 }
 
 /// Keeps path and query verbatim.
@@ -191,6 +221,14 @@ fn refuse_internal(path: &str) -> Result<(), IngressError> {
 fn no_endpoint(route: &Route) -> IngressError {
     let message = format!(
         "sandbox {} runs but its address is not known yet; the request was not executed, retry",
+        route.id
+    );
+    IngressError::new(IngressCode::SandboxUpstreamError, message)
+}
+
+fn crowded(route: &Route) -> IngressError {
+    let message = format!(
+        "too many requests are open to sandbox {} already; this one was not executed, retry",
         route.id
     );
     IngressError::new(IngressCode::SandboxUpstreamError, message)

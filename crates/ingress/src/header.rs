@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 use crate::{
     address::{ROUTE_HINT, SANDBOX_ID, SANDBOX_PORT},
@@ -22,6 +22,12 @@ const PRIVATE_PREFIX: &str = "x-tarn-";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+const TENSORLAKE_PREFIX: &str = "x-tensorlake-";
+/// No client sends it; CGI programs would take it for the variable that names their proxy.
+const PROXY: HeaderName = HeaderName::from_static("proxy");
 
 /// Headers about one connection, never passed on (RFC 9110 §7.6.1); `Trailer` is not among them.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -66,12 +72,12 @@ pub(crate) struct Forwarded<'a> {
 
 impl Upgrade {
     /// Reads what a request asks for. Other protocols, `h2c` above all, are not passed.
-    pub(crate) fn requested(version: Version, headers: &HeaderMap) -> Self {
+    pub(crate) fn requested(version: Version, method: &Method, headers: &HeaderMap) -> Self {
         let listed =
             tokens(headers, &header::CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
         let mut protocols = tokens(headers, &header::UPGRADE);
         let websocket = protocols.any(|t| t.eq_ignore_ascii_case("websocket"));
-        if version == Version::HTTP_11 && listed && websocket {
+        if version == Version::HTTP_11 && method == Method::GET && listed && websocket {
             Self::WebSocket
         } else {
             Self::None
@@ -88,9 +94,10 @@ pub(crate) fn clean_request(
     let trailers = tokens(headers, &header::TE).any(|t| t.eq_ignore_ascii_case("trailers"));
     strip_hop_by_hop(headers);
     strip_private(headers);
-    for name in [SANDBOX_ID, SANDBOX_PORT, ROUTE_HINT, header::HOST] {
+    for name in [SANDBOX_ID, SANDBOX_PORT, ROUTE_HINT, header::HOST, PROXY] {
         headers.remove(name);
     }
+    strip_disguised(headers);
     if authorization == Authorization::Strip {
         headers.remove(header::AUTHORIZATION);
     }
@@ -108,6 +115,14 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, upgrade: Upgrade) {
     grant(headers, upgrade);
 }
 
+/// Turns the trailers of either direction into those that pass, in place: what decides on a message
+/// stands before its body, or is not heard.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in named(trailers, |name| is_decided_here(&name.replace('_', "-"))) {
+        trailers.remove(name);
+    }
+}
+
 /// Tells a user program who called and under which host.
 ///
 /// What a client claims of itself in these headers is not believed, except for the list of hops
@@ -122,7 +137,13 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, forwarded: &Forwarded<'_>) 
     if let Ok(hops) = HeaderValue::from_bytes(&hops) {
         headers.insert(FORWARDED_FOR, hops);
     }
-    headers.remove(FORWARDED_HOST);
+    // The other headers by which programs are told so say only what the client claims.
+    for name in named(headers, |name| {
+        name == FORWARDED.as_str()
+            || name.starts_with(FORWARDED_PREFIX) && name != FORWARDED_FOR.as_str()
+    }) {
+        headers.remove(name);
+    }
     if let Some(Ok(host)) = forwarded.host.map(HeaderValue::from_str) {
         headers.insert(FORWARDED_HOST, host);
     }
@@ -137,8 +158,8 @@ pub(crate) fn tokens<'a>(
     headers
         .get_all(name)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|token| std::str::from_utf8(token).ok())
         .map(str::trim)
         .filter(|token| !token.is_empty())
 }
@@ -152,11 +173,39 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn strip_private(headers: &mut HeaderMap) {
-    let private: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(PRIVATE_PREFIX)).cloned().collect();
-    for name in private {
+    for name in named(headers, |name| name.starts_with(PRIVATE_PREFIX)) {
         headers.remove(name);
     }
+}
+
+/// Removes names that programs behind CGI or WSGI cannot tell from one that we decide on: there
+/// `-` and `_` are both `_`.
+fn strip_disguised(headers: &mut HeaderMap) {
+    for name in
+        named(headers, |name| name.contains('_') && is_decided_here(&name.replace('_', "-")))
+    {
+        headers.remove(name);
+    }
+}
+
+fn named(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_meant(name.as_str())).cloned().collect()
+}
+
+/// Says whether we set, remove or go by a header of this name.
+fn is_decided_here(name: &str) -> bool {
+    let others = [
+        header::HOST,
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::COOKIE,
+        header::EXPECT,
+        header::TRAILER,
+        FORWARDED,
+        PROXY,
+    ];
+    [PRIVATE_PREFIX, TENSORLAKE_PREFIX, FORWARDED_PREFIX].iter().any(|p| name.starts_with(p))
+        || HOP_BY_HOP.iter().chain(&others).any(|known| known.as_str() == name)
 }
 
 fn grant(headers: &mut HeaderMap, upgrade: Upgrade) {

@@ -8,18 +8,25 @@ use std::{
     },
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
-use tarn_route_api::Routes;
-use tarn_task::Tasks;
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::{
-    activity::ActivityLog, address::Address, admit::Admission, body::IngressBody,
-    config::IngressConfig, cors, error::IngressError, forward, stats::IngressStats,
+    activity::ActivityLog,
+    address::Address,
+    admit::Admission,
+    body::IngressBody,
+    config::IngressConfig,
+    cors,
+    error::{IngressCode, IngressError},
+    forward,
+    places::{Busy, Place},
+    shape,
+    stats::IngressStats,
     upstream::Upstreams,
 };
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::{Body as _, Incoming};
+use tarn_route_api::Routes;
+use tarn_task::Tasks;
 
 /// Proxies requests to sandboxes. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -32,8 +39,8 @@ pub struct Ingress {
 pub struct ClientConnection {
     peer: SocketAddr,
     phase: Arc<ClientPhase>,
-    /// Keeps the place among `max_connections` also for what outlives the connection's task.
-    _place: Option<Arc<OwnedSemaphorePermit>>,
+    /// Kept also by what outlives the connection's task.
+    place: Option<Arc<Place>>,
 }
 
 /// What has become of a client's connection.
@@ -95,10 +102,15 @@ impl Ingress {
         if head_bytes(&request) > most {
             let mut response = Response::new(IngressBody::full(Bytes::new()));
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-            self.shared.stats.count_response(response.status());
-            return response;
+            return self.answer_last(response);
+        }
+        let Some(busy) = client.begin() else {
+            let response = self.refuse(full());
+            return self.answer_last(response);
+        };
+        if let Err(error) = shape::check(&request, !request.body().is_end_stream()) {
+            let response = self.refuse(error);
+            return self.answer_last(response);
         }
         let origin = request.headers().get(header::ORIGIN).cloned();
         let parsed = forward::refuse_connect(request.method()).and_then(|()| {
@@ -106,7 +118,7 @@ impl Ingress {
             Address::parse(request.uri(), request.headers(), domains)
         });
         let (daemon, answer) = match parsed {
-            Ok(address) => (address.is_daemon(), self.route(client, request, &address).await),
+            Ok(address) => (address.is_daemon(), self.route(client, request, &address, busy).await),
             Err(error) => (false, Err(error)),
         };
         let mut response = match answer {
@@ -125,12 +137,21 @@ impl Ingress {
         client: &ClientConnection,
         request: Request<Incoming>,
         address: &Address,
+        busy: Option<Busy>,
     ) -> Result<Response<IngressBody>, IngressError> {
         if address.is_daemon() && cors::is_preflight(request.method(), request.headers()) {
             return Ok(cors::preflight(request.headers()));
         }
         let admitted = self.shared.admission.admit(address, request.headers()).await?;
-        forward::forward(&self.shared, client, request, address, admitted).await
+        forward::forward(&self.shared, client, request, (address, admitted, busy)).await
+    }
+
+    /// Counts an answer after which nothing more is believed on its connection.
+    fn answer_last(&self, mut response: Response<IngressBody>) -> Response<IngressBody> {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        self.shared.stats.count_response(response.status());
+        response
     }
 
     fn refuse(&self, error: IngressError) -> Response<IngressBody> {
@@ -146,11 +167,34 @@ impl ClientConnection {
     /// Describes a connection by its peer's address.
     #[must_use]
     pub fn new(peer: SocketAddr) -> Self {
-        Self { peer, phase: Arc::default(), _place: None }
+        Self { peer, phase: Arc::default(), place: None }
     }
 
-    pub(crate) fn holding(peer: SocketAddr, place: OwnedSemaphorePermit) -> Self {
-        Self { _place: Some(Arc::new(place)), ..Self::new(peer) }
+    pub(crate) fn holding(peer: SocketAddr, place: Arc<Place>) -> Self {
+        Self { place: Some(place), ..Self::new(peer) }
+    }
+
+    /// Begins a request; None if none may begin here.
+    #[allow(clippy::option_option, reason = "a connection of another server has no place")]
+    fn begin(&self) -> Option<Option<Busy>> {
+        match &self.place {
+            None => Some(None),
+            Some(place) if place.is_turned_away() => None,
+            Some(place) => place.begin().map(Some),
+        }
+    }
+
+    /// Says whether requests here are only told that there is no place.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.is_turned_away())
+    }
+
+    /// Resolves when the connection has to make room for another.
+    pub(crate) async fn given_up(&self) {
+        match &self.place {
+            Some(place) => place.given_up().await,
+            None => std::future::pending().await,
+        }
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -173,6 +217,13 @@ impl ClientPhase {
     pub(crate) fn is_tunnel(&self) -> bool {
         self.tunnel.load(SeqCst)
     }
+}
+
+/// The answer where no connection has a place to give.
+fn full() -> IngressError {
+    let message = "the ingress has no place for another connection; the request was not executed, \
+                   close connections that are not needed and retry";
+    IngressError::new(IngressCode::SandboxUpstreamError, message)
 }
 
 /// What a head takes as text in HTTP/1.

@@ -14,12 +14,13 @@ use tarn_task::Tasks;
 use tarn_tls::{Acceptor, ServerStream};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::Notify,
     time::Instant,
 };
 
 use crate::{
     ingress::{ClientConnection, Ingress},
+    places::{Place, Places},
     socket::{self, ClientStream},
     stats::Gauge,
 };
@@ -27,6 +28,8 @@ use crate::{
 /// What is read from an HTTP/1 client at once, at most: every 64 KiB of an upload cost two turns of
 /// the runtime. Heads are bounded by their own limit.
 const READ_BUFFER_BYTES: usize = 256 << 10;
+/// How long a client may take that is only told that there is no place.
+const REFUSAL: Duration = Duration::from_secs(2);
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say.
@@ -61,10 +64,8 @@ impl Ingress {
     ///
     /// Returns when the last connection is closed, at the latest a little after `drain_grace`.
     pub async fn serve(self, listener: TcpListener, acceptor: Acceptor) {
-        let most = self.shared.config.max_connections.min(Semaphore::MAX_PERMITS);
-        // Semaphore counts many permits in u32.
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
-        let places = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX)));
+        let stats = Arc::clone(&self.shared.stats);
+        let places = Places::new(self.shared.config.max_connections, stats);
         let server = Arc::new(self.connection_builder());
         loop {
             let accepted = tokio::select! {
@@ -72,13 +73,16 @@ impl Ingress {
                 () = self.shared.tasks.stopping() => break,
                 accepted = accept(&listener, &places) => accepted,
             };
-            let Some((stream, peer, place)) = accepted else { break };
+            let (stream, peer, place) = accepted;
             let client = ClientConnection::holding(peer, place);
             let (ingress, server, acceptor) = (self.clone(), Arc::clone(&server), acceptor.clone());
             drop(self.shared.tasks.spawn("ingress-client", async move {
                 let _open = ingress.shared.stats.enter(Gauge::Connections);
                 // One time for both: a slow handshake leaves less of it for the first request.
-                let deadline = Instant::now() + ingress.shared.config.first_request_timeout;
+                let patience = ingress.shared.config.first_request_timeout;
+                let patience =
+                    if client.is_turned_away() { patience.min(REFUSAL) } else { patience };
+                let deadline = Instant::now() + patience;
                 if let Some(stream) = ingress.open(&acceptor, stream, deadline).await {
                     ingress.connection(server, stream, client, deadline).await;
                 }
@@ -86,7 +90,7 @@ impl Ingress {
         }
         drop(listener);
         let patience = self.shared.config.drain_grace + Duration::from_secs(1);
-        if tokio::time::timeout(patience, places.acquire_many(most)).await.is_err() {
+        if tokio::time::timeout(patience, places.empty()).await.is_err() {
             tracing::warn!("some client connections did not end in time");
         }
     }
@@ -157,6 +161,7 @@ impl Ingress {
         let mut silent = pin!(tokio::time::timeout_at(deadline, spoke.notified()));
         let mut stopping = pin!(self.shared.tasks.stopping());
         let mut grace = pin!(tokio::time::sleep(config.drain_grace));
+        let mut given_up = pin!(client.given_up());
         let (mut has_spoken, mut draining) = (false, false);
         loop {
             tokio::select! {
@@ -167,7 +172,14 @@ impl Ingress {
                     break;
                 }
                 spoke = silent.as_mut(), if !has_spoken => match spoke {
-                    Ok(()) => has_spoken = true,
+                    Ok(()) => {
+                        has_spoken = true;
+                        if client.is_turned_away() {
+                            draining = true;
+                            grace.as_mut().reset(deadline);
+                            connection.as_mut().graceful_shutdown();
+                        }
+                    }
                     Err(_elapsed) => break,
                 },
                 () = stopping.as_mut(), if !draining => {
@@ -176,23 +188,25 @@ impl Ingress {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = grace.as_mut(), if draining => break,
+                () = given_up.as_mut() => break,
             }
         }
     }
 }
 
-/// Takes the next connection once there is a place for it.
+/// Takes the next connection, and a place for it.
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    places: &Arc<Places>,
+) -> (TcpStream, SocketAddr, Arc<Place>) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return Some((stream, peer, place)),
+            Ok((stream, peer)) => return (stream, peer, Arc::new(places.take().await)),
             Err(error) if is_of_the_client(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; trying again");
+                // Whoever waits can use the descriptors of those who do nothing.
+                let freed = places.give_some_up();
+                tracing::warn!(%error, freed, "cannot accept connections; trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

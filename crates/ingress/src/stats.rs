@@ -7,7 +7,7 @@ use std::sync::{
 
 use http::StatusCode;
 
-use crate::{activity::ActivityGuard, error::IngressCode};
+use crate::{activity::ActivityGuard, error::IngressCode, places::Busy};
 
 /// Counts what the ingress does.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub struct IngressStats {
     codes: [AtomicU64; IngressCode::ALL.len()],
     connections: AtomicU64,
     connections_open: AtomicU64,
+    connections_given_up: AtomicU64,
+    connections_turned_away: AtomicU64,
     requests_active: AtomicU64,
     held: AtomicU64,
     held_now: AtomicU64,
@@ -37,6 +39,10 @@ pub struct IngressStatsSnapshot {
     pub connections: u64,
     /// Client connections open now.
     pub connections_open: u64,
+    /// Idle client connections closed because a new one needed their place.
+    pub connections_given_up: u64,
+    /// Client connections that were told that there is no place.
+    pub connections_turned_away: u64,
     /// Requests between their head and the last byte of their answer, now.
     pub requests_active: u64,
     /// Requests that had to wait for their sandbox.
@@ -71,9 +77,10 @@ pub(crate) struct GaugeGuard {
     gauge: Gauge,
 }
 
-/// A request under way: counted as a whole, and for its sandbox.
+/// A request under way: counted as a whole, for its sandbox, and on its connection.
 #[derive(Debug)]
 pub(crate) struct Active {
+    pub(crate) _busy: Option<Busy>,
     pub(crate) _gauge: GaugeGuard,
     pub(crate) _activity: ActivityGuard,
 }
@@ -90,6 +97,8 @@ impl IngressStats {
             errors: IngressCode::ALL.map(|code| (code, read(&self.codes[code.index()]))).to_vec(),
             connections: read(&self.connections),
             connections_open: read(&self.connections_open),
+            connections_given_up: read(&self.connections_given_up),
+            connections_turned_away: read(&self.connections_turned_away),
             requests_active: read(&self.requests_active),
             held: read(&self.held),
             held_now: read(&self.held_now),
@@ -108,6 +117,14 @@ impl IngressStats {
 
     pub(crate) fn count_error(&self, code: IngressCode) {
         self.codes[code.index()].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_given_up(&self) {
+        self.connections_given_up.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_turned_away(&self) {
+        self.connections_turned_away.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_opened(&self) {

@@ -298,6 +298,11 @@ impl UpstreamUse {
         Self(Arc::clone(upstream))
     }
 
+    /// Returns how many requests use the set, this one among them.
+    pub(crate) fn users(&self) -> usize {
+        self.0.users.load(SeqCst)
+    }
+
     /// Resolves when the sandbox has stopped.
     pub(crate) async fn gone(&self) {
         self.0.gone.cancelled().await;

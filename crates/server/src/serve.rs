@@ -74,9 +74,21 @@ fn render(now: &IngressStatsSnapshot) -> String {
         "Errors of the ingress itself by code.",
         &errors,
     );
-    let rows: [(&str, &str, &str, u64); 9] = [
+    let rows: [(&str, &str, &str, u64); 11] = [
         ("connections_total", "counter", "Client connections accepted.", now.connections),
         ("connections_open", "gauge", "Client connections open.", now.connections_open),
+        (
+            "connections_given_up_total",
+            "counter",
+            "Idle client connections closed for want of places.",
+            now.connections_given_up,
+        ),
+        (
+            "connections_turned_away_total",
+            "counter",
+            "Client connections refused for want of places.",
+            now.connections_turned_away,
+        ),
         ("requests_active", "gauge", "Requests under way.", now.requests_active),
         ("held_total", "counter", "Requests that waited for their sandbox.", now.held),
         ("held", "gauge", "Requests that wait for their sandbox.", now.held_now),

@@ -285,6 +285,7 @@ fn serve_all(
     ports: Ports<'_>,
 ) -> anyhow::Result<()> {
     let mut ingress_config = IngressConfig::default();
+    ingress_config.max_connections = places_within(ingress_config.max_connections, open_files());
     ingress_config.ingress_domains.extend(config.ingress.domains.iter().cloned());
     let public_url = config.ingress.public_url.as_deref();
     if config.tls.mode != TlsMode::Off || public_url.is_some_and(|url| url.starts_with("https:")) {
@@ -381,6 +382,20 @@ fn open_more_files() {
     if let Err(bad) = raised {
         tracing::warn!(error = %bad, "the server cannot open more files than it may at its start");
     }
+}
+
+/// Returns how many files the process may open.
+fn open_files() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now)
+}
+
+/// Returns how many clients' connections leave descriptors for as many to sandboxes, and for the
+/// rest of the server.
+fn places_within(wanted: usize, open_files: u64) -> usize {
+    const THE_REST: u64 = 256;
+    let half = open_files.saturating_sub(THE_REST) / 2;
+    usize::try_from(half).unwrap_or(usize::MAX).clamp(16, wanted)
 }
 
 fn count_running(control: &Control) -> usize {

@@ -94,6 +94,21 @@ fn requests_pass_without_what_is_ours_or_of_the_connection() {
             Upgrade::WebSocket,
             &[("connection", "upgrade"), ("sec-websocket-key", "k"), ("upgrade", "websocket")],
         ),
+        (
+            &[
+                ("X_Forwarded_For", "a"),
+                ("X-Forwarded_Host", "b"),
+                ("Content_Length", "5"),
+                ("transfer_encoding", "chunked"),
+                ("X_Tarn_Token", "c"),
+                ("X_Tensorlake-Sandbox_Id", "d"),
+                ("Proxy", "http://evil"),
+                ("my_header", "e"),
+            ],
+            Keep,
+            Upgrade::None,
+            &[("my_header", "e")],
+        ),
         (&[("Cookie", "a=1"), ("Cookie", "b=2")], Keep, Upgrade::None, &[("cookie", "a=1; b=2")]),
     ];
     for (before, authorization, upgrade, after) in table {
@@ -118,6 +133,33 @@ fn responses_pass_without_what_is_of_the_connection() {
 }
 
 #[test]
+fn a_list_is_read_to_its_end_whatever_is_in_it() {
+    let mut headers = map(&[("X-Hop", "1"), ("X-End", "2")]);
+    let listed = HeaderValue::from_bytes(b"\xff, x-hop").expect("a value");
+    headers.insert(header::CONNECTION, listed);
+    clean_request(&mut headers, Authorization::Keep, Upgrade::None);
+    assert_eq!(lines(&headers), [("x-end", "2")]);
+}
+
+#[test]
+fn trailers_decide_on_nothing() {
+    let mut trailers = map(&[
+        ("grpc-status", "0"),
+        ("grpc-message", "fine"),
+        ("x-sum", "7"),
+        ("authorization", "Bearer x"),
+        ("x-tarn-token", "forged"),
+        ("x_forwarded_for", "a"),
+        ("x-tensorlake-sandbox-id", "b"),
+        ("content-length", "3"),
+        ("host", "c"),
+        ("connection", "close"),
+    ]);
+    clean_trailers(&mut trailers);
+    assert_eq!(lines(&trailers), [("grpc-message", "fine"), ("grpc-status", "0"), ("x-sum", "7")]);
+}
+
+#[test]
 fn only_websockets_are_upgrades() {
     let table: &[(Version, Lines, Upgrade)] = &[
         (
@@ -137,8 +179,11 @@ fn only_websockets_are_upgrades() {
         (Version::HTTP_2, &[("Connection", "Upgrade"), ("Upgrade", "websocket")], Upgrade::None),
     ];
     for (version, headers, expected) in table {
-        assert_eq!(Upgrade::requested(*version, &map(headers)), *expected, "{headers:?}");
+        let found = Upgrade::requested(*version, &Method::GET, &map(headers));
+        assert_eq!(found, *expected, "{headers:?}");
     }
+    let asked = map(&[("Connection", "Upgrade"), ("Upgrade", "websocket")]);
+    assert_eq!(Upgrade::requested(Version::HTTP_11, &Method::POST, &asked), Upgrade::None);
 }
 
 #[test]
@@ -147,6 +192,8 @@ fn forwarded_headers_are_ours_except_for_the_hops_before() {
         ("X-Forwarded-For", "10.0.0.1"),
         ("X-Forwarded-Host", "evil"),
         ("X-Forwarded-Proto", "gopher"),
+        ("X-Forwarded-Port", "22"),
+        ("Forwarded", "for=evil;host=evil;proto=https"),
     ]);
     let forwarded = Forwarded {
         peer: "::ffff:192.0.2.7".parse().expect("an address"),

@@ -7,7 +7,7 @@ use tarn_ingress::IngressConfig;
 use crate::{
     client::{Raw, get, once},
     sandbox::Recorder,
-    world::{KEY, World, eventually, soon},
+    world::{KEY, World, eventually},
 };
 
 /// Sends bytes and returns the whole answer.
@@ -139,23 +139,4 @@ async fn a_client_that_never_finishes_its_head_is_dropped() {
     .await;
     assert!(raw.read_to_end().await.contains("\r\n\r\nok"));
     eventually("all are gone", || world.stats().connections_open == 0).await;
-}
-
-#[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
-    let world = World::with(IngressConfig { max_connections: 2, ..IngressConfig::default() }).await;
-    let daemon = Recorder::start(&world.tasks).await;
-    let id = world.sandbox(daemon.address);
-    let first = Raw::connect(world.address).await;
-    let _second = Raw::connect(world.address).await;
-    eventually("both are in", || world.stats().connections_open == 2).await;
-    let mut third = Raw::connect(world.address).await;
-    third
-        .write(format!("GET / HTTP/1.1\r\nHost: {id}.local\r\nAuthorization: Bearer {KEY}\r\n\r\n"))
-        .await;
-    let early = tokio::time::timeout(Duration::from_millis(100), third.read_until("ok")).await;
-    assert!(early.is_err());
-    assert_eq!(world.stats().connections, 2);
-    drop(first);
-    soon("a place", third.read_until("\r\n\r\nok")).await;
 }

@@ -2,7 +2,9 @@
 
 mod access;
 mod client;
+mod crowd;
 mod drain;
+mod frames;
 mod grpc;
 mod hold;
 mod hostile;
@@ -10,9 +12,11 @@ mod latency;
 mod loopback;
 mod pool;
 mod sandbox;
+mod smuggle;
 mod stream;
 mod tls;
 mod upgrade;
 mod upload;
 mod wake;
+mod witness;
 mod world;
