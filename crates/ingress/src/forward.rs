@@ -33,6 +33,11 @@ struct Head<'a> {
     upgrade: Upgrade,
 }
 
+/// Goes with an answer in whose place the client's stream is reset, for the same reason.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the call was reset")]
+pub(crate) struct StreamReset(#[source] Arc<hyper::Error>);
+
 /// Sends a request to its sandbox and returns the answer, its body still flowing.
 pub(crate) async fn forward(
     shared: &Arc<Shared>,
@@ -53,7 +58,7 @@ pub(crate) async fn forward(
         Upgrade::None => None,
     };
     let protocol = protocol(&request, address);
-    let target = Target { port: address.port, protocol, refused_until };
+    let target = Target { port: address.port, client: client.number(), protocol, refused_until };
     let upstream = shared.upstreams.enter(&route, endpoint);
     if upstream.users() > shared.config.most_per_sandbox() {
         return Err(crowded(&route));
@@ -61,7 +66,16 @@ pub(crate) async fn forward(
     let head = Head { address, endpoint, authorization, protocol, upgrade };
     let request = outgoing(shared, client, request, &head)?;
     let sent = shared.upstreams.send(upstream, target, request).await;
-    let Sent { mut response, lease } = sent.map_err(|error| explain(&error, address, &route))?;
+    let Sent { mut response, lease } = match sent {
+        Ok(sent) => sent,
+        Err(error) => {
+            let explained = explain(&error, address, &route);
+            let SendError::Reset(reset) = error else { return Err(explained) };
+            let mut answer = explained.into_response();
+            answer.extensions_mut().insert(StreamReset(Arc::new(reset)));
+            return Ok(answer);
+        }
+    };
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = on_upgrade else { return Err(unasked_upgrade(address)) };
@@ -291,6 +305,10 @@ fn explain(error: &SendError, address: &Address, route: &Route) -> IngressError 
         (SendError::NoHttp2, _) => (
             IngressCode::ProxyError,
             format!("{at} does not speak HTTP/2, which gRPC needs; check the program there"),
+        ),
+        (SendError::Reset(_), _) => (
+            IngressCode::ConnectionClosed,
+            format!("{at} gave the call up before it answered; it may have been executed"),
         ),
         (SendError::Malformed(_), _) => (
             IngressCode::ProxyError,

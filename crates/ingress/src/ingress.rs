@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
 
@@ -38,10 +38,15 @@ pub struct Ingress {
 #[derive(Debug, Clone)]
 pub struct ClientConnection {
     peer: SocketAddr,
+    number: ClientNumber,
     phase: Arc<ClientPhase>,
     /// Kept also by what outlives the connection's task.
     place: Option<Arc<Place>>,
 }
+
+/// Tells one client's connection from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ClientNumber(u64);
 
 /// What has become of a client's connection.
 #[derive(Debug, Default)]
@@ -167,7 +172,9 @@ impl ClientConnection {
     /// Describes a connection by its peer's address.
     #[must_use]
     pub fn new(peer: SocketAddr) -> Self {
-        Self { peer, phase: Arc::default(), place: None }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = ClientNumber(NEXT.fetch_add(1, SeqCst));
+        Self { peer, number, phase: Arc::default(), place: None }
     }
 
     pub(crate) fn holding(peer: SocketAddr, place: Arc<Place>) -> Self {
@@ -199,6 +206,10 @@ impl ClientConnection {
 
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    pub(crate) fn number(&self) -> ClientNumber {
+        self.number
     }
 
     pub(crate) fn phase(&self) -> &Arc<ClientPhase> {

@@ -1,9 +1,6 @@
 //! Accepting connections, bounding them, and draining them at the end.
 
-use std::{
-    convert::Infallible, error::Error as _, io, net::SocketAddr, pin::pin, sync::Arc,
-    time::Duration,
-};
+use std::{error::Error as _, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use hyper::{rt::Executor, service::service_fn};
 use hyper_util::{
@@ -19,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    forward::StreamReset,
     ingress::{ClientConnection, Ingress},
     places::{Place, Places},
     socket::{self, ClientStream},
@@ -32,6 +30,10 @@ const READ_BUFFER_BYTES: usize = 256 << 10;
 const REFUSAL: Duration = Duration::from_secs(2);
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What an HTTP/2 client may send ahead of what is read, on one stream and on all of them. Uploads
+/// that nobody reads must be many before they hold up the others of the connection.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_PATIENCE: Duration = Duration::from_secs(20);
@@ -110,6 +112,8 @@ impl Ingress {
             .timer(TokioTimer::new())
             .max_concurrent_streams(config.max_streams)
             .max_header_list_size(header_list)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_PATIENCE);
         builder
@@ -153,7 +157,13 @@ impl Ingress {
             service_fn(move |request| {
                 spoke.notify_one();
                 let (ingress, client) = (ingress.clone(), client.clone());
-                async move { Ok::<_, Infallible>(ingress.answer(&client, request).await) }
+                async move {
+                    let answer = ingress.answer(&client, request).await;
+                    match answer.extensions().get::<StreamReset>() {
+                        Some(reset) => Err(reset.clone()),
+                        None => Ok(answer),
+                    }
+                }
             })
         };
         let mut connection =

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use connection::{Lease, Protocol, SendError, Sent, Target};
 
-use crate::{config::IngressConfig, stats::IngressStats};
+use crate::{config::IngressConfig, ingress::ClientNumber, stats::IngressStats};
 use connection::{Connection, Http2Handle};
 
 /// How long the watcher waits when the route cannot be looked up.
@@ -75,7 +75,7 @@ struct Idle {
     /// Nothing is kept any more.
     retired: bool,
     http1: HashMap<u16, Vec<IdleConnection>>,
-    http2: HashMap<u16, IdleHttp2>,
+    http2: HashMap<(u16, ClientNumber), IdleHttp2>,
 }
 
 #[derive(Debug)]
@@ -84,7 +84,7 @@ struct IdleConnection {
     until: Instant,
 }
 
-/// Shared by all requests to the port at once.
+/// Shared by all requests of a client to the port at once.
 #[derive(Debug)]
 struct IdleHttp2 {
     handle: Http2Handle,
@@ -239,11 +239,11 @@ impl Upstream {
         Some(kept.swap_remove(ready).connection)
     }
 
-    fn take_http2(&self, port: u16, keep: Duration) -> Option<Http2Handle> {
+    fn take_http2(&self, key: (u16, ClientNumber), keep: Duration) -> Option<Http2Handle> {
         let mut idle = self.idle.lock();
-        let kept = idle.http2.get_mut(&port)?;
+        let kept = idle.http2.get_mut(&key)?;
         if kept.handle.is_closed() {
-            idle.http2.remove(&port);
+            idle.http2.remove(&key);
             return None;
         }
         kept.until = Instant::now() + keep;
@@ -263,10 +263,10 @@ impl Upstream {
         }
     }
 
-    fn put_http2(&self, port: u16, handle: Http2Handle, keep: Duration) {
+    fn put_http2(&self, key: (u16, ClientNumber), handle: Http2Handle, keep: Duration) {
         let mut idle = self.idle.lock();
         if !idle.retired {
-            idle.http2.insert(port, IdleHttp2 { handle, until: Instant::now() + keep });
+            idle.http2.insert(key, IdleHttp2 { handle, until: Instant::now() + keep });
         }
     }
 

@@ -1,6 +1,6 @@
 //! One connection to a sandbox, and one request on it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{
@@ -13,12 +13,18 @@ use tokio::{task::AbortHandle, time::Instant};
 use super::{Upstream, UpstreamUse, Upstreams, wire::Wire};
 use crate::{
     body::{GateAnswer, RequestBody, Upload},
+    ingress::ClientNumber,
     meter::{End, Meter, MeteredStream},
     serve::TaskExecutor,
 };
 
 /// The read buffer of a connection to a sandbox: bounds the head of an answer, and memory.
 const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// What a gRPC server may send ahead of what its clients read, to one of them and to all. They share
+/// the connection: clients that read nothing must be many before they hold up the others.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// How long is waited before a port that refused is tried again: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -37,6 +43,9 @@ pub(crate) enum Protocol {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target {
     pub(crate) port: u16,
+    /// Whose it is: an HTTP/2 connection has one window for all its calls, so each client's get one
+    /// of their own, and wait for nobody else.
+    pub(crate) client: ClientNumber,
     pub(crate) protocol: Protocol,
     /// Until when the port is tried again when it refuses.
     pub(crate) refused_until: Option<Instant>,
@@ -72,6 +81,9 @@ pub(crate) enum SendError {
     /// The sandbox closed the connection instead of answering.
     #[error("the connection closed before an answer came")]
     Closed(#[source] hyper::Error),
+    /// The port gave the call up, for a reason that the client has to know.
+    #[error("the call was reset")]
+    Reset(#[source] hyper::Error),
     /// What the sandbox sent is not the HTTP that was expected.
     #[error("the sandbox's answer cannot be read")]
     Malformed(#[source] hyper::Error),
@@ -140,7 +152,9 @@ impl Upstreams {
         let keep = if daemon { self.config.pool_daemon_idle } else { self.config.pool_user_idle };
         let kept = match target.protocol {
             Protocol::Http1 => used.0.take_http1(target.port).map(Channel::Http1),
-            Protocol::Http2 => used.0.take_http2(target.port, keep).map(Channel::Http2),
+            Protocol::Http2 => {
+                used.0.take_http2((target.port, target.client), keep).map(Channel::Http2)
+            }
         };
         let mut request = request;
         let upload = request.body().upload();
@@ -192,12 +206,15 @@ impl Upstreams {
             Protocol::Http2 => {
                 let executor = TaskExecutor::new(self.tasks.clone());
                 let mut builder = http2::Builder::new(executor);
-                builder.timer(TokioTimer::new());
+                builder
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
                 let (sender, connection) =
                     builder.handshake(io).await.map_err(SendError::Malformed)?;
                 drop(self.drive(upstream, &meter, connection));
                 let handle = Http2Handle { sender, meter };
-                upstream.put_http2(target.port, handle.clone(), keep);
+                upstream.put_http2((target.port, target.client), handle.clone(), keep);
                 Ok(Channel::Http2(handle))
             }
         }
@@ -315,6 +332,7 @@ impl Channel {
         Attempt::Failed(match self.meter().end() {
             _ if upload.is_some_and(Upload::is_broken) => SendError::ClientBody,
             _ if !sent => SendError::NotSent,
+            _ if is_reset(&error) => SendError::Reset(error),
             End::Idle if uploading => SendError::WriteIdle,
             End::Idle => SendError::ReadIdle,
             End::Gone => SendError::Gone,
@@ -324,6 +342,12 @@ impl Channel {
             },
         })
     }
+}
+
+/// Says whether the other side ended the stream, and not the connection.
+fn is_reset(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_reset() && cause.is_remote())
 }
 
 // === impl Lease ===

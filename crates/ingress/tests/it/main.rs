@@ -1,6 +1,7 @@
 //! The ingress between real sockets: clients on one side, stand-ins for sandboxes on the other.
 
 mod access;
+mod calls;
 mod client;
 mod crowd;
 mod drain;

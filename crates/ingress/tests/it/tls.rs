@@ -27,8 +27,8 @@ use crate::{
 };
 
 /// An ingress that speaks TLS, and what its clients trust.
-struct Secured {
-    world: World,
+pub(crate) struct Secured {
+    pub(crate) world: World,
     root: CertificateDer<'static>,
     _dir: tempfile::TempDir,
 }
@@ -36,7 +36,7 @@ struct Secured {
 // === impl Secured ===
 
 impl Secured {
-    async fn start(config: IngressConfig) -> Self {
+    pub(crate) async fn start(config: IngressConfig) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let clock = Arc::new(SystemClock);
         let authority =
@@ -51,7 +51,7 @@ impl Secured {
         Self { world, root, _dir: dir }
     }
 
-    async fn connect(&self, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    pub(crate) async fn connect(&self, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
         self.try_connect(protocols).await.expect("a trusted server")
     }
 

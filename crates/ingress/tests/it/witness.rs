@@ -193,9 +193,10 @@ fn framing(head: &str) -> Result<Framing, String> {
     match (&lengths[..], &codings[..]) {
         ([], []) => Ok(Framing::Length(0)),
         ([], ["chunked"]) => Ok(Framing::Chunked),
-        ([length], []) if length.bytes().all(|b| b.is_ascii_digit()) => {
-            length.parse().map(Framing::Length).map_err(|_| format!("length {length:?}"))
-        }
+        ([length], []) if length.bytes().all(|b| b.is_ascii_digit()) => length
+            .parse()
+            .map(Framing::Length)
+            .map_err(|error| format!("length {length:?}: {error}")),
         other => Err(format!("framing {other:?}")),
     }
 }
