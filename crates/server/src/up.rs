@@ -471,3 +471,16 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_leave_files_for_sandboxes_and_for_the_rest() {
+        let table = [(u64::MAX, 16_384), (524_288, 16_384), (2048, 896), (1024, 384), (64, 16)];
+        for (files, places) in table {
+            assert_eq!(places_within(16_384, files), places, "{files}");
+        }
+    }
+}
