@@ -14,8 +14,9 @@ use crate::{
     response::{
         AdminSandbox, AdminSandboxList, CopySandboxResponse, CreateSandboxResponse,
         CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList,
-        LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NewKeyBody, OrphanList,
-        ProjectBody, ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList,
+        LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NetworkMissing,
+        NetworkReport, NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList, ProjectBody,
+        ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList,
         SnapshotVerdict, TransferEntry, TransferList, TransferTrouble, UnfoundSandbox,
     },
 };
@@ -43,6 +44,10 @@ use crate::{
     LogProcessList,
     LogRecord,
     NetworkConfig,
+    NetworkMissing,
+    NetworkReport,
+    NetworkReportEntry,
+    NetworkSums,
     NewKeyBody,
     OrphanList,
     ProjectBody,
@@ -213,6 +218,11 @@ fn parameters(path: &str, operation: Operation) -> Value {
         let text = "For how many milliseconds the answer may wait for the sandbox; absent = 0.";
         query("wait_ms", text, json!({"type": "integer", "minimum": 0}));
     }
+    if operation == Operation::AdminSandboxNetwork {
+        query("denied", "Only what was denied.", json!({"type": "boolean"}));
+        let whole = json!({"type": "integer", "minimum": 0});
+        query("since_secs", "Only what happened so many seconds until now.", whole);
+    }
     if matches!(operation, Operation::SandboxCopy | Operation::AdminSandboxCopy) {
         let text = "How many copies; absent = 1.";
         query("times", text, json!({"type": "integer", "minimum": 1}));
@@ -298,6 +308,9 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminKeyRevoke => ("admin", "Revokes a key; again changes nothing"),
         Operation::AdminSandboxList => ("admin", "Lists the sandboxes of all projects"),
         Operation::AdminSandboxFetch => ("admin", "Returns a sandbox of any project, in short"),
+        Operation::AdminSandboxNetwork => {
+            ("admin", "Returns what a sandbox reached, what it was denied and why, and counters")
+        }
         Operation::AdminSnapshotList => {
             ("admin", "Lists the snapshots of all projects, each project's newest first")
         }
@@ -344,6 +357,7 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminSandboxSuspend
         | Operation::AdminSandboxResume
         | Operation::AdminSandboxCopy
+        | Operation::AdminSandboxNetwork
         | Operation::AdminSnapshotList
         | Operation::AdminSnapshotFetch
         | Operation::AdminSnapshotDelete
@@ -405,6 +419,9 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
             &[(200, "It is gone", Answer::AnyJson)]
         }
         Operation::AdminSandboxFetch => &[(200, "The sandbox", Answer::Json("AdminSandbox"))],
+        Operation::AdminSandboxNetwork => {
+            &[(200, "Its network log", Answer::Json("NetworkReport"))]
+        }
         Operation::LogList => &[(200, "A page", Answer::Json("LogList"))],
         Operation::LogProcessList => &[(200, "The processes", Answer::Json("LogProcessList"))],
         Operation::KeyIntrospect => &[(200, "The key's identity", Answer::Json("KeyIdentity"))],
@@ -493,6 +510,12 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         ],
         Operation::SandboxList | Operation::ArchivedSandboxList => &[ErrorCode::InvalidRequest],
         Operation::LogList => &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound],
+        Operation::AdminSandboxNetwork => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxNotRunning,
+            ErrorCode::SandboxTerminated,
+        ],
         Operation::SandboxFetch
         | Operation::SandboxDelete
         | Operation::SandboxSnapshotList

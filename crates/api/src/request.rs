@@ -6,6 +6,7 @@ mod create;
 mod fields;
 mod list;
 mod log;
+mod network;
 mod query;
 mod snapshot;
 mod update;
@@ -15,6 +16,7 @@ pub use change::{ChangeState, CopySandbox};
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use list::{Direction, ListSandboxes};
 pub use log::{ListLogs, LogPart, LogToken};
+pub use network::ReadNetwork;
 pub use snapshot::CreateSnapshot;
 pub use update::{NetworkChange, UpdateSandbox};
 

@@ -3,6 +3,7 @@
 
 mod admin;
 mod log;
+mod network;
 mod platform;
 mod sandbox;
 mod snapshot;
@@ -12,6 +13,7 @@ pub use admin::{
     UnfoundSandbox,
 };
 pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
+pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums};
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 
 use crate::{
-    CliError, SnapshotCommand,
+    CliError, NetworkOptions, SnapshotCommand,
     client::AdminClient,
+    network,
     snapshot,
     state::{self, Change},
     table::{table, time},
@@ -25,7 +26,7 @@ pub enum ClientCommand {
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Look at the sandboxes of all projects; suspend, resume and copy them
+    /// Look at the sandboxes of all projects and their network; suspend, resume and copy them
     #[command(subcommand)]
     Sandbox(SandboxCommand),
     /// Take, list and remove snapshots
@@ -63,6 +64,8 @@ pub enum SandboxCommand {
     Suspend(ChangeOptions),
     /// Have a suspended sandbox go on where it was
     Resume(ChangeOptions),
+    /// Print what a sandbox reached, what it was denied and why, and counters
+    Network(NetworkOptions),
     /// Make sandboxes that go on from where a running one is; stdout is their ids
     Copy {
         /// The sandbox's id or name
@@ -142,6 +145,7 @@ async fn sandbox(client: &AdminClient, command: SandboxCommand) -> Result<String
         SandboxCommand::List(options) => list_sandboxes(client, options).await,
         SandboxCommand::Suspend(options) => state::change(client, &options, Change::Suspend).await,
         SandboxCommand::Resume(options) => state::change(client, &options, Change::Resume).await,
+        SandboxCommand::Network(options) => network::network(client, &options).await,
         SandboxCommand::Copy { sandbox, times, wait } => {
             state::copy(client, &sandbox, times, wait).await
         }

@@ -7,6 +7,7 @@ mod client;
 mod command;
 mod data_dir;
 mod error;
+mod network;
 mod progress;
 mod snapshot;
 mod state;
@@ -18,4 +19,5 @@ pub use command::{
 };
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;
+pub use network::NetworkOptions;
 pub use snapshot::{SnapshotCommand, WaitFor};

@@ -89,6 +89,18 @@ pub enum ControlError {
         /// What it is.
         status: SandboxStatus,
     },
+    /// There is no network log of the sandbox.
+    #[error(
+        "sandbox {id} is {} and has no network log; one begins with each start or resume and is \
+         kept in memory, for an hour beyond its end",
+        status.as_str()
+    )]
+    NoNetworkLog {
+        /// The sandbox.
+        id: SandboxId,
+        /// What it is.
+        status: SandboxStatus,
+    },
     /// Something else is being done with the sandbox.
     #[error("sandbox {id} is busy: {what}; try again when that is done")]
     Busy {

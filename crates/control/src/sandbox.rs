@@ -8,8 +8,9 @@ use tarn_node_api::Unfound;
 use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
-    Generation, Intent, NodeId, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
-    SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, SnapshotKind, Target,
+    Generation, Intent, NetworkLog, NodeId, PendingReason, PortAccess, ProjectId, Resources,
+    SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, SnapshotKind, Target,
+    UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -170,6 +171,27 @@ impl Control {
             control.transition(&id, Event::DeleteAsked).await.map(|_moved| ())
         })
         .await
+    }
+
+    /// Returns what a sandbox did with the network, and the time of that.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id or name, when no log of it is kept, and when its
+    /// node does not say.
+    pub async fn sandbox_network_log(
+        &self,
+        project: &ProjectId,
+        sandbox: &SandboxRef,
+    ) -> Result<(NetworkLog, UnixMillis), ControlError> {
+        let SandboxView { record, status, .. } = self.sandbox_fetch(project, sandbox).await?;
+        let node = record.intent.node.as_ref().and_then(|node| self.node(node));
+        let log = match node {
+            Some(node) => node.network_log(&record.id).await,
+            None => Ok(None),
+        };
+        let log = log.map_err(|detail| ControlError::Internal { detail })?;
+        let missing = || ControlError::NoNetworkLog { id: record.id.clone(), status };
+        Ok((log.ok_or_else(missing)?, self.0.parts.clock.now()))
     }
 
     /// Returns the sandboxes that some node has and the store does not know.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tarn_types::{EgressPolicy, ErrorClass, SandboxId};
+use tarn_types::{EgressPolicy, ErrorClass, NetworkLog, SandboxId};
 use thiserror::Error;
 
 /// Numbers a slot on its node.
@@ -96,6 +96,14 @@ pub trait Slots: Send + Sync + 'static {
     /// left of a sandbox after a restart may name a slot that was removed by [`Slots::settle`],
     /// built again, and claimed by another.
     async fn release(&self, slot: SlotId, id: &SandboxId);
+
+    /// Returns what a sandbox did with the network since its slot became its own. That of a sandbox
+    /// that has left its slot is kept for a while; `None` is a sandbox that has none, or none any
+    /// more.
+    ///
+    /// # Errors
+    /// Fails when the host does not say.
+    async fn network_log(&self, id: &SandboxId) -> Result<Option<NetworkLog>, SlotError>;
 }
 
 // === impl SlotError ===

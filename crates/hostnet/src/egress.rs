@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use tarn_types::{EgressEntry, EgressPolicy, EgressTarget, HostName};
+use tarn_types::{DenialReason, EgressEntry, EgressPolicy, EgressTarget, HostName};
 
 use crate::{
     netlink::Key,
@@ -78,13 +78,22 @@ impl Egress {
         Self { forwards: true, listed, allow, deny, allow_names, deny_names, answers }
     }
 
-    /// Says whether the resolver answers a question for a name; `None` is one that no list can
-    /// hold.
-    pub(crate) fn answers(&self, name: Option<&HostName>) -> bool {
+    /// Says why the resolver does not answer a question for a name, if it does not; `None` as name
+    /// is one that no list can hold.
+    pub(crate) fn refusal(&self, name: Option<&HostName>) -> Option<DenialReason> {
+        let is_in = |names: &BTreeSet<HostName>| name.is_some_and(|name| names.contains(name));
         match self.answers {
-            Answers::Nothing => false,
-            Answers::Listed => name.is_some_and(|name| self.allow_names.contains(name)),
-            Answers::Open => !name.is_some_and(|name| self.deny_names.contains(name)),
+            Answers::Nothing if !self.forwards => Some(DenialReason::InternetOff),
+            Answers::Nothing if self.deny.iter().any(|span| span.has(GATEWAY)) => {
+                Some(DenialReason::DenyOut)
+            }
+            Answers::Nothing => Some(DenialReason::NotInAllowOut),
+            Answers::Listed | Answers::Open if is_in(&self.deny_names) => {
+                Some(DenialReason::DenyOut)
+            }
+            Answers::Listed if is_in(&self.allow_names) => None,
+            Answers::Listed => Some(DenialReason::NotInAllowOut),
+            Answers::Open => None,
         }
     }
 

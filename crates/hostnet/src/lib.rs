@@ -21,6 +21,7 @@ mod egress;
 mod error;
 mod filter;
 mod netlink;
+mod netlog;
 mod plan;
 mod remove;
 mod reserve;

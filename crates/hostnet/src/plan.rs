@@ -122,6 +122,19 @@ impl Block {
         (1..=MOST_SLOTS).contains(&number).then_some(SlotId(number))
     }
 
+    /// Returns the block as a network: its first address, and the mask.
+    pub(crate) fn network(self) -> (Ipv4Addr, u32) {
+        (self.0, mask(BLOCK_PREFIX))
+    }
+
+    /// Returns the group for which the rules note packets. Two servers of one range have two; the
+    /// low groups are left to others.
+    pub(crate) fn note_group(self) -> u16 {
+        const OURS: u16 = 0x4000;
+        let number = self.0.to_bits() >> (32 - BLOCK_PREFIX);
+        OURS | u16::try_from(number & 0x3fff).unwrap_or(0)
+    }
+
     /// Says whether an address is one of this block.
     pub(crate) fn has(self, address: Ipv4Addr) -> bool {
         self.overlaps(address, 32)

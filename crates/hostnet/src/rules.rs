@@ -22,9 +22,10 @@ use crate::{
     egress::Egress,
     error::{Step as _, StepFailure},
     filter::{Filter, Found, Members, Record, changes},
-    netlink::{Element, Key, SetChange, change_sets, table_exists},
+    netlink::{Element, Key, SetChange, change_sets, read_counts, table_exists},
+    netlog::Counted,
     plan::{AddressRange, Block, Names},
-    ruleset::{GUARDED, INTERNET, LIVE, Openings, compile, limits::forget, lists::furnish},
+    ruleset::{GUARDED, INTERNET, LIVE, Openings, compile, limits, lists::furnish, notes},
 };
 
 /// The table of one server.
@@ -171,7 +172,8 @@ impl Rules {
             changes.extend(self.filter_changes(&openings, *slot, &Members::default(), now));
         }
         let addresses: Vec<_> = slots.iter().map(|slot| self.block.address(*slot)).collect();
-        changes.extend(forget(&addresses));
+        changes.extend(limits::forget(&addresses));
+        changes.extend(notes::forget(&addresses));
         // Closed in our copy even if the kernel refuses: a table made again must not open it. Its
         // filter stays until then, so that the next change of the slot takes it out.
         openings.live.retain(|slot| !slots.contains(slot));
@@ -179,6 +181,24 @@ impl Rules {
         change_sets(&self.names.table(), &changes).step("close")?;
         openings.filters.retain(|slot, _| !slots.contains(slot));
         Ok(())
+    }
+
+    /// Returns what the kernel has counted of a slot.
+    pub(crate) fn counted(&self, slot: SlotId) -> Result<Counted, StepFailure> {
+        let sets =
+            [notes::SENT, notes::RECEIVED, notes::BEGUN, notes::DENIED, notes::UNNOTED];
+        let member = Element::lasting(Key::Slot(self.block.address(slot)));
+        let [sent, received, begun, denied, unnoted] =
+            read_counts(&self.names.table(), sets, &member).step("read counters")?;
+        Ok(Counted {
+            sent_packets: sent.packets,
+            sent_bytes: sent.bytes,
+            received_packets: received.packets,
+            received_bytes: received.bytes,
+            connections: begun.packets,
+            denied_packets: denied.packets,
+            unnoted: unnoted.packets,
+        })
     }
 
     /// Lists what brings a slot's sets from what they hold to what they are to hold.

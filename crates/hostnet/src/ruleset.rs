@@ -36,6 +36,7 @@ use crate::{
 
 pub(crate) mod limits;
 pub(crate) mod lists;
+pub(crate) mod notes;
 
 /// The set of claimed slots.
 pub(crate) const LIVE: &str = "live";
@@ -129,8 +130,10 @@ pub(crate) fn compile(
     .expect("a string takes every write");
     text.push_str(&lists::shared(block, openings, now));
     text.push_str(&limits::sets());
+    text.push_str(&notes::sets());
     text.push_str(&chains(&names.interface_prefix(), block));
     text.push_str(&limits::chains(limits));
+    text.push_str(&notes::chains(block.note_group()));
     for slot in &openings.furnished {
         let filter = openings.filters.get(slot);
         text.push_str(&lists::own(*slot, filter.map(|filter| &filter.members)));
@@ -181,11 +184,11 @@ fn chains(prefix: &str, block: Block) -> String {
     iifname @{GUARDED} ct direction original drop
   }}
   chain forwarded_from_slot {{
-    iifname != @{INTERNET} goto refused
-    oifname "{prefix}*" drop
-    ip daddr @closed goto refused
-    fib daddr type != unicast drop
-    meta l4proto {{ tcp, udp }} th dport {{ 53, 853 }} goto refused
+    iifname != @{INTERNET} goto refused_internet_off
+    oifname "{prefix}*" goto dropped_closed
+    ip daddr @closed goto refused_closed
+    fib daddr type != unicast goto dropped_closed
+    meta l4proto {{ tcp, udp }} th dport {{ 53, 853 }} goto refused_foreign_resolver
     ct state invalid drop
     ct direction reply drop
     # The rest of a connection that nobody remembers, as of a sandbox that was restored.
@@ -194,7 +197,7 @@ fn chains(prefix: &str, block: Block) -> String {
     ip saddr != @{LISTED} goto passed
     ip saddr . ip daddr @{FRESH} goto passed
     ct state established ip saddr . ip daddr @{KNOWN} goto passed
-    goto refused
+    goto refused_not_in_allow_out
   }}
   # Says so at once where that can be said: an ICMP error would not be understood inside.
   chain refused {{
@@ -205,11 +208,11 @@ fn chains(prefix: &str, block: Block) -> String {
     meta nfproto != ipv4 drop
     oifname != @{INTERNET} drop
     ct direction original drop
-    ct state related accept
+    ct state related goto taken
     ct state != established drop
     ip daddr vmap @lists_to
-    ip daddr != @{LISTED} accept
-    ip daddr . ip saddr @{KNOWN} accept
+    ip daddr != @{LISTED} goto taken
+    ip daddr . ip saddr @{KNOWN} goto taken
     drop
   }}
   chain received {{
@@ -219,6 +222,9 @@ fn chains(prefix: &str, block: Block) -> String {
   chain received_from_slot {{
     ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} goto asked
     ct state established ct direction reply accept
+    # The rest of a connection to the sandbox that nobody remembers is no attempt.
+    tcp flags != syn / fin,syn,rst,ack drop
+    ct state new goto dropped_closed
     drop
   }}
   chain sent {{
@@ -301,11 +307,15 @@ mod tests {
             "refused",
             "passed",
             "asked",
+            "taken",
+            "refused_closed",
+            "dropped_closed",
         ] {
             let body = text.split(&format!("chain {chain} {{")).nth(1).expect(chain);
             let last = body.split("\n  }").next().expect(chain).lines().last().expect(chain);
-            let ends = ["drop", "accept", "goto refused"];
-            assert!(ends.contains(&last.trim()), "{chain} ends with {last}");
+            let last = last.trim();
+            let ends = ["drop", "accept", "goto refused", "goto refused_not_in_allow_out"];
+            assert!(ends.contains(&last), "{chain} ends with {last}");
         }
     }
 

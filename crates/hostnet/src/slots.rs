@@ -13,9 +13,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_host::{Slot, SlotError, SlotId, Slots};
 use tarn_task::Tasks;
-use tarn_types::{EgressPolicy, SandboxId};
+use tarn_types::{EgressPolicy, NetworkLog, SandboxId};
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, timeout_at},
 };
 
@@ -25,7 +25,8 @@ use crate::{
     config::SlotsConfig,
     dns::Forwarder,
     error::{SlotsStartError, Step as _, StepFailure},
-    netlink::Rate,
+    netlink::{NoteSocket, Rate},
+    netlog::{Bell, NetLogs, listen},
     plan::{AddressRange, Block, Names},
     reserve::reserve,
     rules::Rules,
@@ -58,6 +59,7 @@ struct Inner {
     book: Mutex<Book>,
     tenants: Mutex<Tenants>,
     forwarder: Arc<Forwarder>,
+    logs: Arc<NetLogs>,
     /// The size of packets that the uplinks take.
     mtu: AtomicU32,
     builds: Semaphore,
@@ -76,6 +78,9 @@ struct Unfinished {
     claim: Option<(SlotId, SandboxId)>,
 }
 
+/// What the network logs are heard by.
+type Hearing = (NoteSocket, mpsc::Receiver<Bell>);
+
 /// Counts a claim as waiting for as long as it lives.
 struct Waiting<'a>(&'a Inner);
 
@@ -93,11 +98,13 @@ impl HostSlots {
     pub async fn start(config: SlotsConfig, tasks: Tasks) -> Result<Self, SlotsStartError> {
         config.check()?;
         let own = tasks.clone();
-        let inner = tasks
+        let (inner, (socket, bells)) = tasks
             .spawn_blocking(move || Inner::open(&config, own))
             .await
             .step("start network slots")??;
         let inner = Arc::new(inner);
+        let hearing = listen(socket, Arc::clone(&inner.logs), bells, tasks.stopping());
+        tasks.spawn("network_log", hearing);
         tasks.spawn("slot_keeper", keeper::keep(Arc::clone(&inner)));
         Ok(Self { inner })
     }
@@ -152,17 +159,28 @@ impl Slots for HostSlots {
             tracing::error!(slot = slot.0, %error, "release of a network slot was cut short");
         }
     }
+
+    async fn network_log(&self, id: &SandboxId) -> Result<Option<NetworkLog>, SlotError> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        let read = inner.tasks.clone().spawn_blocking(move || inner.network_log(&id)).await;
+        read.step("read the network log").map_err(|failure| failure.of(SlotId(0)))?
+    }
 }
 
 // === impl Inner ===
 
 impl Inner {
-    /// Blocking.
-    fn open(config: &SlotsConfig, tasks: Tasks) -> Result<Self, SlotsStartError> {
+    /// Returns it with what the network logs are heard by. Blocking.
+    fn open(config: &SlotsConfig, tasks: Tasks) -> Result<(Self, Hearing), SlotsStartError> {
         fs::create_dir_all(&config.run_dir).step("make run directory")?;
         let names = Names::new(config.tag.clone());
         let block = reserve(&names, config.range)?;
         let rules = Arc::new(Rules::load(names.clone(), config.range, block, config.limits)?);
+        uplink::count_flows();
+        let (network, mask) = block.network();
+        let socket = NoteSocket::open(block.note_group(), network, mask)
+            .step("listen for what the rules note")?;
+        let (logs, bells) = NetLogs::new(block);
         let rate = config.limits.rate();
         // Said now rather than by every slot that cannot be built.
         rate.map_or(Ok(()), tried)?;
@@ -184,6 +202,7 @@ impl Inner {
             book: Mutex::new(Book::new(config.spare, config.maximum, found)),
             tenants: Mutex::default(),
             forwarder: Arc::new(Forwarder::new(config.upstreams())),
+            logs: Arc::new(logs),
             mtu: AtomicU32::new(uplinks.mtu),
             builds: Semaphore::new(BUILDS_AT_A_TIME),
             failure: Mutex::default(),
@@ -192,7 +211,7 @@ impl Inner {
             tasks,
         };
         inner.follow_uplinks()?;
-        Ok(inner)
+        Ok((inner, (socket, bells)))
     }
 
     /// Takes a free slot out of the book for a sandbox, or waits for one.

@@ -77,6 +77,16 @@ pub(crate) fn switch_off(interfaces: &BTreeSet<String>) -> Result<(), StepFailur
         .try_for_each(|name| fs::write(path(name), "0").step("switch forwarding off"))
 }
 
+/// Has the kernel count the bytes of flows that begin from now on, for network logs. It stays so:
+/// others may rely on it by the time we are gone.
+pub(crate) fn count_flows() {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_acct";
+    let is_on = fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
+    if !is_on && let Err(error) = fs::write(path, "1") {
+        tracing::warn!(path, %error, "network logs show no bytes of single connections");
+    }
+}
+
 /// Says whether the host forwards between all its interfaces.
 pub(crate) fn host_forwards() -> Result<bool, StepFailure> {
     read("all")

@@ -1,5 +1,5 @@
-//! The handlers of the administrative socket for suspend, resume, copy and snapshots: those of
-//! clients, in whatever project has the thing.
+//! The handlers of the administrative socket for suspend, resume, copy and snapshots, those of
+//! clients in whatever project has the thing; and for network logs.
 
 use axum::{
     Json,
@@ -7,8 +7,9 @@ use axum::{
     extract::{RawQuery, State},
     http::{HeaderMap, StatusCode},
 };
+use tarn_api::request::ReadNetwork;
 use tarn_api::response::{
-    CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList, SnapshotVerdict,
+    CopySandboxResponse, CreateSnapshotResponse, NetworkReport, SnapshotInfo, SnapshotList, SnapshotVerdict,
     TransferEntry, TransferList, TransferTrouble,
 };
 use tarn_control::{ArchiveTrouble, ControlError, Direction, Transfer, Verdict};
@@ -56,6 +57,19 @@ pub(crate) async fn copy(
     let (record, query) = (&home.view.record, query.as_deref());
     let id = SandboxRef::Id(record.id.clone());
     state::duplicate(&app, &record.project, &home.project_name, &id, query, &headers).await
+}
+
+pub(crate) async fn network(
+    State(app): State<App>,
+    SandboxPath(sandbox): SandboxPath,
+    RawQuery(query): RawQuery,
+) -> Result<Json<NetworkReport>, Failure> {
+    let read = ReadNetwork::parse(query.as_deref())?;
+    let record = home(&app, &sandbox).await?.view.record;
+    let id = SandboxRef::Id(record.id.clone());
+    let (mut log, now) = app.control().sandbox_network_log(&record.project, &id).await?;
+    log.entries.retain(|entry| read.wants(entry, now));
+    Ok(Json(NetworkReport::new(record.id.to_string(), &log)))
 }
 
 pub(crate) async fn create_snapshot(

@@ -7,7 +7,7 @@ use axum::{
 };
 use tarn_api::{ErrorBody, ErrorCode, Refusal};
 use tarn_control::ControlError;
-use tarn_types::ErrorClass;
+use tarn_types::{ErrorClass, SandboxStatus};
 
 /// Why a request is answered with an error.
 ///
@@ -108,7 +108,12 @@ impl From<ControlError> for Failure {
             ControlError::Ephemeral { .. } | ControlError::Unnamed(_) => {
                 ErrorCode::SandboxEphemeral
             }
-            ControlError::NotRunning { .. } => ErrorCode::SandboxNotRunning,
+            ControlError::NoNetworkLog { status: SandboxStatus::Terminated, .. } => {
+                ErrorCode::SandboxTerminated
+            }
+            ControlError::NotRunning { .. } | ControlError::NoNetworkLog { .. } => {
+                ErrorCode::SandboxNotRunning
+            }
             ControlError::Busy { .. } => ErrorCode::SandboxBusy,
             ControlError::SnapshotNotFound(_) => ErrorCode::SnapshotNotFound,
             ControlError::SnapshotNotReady { .. } => ErrorCode::SnapshotNotReady,

@@ -94,6 +94,7 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::AdminSandboxSuspend => on(method, admin_state::suspend),
         Operation::AdminSandboxResume => on(method, admin_state::resume),
         Operation::AdminSandboxCopy => on(method, admin_state::copy),
+        Operation::AdminSandboxNetwork => on(method, admin_state::network),
         Operation::AdminSnapshotCreate => on(method, admin_state::create_snapshot),
         Operation::AdminSnapshotList => on(method, admin_state::list_snapshots),
         Operation::AdminSnapshotFetch => on(method, admin_state::fetch_snapshot),

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation,
-    ImageName, Lasting, Launch, LogBatch, MilliCpu, NodeId, Observed, Pace, ProjectId, Resources,
-    SandboxId, SnapshotId, SnapshotKind,
+    ImageName, Lasting, Launch, LogBatch, MilliCpu, NetworkLog, NodeId, Observed, Pace, ProjectId,
+    Resources, SandboxId, SnapshotId, SnapshotKind,
 };
 use thiserror::Error;
 
@@ -338,6 +338,13 @@ pub trait Node: Send + Sync + 'static {
 
     /// Returns what is known of the object store; `None` if there is none.
     async fn archive_view(&self) -> Option<ArchiveView>;
+
+    /// Returns what a sandbox did with the network since its last start or resume, or the node's
+    /// start. That of one that left the network is kept for a while; `None` is one that has none.
+    ///
+    /// # Errors
+    /// Says why the node cannot tell.
+    async fn network_log(&self, id: &SandboxId) -> Result<Option<NetworkLog>, String>;
 
     /// Returns the sandboxes that are orphaned.
     async fn orphans(&self) -> Vec<SandboxId>;

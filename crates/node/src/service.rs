@@ -21,7 +21,7 @@ use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, Generation, ImageName, MilliCpu, NodeId, Observed, ObservedPhase, Pace,
+    BootId, ByteSize, Generation, ImageName, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace,
     Resources, SandboxId, SnapshotId,
 };
 use thiserror::Error;
@@ -499,6 +499,10 @@ impl Node for NodeService {
 
     async fn archive_view(&self) -> Option<ArchiveView> {
         archive::view(&self.0)
+    }
+
+    async fn network_log(&self, id: &SandboxId) -> Result<Option<NetworkLog>, String> {
+        self.0.parts.slots.network_log(id).await.map_err(|bad| chain(&bad))
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {

@@ -9,6 +9,7 @@ mod generation;
 mod id;
 mod log;
 mod name;
+mod network;
 mod policy;
 mod record;
 mod resources;
@@ -25,6 +26,10 @@ pub use generation::Generation;
 pub use id::{IdError, KeyId, NodeId, ProjectId, SandboxId, SnapshotId};
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
+pub use network::{
+    DenialReason, NetworkCounters, NetworkEntry, NetworkLog, NetworkLost, NetworkProtocol,
+    NetworkVerdict,
+};
 pub use policy::{EgressEntry, EgressEntryError, EgressPolicy, EgressTarget, HostName};
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;

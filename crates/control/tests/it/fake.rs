@@ -20,7 +20,7 @@ use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, ImageName,
-    MilliCpu, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef,
+    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef,
     SandboxStatus, SnapshotId, UnixMillis,
 };
 
@@ -347,6 +347,10 @@ impl Node for FakeNode {
 
     async fn orphan(&self, id: &SandboxId) {
         self.orphaned.lock().push(id.clone());
+    }
+
+    async fn network_log(&self, _id: &SandboxId) -> Result<Option<NetworkLog>, String> {
+        Ok(None)
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {

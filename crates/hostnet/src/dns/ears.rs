@@ -15,6 +15,7 @@ use nix::sys::socket::{
     sockopt::{BindToDevice, ReuseAddr},
 };
 use parking_lot::Mutex;
+use tarn_types::DenialReason;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
@@ -22,14 +23,18 @@ use tokio::{
 };
 
 use super::{
-    answer::{Admission, admit, read},
+    answer::{Admission, Answer, admit, read},
     forward::{Asker, Forwarder, Transport, receive_framed, send_framed},
     learn::Learner,
-    message::{Judgement, LONGEST_UDP, Question, failed, is_truncated, judge, refused, truncated},
+    message::{
+        Judgement, LONGEST_UDP, Question, failed, is_truncated, judge, refused, shown_name,
+        truncated,
+    },
     rate::Allowance,
 };
 use crate::{
     egress::Egress,
+    netlog::Diary,
     plan::{GATEWAY, RESOLVER_PORT},
 };
 
@@ -76,6 +81,7 @@ pub(crate) struct Resolver {
     pub(crate) policy: watch::Receiver<Arc<Egress>>,
     pub(crate) learner: Learner,
     pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) diary: Diary,
 }
 
 /// Answers a slot's sandbox until dropped; open questions end with it.
@@ -94,9 +100,14 @@ pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
                     Ok((size, from)) if from.ip() == IpAddr::V4(ears.sandbox) => {
                         errors = 0;
                         // One too many is lost like any datagram.
-                        if size <= LONGEST_UDP && allowance.lock().take(Instant::now()) {
+                        if size > LONGEST_UDP {
+                            continue;
+                        }
+                        if allowance.lock().take(Instant::now()) {
                             let query = buffer[..size].to_vec();
                             datagrams.push(resolver.answer_datagram(&ears.udp, query, from, asker));
+                        } else {
+                            resolver.diary.unheard();
                         }
                     }
                     Ok(_) => {}
@@ -147,7 +158,11 @@ impl Resolver {
         asker: &Asker,
     ) {
         while let Ok(Ok(query)) = timeout(IDLE, receive_framed(&mut stream)).await {
-            if query.len() > LONGEST_UDP || !allowance.lock().take(Instant::now()) {
+            if query.len() > LONGEST_UDP {
+                return;
+            }
+            if !allowance.lock().take(Instant::now()) {
+                self.diary.unheard();
                 return;
             }
             let Some(answer) = self.answer(&query, Transport::Tcp, asker).await else { return };
@@ -163,6 +178,7 @@ impl Resolver {
             let question = match judge(query, &egress) {
                 Judgement::Ignore => return None,
                 Judgement::Answer(answer) => return Some(answer),
+                Judgement::Refuse(reason) => return Some(self.refused(query, reason)),
                 Judgement::Forward(question) => question,
             };
             let reply = self.forwarder.ask(&question.query, transport, asker).await;
@@ -191,14 +207,21 @@ impl Resolver {
             return Some(truncated(query));
         }
         let Some(answer) = read(&reply) else { return Some(failed(query)) };
-        let (name, records, given) = match admit(&answer, egress, question.name.as_ref()) {
-            Admission::Now => return Some(reply),
-            Admission::Refused => return Some(refused(query)),
-            Admission::After(name, records) => (name, records, reply),
-            Admission::Denied(name, records) => (name, records, refused(query)),
+        let (name, records, denied) = match admit(&answer, egress, question.name.as_ref()) {
+            Admission::Now => {
+                self.answered(query, &answer);
+                return Some(reply);
+            }
+            Admission::Refused => return Some(self.refused(query, DenialReason::Closed)),
+            Admission::After(name, records) => (name, records, false),
+            Admission::Denied(name, records) => (name, records, true),
         };
         match self.learner.learn(egress, name, records).await {
-            Ok(true) => Some(given),
+            Ok(true) if denied => Some(self.refused(query, DenialReason::DenyOut)),
+            Ok(true) => {
+                self.answered(query, &answer);
+                Some(reply)
+            }
             Ok(false) => None,
             Err(failure) => {
                 tracing::warn!(
@@ -210,6 +233,20 @@ impl Resolver {
                 Some(failed(query))
             }
         }
+    }
+}
+
+impl Resolver {
+    /// Says no, and notes it.
+    fn refused(&self, query: &[u8], reason: DenialReason) -> Vec<u8> {
+        self.diary.refused(&shown_name(query), reason);
+        refused(query)
+    }
+
+    /// Notes an answer before it leaves: the sandbox may act on it at once.
+    fn answered(&self, query: &[u8], answer: &Answer) {
+        let addresses = answer.records.iter().map(|record| record.address);
+        self.diary.answered(&shown_name(query), addresses);
     }
 }
 

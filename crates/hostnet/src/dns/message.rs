@@ -1,6 +1,6 @@
 //! What to do with a query, and the few answers we make ourselves (RFC 1035 §4). Pure.
 
-use tarn_types::HostName;
+use tarn_types::{DenialReason, HostName};
 
 use super::answer::asked_name;
 use crate::egress::{Answers, Egress};
@@ -33,6 +33,8 @@ pub(super) enum Judgement {
     Ignore,
     /// Answered by us.
     Answer(Vec<u8>),
+    /// Refused.
+    Refuse(DenialReason),
     /// Asked of an upstream.
     Forward(Question),
 }
@@ -61,12 +63,15 @@ pub(super) fn judge(query: &[u8], egress: &Egress) -> Judgement {
     let kind = u16::from_be_bytes([question[question.len() - 4], question[question.len() - 3]]);
     let class = u16::from_be_bytes([question[question.len() - 2], question[question.len() - 1]]);
     let name = asked_name(query);
-    if !egress.answers(name.as_ref()) || [TYPE_IXFR, TYPE_AXFR].contains(&kind) {
-        return Judgement::Answer(refused(query));
+    if let Some(reason) = egress.refusal(name.as_ref()) {
+        return Judgement::Refuse(reason);
+    }
+    if [TYPE_IXFR, TYPE_AXFR].contains(&kind) {
+        return Judgement::Refuse(DenialReason::QueryType);
     }
     match egress.answers {
         Answers::Listed if class != CLASS_IN || !is_plain(kind) => {
-            Judgement::Answer(refused(query))
+            Judgement::Refuse(DenialReason::QueryType)
         }
         Answers::Listed => Judgement::Forward(Question { query: bare(query), name }),
         Answers::Open | Answers::Nothing => {
@@ -109,6 +114,31 @@ pub(super) fn address_query(name: &HostName) -> Vec<u8> {
     }
     query.extend_from_slice(&[0, 0, 1, 0, 1]);
     query
+}
+
+/// Returns the name in a question as text, whatever is in it.
+pub(super) fn shown_name(query: &[u8]) -> String {
+    let Some(question) = question(query) else { return String::new() };
+    let mut text = String::new();
+    let mut rest = &question[..question.len() - 4];
+    while let Some((&size, behind)) = rest.split_first()
+        && let Some((label, next)) = behind.split_at_checked(usize::from(size))
+        && size > 0
+    {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for byte in label {
+            // As in a zone file (RFC 1035 §5.1).
+            match byte {
+                b'.' | b'\\' => text.extend(['\\', char::from(*byte)]),
+                0x21..=0x7e => text.push(char::from(byte.to_ascii_lowercase())),
+                _ => text.push_str(&format!("\\{byte:03}")),
+            }
+        }
+        rest = next;
+    }
+    if text.is_empty() { ".".to_owned() } else { text }
 }
 
 /// Says whether an answer found something out.

@@ -26,6 +26,7 @@ fn edited(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 fn code(judgement: &Judgement) -> Option<u8> {
     match judgement {
         Judgement::Answer(answer) => Some(answer[3] & 0x0f),
+        Judgement::Refuse(_) => Some(REFUSED),
         Judgement::Ignore | Judgement::Forward(_) => None,
     }
 }

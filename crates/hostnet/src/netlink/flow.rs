@@ -1,11 +1,11 @@
 //! Flows the kernel remembers (`linux/netfilter/nfnetlink_conntrack.h`).
 
-use std::net::Ipv4Addr;
+use std::{collections::HashMap, net::Ipv4Addr};
 
 use nix::errno::Errno;
 
 use super::{
-    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP},
+    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, read_be_u64},
     socket::{Family, NetlinkError, dump, transact},
 };
 
@@ -13,13 +13,119 @@ const SUBSYSTEM: u16 = 1;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_COUNTERS_ORIG: u16 = 9;
+const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTO_ICMP_ID: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+const CTA_COUNTERS_BYTES: u16 = 2;
 const CTA_FILTER_F_CTA_IP_SRC: u32 = 1;
 const NFGENMSG: [u8; 4] = [2, 0, 0, 0];
+
+/// The last state of TCP in which both ends may still send (`nf_conntrack_tcp.h`: none, SYN_SENT,
+/// SYN_RECV, ESTABLISHED, FIN_WAIT, ...).
+const TCP_CONNTRACK_ESTABLISHED: u8 = 3;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+/// Protocols that have ports where TCP has them: TCP, UDP, DCCP, SCTP, UDP-Lite.
+const WITH_PORTS: [u8; 5] = [TCP, 17, 33, 132, 136];
+
+/// One conversation of whoever began it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Flow {
+    /// The number of its protocol.
+    pub(crate) protocol: u8,
+    /// With whom.
+    pub(crate) to: Ipv4Addr,
+    /// From which port; of a ping, its id; else 0.
+    pub(crate) from_port: u16,
+    /// To which port; else 0.
+    pub(crate) to_port: u16,
+}
+
+/// What went over a conversation, headers included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct FlowBytes {
+    /// From who began it.
+    pub(crate) sent: u64,
+    /// To who began it.
+    pub(crate) received: u64,
+}
+
+/// What the kernel knows of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct FlowState {
+    /// Whether it goes on.
+    pub(crate) open: bool,
+    /// What went over it, if the kernel counts that.
+    pub(crate) bytes: FlowBytes,
+}
+
+/// A conversation as the kernel shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Who began it.
+    pub(super) from: Ipv4Addr,
+    pub(super) flow: Flow,
+    pub(super) state: FlowState,
+}
+
+/// Lists the flows that an address began.
+pub(crate) fn flows_of(address: Ipv4Addr) -> Result<HashMap<Flow, FlowState>, NetlinkError> {
+    let mut flows = HashMap::new();
+    dump(Family::Netfilter, list_of(address), |flow| {
+        let seen = read_flow(flow).filter(|seen| seen.from == address);
+        flows.extend(seen.map(|seen| (seen.flow, seen.state)));
+    })?;
+    Ok(flows)
+}
+
+/// Reads a flow of IPv4.
+pub(super) fn read_flow(payload: &[u8]) -> Option<Seen> {
+    let attributes = Attributes::behind(payload, NFGENMSG.len());
+    let tuple = Attributes::inside(attributes.find(CTA_TUPLE_ORIG)?);
+    let ip = Attributes::inside(tuple.find(CTA_TUPLE_IP)?);
+    let ports = Attributes::inside(tuple.find(CTA_TUPLE_PROTO)?);
+    let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(ip.find(kind)?).ok()?));
+    let port = |kind| Some(u16::from_be_bytes(ports.find(kind)?.try_into().ok()?));
+    let protocol = *ports.find(CTA_PROTO_NUM)?.first()?;
+    let mut flow = Flow { protocol, to: address(CTA_IP_V4_DST)?, from_port: 0, to_port: 0 };
+    if flow.has_ports() {
+        (flow.from_port, flow.to_port) = (port(CTA_PROTO_SRC_PORT)?, port(CTA_PROTO_DST_PORT)?);
+    } else if flow.is_ping() {
+        flow.from_port = port(CTA_PROTO_ICMP_ID).unwrap_or(0);
+    }
+    let bytes = |counters: u16| {
+        let counters = Attributes::inside(attributes.find(counters)?);
+        read_be_u64(counters.find(CTA_COUNTERS_BYTES)?)
+    };
+    let tcp_state = || {
+        let info = Attributes::inside(attributes.find(CTA_PROTOINFO)?);
+        let tcp = Attributes::inside(info.find(CTA_PROTOINFO_TCP)?);
+        tcp.find(CTA_PROTOINFO_TCP_STATE)?.first().copied()
+    };
+    let state = FlowState {
+        open: protocol != TCP
+            || tcp_state().is_none_or(|state| state <= TCP_CONNTRACK_ESTABLISHED),
+        bytes: FlowBytes {
+            sent: bytes(CTA_COUNTERS_ORIG).unwrap_or(0),
+            received: bytes(CTA_COUNTERS_REPLY).unwrap_or(0),
+        },
+    };
+    Some(Seen { from: address(CTA_IP_V4_SRC)?, flow, state })
+}
 
 /// Makes the kernel forget the flows that an address began.
 ///
@@ -27,15 +133,18 @@ const NFGENMSG: [u8; 4] = [2, 0, 0, 0];
 /// takes 5 ms (262144 buckets) even when it is empty, so once for an address has to do: of flows
 /// toward it, which only the host begins, nothing is left that could reach the next sandbox.
 pub(crate) fn forget_flows_of(address: Ipv4Addr) -> Result<usize, NetlinkError> {
-    let message = Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &NFGENMSG)
+    // A kernel older than 5.8 lists every flow instead of the filtered ones, so look again.
+    forget(list_of(address), |source| source == address)
+}
+
+fn list_of(address: Ipv4Addr) -> Message {
+    Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &NFGENMSG)
         .nested(CTA_TUPLE_ORIG, |tuple| {
             tuple.nested(CTA_TUPLE_IP, |ip| ip.attribute(CTA_IP_V4_SRC, &address.octets()))
         })
         .nested(CTA_FILTER, |filter| {
             filter.attribute(CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_IP_SRC.to_ne_bytes())
-        });
-    // A kernel older than 5.8 lists every flow instead of the filtered ones, so look again.
-    forget(message, |source| source == address)
+        })
 }
 
 /// Makes the kernel forget the flows of every address that is chosen.
@@ -76,4 +185,17 @@ fn deletion(flow: &[u8], chosen: impl Fn(Ipv4Addr) -> bool) -> Option<Message> {
 
 fn kind(message: u16) -> u16 {
     (SUBSYSTEM << 8) | message
+}
+
+// === impl Flow ===
+
+impl Flow {
+    /// Says whether its protocol has ports.
+    pub(crate) fn has_ports(self) -> bool {
+        WITH_PORTS.contains(&self.protocol)
+    }
+
+    pub(super) fn is_ping(self) -> bool {
+        self.protocol == ICMP
+    }
 }

@@ -2,19 +2,25 @@
 //!
 //! `ip` and `nft` cost 2–6 ms a call on an idle machine; a claim is one set element, so it goes to
 //! the kernel directly (0.1 ms). The rule set itself, loaded once a start, is left to `nft`.
-//! Sockets are made for each exchange and belong to the network namespace of the calling thread.
+//! Sockets are made for each exchange, but for the one over which the kernel tells what rules note;
+//! they belong to the network namespace of the calling thread.
 
 mod flow;
 mod message;
+mod note;
 mod route;
 mod rule;
 mod shape;
 mod socket;
 
-pub(crate) use flow::{forget_flows, forget_flows_of};
+pub(crate) use flow::{Flow, FlowBytes, FlowState, flows_of, forget_flows, forget_flows_of};
+pub(crate) use note::{Heard, Note, NoteSocket};
 pub(crate) use route::{
     Interface, Place, Route, add_address, add_neighbour, add_route, delete_interface, interfaces,
     is_running, lift, new_veth, routes, run as change_routes,
 };
-pub(crate) use rule::{Element, Key, SetChange, SetName, change_sets, table_exists};
+pub(crate) use rule::{
+    Element, Key, SetChange, SetName, change_sets, read_counts, table_exists,
+};
+pub(crate) use socket::NetlinkError;
 pub(crate) use shape::{Rate, Spared, shape, unshape};

@@ -5,8 +5,8 @@ use std::{borrow::Cow, net::Ipv4Addr, time::Duration};
 use nix::errno::Errno;
 
 use super::{
-    message::{Message, NLM_F_ACK, NLM_F_CREATE},
-    socket::{Family, NetlinkError, transact},
+    message::{Attributes, Message, NLM_F_ACK, NLM_F_CREATE, read_be_u64},
+    socket::{Family, NetlinkError, ask, transact},
 };
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -14,6 +14,7 @@ const NFNL_MSG_BATCH_END: u16 = 0x11;
 const SUBSYSTEM: u16 = 10;
 const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NFPROTO_INET: u8 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
@@ -24,6 +25,10 @@ const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_EXPR: u16 = 7;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_COUNTER_BYTES: u16 = 1;
+const NFTA_COUNTER_PACKETS: u16 = 2;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 const NFTA_DATA_VALUE: u16 = 1;
 /// Members of one message: an attribute is shorter than 64 KiB, a member than 60 bytes.
@@ -73,6 +78,43 @@ pub(crate) enum SetChange {
 /// Carries out every change or none.
 pub(crate) fn change_sets(table: &str, changes: &[SetChange]) -> Result<(), NetlinkError> {
     transact(Family::Netfilter, batch(table, changes))
+}
+
+/// What a set with counters has counted for one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Reads what sets have counted for a member; nothing where it is not in.
+pub(crate) fn read_counts<const N: usize>(
+    table: &str,
+    sets: [&str; N],
+    member: &Element,
+) -> Result<[Count; N], NetlinkError> {
+    let question = |set: &str| {
+        let message = Message::new(kind(NFT_MSG_GETSETELEM), NLM_F_ACK, &head(NFPROTO_INET, 0));
+        elements(message, table, set, std::slice::from_ref(member))
+    };
+    let mut counts = [Count::default(); N];
+    ask(Family::Netfilter, sets.map(question).into(), |number, answer| {
+        if let (Some(place), Some(count)) = (counts.get_mut(number), read_count(answer)) {
+            *place = count;
+        }
+    })?;
+    Ok(counts)
+}
+
+fn read_count(answer: &[u8]) -> Option<Count> {
+    let list = Attributes::behind(answer, 4).find(NFTA_SET_ELEM_LIST_ELEMENTS)?;
+    let element = Attributes::inside(Attributes::inside(list).find(NFTA_LIST_ELEM)?);
+    let expression = Attributes::inside(element.find(NFTA_SET_ELEM_EXPR)?);
+    let counter = Attributes::inside(expression.find(NFTA_EXPR_DATA)?);
+    Some(Count {
+        packets: read_be_u64(counter.find(NFTA_COUNTER_PACKETS)?)?,
+        bytes: read_be_u64(counter.find(NFTA_COUNTER_BYTES)?)?,
+    })
 }
 
 /// Says whether a table is there.

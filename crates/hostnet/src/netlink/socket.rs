@@ -105,8 +105,34 @@ pub(super) fn dump(
     }
 }
 
+/// Asks one question after the other; hands over each answer's bytes behind the header, with the
+/// number of its question. One about what is not there has none.
+pub(super) fn ask(
+    family: Family,
+    questions: Vec<Message>,
+    mut each: impl FnMut(usize, &[u8]),
+) -> Result<(), NetlinkError> {
+    let fd = open(family)?;
+    let mut buffer = vec![0; BUFFER];
+    for (number, question) in questions.into_iter().enumerate() {
+        send(fd.as_raw_fd(), &question.finish(1), MsgFlags::empty()).map_err(at_socket)?;
+        let mut answered = false;
+        while !answered {
+            let size = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(at_socket)?;
+            for received in Datagram(&buffer[..size]) {
+                match error_code(received) {
+                    None => each(number, received.payload),
+                    Some(Errno::UnknownErrno | Errno::ENOENT) => answered = true,
+                    Some(errno) => return Err(NetlinkError { request: 1, errno }),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads the code of an answer; `UnknownErrno` (0) is consent, `None` is no answer but data.
-fn error_code(received: Received<'_>) -> Option<Errno> {
+pub(super) fn error_code(received: Received<'_>) -> Option<Errno> {
     if received.kind != NLMSG_ERROR {
         return None;
     }
@@ -126,6 +152,6 @@ fn open(family: Family) -> Result<OwnedFd, NetlinkError> {
     Ok(fd)
 }
 
-fn at_socket(errno: Errno) -> NetlinkError {
+pub(super) fn at_socket(errno: Errno) -> NetlinkError {
     NetlinkError { request: 0, errno }
 }

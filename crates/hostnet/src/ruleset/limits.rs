@@ -13,6 +13,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::notes::SENT;
 use crate::{
     config::SlotLimits,
     netlink::{Element, Key, SetChange},
@@ -43,15 +44,17 @@ pub(super) fn chains(limits: &SlotLimits) -> String {
   chain passed {{
     ct status & confirmed == 0 jump counted
     tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+    add @{SENT} {{ ip saddr counter }}
     accept
   }}
   chain counted {{
     jump started
-    add @{FLOWS} {{ ip saddr ct count over {connections} }} goto refused
+    add @{FLOWS} {{ ip saddr ct count over {connections} }} goto refused_limit
+    jump note_begun
   }}
   # Without a word: TCP tries again in a second, when there is room.
   chain started {{
-    update @{STARTS} {{ ip saddr limit rate over {rate} }} drop
+    update @{STARTS} {{ ip saddr limit rate over {rate} }} goto dropped_limit
   }}
   chain asked {{
     ct status & confirmed == 0 jump started
@@ -81,8 +84,8 @@ mod tests {
         };
         let text = chains(&limits);
         for line in [
-            "add @flows { ip saddr ct count over 7 } goto refused",
-            "update @starts { ip saddr limit rate over 5/second burst 9 packets } drop",
+            "add @flows { ip saddr ct count over 7 } goto refused_limit",
+            "update @starts { ip saddr limit rate over 5/second burst 9 packets } goto dropped_limit",
         ] {
             assert_eq!(text.matches(line).count(), 1, "{line} in {text}");
         }

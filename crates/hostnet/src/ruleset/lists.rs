@@ -74,16 +74,16 @@ pub(super) fn own(slot: SlotId, members: Option<&Members>) -> String {
         "  set {allowed} {{ type ipv4_addr; flags interval;{} }}
   set {denied} {{ type ipv4_addr; flags interval;{} }}
   chain {} {{
-    ip daddr @{denied} goto refused
-    ip saddr . ip daddr @{BLOCKED} goto refused
+    ip daddr @{denied} goto refused_deny_out
+    ip saddr . ip daddr @{BLOCKED} goto refused_deny_out
     ip saddr != @{LISTED} goto passed
     ip daddr @{allowed} goto passed
   }}
   chain {} {{
     ip saddr @{denied} drop
     ip daddr . ip saddr @{BLOCKED} drop
-    ip daddr != @{LISTED} accept
-    ip saddr @{allowed} accept
+    ip daddr != @{LISTED} goto taken
+    ip saddr @{allowed} goto taken
   }}
 ",
         elements(members.allowed.iter().map(span)),

@@ -1,7 +1,7 @@
 //! Sandboxes in slots: moving in, changing the policy, moving out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use tarn_host::{Slot, SlotError, SlotId};
-use tarn_types::{EgressPolicy, HostName, SandboxId};
+use tarn_types::{EgressPolicy, HostName, NetworkLog, SandboxId};
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::Inner;
@@ -18,7 +18,8 @@ use crate::{
     dns::{Ears, Learner, Resolver, follow, look_up, serve},
     egress::Egress,
     error::{Step as _, StepFailure},
-    netlink::{forget_flows, forget_flows_of},
+    netlink::{flows_of, forget_flows, forget_flows_of},
+    netlog::{Counted, Diary},
 };
 
 /// The sandboxes in slots. Its lock is held over each change of a claimed slot's rules, so that a
@@ -73,9 +74,10 @@ impl Inner {
         let (inner, compiled, own) = (Arc::clone(&self), Arc::clone(&egress), id.clone());
         let opened = self.tasks.spawn_blocking(move || {
             let mut tenants = inner.tenants.lock();
+            let diary = inner.logs.begin(slot, &own);
             inner.rules.open(slot, &compiled, &found)?;
             // Questions wait in the sockets until now; what they find out needs an open slot.
-            let tenant = inner.receive(slot, own, &compiled, ears);
+            let tenant = inner.receive(slot, own, &compiled, (ears, diary));
             tenants.insert(slot, tenant);
             Ok(())
         });
@@ -85,13 +87,19 @@ impl Inner {
     }
 
     /// Starts what answers a sandbox's questions and follows its names.
-    fn receive(&self, slot: SlotId, id: SandboxId, egress: &Arc<Egress>, ears: Ears) -> Tenant {
+    fn receive(
+        &self,
+        slot: SlotId,
+        id: SandboxId,
+        egress: &Arc<Egress>,
+        (ears, diary): (Ears, Diary),
+    ) -> Tenant {
         let (sender, policy) = watch::channel(Arc::clone(egress));
         let rules = Arc::clone(&self.rules);
         let learner = Learner { rules, slot, tasks: self.tasks.clone() };
         let forwarder = Arc::clone(&self.forwarder);
         let following = follow(policy.clone(), learner.clone(), Arc::clone(&forwarder));
-        let serving = serve(ears, Resolver { policy, learner, forwarder });
+        let serving = serve(ears, Resolver { policy, learner, forwarder, diary });
         let stopping = self.tasks.stopping();
         let resolver = self.tasks.spawn("slot_resolver", async move {
             tokio::select! {
@@ -188,6 +196,8 @@ impl Inner {
         let closed = self.tasks.spawn_blocking(move || {
             let mut tenants = inner.tenants.lock();
             let tenant = tenants.remove(&slot);
+            // Closing makes the kernel forget what it has counted.
+            inner.logs.end(slot, inner.counted(slot));
             (tenant, inner.rules.close(&[slot].into()))
         });
         let (tenant, closed) = match closed.await {
@@ -244,6 +254,7 @@ impl Inner {
             match self.site.renew(slot) {
                 Ok(()) => {
                     self.forget(slot)?;
+                    self.put_log_away(slot);
                     self.book.lock().ready(slot);
                     return Ok(());
                 }
@@ -257,8 +268,38 @@ impl Inner {
         }
         self.site.demolish(slot)?;
         self.forget(slot)?;
+        self.put_log_away(slot);
         self.book.lock().gone(slot);
         Ok(())
+    }
+
+    /// Puts the log of whoever had a slot away, once all is in it: whoever gets the slot next must
+    /// not get what is heard late. Blocking.
+    fn put_log_away(&self, slot: SlotId) {
+        self.logs.hear_out();
+        self.logs.put_away(slot);
+    }
+
+    /// Returns what the kernel has counted of a slot. Blocking.
+    fn counted(&self, slot: SlotId) -> Counted {
+        self.rules.counted(slot).unwrap_or_else(|StepFailure { step, detail }| {
+            tracing::warn!(slot = slot.0, step, detail, "a network log is without its counters");
+            Counted::default()
+        })
+    }
+
+    /// Returns the network log of a sandbox, with all that has happened so far. Blocking.
+    pub(super) fn network_log(&self, id: &SandboxId) -> Result<Option<NetworkLog>, SlotError> {
+        let Some((slot, journal)) = self.logs.find(id) else { return Ok(None) };
+        let Some(slot) = slot else {
+            return Ok(Some(journal.lock().show(&HashMap::new(), Counted::default())));
+        };
+        self.logs.hear_out();
+        let flows = flows_of(self.block.address(slot)).step("list flows");
+        let flows = flows.map_err(|failure| failure.of(slot))?;
+        let counted = self.rules.counted(slot).map_err(|failure| failure.of(slot))?;
+        let shown = journal.lock().show(&flows, counted);
+        Ok(Some(shown))
     }
 
     /// Makes the kernel forget the flows of whoever had a slot. Blocking.

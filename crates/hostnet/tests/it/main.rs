@@ -5,6 +5,7 @@ mod egress;
 mod host;
 mod lifetime;
 mod limits;
+mod log;
 mod reach;
 mod table;
 mod timing;

@@ -12,7 +12,7 @@ use tarn_node_api::{
 };
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, ImageName,
-    MilliCpu, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId, SnapshotId,
+    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId, SnapshotId,
     StartFailure, UnixMillis,
 };
 
@@ -206,6 +206,10 @@ impl Node for FakeNode {
         };
         let view = ArchiveView { place: "sim://bucket".to_owned(), transfers: vec![transfer] };
         self.has_archive().then_some(view)
+    }
+
+    async fn network_log(&self, _id: &SandboxId) -> Result<Option<NetworkLog>, String> {
+        Ok(None)
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {
