@@ -197,6 +197,7 @@ impl ControlError {
             | Self::Ephemeral { .. }
             | Self::Unnamed(_)
             | Self::NotRunning { .. }
+            | Self::NoNetworkLog { .. }
             | Self::SnapshotNotReady { .. }
             | Self::SnapshotOverrideForbidden { .. }
             | Self::DiskShrinkForbidden { .. }
@@ -237,6 +238,7 @@ impl ControlError {
             | Self::Ephemeral { .. }
             | Self::Unnamed(_)
             | Self::NotRunning { .. }
+            | Self::NoNetworkLog { .. }
             | Self::Busy { .. }
             | Self::SnapshotNotFound(_)
             | Self::SnapshotNotReady { .. }

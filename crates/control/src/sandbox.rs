@@ -107,7 +107,7 @@ impl Control {
             .sandbox_list(&ListQuery {
                 project: project.clone(),
                 archived: ask.archived,
-                archived_before: tarn_types::UnixMillis(now.saturating_sub(age)),
+                archived_before: UnixMillis(now.saturating_sub(age)),
                 status: ask.status,
                 from: ask.from.clone(),
                 order: ask.order,

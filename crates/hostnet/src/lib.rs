@@ -7,7 +7,8 @@
 //! that alone: interfaces `t<tag><number>`, namespace files of the same names, the table
 //! `tarn_<tag>` and the table that reserves its addresses. On a host that forwards (`ip_forward`)
 //! nothing else is changed; on one that doesn't, forwarding is switched on for the interfaces that
-//! lead to the internet, and the rules drop what anybody else tries to send through by it.
+//! lead to the internet, and the rules drop what anybody else tries to send through by it. And the
+//! kernel is made to count the bytes of connections (`nf_conntrack_acct`).
 //!
 //! IPv6 is closed: there is no address inside, and the rules drop it both ways. Entries of egress
 //! lists may be IPv6 all the same; they change nothing.

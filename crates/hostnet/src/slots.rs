@@ -6,6 +6,7 @@ mod tenant;
 use std::{
     fs,
     sync::{Arc, atomic::AtomicU32},
+    thread,
     time::Duration,
 };
 
@@ -39,6 +40,10 @@ use crate::{
 const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 /// Slots built at a time: the kernel makes namespaces one after the other anyway.
 const BUILDS_AT_A_TIME: usize = 2;
+
+/// How long whoever hears what the rules note is waited for, and how often that is tried again.
+const NOTES_PATIENCE: Duration = Duration::from_secs(5);
+const NOTES_PAUSE: Duration = Duration::from_millis(20);
 
 /// The network slots of this host. Clones share them.
 ///
@@ -177,9 +182,7 @@ impl Inner {
         let block = reserve(&names, config.range)?;
         let rules = Arc::new(Rules::load(names.clone(), config.range, block, config.limits)?);
         uplink::count_flows();
-        let (network, mask) = block.network();
-        let socket = NoteSocket::open(block.note_group(), network, mask)
-            .step("listen for what the rules note")?;
+        let socket = note_socket(block)?;
         let (logs, bells) = NetLogs::new(block);
         let rate = config.limits.rate();
         // Said now rather than by every slot that cannot be built.
@@ -259,6 +262,24 @@ impl Inner {
     fn note(&self) {
         self.changed.send_replace(());
         self.wake.notify_one();
+    }
+}
+
+/// Opens what the network logs are heard by. Blocking.
+///
+/// A server that has just died may hold it for a moment: a child that was being spawned then shares
+/// it until it runs its own program.
+fn note_socket(block: Block) -> Result<NoteSocket, StepFailure> {
+    let (network, mask) = block.network();
+    let mut waited = Duration::ZERO;
+    loop {
+        match NoteSocket::open(block.note_group(), network, mask) {
+            Err(taken) if taken.is_taken() && waited < NOTES_PATIENCE => {
+                thread::sleep(NOTES_PAUSE);
+                waited += NOTES_PAUSE;
+            }
+            opened => return opened.step("listen for what the rules note"),
+        }
     }
 }
 

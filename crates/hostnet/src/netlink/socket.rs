@@ -42,6 +42,15 @@ pub(crate) struct NetlinkError {
     pub(crate) errno: Errno,
 }
 
+// === impl NetlinkError ===
+
+impl NetlinkError {
+    /// Says whether somebody else has what was asked for.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self.errno, Errno::EPERM | Errno::EBUSY | Errno::EEXIST)
+    }
+}
+
 /// Sends requests in one go and waits for each that wants an answer.
 ///
 /// # Errors

@@ -60,7 +60,7 @@ pub(crate) async fn listen(
             for (bell, _) in waiting.extract_if(.., |(_, at)| through || heard - *at > MOST_WAITING)
             {
                 // Who asked may have gone.
-                drop(bell.send(()));
+                bell.send(()).ok();
             }
             if through {
                 break;
