@@ -16,8 +16,8 @@ use crate::{
         CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList,
         LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NetworkMissing,
         NetworkReport, NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList, ProjectBody,
-        ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList,
-        SnapshotVerdict, TransferEntry, TransferList, TransferTrouble, UnfoundSandbox,
+        ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList, SnapshotVerdict,
+        TransferEntry, TransferList, TransferTrouble, UnfoundSandbox,
     },
 };
 

@@ -14,8 +14,7 @@ use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 use crate::{
     CliError, NetworkOptions, SnapshotCommand,
     client::AdminClient,
-    network,
-    snapshot,
+    network, snapshot,
     state::{self, Change},
     table::{table, time},
 };

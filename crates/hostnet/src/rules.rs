@@ -185,8 +185,7 @@ impl Rules {
 
     /// Returns what the kernel has counted of a slot.
     pub(crate) fn counted(&self, slot: SlotId) -> Result<Counted, StepFailure> {
-        let sets =
-            [notes::SENT, notes::RECEIVED, notes::BEGUN, notes::DENIED, notes::UNNOTED];
+        let sets = [notes::SENT, notes::RECEIVED, notes::BEGUN, notes::DENIED, notes::UNNOTED];
         let member = Element::lasting(Key::Slot(self.block.address(slot)));
         let [sent, received, begun, denied, unnoted] =
             read_counts(&self.names.table(), sets, &member).step("read counters")?;

@@ -9,8 +9,8 @@ use axum::{
 };
 use tarn_api::request::ReadNetwork;
 use tarn_api::response::{
-    CopySandboxResponse, CreateSnapshotResponse, NetworkReport, SnapshotInfo, SnapshotList, SnapshotVerdict,
-    TransferEntry, TransferList, TransferTrouble,
+    CopySandboxResponse, CreateSnapshotResponse, NetworkReport, SnapshotInfo, SnapshotList,
+    SnapshotVerdict, TransferEntry, TransferList, TransferTrouble,
 };
 use tarn_control::{ArchiveTrouble, ControlError, Direction, Transfer, Verdict};
 use tarn_types::{ProjectId, SandboxRef, SnapshotId, SnapshotRecord};

@@ -21,8 +21,8 @@ use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, Generation, ImageName, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace,
-    Resources, SandboxId, SnapshotId,
+    BootId, ByteSize, Generation, ImageName, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase,
+    Pace, Resources, SandboxId, SnapshotId,
 };
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};

@@ -35,7 +35,9 @@ impl ReadNetwork {
                     let known = digits.bytes().all(|digit| digit.is_ascii_digit());
                     let refusal =
                         || Refusal::invalid("since_secs", "must be a whole number of seconds");
-                    read.since_secs = Some(known.then(|| digits.parse().unwrap_or(u64::MAX)).ok_or_else(refusal)?);
+                    read.since_secs = Some(
+                        known.then(|| digits.parse().unwrap_or(u64::MAX)).ok_or_else(refusal)?,
+                    );
                 }
                 _ => {}
             }

@@ -20,8 +20,8 @@ use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, ImageName,
-    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId, SandboxRef,
-    SandboxStatus, SnapshotId, UnixMillis,
+    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId,
+    SandboxRef, SandboxStatus, SnapshotId, UnixMillis,
 };
 
 /// How a fake node behaves on its own.

@@ -117,8 +117,7 @@ pub(super) fn read_flow(payload: &[u8]) -> Option<Seen> {
         tcp.find(CTA_PROTOINFO_TCP_STATE)?.first().copied()
     };
     let state = FlowState {
-        open: protocol != TCP
-            || tcp_state().is_none_or(|state| state <= TCP_CONNTRACK_ESTABLISHED),
+        open: protocol != TCP || tcp_state().is_none_or(|state| state <= TCP_CONNTRACK_ESTABLISHED),
         bytes: FlowBytes {
             sent: bytes(CTA_COUNTERS_ORIG).unwrap_or(0),
             received: bytes(CTA_COUNTERS_REPLY).unwrap_or(0),

@@ -19,8 +19,6 @@ pub(crate) use route::{
     Interface, Place, Route, add_address, add_neighbour, add_route, delete_interface, interfaces,
     is_running, lift, new_veth, routes, run as change_routes,
 };
-pub(crate) use rule::{
-    Element, Key, SetChange, SetName, change_sets, read_counts, table_exists,
-};
-pub(crate) use socket::NetlinkError;
+pub(crate) use rule::{Element, Key, SetChange, SetName, change_sets, read_counts, table_exists};
 pub(crate) use shape::{Rate, Spared, shape, unshape};
+pub(crate) use socket::NetlinkError;

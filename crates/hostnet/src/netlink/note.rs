@@ -7,10 +7,7 @@
 use std::{
     io,
     net::Ipv4Addr,
-    os::{
-        fd::AsRawFd as _,
-        unix::net::UnixDatagram as StdDatagram,
-    },
+    os::{fd::AsRawFd as _, unix::net::UnixDatagram as StdDatagram},
 };
 
 use nix::{

@@ -29,14 +29,15 @@ fn told(prefix: &[u8], payload: &[u8]) -> Vec<u8> {
 fn forgotten(protocol: u8, with_bytes: bool) -> Vec<u8> {
     let kind = u16::from_be_bytes([SUBSYSTEM_CONNTRACK, IPCTNL_MSG_CT_DELETE]);
     let message = Message::new(kind, 0, &[2, 0, 0, 0]).nested(1, |tuple| {
-        tuple
-            .nested(1, |ip| ip.attribute(1, &SLOT.octets()).attribute(2, &SERVER.octets()))
-            .nested(2, |proto| {
+        tuple.nested(1, |ip| ip.attribute(1, &SLOT.octets()).attribute(2, &SERVER.octets())).nested(
+            2,
+            |proto| {
                 proto
                     .attribute(1, &[protocol])
                     .attribute(2, &4000_u16.to_be_bytes())
                     .attribute(3, &443_u16.to_be_bytes())
-            })
+            },
+        )
     });
     let counted = |message: Message, kind, bytes: u64| {
         message.nested(kind, |it| {
@@ -67,7 +68,7 @@ fn packets_are_read_by_what_they_carry() {
         ("empty", vec![], None),
     ] {
         let read = read_packet(&packet);
-        assert_eq!(read.map(|(from, flow)| (from, flow)), expected.map(|it| (SLOT, it)), "{what}");
+        assert_eq!(read, expected.map(|it| (SLOT, it)), "{what}");
     }
 }
 
@@ -121,6 +122,6 @@ proptest! {
         let message = Message::new(u16::from_be_bytes([subsystem, kind]), 0, &bytes).finish(0);
         drop(read(&message));
         drop(read(&bytes));
-        drop(read_packet(&bytes));
+        prop_assert!(read_packet(&bytes).is_none() || bytes.len() >= 20);
     }
 }

@@ -162,11 +162,7 @@ impl Journal {
 
     /// Returns what there is to be seen. `standing` are the connections that the kernel knows now,
     /// `counted` is what it has counted; of a log that has ended both are passed over.
-    pub(crate) fn show(
-        &self,
-        standing: &HashMap<Flow, FlowState>,
-        counted: Counted,
-    ) -> NetworkLog {
+    pub(crate) fn show(&self, standing: &HashMap<Flow, FlowState>, counted: Counted) -> NetworkLog {
         let (until, counted) = match self.ended {
             Some((at, counted)) => (Some(at), counted),
             None => (None, counted),

@@ -21,8 +21,8 @@ use tarn_task::{Clock as _, SystemClock};
 use tarn_types::{DenialReason, SandboxId, UnixMillis};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::{journal::Counted, listen::listen};
 use self::journal::Journal;
+pub(crate) use self::{journal::Counted, listen::listen};
 use crate::{
     netlink::{Flow, Note},
     plan::{Block, GATEWAY, RESOLVER_PORT},
@@ -160,7 +160,8 @@ impl NetLogs {
 /// Writes what a rule noted.
 fn write(journal: &mut Journal, flow: Flow, prefix: &str, now: UnixMillis) {
     // As the sandbox wrote it.
-    let to_port = if flow.to == GATEWAY && flow.to_port == RESOLVER_PORT { 53 } else { flow.to_port };
+    let to_port =
+        if flow.to == GATEWAY && flow.to_port == RESOLVER_PORT { 53 } else { flow.to_port };
     if prefix == ALLOWED {
         journal.opened(flow, now);
     } else if let Some(reason) =

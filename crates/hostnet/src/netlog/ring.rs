@@ -101,8 +101,10 @@ mod tests {
         {
             assert_eq!(ring.note(key, UnixMillis(at)), expected, "{key} at {at}");
         }
-        let shown: Vec<_> =
-            ring.items().map(|(_, item)| (item.key, item.first.0, item.last.0, item.count)).collect();
+        let shown: Vec<_> = ring
+            .items()
+            .map(|(_, item)| (item.key, item.first.0, item.last.0, item.count))
+            .collect();
         assert_eq!(shown, [('a', 0, 59_999, 2), ('b', 10, 10, 1), ('a', 60_000, 60_001, 2)]);
         assert_eq!(ring.dropped(), 0);
     }

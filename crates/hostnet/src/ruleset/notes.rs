@@ -104,7 +104,8 @@ mod tests {
         let text = chains(7);
         for reason in DenialReason::ALL.map(DenialReason::as_str) {
             for (chain, last) in [("refused", "goto refused"), ("dropped", "drop")] {
-                let body = format!("chain {chain}_{reason} {{\n    jump note_{reason}\n    {last}\n");
+                let body =
+                    format!("chain {chain}_{reason} {{\n    jump note_{reason}\n    {last}\n");
                 assert!(text.contains(&body), "{body} in {text}");
             }
             let note = format!("log prefix \"{reason}\" group 7 ");

@@ -20,11 +20,7 @@ fn policy(internet: bool, allow: &[&str], deny: &[&str]) -> EgressPolicy {
     let read = |list: &[&str]| {
         list.iter().map(|text| text.parse().expect("a good entry")).collect::<Vec<_>>()
     };
-    EgressPolicy {
-        allow_internet_access: internet,
-        allow_out: read(allow),
-        deny_out: read(deny),
-    }
+    EgressPolicy { allow_internet_access: internet, allow_out: read(allow), deny_out: read(deny) }
 }
 
 async fn log(server: &Server, name: &str) -> NetworkLog {
@@ -34,13 +30,11 @@ async fn log(server: &Server, name: &str) -> NetworkLog {
 
 /// Finds the one entry of a destination.
 fn entry(log: &NetworkLog, to: Ipv4Addr, port: u16) -> &NetworkEntry {
-    let is_it = |entry: &&NetworkEntry| {
-        entry.address == Some(IpAddr::V4(to)) && entry.port == Some(port)
-    };
-    let mut found = log.entries.iter().filter(is_it);
-    let entry = found.next().unwrap_or_else(|| panic!("no {to}:{port} in {log:#?}"));
-    assert_eq!(found.next(), None, "one entry in {log:#?}");
-    entry
+    let is_it =
+        |entry: &&NetworkEntry| entry.address == Some(IpAddr::V4(to)) && entry.port == Some(port);
+    let found: Vec<_> = log.entries.iter().filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{to}:{port} in {log:#?}");
+    found[0]
 }
 
 fn denied(reason: DenialReason) -> NetworkVerdict {
@@ -49,7 +43,9 @@ fn denied(reason: DenialReason) -> NetworkVerdict {
 
 /// Adds a server with a name to the internet.
 fn named_server() {
-    sh(&format!("ip -n internet addr add {NAMED}/32 dev lo; ip -n internet addr add {NAMES_AT}/32 dev lo"));
+    sh(&format!(
+        "ip -n internet addr add {NAMED}/32 dev lo; ip -n internet addr add {NAMES_AT}/32 dev lo"
+    ));
     in_internet(|| {
         greet(NAMED, PORT);
         names(NAMES_AT, &[("a.example", &["203.0.113.9"])]);
@@ -106,7 +102,10 @@ fn a_log_says_where_to_and_why_not() {
         let counters = log.counters;
         assert_eq!((counters.dns_answered, counters.dns_refused), (1, 1));
         assert_eq!(counters.connections, 1);
-        assert!(counters.sent_bytes >= reached.sent && counters.denied_packets >= 6, "{counters:?}");
+        assert!(
+            counters.sent_bytes >= reached.sent && counters.denied_packets >= 6,
+            "{counters:?}"
+        );
         assert!(counters.received_bytes >= reached.received, "{counters:?}");
         assert!(!log.lost.is_any() && log.until.is_none(), "{log:?}");
     });
@@ -162,7 +161,9 @@ fn a_flood_is_bounded_and_hides_nothing_else() {
         assert!(
             noted + flooded.lost.rate + flooded.lost.room + flooded.lost.node
                 >= flooded.counters.denied_packets,
-            "{:?} {:?} {noted}", flooded.lost, flooded.counters
+            "{:?} {:?} {noted}",
+            flooded.lost,
+            flooded.counters
         );
         let quiet = log(&server, "b").await;
         assert_eq!(entry(&quiet, SERVER, PORT).verdict, denied(DenialReason::InternetOff));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tarn_host::{SlotId, Slots as _};
 use tarn_types::EgressPolicy;
 
-use crate::host::{Server, on_a_host, sandbox, until, within};
+use crate::host::{PORT, SERVER, Server, on_a_host, sandbox, until, within};
 
 #[allow(clippy::disallowed_methods, reason = "the wall is what is measured")]
 fn now() -> Instant {
@@ -129,5 +129,29 @@ fn steps_take_milliseconds() {
         let claimed = futures::future::join_all(burst).await;
         say(&format!("20 claims at once: {:?}", begun.elapsed()));
         assert!(claimed.iter().all(Result::is_ok));
+    });
+}
+
+#[test]
+fn connections_begin_in_fractions_of_a_millisecond() {
+    on_a_host(|host| async move {
+        let mut config = host.config("aaaaaa");
+        config.limits.new_connections_per_sec = 100_000;
+        config.limits.new_connections_burst = 100_000;
+        let server = Server::start(config).await;
+        server.slots.settle().await.expect("settle");
+        let slot = server.claim("a", EgressPolicy::OPEN).await;
+        let mut rounds = Vec::new();
+        within(&slot.netns, || {
+            for _ in 0..10 {
+                let begun = now();
+                for _ in 0..200 {
+                    std::net::TcpStream::connect((SERVER, PORT)).expect("connect");
+                }
+                rounds.push(begun.elapsed() / 200);
+            }
+        });
+        let connect = report("connection", rounds);
+        assert!(connect < Duration::from_millis(10), "a connection takes {connect:?}");
     });
 }
