@@ -58,8 +58,8 @@ fn rules_accepted(config: &SlotsConfig) -> Fact {
         Err(failure) => Fact::bad(
             name,
             text(&failure),
-            "run as root, on a kernel with nf_tables (inet family, nat, fib, conntrack, nfnetlink_log) as of \
-             Linux 5.10"
+            "run as root, on a kernel with nf_tables (inet family, nat, fib, conntrack) and \
+             nfnetlink_log as of Linux 5.10"
                 .into(),
         ),
     }

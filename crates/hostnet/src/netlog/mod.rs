@@ -105,7 +105,7 @@ impl NetLogs {
         shelves.shed(now);
     }
 
-    /// Returns the log of a sandbox, and the slot that it has. The newest one, if it has had several.
+    /// Returns the log of a sandbox, the newest if it has had several, and the slot that it has.
     pub(crate) fn find(&self, sandbox: &SandboxId) -> Option<(Option<SlotId>, SharedJournal)> {
         let mut shelves = self.shelves.lock();
         shelves.shed(SystemClock.now());
