@@ -43,8 +43,11 @@ pub struct IngressConfig {
     /// Client connections open at a time. Default: 16384.
     ///
     /// When there are as many, the one that has been idle for the longest gives way to the next; if
-    /// none is idle, the next is refused. A quarter as many requests may be open to one sandbox.
+    /// none is idle, the next is refused.
     pub max_connections: usize,
+    /// Requests under way at a time, over all connections: each holds a connection to a sandbox.
+    /// A quarter of them may be of one sandbox; more are refused. Default: 16384.
+    pub max_requests: usize,
     /// Requests waiting for their sandbox at a time, a sixteenth of them for the same one; more are
     /// refused. Default: 4096.
     pub max_held: usize,
@@ -89,7 +92,7 @@ impl IngressConfig {
     /// Requests open to one sandbox at a time: the callers of one public port leave room for the
     /// other sandboxes.
     pub(crate) fn most_per_sandbox(&self) -> usize {
-        (self.max_connections / 4).max(1)
+        (self.max_requests / 4).max(1)
     }
 }
 
@@ -106,6 +109,7 @@ impl Default for IngressConfig {
             header_timeout: Duration::from_secs(120),
             drain_grace: Duration::from_secs(10),
             max_connections: 16384,
+            max_requests: 16384,
             max_held: 4096,
             max_header_bytes: 64 << 10,
             max_headers: 128,

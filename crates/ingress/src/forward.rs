@@ -60,8 +60,11 @@ pub(crate) async fn forward(
     let protocol = protocol(&request, address);
     let target = Target { port: address.port, client: client.number(), protocol, refused_until };
     let upstream = shared.upstreams.enter(&route, endpoint);
+    if shared.stats.requests_active() > shared.config.max_requests as u64 {
+        return Err(crowded("the ingress"));
+    }
     if upstream.users() > shared.config.most_per_sandbox() {
-        return Err(crowded(&route));
+        return Err(crowded(&format!("sandbox {}", route.id)));
     }
     let head = Head { address, endpoint, authorization, protocol, upgrade };
     let request = outgoing(shared, client, request, &head)?;
@@ -240,11 +243,9 @@ fn no_endpoint(route: &Route) -> IngressError {
     IngressError::new(IngressCode::SandboxUpstreamError, message)
 }
 
-fn crowded(route: &Route) -> IngressError {
-    let message = format!(
-        "too many requests are open to sandbox {} already; this one was not executed, retry",
-        route.id
-    );
+fn crowded(what: &str) -> IngressError {
+    let message =
+        format!("too many requests are open to {what} already; this one was not executed, retry");
     IngressError::new(IngressCode::SandboxUpstreamError, message)
 }
 

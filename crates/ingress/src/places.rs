@@ -94,8 +94,8 @@ impl Places {
         })
     }
 
-    /// Gives a new connection a place, or one to be told that there is none; waits only if there are
-    /// too many of those, too.
+    /// Gives a new connection a place, or one to be told that there is none; waits only if there
+    /// are too many of those, too.
     pub(crate) async fn take(self: &Arc<Self>) -> Place {
         loop {
             let freed = self.freed.notified();

@@ -119,6 +119,11 @@ impl IngressStats {
         self.codes[code.index()].fetch_add(1, Relaxed);
     }
 
+    /// Returns how many requests are under way.
+    pub(crate) fn requests_active(&self) -> u64 {
+        self.requests_active.load(Relaxed)
+    }
+
     pub(crate) fn count_given_up(&self) {
         self.connections_given_up.fetch_add(1, Relaxed);
     }

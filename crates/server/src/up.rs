@@ -285,7 +285,9 @@ fn serve_all(
     ports: Ports<'_>,
 ) -> anyhow::Result<()> {
     let mut ingress_config = IngressConfig::default();
-    ingress_config.max_connections = places_within(ingress_config.max_connections, open_files());
+    let places = Places::within(open_files());
+    ingress_config.max_connections = ingress_config.max_connections.min(places.connections);
+    ingress_config.max_requests = ingress_config.max_requests.min(places.requests);
     ingress_config.ingress_domains.extend(config.ingress.domains.iter().cloned());
     let public_url = config.ingress.public_url.as_deref();
     if config.tls.mode != TlsMode::Off || public_url.is_some_and(|url| url.starts_with("https:")) {
@@ -390,12 +392,25 @@ fn open_files() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now)
 }
 
-/// Returns how many clients' connections leave descriptors for as many to sandboxes, and for the
-/// rest of the server.
-fn places_within(wanted: usize, open_files: u64) -> usize {
-    const THE_REST: u64 = 256;
-    let half = open_files.saturating_sub(THE_REST) / 2;
-    usize::try_from(half).unwrap_or(usize::MAX).clamp(16, wanted)
+/// What the ingress may have open at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Places {
+    connections: usize,
+    requests: usize,
+}
+
+// === impl Places ===
+
+impl Places {
+    /// Shares the descriptors out: one for each client's connection, one for each request to a
+    /// sandbox, of which there are fewer, and some for the rest of the server.
+    fn within(open_files: u64) -> Self {
+        const THE_REST: u64 = 256;
+        const FEWEST: usize = 16;
+        let eighth = usize::try_from(open_files.saturating_sub(THE_REST) / 8).unwrap_or(usize::MAX);
+        let eighths = |n: usize| eighth.saturating_mul(n).max(FEWEST);
+        Self { connections: eighths(5), requests: eighths(3) }
+    }
 }
 
 fn count_running(control: &Control) -> usize {
@@ -478,9 +493,12 @@ mod tests {
 
     #[test]
     fn places_leave_files_for_sandboxes_and_for_the_rest() {
-        let table = [(u64::MAX, 16_384), (524_288, 16_384), (2048, 896), (1024, 384), (64, 16)];
-        for (files, places) in table {
-            assert_eq!(places_within(16_384, files), places, "{files}");
+        let table = [(524_288, 327_520, 196_512), (20_000, 12_340, 7_404), (2048, 1120, 672)];
+        for (files, connections, requests) in table {
+            assert_eq!(Places::within(files), Places { connections, requests }, "{files}");
+            assert!(connections + requests < usize::try_from(files).expect("a few"));
         }
+        assert_eq!(Places::within(64), Places { connections: 16, requests: 16 });
+        assert!(Places::within(u64::MAX).connections > 1 << 60);
     }
 }

@@ -21,8 +21,8 @@ use crate::{
 /// The read buffer of a connection to a sandbox: bounds the head of an answer, and memory.
 const READ_BUFFER_BYTES: usize = 256 << 10;
 
-/// What a gRPC server may send ahead of what its clients read, to one of them and to all. They share
-/// the connection: clients that read nothing must be many before they hold up the others.
+/// What a gRPC server may send ahead of what a client reads, in one call and in all: calls whose
+/// answer nobody reads must be many before they hold up the client's others.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Frame;
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tarn_ingress::IngressConfig;
 use tarn_types::SandboxId;
 
@@ -131,7 +131,8 @@ async fn where_all_are_busy_the_next_is_told_so() {
 
 #[tokio::test]
 async fn one_sandbox_does_not_get_all_places() {
-    let world = crowded(8).await;
+    let config = IngressConfig { max_requests: 8, ..IngressConfig::default() };
+    let world = World::with(config).await;
     let (popular, _feeds) = endless(&world).await;
     let daemon = Recorder::start(&world.tasks).await;
     let id = world.sandbox(daemon.address);
@@ -146,13 +147,28 @@ async fn one_sandbox_does_not_get_all_places() {
 }
 
 #[tokio::test]
-async fn who_is_told_that_there_is_no_place_may_not_stay() {
-    let config = IngressConfig {
-        max_connections: 1,
-        first_request_timeout: Duration::from_millis(50),
-        ..IngressConfig::default()
-    };
+async fn requests_beyond_what_may_be_under_way_are_refused() {
+    let config = IngressConfig { max_requests: 4, ..IngressConfig::default() };
     let world = World::with(config).await;
+    let mut busy = Vec::new();
+    for _ in 0..4 {
+        let (id, feeds) = endless(&world).await;
+        busy.push((open(&world, &id).await, feeds));
+    }
+    let daemon = Recorder::start(&world.tasks).await;
+    let id = world.sandbox(daemon.address);
+    let mut client = Client::http1(&world).await;
+    let answer = client.send(get(&id, "/")).await;
+    assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "SANDBOX_UPSTREAM_ERROR"));
+    busy.pop();
+    eventually("it is withdrawn", || world.stats().requests_active == 3).await;
+    assert_eq!(client.send(get(&id, "/")).await.status, 200);
+    assert_eq!(daemon.count(), 1);
+}
+
+#[tokio::test]
+async fn who_is_told_that_there_is_no_place_may_not_stay() {
+    let world = crowded(1).await;
     let (id, _feeds) = endless(&world).await;
     let _busy = open(&world, &id).await;
     let mut silent = Raw::connect(world.address).await;
