@@ -251,3 +251,39 @@ async fn copies_are_printed_by_their_ids() {
     assert!(request.starts_with("POST /tarn/v1/sandboxes/box/copy?times=2 HTTP/1.1"), "{request}");
     assert_eq!(printed.expect("copied"), "one\ntwo\n");
 }
+
+#[tokio::test]
+async fn a_network_log_is_columns_with_advice_or_json() {
+    let ask = |json| {
+        ClientCommand::Sandbox(SandboxCommand::Network(NetworkOptions {
+            sandbox: "box".to_owned(),
+            denied: true,
+            since: Some(3600),
+            json,
+        }))
+    };
+    let body = r#"{"sandbox_id":"abc","since":1700000000000,"until":null,"entries":[
+        {"first_at":1700000000000,"last_at":1700000001000,"direction":"out","name":"a.example",
+        "address":"203.0.113.7","port":443,"protocol":"tcp","verdict":"denied",
+        "reason":"not_in_allow_out","count":3,"open":0,"bytes_sent":0,"bytes_received":0,
+        "advice":"add it"}],"counters":{"packets_sent":1,"bytes_sent":2,"packets_received":3,
+        "bytes_received":4,"connections":5,"packets_denied":6,"dns_answered":7,"dns_refused":8},
+        "lost":{"rate":9,"room":10,"node":11}}"#;
+    let (request, printed) = run_against(ask(false), "200 OK", body).await;
+    let start = "GET /tarn/v1/sandboxes/box/network?denied=true&since_secs=3600 HTTP/1.1\r\n";
+    assert!(request.starts_with(start), "{request}");
+    assert_eq!(
+        printed.expect("a log"),
+        "2023-11-14T22:13:20Z to now: 5 connections, 2 bytes sent, 4 received; 6 packets denied; 7 \
+         questions answered, 8 refused\n\
+         not all of it is shown: 9 attempts came too fast, 10 older entries had no room, 11 notes of \
+         all sandboxes were lost\n\
+         LAST                  VERDICT           COUNT  PROTOCOL  DESTINATION                  SENT  \
+         RECEIVED  ADVICE\n\
+         2023-11-14T22:13:21Z  not_in_allow_out  3      tcp       a.example (203.0.113.7:443)  0     0\
+         \u{20}        add it\n"
+    );
+    let (_, printed) = run_against(ask(true), "200 OK", body).await;
+    let printed: Value = serde_json::from_str(&printed.expect("a log")).expect("JSON");
+    assert_eq!(printed["entries"][0]["reason"], "not_in_allow_out");
+}

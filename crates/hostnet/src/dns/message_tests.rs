@@ -142,3 +142,45 @@ fn our_own_question_is_one() {
     asked[..2].copy_from_slice(&[0, 0]);
     assert_eq!(address_query(&name), asked);
 }
+
+#[test]
+fn names_are_shown_whatever_is_in_them() {
+    let named = |name: &[u8]| [&query()[..12], name, b"\0\0\x01\0\x01"].concat();
+    for (name, expected) in [
+        (&b"\x07Example\x03com"[..], "example.com"),
+        (b"\x03a.b\x01c", "a\\.b.c"),
+        (b"\x04\x1b[2J", "\\027[2j"),
+        (b"\x02\xc3\xa9", "\\195\\169"),
+        (b"", "."),
+    ] {
+        assert_eq!(shown_name(&named(name)), expected);
+    }
+    assert_eq!(shown_name(&query()[..20]), "");
+}
+
+#[test]
+fn a_refusal_has_a_reason() {
+    let egress = |internet, allow: &[&str], deny: &[&str]| {
+        let read = |list: &[&str]| {
+            list.iter().map(|text| text.parse().expect("a good entry")).collect::<Vec<_>>()
+        };
+        Egress::compile(&EgressPolicy {
+            allow_internet_access: internet,
+            allow_out: read(allow),
+            deny_out: read(deny),
+        })
+    };
+    let refuse = Judgement::Refuse;
+    let any = edited(|q| *q.iter_mut().nth_back(2).unwrap() = 255);
+    for (query, egress, expected) in [
+        (query(), egress(false, &[], &[]), DenialReason::InternetOff),
+        (query(), egress(false, &["1.1.1.1"], &[]), DenialReason::NotInAllowOut),
+        (query(), egress(true, &[], &["169.254.77.1"]), DenialReason::DenyOut),
+        (query(), egress(true, &[], &["example.com"]), DenialReason::DenyOut),
+        (query(), egress(true, &["a.com"], &["example.com"]), DenialReason::DenyOut),
+        (query(), egress(true, &["a.com"], &[]), DenialReason::NotInAllowOut),
+        (any, egress(true, &["example.com"], &[]), DenialReason::QueryType),
+    ] {
+        assert_eq!(judge(&query, &egress), refuse(expected));
+    }
+}

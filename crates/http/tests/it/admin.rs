@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tarn_node_api::Unfound;
-use tarn_types::SandboxId;
+use tarn_task::Clock as _;
+use tarn_types::{
+    DenialReason, NetworkCounters, NetworkEntry, NetworkLog, NetworkLost, NetworkProtocol,
+    NetworkVerdict, SandboxId, UnixMillis,
+};
 
 use crate::{node::Manner, server::Server};
 
@@ -130,4 +134,57 @@ async fn until(what: &str, look: impl AsyncFn() -> Option<Value>) -> Value {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), found).await.expect(what)
+}
+
+#[tokio::test]
+async fn a_network_log_is_shown_in_part_or_there_is_none() {
+    let server = Server::start().await;
+    let made = server.create("{}").await;
+    let id = made["sandbox_id"].as_str().expect("an id");
+    let get = async |query: &str| {
+        server.ask("GET", &format!("/tarn/v1/sandboxes/{id}/network{query}")).send_admin().await
+    };
+    get("").await.refuses(400, "SANDBOX_NOT_RUNNING");
+    let entry = |last, verdict| NetworkEntry {
+        first: UnixMillis(last),
+        last: UnixMillis(last),
+        name: None,
+        address: Some([203, 0, 113, 7].into()),
+        port: Some(443),
+        protocol: NetworkProtocol::Tcp,
+        verdict,
+        count: 1,
+        open: 0,
+        sent: 0,
+        received: 0,
+    };
+    let now = server.clock.now().0;
+    let denied = NetworkVerdict::Denied(DenialReason::NotInAllowOut);
+    let entries = vec![
+        entry(now - 9_000, denied),
+        entry(now - 1_000, NetworkVerdict::Allowed),
+        entry(now, denied),
+    ];
+    *server.node.network.lock() = Some(NetworkLog {
+        since: UnixMillis(1),
+        until: None,
+        entries,
+        counters: NetworkCounters { denied_packets: 7, ..NetworkCounters::default() },
+        lost: NetworkLost::default(),
+    });
+    for (query, count) in
+        [("", 3), ("?denied=true", 2), ("?since_secs=5", 2), ("?denied=true&since_secs=5", 1)]
+    {
+        let shown = get(query).await.json();
+        assert_eq!(shown["entries"].as_array().map(Vec::len), Some(count), "{query}: {shown}");
+        assert_eq!(shown["counters"]["packets_denied"], 7, "the sums are of all");
+    }
+    let shown = get("?denied=true").await.json();
+    assert_eq!(shown["entries"][0]["advice"], "add `203.0.113.7:443` to `allow_out`");
+    get("?since_secs=1h").await.refuses(400, "INVALID_REQUEST");
+    *server.node.network.lock() = None;
+    assert_eq!(server.ask("DELETE", &format!("/sandboxes/{id}")).send().await.status, 200);
+    get("").await.refuses(409, "SANDBOX_TERMINATED");
+    let public = server.get(&format!("/tarn/v1/sandboxes/{id}/network")).await;
+    public.refuses(404, "NOT_FOUND");
 }

@@ -33,6 +33,8 @@ pub(crate) struct FakeNode {
     pub(crate) control: Mutex<Option<Control>>,
     pub(crate) orphans: Mutex<Vec<SandboxId>>,
     pub(crate) unfound: Mutex<Vec<Unfound>>,
+    /// What every sandbox has done with the network.
+    pub(crate) network: Mutex<Option<NetworkLog>>,
     /// What its object store makes of uploads, if it has one.
     pub(crate) archive: Mutex<Option<Manner>>,
 }
@@ -47,6 +49,7 @@ impl FakeNode {
             control: Mutex::default(),
             orphans: Mutex::default(),
             unfound: Mutex::default(),
+            network: Mutex::default(),
             archive: Mutex::default(),
         }
     }
@@ -209,7 +212,7 @@ impl Node for FakeNode {
     }
 
     async fn network_log(&self, _id: &SandboxId) -> Result<Option<NetworkLog>, String> {
-        Ok(None)
+        Ok(self.network.lock().clone())
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {
