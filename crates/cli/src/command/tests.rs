@@ -274,14 +274,14 @@ async fn a_network_log_is_columns_with_advice_or_json() {
     assert!(request.starts_with(start), "{request}");
     assert_eq!(
         printed.expect("a log"),
-        "2023-11-14T22:13:20Z to now: 5 connections, 2 bytes sent, 4 received; 6 packets denied; 7 \
-         questions answered, 8 refused\n\
-         not all of it is shown: 9 attempts came too fast, 10 older entries had no room, 11 notes of \
-         all sandboxes were lost\n\
-         LAST                  VERDICT           COUNT  PROTOCOL  DESTINATION                  SENT  \
-         RECEIVED  ADVICE\n\
-         2023-11-14T22:13:21Z  not_in_allow_out  3      tcp       a.example (203.0.113.7:443)  0     0\
-         \u{20}        add it\n"
+        "2023-11-14T22:13:20Z to now: 5 connections, 2 bytes sent, 4 received; 6 packets denied; \
+         7 questions answered, 8 refused\n\
+         not all of it is shown: 9 attempts came too fast, 10 older entries had no room, 11 notes \
+         of all sandboxes were lost\n\
+         LAST                  VERDICT           COUNT  PROTOCOL  DESTINATION               \
+         \u{20}  SENT  RECEIVED  ADVICE\n\
+         2023-11-14T22:13:21Z  not_in_allow_out  3      tcp       a.example \
+         (203.0.113.7:443)  0     0         add it\n"
     );
     let (_, printed) = run_against(ask(true), "200 OK", body).await;
     let printed: Value = serde_json::from_str(&printed.expect("a log")).expect("JSON");
