@@ -24,7 +24,7 @@ from suites.crash.scene import (
 from suites.state import box
 
 SECONDS = 20
-ROUNDS = env.scale(3, 30)
+ROUNDS = env.scale(2, 30)
 WORKERS = env.scale(3, 4)
 
 

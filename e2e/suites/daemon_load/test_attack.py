@@ -12,8 +12,8 @@ from suites.daemon_load.probe import probing
 ALONE = True
 # Other calls are answered within this, whatever goes on.
 PATIENCE_MS = 100
-FLOOD_BYTES = env.scale(256 << 20, 10 << 30)
-UNREAD = env.scale(4, 64)
+FLOOD_BYTES = env.scale(64 << 20, 10 << 30)
+UNREAD = env.scale(2, 64)
 FINISHED = env.scale(400, 10_000)
 # The processes that run when nothing else does: the control.
 AT_REST = env.scale(0, 1)
@@ -112,7 +112,7 @@ def test_many_finished_processes(server, victim, probed):
 
 
 def test_line_without_end(server, victim, probed):
-    size = 100_000_000
+    size = env.scale(20_000_000, 100_000_000)
     total, last = client.discard(client.start_run(server, victim, "sh", "-c", f"head -c {size} /dev/zero | tr '\\0' x"))
     assert b'"exit_code":0' in last
     assert size < total < size * 1.01, "pieces of 64 KiB, nothing lost"
@@ -182,5 +182,5 @@ print(len(held), refused)
 
 def test_connections_from_inside(server, victim, probed):
     """Programs of the sandbox can reach its daemon, but not without the token, and not all of it."""
-    result = server.run(victim, "python3 -c \"$PROGRAM\" $SECS", env={"PROGRAM": INSIDE, "SECS": str(env.scale(3, 20))})
+    result = server.run(victim, "python3 -c \"$PROGRAM\" $SECS", env={"PROGRAM": INSIDE, "SECS": str(env.scale(2, 20))})
     assert result.status == 0, result

@@ -15,7 +15,7 @@ from harness.wait import until
 from suites.daemon_load import client
 
 SECONDS = 50
-STREAM_BYTES = env.scale(64, 1024) << 20
+STREAM_BYTES = env.scale(24, 1024) << 20
 IDLE_KB, STREAMING_KB = 2 << 10, 30 << 10
 # Finished processes that the daemon remembers, and what they and the allocator may take.
 REMEMBERED, FORGOTTEN_KB = 256, 6 << 10

@@ -19,7 +19,7 @@ SECONDS = 30
 # What programs inside can see of where they are.
 FACTS = r"""
 id; hostname; pwd; umask; env | grep -v TARN_PROCESS_ID | sort; ulimit -a | grep -v ^memory; nproc; free -m | awk '/Mem/ {print $2}'
-cat /proc/mounts /etc/hosts /etc/resolv.conf; tr '\0' ' ' < /proc/1/cmdline; cat /proc/1/status | grep -v '^Vm\|Rss\|ctxt'
+cat /proc/mounts /etc/hosts /etc/resolv.conf; tr '\0' ' ' < /proc/1/cmdline; cat /proc/1/status | grep -v '^Vm\|Rss\|ctxt\|^State'
 ls -la / /tmp /workspace /dev | grep -v '^total' | sed 's/ [A-Z][a-z][a-z] .[0-9] [0-9:]* / /'; df -m / | awk 'NR > 1 {print $2, $4}'
 ip addr 2>/dev/null; cat /proc/sys/kernel/random/boot_id | wc -c; ps -e -o comm= > /tmp/ps; sort /tmp/ps | uniq -c
 test $(($(date +%s) - $(cut -d. -f1 /proc/uptime))) -gt 1700000000 && echo clock
@@ -136,7 +136,7 @@ def test_killed_at_any_moment_nothing_is_handed_out_twice_or_left(new_server):
     settle(own, KEPT)
     before = steady(own)
     rng = random.Random(8)
-    for _ in range(env.scale(2, 25)):
+    for _ in range(env.scale(1, 25)):
         accepted: list[str] = []
 
         def ask(accepted=accepted):
