@@ -2,17 +2,14 @@
 //!
 //! The node calls this while it lends the sandbox memory it does not have; at the limit the
 //! kernel would kill the *whole* sandbox. So nothing is spawned and little is allocated, and a
-//! second call never takes a second victim while the first still dies. When it is dead its memory is
-//! counted for a moment more: nobody is ended then who has little.
+//! second call never takes a second victim while the first still dies. When it is dead its memory
+//! is counted for a moment more: nobody is ended then who has little.
 
-use std::{
-    cell::Cell,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use nix::unistd::Pid;
 use tarn_guest_api::KilledProcess;
+use tokio::time::Instant;
 
 use super::{
     MemoryVerdict,
