@@ -53,15 +53,15 @@ pub(crate) async fn wait_empty(daemon: &Daemon, origin: Origin) {
 pub(crate) async fn kill(daemon: &Rc<Daemon>, origin: Origin) {
     kill_leader(daemon, origin).await;
     // A pid may have changed hands since it was looked at.
-    daemon.census.borrow_mut().forget_the_gone();
+    forget_the_gone(daemon).await;
     stop_all(daemon, origin).await;
     let mut killed = HashSet::new();
     let mut pause = FIRST_CHECK;
     for _ in 0..MAX_CHECKS {
-        look(daemon).await;
-        let left = members(daemon, origin);
+        let is_whole = look(daemon).await;
+        let left = daemon.census.borrow().of(origin);
         // Its zombies are ours to reap as soon as their parents, which are of it too, are gone.
-        if left.is_empty() {
+        if left.is_empty() && is_whole {
             return;
         }
         let new: Vec<Pid> = left.into_iter().filter(|pid| killed.insert(*pid)).collect();
@@ -79,7 +79,7 @@ async fn kill_leader(daemon: &Daemon, origin: Origin) {
         return;
     };
     // Its children are known by their parent only as long as it is there.
-    drop(members(daemon, origin));
+    look(daemon).await;
     // Gone already is fine.
     _ = sys::kill(leader.pid(), libc::SIGKILL);
     // One call stops most of a fork bomb, which leaves time to look for the rest. The number is
@@ -111,25 +111,36 @@ async fn signal_groups(pids: &[Pid], signal: i32) {
 async fn stop_all(daemon: &Daemon, origin: Origin) {
     let mut stopped = HashSet::new();
     for _ in 0..MAX_STOP_ROUNDS {
-        look(daemon).await;
-        let new: Vec<Pid> =
-            members(daemon, origin).into_iter().filter(|pid| stopped.insert(*pid)).collect();
+        let is_whole = look(daemon).await;
+        let found = daemon.census.borrow().of(origin);
+        let new: Vec<Pid> = found.into_iter().filter(|pid| stopped.insert(*pid)).collect();
         // A single process needs no second look: the checks after its death find any child.
-        if new.is_empty() || stopped.len() == 1 {
+        if is_whole && (new.is_empty() || stopped.len() == 1) {
             return;
         }
         signal_groups(&new, libc::SIGSTOP).await;
     }
 }
 
-/// Learns of new processes, a few at a time: a bomb may have a thousand, and others wait.
-async fn look(daemon: &Daemon) {
+/// Learns of new processes, a few at a time: a bomb may have a thousand, and others wait. Says
+/// whether all are known then.
+async fn look(daemon: &Daemon) -> bool {
     for _ in 0..MAX_GLANCES {
         let glance = daemon.census.borrow_mut().glance(&daemon.processes);
         tokio::task::yield_now().await;
         if glance.is_whole {
-            return;
+            return true;
         }
+    }
+    false
+}
+
+/// Forgets whom a known pid does not mean any more, a few at a time.
+async fn forget_the_gone(daemon: &Daemon) {
+    let known = daemon.census.borrow().known_pids();
+    for some in known.chunks(SIGNALS_AT_ONCE) {
+        daemon.census.borrow_mut().forget_the_gone_of(some);
+        tokio::task::yield_now().await;
     }
 }
 
