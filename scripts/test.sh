@@ -23,7 +23,7 @@ run_tests() {
 	say test "set-up: ready ($(elapsed))"
 	gates
 	export TARN_TEST_VERSITYGW="$TARN_TEST_CACHE/bin/versitygw"
-	suite unit "unit and component tests" limit 40m scripts/unit
+	suite unit "unit and component tests" limit 30m scripts/unit
 	suite fuzz "fuzz targets, a second each or more" limit 15m "$ROOT/x" fuzz all "$((${#full[@]} ? 60 : 1))"
 	local failed_before=$FAILED
 	suite build "build" "$ROOT/x" build

@@ -22,8 +22,7 @@ class S3:
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="tarn-e2e-s3-", dir="/var/tmp"))
         (self.home / "root" / BUCKET).mkdir(parents=True)
         (self.home / "meta").mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         self.log = env.LOGS / "versitygw.log"
         env.LOGS.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
@@ -62,3 +61,15 @@ class S3:
         self.process.kill()
         self.process.wait(10)
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _free_port() -> int:
+    """A port below those that the kernel gives away, so that nobody gets it before the server does."""
+    for n in range(10_000):
+        port = 20_000 + (os.getpid() + n) % 10_000
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise AssertionError("no port is free")

@@ -18,6 +18,8 @@ use tokio::{
 
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
+const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
 /// `HTTP/1.1 200` and the blank after it.
 const STATUS_BYTES: usize = 13;
 
@@ -41,11 +43,19 @@ async fn connect(port: u16) -> Result<TcpStream, String> {
     let mut causes = Vec::new();
     for address in ADDRESSES {
         match TcpStream::connect(SocketAddr::new(address, port)).await {
+            // Where nobody listens, the kernel may choose that very port for our own end.
+            Ok(stream) if is_its_own_peer(&stream) => {
+                causes.push(format!("{address}: {}", describe(&REFUSED.into())));
+            }
             Ok(stream) => return Ok(stream),
             Err(error) => causes.push(format!("{address}: {}", describe(&error))),
         }
     }
     Err(format!("cannot connect to port {port} ({})", causes.join("; ")))
+}
+
+fn is_its_own_peer(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 async fn get(mut stream: TcpStream, port: u16, path: &str) -> Result<(), String> {
@@ -91,7 +101,7 @@ fn parse_status(head: &[u8; STATUS_BYTES]) -> Option<u16> {
 
 fn describe(error: &io::Error) -> String {
     let kind = error.kind();
-    if kind == io::ErrorKind::ConnectionRefused {
+    if kind == REFUSED {
         "connection refused".to_owned()
     } else if kind == io::ErrorKind::UnexpectedEof {
         "closed before an answer".to_owned()
@@ -103,7 +113,9 @@ fn describe(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     #[test]
     fn a_status_line_is_parsed() {
@@ -134,6 +146,20 @@ mod tests {
         }
     }
 
+    /// Takes a port at both addresses; where nobody listens on it, a caller is refused.
+    fn take_port() -> [TcpSocket; 2] {
+        for _ in 0..100 {
+            let first = TcpSocket::new_v4().expect("a socket");
+            first.bind(SocketAddr::new(ADDRESSES[0], 0)).expect("bound");
+            let port = first.local_addr().expect("bound").port();
+            let second = TcpSocket::new_v6().expect("a socket");
+            if second.bind(SocketAddr::new(ADDRESSES[1], port)).is_ok() {
+                return [first, second];
+            }
+        }
+        panic!("no port is free at both addresses");
+    }
+
     /// Answers one connection and returns what was asked.
     async fn serve(listener: &TcpListener, answer: &[u8]) -> String {
         let (mut stream, _) = listener.accept().await.expect("accepted");
@@ -155,11 +181,13 @@ mod tests {
             (b"SSH-2.0-OpenSSH_9\r\n", Err("not HTTP")),
             (b"", Err("closed before an answer")),
         ];
-        for address in ADDRESSES {
-            let listener = TcpListener::bind(SocketAddr::new(address, 0)).await.expect("bound");
+        for listening in [0, 1] {
+            let mut sockets: Vec<_> = take_port().into();
+            let listener = sockets.remove(listening).listen(8).expect("listens");
             let check = config(HealthCheckType::Http, listener.local_addr().expect("bound").port());
             for (answer, expected) in table {
-                let (outcome, asked) = tokio::join!(probe(&check), serve(&listener, answer));
+                let both = async { tokio::join!(probe(&check), serve(&listener, answer)) };
+                let (outcome, asked) = tokio::time::timeout(PATIENCE, both).await.expect("in time");
                 assert!(asked.starts_with("GET /h?a=1 HTTP/1.1\r\nHost: localhost:"), "{asked}");
                 match expected {
                     Ok(()) => assert_eq!(outcome, Ok(()), "{answer:?}"),
@@ -175,13 +203,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_told_with_both_addresses() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bound");
-        let port = listener.local_addr().expect("bound").port();
-        drop(listener);
+        let taken = take_port();
+        let port = taken[0].local_addr().expect("bound").port();
         for kind in [HealthCheckType::Tcp, HealthCheckType::Http] {
             let text = probe(&config(kind, port)).await.expect_err("nobody listens");
             assert!(text.contains("127.0.0.1: connection refused"), "{text}");
             assert!(text.contains("::1: "), "{text}");
         }
+    }
+
+    /// A port of the kernel's choice for outgoing connections, which chooses it now and then for
+    /// the end of ours, so that the two ends are one.
+    #[tokio::test]
+    async fn a_connection_to_itself_is_told() {
+        let own = TcpSocket::new_v4().expect("a socket");
+        own.bind(SocketAddr::new(ADDRESSES[0], 0)).expect("bound");
+        let address = own.local_addr().expect("bound");
+        let connected = tokio::time::timeout(PATIENCE, own.connect(address)).await;
+        assert!(is_its_own_peer(&connected.expect("in time").expect("connected")));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bound");
+        let other = TcpStream::connect(listener.local_addr().expect("bound")).await;
+        assert!(!is_its_own_peer(&other.expect("connected")));
     }
 }

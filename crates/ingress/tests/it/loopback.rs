@@ -15,12 +15,12 @@ use parking_lot::Mutex;
 use tarn_types::{Generation, SandboxId};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
 use crate::{
     client::{AnyBody, Client, Raw, full, once, to},
-    sandbox::{Recorder, nobody, serve, serve_raw},
+    sandbox::{Nobody, Recorder, serve, serve_raw},
     world::{KEY, World, exposing, token},
 };
 
@@ -28,6 +28,8 @@ use crate::{
 struct Sandbox {
     id: SandboxId,
     port: u16,
+    /// Keeps the port for a test that listens on it in the end.
+    nobody: Option<Nobody>,
     /// Where the port leads; nowhere at first.
     inside: Arc<Mutex<Option<SocketAddr>>>,
     asked: Arc<AtomicUsize>,
@@ -35,7 +37,8 @@ struct Sandbox {
 
 impl Sandbox {
     async fn start(world: &World, inside: Option<SocketAddr>) -> Self {
-        let port = nobody().await.port();
+        let nobody = Nobody::here();
+        let port = nobody.address().port();
         let inside = Arc::new(Mutex::new(inside));
         let asked = Arc::new(AtomicUsize::new(0));
         let (target, count, tasks) = (Arc::clone(&inside), Arc::clone(&asked), world.tasks.clone());
@@ -46,7 +49,7 @@ impl Sandbox {
         })
         .await;
         let id = world.routes.add(exposing(daemon, &[port], false));
-        Self { id, port, inside, asked }
+        Self { id, port, nobody: Some(nobody), inside, asked }
     }
 
     fn label(&self) -> String {
@@ -132,10 +135,10 @@ async fn what_led_to_a_port_is_remembered_for_as_long_as_it_leads_there() {
             &world.tasks,
             |mut stream| async move { answer_once(&mut stream, "hidden").await },
         );
-    let sandbox = Sandbox::start(&world, Some(hidden.await)).await;
+    let mut sandbox = Sandbox::start(&world, Some(hidden.await)).await;
     assert_eq!(once(&world, to(&sandbox.label(), "/", Some(KEY))).await.text(), "hidden");
 
-    let listener = TcpListener::bind(("127.0.0.1", sandbox.port)).await.expect("the port is free");
+    let listener = sandbox.nobody.take().expect("nobody yet").listen();
     drop(world.tasks.spawn("program", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             answer_once(&mut stream, "open").await;

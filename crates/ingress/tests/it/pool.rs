@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     client::{AnyBody, Client, Raw, empty, full, get, once, to},
-    sandbox::{Recorder, fed, nobody, serve, serve_raw},
+    sandbox::{Nobody, Recorder, fed, serve, serve_raw},
     world::{KEY, World, eventually, exposing, soon},
 };
 
@@ -69,7 +69,8 @@ async fn pipelined_requests_are_answered_in_order() {
 #[tokio::test]
 async fn a_daemon_that_is_not_there_makes_any_request_repeatable() {
     let world = World::start().await;
-    let id = world.sandbox(nobody().await);
+    let nobody = Nobody::here();
+    let id = world.sandbox(nobody.address());
     let answer = once(&world, post(&id, "x")).await;
     assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "SANDBOX_UNREACHABLE"));
 }
@@ -77,7 +78,8 @@ async fn a_daemon_that_is_not_there_makes_any_request_repeatable() {
 #[tokio::test]
 async fn a_user_port_where_nothing_listens_does_not() {
     let world = World::start().await;
-    let address = nobody().await;
+    let nobody = Nobody::here();
+    let address = nobody.address();
     let id = world.routes.add(exposing(address, &[address.port()], false));
     let answer = once(&world, to(&format!("{}-{id}", address.port()), "/", Some(KEY))).await;
     assert_eq!((answer.status.as_u16(), &*answer.code()), (502, "CONNECTION_REFUSED"));

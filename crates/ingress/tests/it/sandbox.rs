@@ -1,6 +1,10 @@
 //! Stand-ins for what listens in a sandbox.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -14,7 +18,7 @@ use hyper_util::{
 use parking_lot::Mutex;
 use tarn_task::Tasks;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
 };
 
@@ -135,10 +139,24 @@ where
     address
 }
 
-/// A port where nothing listens.
-pub(crate) async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    listener.local_addr().expect("an address")
+/// A port where nothing listens, as long as this is kept: it is taken.
+pub(crate) struct Nobody(TcpSocket);
+
+impl Nobody {
+    pub(crate) fn here() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+        Self(socket)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("an address")
+    }
+
+    /// Listens on it after all.
+    pub(crate) fn listen(self) -> TcpListener {
+        self.0.listen(8).expect("listens")
+    }
 }
 
 /// Makes a body that a test feeds frame by frame; it ends when the feed is dropped.

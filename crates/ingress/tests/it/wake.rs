@@ -6,14 +6,11 @@ use http::Response;
 use tarn_ingress::IngressConfig;
 use tarn_route_api::Route;
 use tarn_types::{Generation, SandboxId, SandboxStatus};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
-};
+use tokio::{net::TcpStream, task::JoinHandle};
 
 use crate::{
     client::{Answer, Client, Raw, full, get, once, to},
-    sandbox::{Recorder, serve},
+    sandbox::{Nobody, Recorder, serve},
     world::{KEY, World, eventually, exposing, route, soon},
 };
 
@@ -165,9 +162,8 @@ async fn what_is_being_suspended_is_woken_once_it_is() {
 #[tokio::test]
 async fn a_user_port_of_a_woken_sandbox_may_take_a_moment_to_listen() {
     let world = World::start().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
+    let nobody = Nobody::here();
+    let address = nobody.address();
     let running = exposing(address, &[address.port()], false);
     let id = sleeping(&world, &running, true);
     let request = to(&format!("{}-{id}", address.port()), "/", Some(KEY));
@@ -176,7 +172,7 @@ async fn a_user_port_of_a_woken_sandbox_may_take_a_moment_to_listen() {
     eventually("it is woken", || !world.routes.woken().is_empty()).await;
     resume(&world, &id, &running);
     eventually("it waits no more for the sandbox", || world.stats().held_now == 0).await;
-    let listener = TcpListener::bind(address).await.expect("the port again");
+    let listener = nobody.listen();
     let (stream, _peer) = soon("a connection", listener.accept()).await.expect("a connection");
     answer_ok(stream).await;
     assert_eq!(soon("an answer", answer).await.expect("a task").status, 200);
@@ -187,7 +183,8 @@ async fn a_user_port_where_nothing_listens_is_given_up_after_a_while() {
     let config =
         IngressConfig { listen_patience: Duration::from_millis(50), ..IngressConfig::default() };
     let world = World::with(config).await;
-    let address = crate::sandbox::nobody().await;
+    let nobody = Nobody::here();
+    let address = nobody.address();
     let running = exposing(address, &[address.port()], false);
     let id = sleeping(&world, &running, true);
     let request = to(&format!("{}-{id}", address.port()), "/", Some(KEY));

@@ -37,8 +37,7 @@ impl S3Server {
         };
         let dir = tempfile::Builder::new().prefix("tarn-s3-").tempdir_in("/var/tmp")?;
         fs::create_dir(dir.path().join("bucket"))?;
-        // Free now, and nobody else asks for it.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port().context("no port is free")?;
         let process = spawn(Path::new(&program), dir.path(), port)?;
         let mut server = Self { program: program.into(), dir, port, process };
         server.is_up().await?;
@@ -109,6 +108,14 @@ fn spawn(program: &Path, dir: &Path, port: u16) -> Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command.spawn().with_context(|| format!("start {}", program.display()))
+}
+
+/// A port below those that the kernel gives away, so that it is free after a restart as well.
+fn free_port() -> Option<u16> {
+    let first = u16::try_from(std::process::id() % 10_000).ok()?;
+    (0..10_000)
+        .map(|n| 20_000 + (first + n) % 10_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }
 
 fn age(dir: &Path, by: Duration) -> Result<()> {
