@@ -21,9 +21,9 @@ def timed(samples: Samples, phase: str, call: Callable):
     return result
 
 
-def create(target: Target) -> Sandbox:
+def create(target: Target, **asked) -> Sandbox:
     """What a user writes."""
-    return Sandbox.create(api_url=target.api_url, api_key=target.api_key)
+    return Sandbox.create(api_url=target.api_url, api_key=target.api_key, **asked)
 
 
 def run(box: Sandbox) -> None:
@@ -60,12 +60,12 @@ def sequential(targets: list[Target], count: int, probe: Callable[[], None]) -> 
     return samples
 
 
-def burst(target: Target, count: int) -> Samples:
+def burst(target: Target, count: int, **asked) -> Samples:
     """That many users at the same moment, phase by phase; `… all` is from the first's start to the last's end."""
     samples: Samples = {}
     boxes: list = [None] * count
     steps = {
-        "create": lambda n: boxes.__setitem__(n, create(target)),
+        "create": lambda n: boxes.__setitem__(n, create(target, **asked)),
         "run": lambda n: run(boxes[n]),
         "delete": lambda n: boxes[n].terminate(),
     }

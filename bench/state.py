@@ -1,8 +1,8 @@
 """What state costs: suspend, resume, snapshots, restores and copies, by the memory that was touched, each beside what
 the bare runtime takes for the same step in the same run.
 
-Over raw HTTP, held by the server until it is done, so that no client's polling is measured. Run it on a machine that
-does nothing else: `./x bench state`, or `bench/run-state [--small] [--json FILE]`.
+Over raw HTTP, held by the server until it is done, so that no client's polling is measured, and each step on a machine
+at rest. Run it on a machine that does nothing else: `./x bench state`, or `bench/run-state [--small] [--json FILE]`.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 
 import bare
 import crowd
+import ours
 import report
 import scatter
 from bare import Bare
@@ -166,6 +167,7 @@ class Run:
 
     def __init__(self, small: bool) -> None:
         self.small, self.rounds = small, 2 if small else 12
+        ours.patience_secs = 0 if small else 3
         self.sizes = [0] if small else [0, 200, 1024]
         # By the memory that is touched, how many at once.
         self.fans = {0: [2]} if small else {0: [1, 10, 50], 100: [1, 10, 50], 200: [10]}
