@@ -44,6 +44,10 @@ pub enum ErrorCode {
     SnapshotOverrideForbidden,
     /// No host here can restore the memory snapshot.
     SnapshotIncompatible,
+    /// The project has no such pool.
+    PoolNotFound,
+    /// A sandbox that was claimed from the pool lives.
+    PoolInUse,
     /// The disk would become smaller.
     DiskShrinkForbidden,
     /// No image has that name.
@@ -83,7 +87,7 @@ pub struct Refusal {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidRequest,
         Self::LimitExceeded,
         Self::NotSupported,
@@ -101,6 +105,8 @@ impl ErrorCode {
         Self::SnapshotNotReady,
         Self::SnapshotOverrideForbidden,
         Self::SnapshotIncompatible,
+        Self::PoolNotFound,
+        Self::PoolInUse,
         Self::DiskShrinkForbidden,
         Self::ImageNotFound,
         Self::NoSuchGpu,
@@ -130,6 +136,8 @@ impl ErrorCode {
             Self::SnapshotNotReady => "SNAPSHOT_NOT_READY",
             Self::SnapshotOverrideForbidden => "SNAPSHOT_OVERRIDE_FORBIDDEN",
             Self::SnapshotIncompatible => "SNAPSHOT_INCOMPATIBLE",
+            Self::PoolNotFound => "POOL_NOT_FOUND",
+            Self::PoolInUse => "POOL_IN_USE",
             Self::DiskShrinkForbidden => "DISK_SHRINK_FORBIDDEN",
             Self::ImageNotFound => "IMAGE_NOT_FOUND",
             Self::NoSuchGpu => "NO_SUCH_GPU",
@@ -158,9 +166,13 @@ impl ErrorCode {
             Self::NotFound
             | Self::SandboxNotFound
             | Self::SnapshotNotFound
+            | Self::PoolNotFound
             | Self::ImageNotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::SandboxNameTaken | Self::SandboxTerminated | Self::SandboxBusy => 409,
+            Self::SandboxNameTaken
+            | Self::SandboxTerminated
+            | Self::SandboxBusy
+            | Self::PoolInUse => 409,
             Self::PayloadTooLarge => 413,
             Self::Internal => 500,
             Self::Unavailable => 503,
@@ -187,10 +199,12 @@ impl ErrorCode {
             Self::NotFound
             | Self::SandboxNotFound
             | Self::SnapshotNotFound
+            | Self::PoolNotFound
             | Self::ImageNotFound => ErrorClass::NotFound,
-            Self::SandboxNameTaken | Self::SandboxTerminated | Self::SandboxBusy => {
-                ErrorClass::Conflict
-            }
+            Self::SandboxNameTaken
+            | Self::SandboxTerminated
+            | Self::SandboxBusy
+            | Self::PoolInUse => ErrorClass::Conflict,
             Self::Internal => ErrorClass::Internal,
             Self::Unavailable => ErrorClass::Unavailable,
         }

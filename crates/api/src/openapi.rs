@@ -9,15 +9,17 @@ use utoipa::OpenApi as _;
 use crate::{
     Access, ErrorBody, ErrorCode, Family, Operation, ROUTES, Route, Serving,
     request::{
-        CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, ResourcesRequest, UpdateSandbox,
+        ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, ResourcesRequest,
+        SandboxPool, UpdateSandbox,
     },
     response::{
-        AdminSandbox, AdminSandboxList, CopySandboxResponse, CreateSandboxResponse,
-        CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList,
-        LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NetworkMissing,
-        NetworkReport, NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList, ProjectBody,
-        ResourcesInfo, SandboxInfo, SandboxList, SnapshotInfo, SnapshotList, SnapshotVerdict,
-        TransferEntry, TransferList, TransferTrouble, UnfoundSandbox,
+        AdminSandbox, AdminSandboxList, CopySandboxResponse, CreatePoolResponse,
+        CreateSandboxResponse, CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry,
+        KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig,
+        NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList,
+        PoolContainerInfo, PoolInfo, PoolList, ProjectBody, ResourcesInfo, SandboxInfo,
+        SandboxList, SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList,
+        TransferTrouble, UnfoundSandbox,
     },
 };
 
@@ -25,8 +27,10 @@ use crate::{
 #[openapi(components(schemas(
     AdminSandbox,
     AdminSandboxList,
+    ClaimSandbox,
     CopySandboxResponse,
     CreateKey,
+    CreatePoolResponse,
     CreateSandbox,
     CreateSandboxResponse,
     CreateSnapshot,
@@ -50,11 +54,15 @@ use crate::{
     NetworkSums,
     NewKeyBody,
     OrphanList,
+    PoolContainerInfo,
+    PoolInfo,
+    PoolList,
     ProjectBody,
     ResourcesInfo,
     ResourcesRequest,
     SandboxInfo,
     SandboxList,
+    SandboxPool,
     SnapshotInfo,
     SnapshotList,
     TransferEntry,
@@ -97,8 +105,8 @@ pub fn openapi_json() -> String {
         },
         "servers": [{"url": "http://127.0.0.1:8900"}],
         "tags": [
-            {"name": "sandboxes"}, {"name": "snapshots"}, {"name": "platform"}, {"name": "server"},
-            {"name": "admin"},
+            {"name": "sandboxes"}, {"name": "snapshots"}, {"name": "pools"}, {"name": "platform"},
+            {"name": "server"}, {"name": "admin"},
         ],
         "paths": paths,
         "components": {
@@ -227,7 +235,8 @@ fn parameters(path: &str, operation: Operation) -> Value {
         let text = "How many copies; absent = 1.";
         query("times", text, json!({"type": "integer", "minimum": 1}));
     }
-    if matches!(operation, Operation::SandboxCreate | Operation::SandboxCopy) {
+    if matches!(operation, Operation::SandboxCreate | Operation::SandboxCopy | Operation::PoolClaim)
+    {
         let milliseconds = || json!({"type": "integer", "minimum": 0});
         for (name, text) in [
             ("X-Tensorlake-Request-Timeout-Ms", "The caller's budget; absent = hold at most 30 s."),
@@ -289,6 +298,12 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         ),
         Operation::ArchivedSandboxList => ("sandboxes", "Lists archived sandboxes, newest first"),
         Operation::ArchivedSandboxFetch => ("sandboxes", "Returns an archived sandbox"),
+        Operation::PoolCreate => ("pools", "Makes a pool, and starts its containers"),
+        Operation::PoolList => ("pools", "Lists pools, oldest first"),
+        Operation::PoolFetch => ("pools", "Returns a pool with its containers"),
+        Operation::PoolReplace => ("pools", "Replaces all that a pool is, but a policy left out"),
+        Operation::PoolDelete => ("pools", "Deletes a pool that no sandbox is claimed from"),
+        Operation::PoolClaim => ("pools", "Claims a sandbox, and waits for it as create does"),
         Operation::LogList => {
             ("sandboxes", "Returns what a sandbox's processes printed, oldest first, ended or not")
         }
@@ -344,6 +359,8 @@ fn request(operation: Operation) -> Option<&'static str> {
         Operation::SandboxCreate => Some("CreateSandboxRequest"),
         Operation::SandboxUpdate => Some("UpdateSandboxRequest"),
         Operation::AdminKeyCreate => Some("CreateKeyRequest"),
+        Operation::PoolCreate | Operation::PoolReplace => Some("SandboxPoolRequest"),
+        Operation::PoolClaim => Some("ClaimSandboxRequest"),
         Operation::SnapshotCreate | Operation::AdminSnapshotCreate => Some("CreateSnapshotRequest"),
         Operation::SandboxList
         | Operation::SandboxSuspend
@@ -361,6 +378,9 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminSnapshotList
         | Operation::AdminSnapshotFetch
         | Operation::AdminSnapshotDelete
+        | Operation::PoolList
+        | Operation::PoolFetch
+        | Operation::PoolDelete
         | Operation::SandboxFetch
         | Operation::SandboxDelete
         | Operation::ArchivedSandboxList
@@ -418,6 +438,15 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         Operation::SnapshotDelete | Operation::AdminSnapshotDelete => {
             &[(200, "It is gone", Answer::AnyJson)]
         }
+        Operation::PoolCreate => &[(200, "It is made", Answer::Json("CreatePoolResponse"))],
+        Operation::PoolList => &[(200, "All of them", Answer::Json("PoolList"))],
+        Operation::PoolFetch | Operation::PoolReplace => {
+            &[(200, "The pool", Answer::Json("PoolInfo"))]
+        }
+        Operation::PoolDelete => &[(200, "It is gone", Answer::AnyJson)],
+        Operation::PoolClaim => {
+            &[(200, "Running, ended, or still pending", Answer::Json("CreateSandboxResponse"))]
+        }
         Operation::AdminSandboxFetch => &[(200, "The sandbox", Answer::Json("AdminSandbox"))],
         Operation::AdminSandboxNetwork => {
             &[(200, "Its network log", Answer::Json("NetworkReport"))]
@@ -447,6 +476,20 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         }
     }
 }
+
+/// What a pool may be refused for.
+const POOL_SETTINGS: [ErrorCode; 5] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::NoSuchGpu,
+    ErrorCode::ImageNotFound,
+    ErrorCode::PayloadTooLarge,
+];
+
+const POOL_REPLACEMENT: [ErrorCode; 6] = {
+    let [a, b, c, d, e] = POOL_SETTINGS;
+    [a, b, c, d, e, ErrorCode::PoolNotFound]
+};
 
 /// Returns the errors that are an operation's own.
 fn errors(operation: Operation) -> &'static [ErrorCode] {
@@ -508,6 +551,16 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::SandboxTerminated,
             ErrorCode::PayloadTooLarge,
         ],
+        Operation::PoolCreate => &POOL_SETTINGS,
+        Operation::PoolReplace => &POOL_REPLACEMENT,
+        Operation::PoolFetch => &[ErrorCode::PoolNotFound],
+        Operation::PoolDelete => &[ErrorCode::PoolNotFound, ErrorCode::PoolInUse],
+        Operation::PoolClaim => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::NotSupported,
+            ErrorCode::PoolNotFound,
+            ErrorCode::PayloadTooLarge,
+        ],
         Operation::SandboxList | Operation::ArchivedSandboxList => &[ErrorCode::InvalidRequest],
         Operation::LogList => &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound],
         Operation::AdminSandboxNetwork => &[
@@ -530,6 +583,7 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::Metrics
         | Operation::OpenApi
         | Operation::SnapshotList
+        | Operation::PoolList
         | Operation::AdminKeyList
         | Operation::AdminSandboxList
         | Operation::AdminSnapshotList

@@ -7,6 +7,7 @@ mod fields;
 mod list;
 mod log;
 mod network;
+mod pool;
 mod query;
 mod snapshot;
 mod update;
@@ -17,6 +18,7 @@ pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use list::{Direction, ListSandboxes};
 pub use log::{ListLogs, LogPart, LogToken};
 pub use network::ReadNetwork;
+pub use pool::{ClaimSandbox, SandboxPool};
 pub use snapshot::CreateSnapshot;
 pub use update::{NetworkChange, UpdateSandbox};
 

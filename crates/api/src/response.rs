@@ -5,6 +5,7 @@ mod admin;
 mod log;
 mod network;
 mod platform;
+mod pool;
 mod sandbox;
 mod snapshot;
 
@@ -15,6 +16,7 @@ pub use admin::{
 pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums};
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
+pub use pool::{CreatePoolResponse, PoolContainerInfo, PoolInfo, PoolList};
 pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,
     SandboxFacts, SandboxInfo, SandboxList,

@@ -68,6 +68,12 @@ pub enum Operation {
     SnapshotDelete,
     ArchivedSandboxList,
     ArchivedSandboxFetch,
+    PoolCreate,
+    PoolList,
+    PoolFetch,
+    PoolReplace,
+    PoolDelete,
+    PoolClaim,
     LogList,
     LogProcessList,
     KeyIntrospect,
@@ -126,7 +132,6 @@ const fn own(method: Method, path: &'static str, access: Access, operation: Oper
 }
 
 const FILE_SYSTEMS: &str = "file systems";
-const POOLS: &str = "sandbox pools";
 const SECRETS: &str = "secrets";
 const IMAGES: &str = "registering and building images";
 const SSH: &str = "SSH";
@@ -157,12 +162,12 @@ pub const ROUTES: &[Route] = &[
     built(Get, "/archived-sandboxes", Project, Operation::ArchivedSandboxList),
     built(Get, "/archived-sandboxes/{id}", Project, Operation::ArchivedSandboxFetch),
     // Rows 20–25.
-    later(Post, "/sandbox-pools", Project, POOLS),
-    later(Get, "/sandbox-pools", Project, POOLS),
-    later(Get, "/sandbox-pools/{id}", Project, POOLS),
-    later(Put, "/sandbox-pools/{id}", Project, POOLS),
-    later(Delete, "/sandbox-pools/{id}", Project, POOLS),
-    later(Post, "/sandbox-pools/{id}/sandboxes", Project, POOLS),
+    built(Post, "/sandbox-pools", Project, Operation::PoolCreate),
+    built(Get, "/sandbox-pools", Project, Operation::PoolList),
+    built(Get, "/sandbox-pools/{id}", Project, Operation::PoolFetch),
+    built(Put, "/sandbox-pools/{id}", Project, Operation::PoolReplace),
+    built(Delete, "/sandbox-pools/{id}", Project, Operation::PoolDelete),
+    built(Post, "/sandbox-pools/{id}/sandboxes", Project, Operation::PoolClaim),
     // Row 26.
     built(Post, "/platform/v1/keys/introspect", Exact, Operation::KeyIntrospect),
     // Row 27.
@@ -273,6 +278,12 @@ impl Operation {
             Self::SnapshotDelete => "snapshot_delete",
             Self::ArchivedSandboxList => "archived_sandbox_list",
             Self::ArchivedSandboxFetch => "archived_sandbox_fetch",
+            Self::PoolCreate => "pool_create",
+            Self::PoolList => "pool_list",
+            Self::PoolFetch => "pool_fetch",
+            Self::PoolReplace => "pool_replace",
+            Self::PoolDelete => "pool_delete",
+            Self::PoolClaim => "pool_claim",
             Self::LogList => "log_list",
             Self::LogProcessList => "log_process_list",
             Self::KeyIntrospect => "key_introspect",

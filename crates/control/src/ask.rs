@@ -2,8 +2,8 @@
 
 use tarn_store::{Order, PageKey};
 use tarn_types::{
-    ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess, ProjectId, SandboxName,
-    SandboxRecord, SandboxStatus, SnapshotId,
+    ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, NodeId, PoolRecord, PortAccess,
+    ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
 };
 
 /// A request for a sandbox: every field parsed, none checked against limits yet.
@@ -69,6 +69,51 @@ pub struct PatchAsk {
     pub auto_resume: Option<bool>,
     /// What it may reach.
     pub network: NetworkPatch,
+}
+
+/// All that a pool shall be: what is absent has its default, but the policy (see there).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolAsk {
+    /// The image.
+    pub image: ImageName,
+    /// CPU; `None` = one.
+    pub cpu: Option<MilliCpu>,
+    /// Memory; `None` = 1024 MiB.
+    pub memory: Option<ByteSize>,
+    /// Disk; `None` = 10240 MiB.
+    pub disk: Option<ByteSize>,
+    /// The GPU models asked for; there are none to give.
+    pub gpu_models: Vec<String>,
+    /// The limit of a claimed sandbox in seconds; `None` and 0 = the configured maximum.
+    pub timeout_secs: Option<u64>,
+    /// Command run at start.
+    pub entrypoint: Option<Vec<String>>,
+    /// How many containers there may be; `None` = any number.
+    pub max_containers: Option<u32>,
+    /// How many wait to be claimed; `None` = none.
+    pub warm_containers: Option<u32>,
+    /// What the containers may reach. `Keep` keeps what the pool has; a new one has none.
+    pub network: NetworkPatch,
+}
+
+/// A pool as a caller may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolView {
+    /// Everything stored of it.
+    pub record: PoolRecord,
+    /// Its containers: those that wait, and those of claimed sandboxes that are not suspended.
+    pub containers: Vec<PoolContainer>,
+}
+
+/// A container of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolContainer {
+    /// The id of its sandbox, whether anybody has claimed that yet or not.
+    pub id: SandboxId,
+    /// Whether somebody has.
+    pub claimed: bool,
+    /// The node that has it.
+    pub node: NodeId,
 }
 
 /// Which sandboxes to list.

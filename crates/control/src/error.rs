@@ -2,7 +2,7 @@
 
 use tarn_store::StoreError;
 use tarn_types::{
-    ByteSize, ErrorClass, ImageName, SandboxId, SandboxName, SandboxStatus, SnapshotId,
+    ByteSize, ErrorClass, ImageName, PoolId, SandboxId, SandboxName, SandboxStatus, SnapshotId,
     SnapshotRecord, SnapshotStatus,
 };
 use thiserror::Error;
@@ -152,6 +152,20 @@ pub enum ControlError {
         /// Why.
         reason: String,
     },
+    /// The caller's project has no such pool.
+    #[error("no sandbox pool `{0}`")]
+    PoolNotFound(String),
+    /// A sandbox of the pool lives.
+    #[error(
+        "pool {id} is in use: {} claimed from it and not terminated; terminate first what is alive",
+        sandboxes(*live)
+    )]
+    PoolInUse {
+        /// The pool.
+        id: PoolId,
+        /// How many.
+        live: usize,
+    },
     /// The capture that a copy needs did not work. The source runs on.
     #[error("sandbox {id} was not copied, and runs on: {reason}")]
     CaptureFailed {
@@ -207,10 +221,12 @@ impl ControlError {
             | Self::ImageNotBuilt { .. }
             | Self::SandboxNotFound(_)
             | Self::SnapshotNotFound(_)
+            | Self::PoolNotFound(_)
             | Self::NotFound(_) => ErrorClass::NotFound,
-            Self::NameTaken { .. } | Self::Terminated(_) | Self::Busy { .. } => {
-                ErrorClass::Conflict
-            }
+            Self::NameTaken { .. }
+            | Self::Terminated(_)
+            | Self::PoolInUse { .. }
+            | Self::Busy { .. } => ErrorClass::Conflict,
             Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
         }
@@ -245,6 +261,8 @@ impl ControlError {
             | Self::SnapshotOverrideForbidden { .. }
             | Self::DiskShrinkForbidden { .. }
             | Self::SnapshotIncompatible { .. }
+            | Self::PoolNotFound(_)
+            | Self::PoolInUse { .. }
             | Self::CaptureFailed { .. }
             | Self::NotSupported { .. }
             | Self::NotFound(_) => None,
@@ -260,8 +278,16 @@ impl From<StoreError> for ControlError {
             StoreError::Unavailable { detail } => Self::Unavailable { detail },
             StoreError::Conflict { .. }
             | StoreError::SnapshotConflict { .. }
+            | StoreError::PoolConflict { .. }
             | StoreError::Exists { .. }
             | StoreError::Internal { .. } => Self::Internal { detail: failed.to_string() },
         }
+    }
+}
+
+fn sandboxes(count: usize) -> String {
+    match count {
+        1 => "1 sandbox is".to_owned(),
+        more => format!("{more} sandboxes are"),
     }
 }

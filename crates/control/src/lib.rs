@@ -10,6 +10,7 @@ mod key;
 mod limits;
 mod log;
 mod place;
+mod pool;
 mod reconcile;
 mod route;
 mod sandbox;
@@ -19,10 +20,14 @@ mod suspend;
 mod table;
 mod transition;
 
-pub use ask::{Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, SandboxView};
+pub use ask::{
+    Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, PoolAsk, PoolContainer,
+    PoolView, SandboxView,
+};
 pub use error::ControlError;
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
+pub use pool::PoolCounts;
 pub use service::{Control, ControlConfig, ControlParts};
 pub use snapshot::{ArchiveStatus, ArchiveTrouble, Attempt, SnapshotCounts, Verdict};
 // What callers see of transfers.

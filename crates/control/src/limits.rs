@@ -2,11 +2,11 @@
 
 use tarn_lifecycle::{Overrides, RestoreRefusal, restored};
 use tarn_types::{
-    ByteSize, Captured, ImageName, MilliCpu, Resources, Restore, SandboxSpec, SnapshotKind,
-    SnapshotRecord,
+    ByteSize, Captured, EgressPolicy, ImageName, MilliCpu, PoolDefinition, Resources, Restore,
+    SandboxSpec, SnapshotKind, SnapshotRecord,
 };
 
-use crate::{ControlError, CreateAsk};
+use crate::{ControlError, CreateAsk, NetworkPatch, PoolAsk};
 
 /// The configured limits of a request (spec 01 §8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,15 @@ pub struct Limits {
     pub disk_max: ByteSize,
     /// The longest time limit in seconds, and what 0 asks for; `None` = unlimited.
     pub timeout_max_secs: Option<u64>,
+}
+
+/// What a pool is asked to be, whole and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PoolSettings {
+    pub(crate) definition: PoolDefinition,
+    pub(crate) timeout_secs: u64,
+    pub(crate) max_containers: Option<u32>,
+    pub(crate) warm_containers: Option<u32>,
 }
 
 /// The time limit of a create that names none, in seconds (spec 01 §7).
@@ -58,7 +67,7 @@ impl Limits {
         largest: &Resources,
     ) -> Result<SandboxSpec, ControlError> {
         refuse_unsupported(&ask)?;
-        refuse_gpus(&ask)?;
+        refuse_gpus(&ask.gpu_models)?;
         let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
         let had = Captured {
             image: ask.image.clone().unwrap_or(default_image),
@@ -92,7 +101,7 @@ impl Limits {
         };
         let had = restored(snapshot, &overrides).map_err(|why| refused(snapshot, why))?;
         refuse_unsupported(&ask)?;
-        refuse_gpus(&ask)?;
+        refuse_gpus(&ask.gpu_models)?;
         // What the snapshot brings along was within the limits when it was made.
         self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
         if let Some(node) = node {
@@ -100,6 +109,45 @@ impl Limits {
         }
         let restore = Restore { snapshot: snapshot.id.clone(), kind: snapshot.kind };
         self.spec(ask, had, Some(restore))
+    }
+
+    /// Fills in the defaults of a pool and checks every field. `network` is what the pool has.
+    ///
+    /// # Errors
+    /// Names the first field that is outside a limit or contradicts another.
+    pub(crate) fn check_pool(
+        &self,
+        ask: PoolAsk,
+        network: Option<&EgressPolicy>,
+        largest: &Resources,
+    ) -> Result<PoolSettings, ControlError> {
+        refuse_gpus(&ask.gpu_models)?;
+        let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
+        if let (Some(warm), Some(max)) = (ask.warm_containers, ask.max_containers)
+            && warm > max
+        {
+            let reason = format!("{warm} are more than `max_containers`, which is {max}");
+            return Err(ControlError::Invalid { field: "warm_containers", reason });
+        }
+        if ask.max_containers == Some(0) {
+            let reason = "0 would leave every claim waiting; ask for at least 1, or leave it out";
+            return Err(ControlError::Invalid { field: "max_containers", reason: reason.into() });
+        }
+        Ok(PoolSettings {
+            definition: PoolDefinition {
+                image: ask.image,
+                resources,
+                entrypoint: ask.entrypoint,
+                network: match ask.network {
+                    NetworkPatch::Keep => network.cloned(),
+                    NetworkPatch::Clear => None,
+                    NetworkPatch::Replace(policy) => Some(policy),
+                },
+            },
+            timeout_secs: self.timeout(Some(ask.timeout_secs.unwrap_or(0)))?,
+            max_containers: ask.max_containers,
+            warm_containers: ask.warm_containers,
+        })
     }
 
     fn spec(
@@ -178,8 +226,8 @@ fn refuse_unsupported(ask: &CreateAsk) -> Result<(), ControlError> {
     Ok(())
 }
 
-fn refuse_gpus(ask: &CreateAsk) -> Result<(), ControlError> {
-    match ask.gpu_models.first() {
+fn refuse_gpus(models: &[String]) -> Result<(), ControlError> {
+    match models.first() {
         Some(model) => Err(ControlError::NoSuchGpu(model.clone())),
         None => Ok(()),
     }

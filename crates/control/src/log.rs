@@ -135,6 +135,9 @@ impl Control {
         let (ControlError::SandboxNotFound(_), SandboxRef::Id(id)) = (&refused, sandbox) else {
             return Err(refused);
         };
+        if self.is_unclaimed(id).await? {
+            return Err(refused);
+        }
         match self.0.parts.logs.log_owner(id).await {
             Ok(owner) if owner == *project => Ok(id.clone()),
             Ok(_) | Err(StoreError::NotFound { .. }) => Err(refused),

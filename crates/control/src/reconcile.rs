@@ -63,6 +63,7 @@ impl Control {
         }
         self.compare_snapshots(&*node, begun).await?;
         self.0.placement.notify_one();
+        self.0.pools.ring();
         Ok(())
     }
 
@@ -105,6 +106,7 @@ impl Control {
 
     pub(crate) fn spawn_reconcilers(&self) {
         self.spawn_scrubber();
+        self.spawn_pool_reconciler();
         let control = self.clone();
         drop(self.0.parts.tasks.spawn("placement_reconciler", async move {
             let stopping = control.0.parts.tasks.stopping();
@@ -157,7 +159,7 @@ impl Control {
             let record = entry.now().record;
             let tried = if waits_to_resume(&record) {
                 self.resume(&record.id).await
-            } else if record.intent.node.is_none() {
+            } else if record.intent.node.is_none() && record.member.is_none() {
                 self.place_one(&record).await
             } else {
                 continue;

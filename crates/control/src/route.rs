@@ -34,10 +34,11 @@ impl Routes for Control {
             (SandboxRef::Name(_), None) => return Err(not_found()),
         };
         let route = match (live, sandbox) {
-            (Some(entry), _) => route_of(&entry.now()),
+            (Some(entry), _) => shown(&entry.now()).ok_or_else(not_found)?,
             (None, SandboxRef::Name(_)) => return Err(not_found()),
             // An id that ended is told from one that never was; nobody is in a hurry there.
             (None, SandboxRef::Id(id)) => match self.0.parts.store.sandbox_fetch(id).await {
+                Ok(record) if record.is_unclaimed() => return Err(not_found()),
                 Ok(record) => route(&record, None),
                 Err(StoreError::NotFound { .. }) => return Err(not_found()),
                 Err(failed) => {
@@ -88,6 +89,11 @@ impl Routes for Control {
 /// Says whether traffic wakes a sandbox.
 fn wakes(record: &SandboxRecord) -> bool {
     record.asked.name.is_some() && record.asked.auto_resume
+}
+
+/// Returns the route to a sandbox. What waits in a pool is nobody's, and has none.
+fn shown(live: &Live) -> Option<Route> {
+    (!live.record.is_unclaimed()).then(|| route_of(live))
 }
 
 fn route_of(live: &Live) -> Route {

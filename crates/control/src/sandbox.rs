@@ -8,9 +8,9 @@ use tarn_node_api::Unfound;
 use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
-    Generation, Intent, NetworkLog, NodeId, PendingReason, PortAccess, ProjectId, Resources,
-    SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, SnapshotKind, Target,
-    UnixMillis,
+    Generation, ImageName, Intent, NetworkLog, NodeId, PendingReason, PoolMember, PortAccess,
+    ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus,
+    SnapshotKind, Target, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -41,6 +41,15 @@ impl Control {
         let mut seen = self
             .finish("sandbox_create", async move { control.accept(project, ask).await })
             .await?;
+        Ok(self.started(&mut seen, hold).await)
+    }
+
+    /// Waits at most `hold` for a sandbox to leave its pending state.
+    pub(crate) async fn started(
+        &self,
+        seen: &mut watch::Receiver<Live>,
+        hold: Duration,
+    ) -> SandboxView {
         let settled = seen.wait_for(|live| status(&live.record) != SandboxStatus::Pending);
         // Out of time is an answer too, and so is a server that stops: still pending then, and the
         // caller has the id.
@@ -50,7 +59,7 @@ impl Control {
             () = self.0.parts.tasks.stopping() => {}
         }
         let record = Arc::clone(&seen.borrow().record);
-        Ok(self.view(&record))
+        self.view(&record)
     }
 
     /// Returns a sandbox, archived ones excepted.
@@ -212,10 +221,11 @@ impl Control {
         unfound
     }
 
-    /// Returns how many live sandboxes have each status.
+    /// Returns how many live sandboxes have each status; what waits in a pool is none yet.
     #[must_use]
     pub fn live_counts(&self) -> Vec<(SandboxStatus, usize)> {
-        let all = self.0.table.all();
+        let mut all = self.0.table.all();
+        all.retain(|entry| !entry.now().record.is_unclaimed());
         let count =
             |wanted| all.iter().filter(|entry| status(&entry.now().record) == wanted).count();
         SandboxStatus::ALL.into_iter().map(|wanted| (wanted, count(wanted))).collect()
@@ -231,9 +241,9 @@ impl Control {
         let Some(id) = ask.restore.clone() else {
             let default_image = self.0.parts.images.default_image();
             let spec = limits.check(ask, default_image, &largest(&rooms))?;
-            self.check_image(&spec).await?;
+            self.check_image(&spec.image).await?;
             let placement = place(&self.0.config.admission, &spec.resources, &rooms);
-            return self.enter(project, spec, placement).await;
+            return self.enter(project, spec, placement, None).await;
         };
         let _needed = self.use_snapshot(&id);
         let snapshot = self.snapshot_fetch(&project, &id).await?;
@@ -248,19 +258,27 @@ impl Control {
         }
         // Its image is below the snapshot, whether it can still be found by its name or not.
         let placement = self.choose_for(&spec.resources, &snapshot, &rooms);
-        self.enter(project, spec, placement).await
+        self.enter(project, spec, placement, None).await
     }
 
-    /// Stores a new sandbox and has it made. From here on it is finished whatever happens.
+    /// Stores a new sandbox, or one of a pool's, and has it made. From here on it is finished whatever happens.
     pub(crate) async fn enter(
         &self,
         project: ProjectId,
         spec: SandboxSpec,
         placement: Placement,
+        member: Option<PoolMember>,
     ) -> Result<watch::Receiver<Live>, ControlError> {
         let give_up = spec.max_pending_secs == Some(0);
-        let ready = self.reserve(&spec, &placement).await;
-        let record = self.new_record(project, spec, &placement, ready.clone());
+        let mut record = self.new_record(project, spec, &placement, member);
+        // What waits in a pool is in no hurry, and what is ready is for those who are.
+        let ready = match record.is_unclaimed() {
+            true => None,
+            false => self.reserve(&record.asked, &placement).await,
+        };
+        if let Some(id) = &ready {
+            record.id = id.clone();
+        }
         let inserted = self.0.parts.store.sandbox_insert(&record, SandboxStatus::Pending).await;
         if let (Err(_), Some(id), Placement::On(node)) = (&inserted, &ready, &placement)
             && let Some(node) = self.node(node)
@@ -299,16 +317,17 @@ impl Control {
         project: ProjectId,
         spec: SandboxSpec,
         placement: &Placement,
-        ready: Option<SandboxId>,
+        member: Option<PoolMember>,
     ) -> SandboxRecord {
         let (node, reason): (Option<NodeId>, PendingReason) = match placement {
             Placement::On(node) => (Some(node.clone()), PendingReason::WaitingForContainer),
             Placement::Wait { reason, .. } => (None, *reason),
         };
+        let claimed_at = member.as_ref().and_then(|member| member.claimed_at);
         SandboxRecord {
-            id: ready.unwrap_or_else(|| SandboxId::from_random(self.0.parts.entropy.bytes())),
+            id: SandboxId::from_random(self.0.parts.entropy.bytes()),
             project,
-            created_at: self.0.parts.clock.now(),
+            created_at: claimed_at.unwrap_or_else(|| self.0.parts.clock.now()),
             asked: spec,
             intent: Intent {
                 generation: Generation::FIRST,
@@ -322,11 +341,12 @@ impl Control {
             terminated_at: None,
             end: None,
             capturing: None,
+            member,
         }
     }
 
-    async fn check_image(&self, spec: &SandboxSpec) -> Result<(), ControlError> {
-        match self.0.parts.images.resolve(&spec.image).await {
+    pub(crate) async fn check_image(&self, image: &ImageName) -> Result<(), ControlError> {
+        match self.0.parts.images.resolve(image).await {
             Ok(_template) => Ok(()),
             Err(ImageError::NotFound { name }) => {
                 let names = self.0.parts.images.names().await;
@@ -404,7 +424,8 @@ impl Control {
                 Err(failed) => return Err(failed.into()),
             },
         };
-        if record.project == *project { Ok(record) } else { Err(not_found()) }
+        let theirs = record.project == *project && !record.is_unclaimed();
+        if theirs { Ok(record) } else { Err(not_found()) }
     }
 
     pub(crate) fn view(&self, record: &SandboxRecord) -> SandboxView {
@@ -423,7 +444,7 @@ impl Control {
 }
 
 /// The shape of the largest node; what the defaults need when there is none yet.
-fn largest(rooms: &[Room]) -> Resources {
+pub(crate) fn largest(rooms: &[Room]) -> Resources {
     let default = Resources::default();
     Resources {
         cpu: rooms.iter().map(|room| room.cpu).max().unwrap_or(default.cpu),

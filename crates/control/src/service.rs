@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     Caller, ControlError, Limits,
     log::LogCounters,
+    pool::Pools,
     snapshot::{ArchiveTries, SnapshotCounters, SnapshotUses},
     table::Table,
 };
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     pub(crate) snapshot_counters: SnapshotCounters,
     pub(crate) snapshot_uses: SnapshotUses,
     pub(crate) archive_tries: ArchiveTries,
+    pub(crate) pools: Pools,
     /// Rung when there may be a snapshot to remove.
     pub(crate) snapshots: Notify,
     /// Counts snapshots that were settled, for those who wait for one.
@@ -104,6 +106,7 @@ impl Control {
     /// Fails when the store cannot be read.
     pub async fn start(parts: ControlParts, config: ControlConfig) -> Result<Self, StoreError> {
         let live = parts.store.sandbox_list_live().await?;
+        let pools = Pools::new(parts.store.pool_list().await?);
         let control = Self(Arc::new(Inner {
             parts,
             config,
@@ -115,6 +118,7 @@ impl Control {
             snapshot_counters: SnapshotCounters::default(),
             snapshot_uses: SnapshotUses::default(),
             archive_tries: ArchiveTries::default(),
+            pools,
             snapshots: Notify::new(),
             captures: watch::Sender::new(0),
         }));

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tarn_lifecycle::{Event, Refusal, status, waits_to_resume};
 use tarn_types::{
-    Generation, Observed, ObservedPhase, ProjectId, SandboxId, SandboxRecord, SandboxRef,
-    SandboxStatus, Target,
+    Generation, Observed, ObservedPhase, PendingReason, ProjectId, SandboxId, SandboxRecord,
+    SandboxRef, SandboxStatus, Target,
 };
 
 use crate::{Control, ControlError, transition::Moved};
@@ -94,6 +94,12 @@ impl Control {
 
     /// Has a sandbox go on if there is room, and wait for room if there is none.
     pub(crate) async fn resume(&self, id: &SandboxId) -> Result<Moved, ControlError> {
+        // One of a pool's takes a container, of which there may be only so many.
+        let pool = self.pool_of(id);
+        let _turn = match &pool {
+            Some(pool) => Some(pool.turn().await),
+            None => None,
+        };
         let event = match self.0.table.get(id) {
             Some(entry) => self.resume_event(&entry.now().record).await,
             None => Event::ResumeAsked,
@@ -113,6 +119,9 @@ impl Control {
             status(record) == SandboxStatus::Suspended && record.intent.target == Target::Suspended;
         if !needs_room {
             return Event::ResumeAsked;
+        }
+        if self.waits_for_pool(record) {
+            return Event::ResumeWaits(PendingReason::PoolAtCapacity);
         }
         match self.room_to_resume(record).await {
             Ok(()) => Event::ResumeAsked,

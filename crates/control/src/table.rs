@@ -3,11 +3,16 @@
 //! The store is the truth; this is its live part, kept current by `transition`, plus the
 //! endpoints, which are never stored.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 use tarn_node_api::Endpoint;
-use tarn_types::{Observed, ObservedPhase, ProjectId, SandboxId, SandboxName, SandboxRecord};
+use tarn_types::{
+    Observed, ObservedPhase, PoolId, ProjectId, SandboxId, SandboxName, SandboxRecord,
+};
 use tokio::sync::watch;
 
 /// What is known of one live sandbox.
@@ -37,6 +42,7 @@ pub(crate) struct Table {
 struct Maps {
     by_id: HashMap<SandboxId, Arc<Entry>>,
     by_name: HashMap<(ProjectId, SandboxName), SandboxId>,
+    by_pool: HashMap<PoolId, HashSet<SandboxId>>,
 }
 
 // === impl Entry ===
@@ -65,6 +71,9 @@ impl Table {
         maps.by_id.insert(record.id.clone(), Arc::clone(&entry));
         if let Some(name) = record.asked.name.clone() {
             maps.by_name.insert((record.project.clone(), name), record.id.clone());
+        }
+        if let Some(member) = &record.member {
+            maps.by_pool.entry(member.pool.clone()).or_default().insert(record.id.clone());
         }
         entry
     }
@@ -99,6 +108,7 @@ impl Table {
             }
             if ended {
                 maps.by_id.remove(&id);
+                maps.leave_pool(&before);
             } else if let Some(name) = new_name {
                 maps.by_name.insert((project, name), id);
             }
@@ -123,10 +133,43 @@ impl Table {
     /// Returns every live sandbox, oldest first.
     pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
         let mut all: Vec<_> = self.maps.read().by_id.values().cloned().collect();
-        all.sort_by_key(|entry| {
-            let record = entry.now().record;
-            (record.created_at, record.id.clone())
-        });
+        sort(&mut all);
         all
     }
+
+    /// Returns every live sandbox of a pool, claimed or not, oldest first.
+    pub(crate) fn of_pool(&self, pool: &PoolId) -> Vec<Arc<Entry>> {
+        let maps = self.maps.read();
+        let ids = maps.by_pool.get(pool);
+        let found = ids.into_iter().flatten().filter_map(|id| maps.by_id.get(id).cloned());
+        let mut found: Vec<_> = found.collect();
+        drop(maps);
+        sort(&mut found);
+        found
+    }
+
+    /// Returns the pools that live sandboxes are of.
+    pub(crate) fn pools(&self) -> Vec<PoolId> {
+        self.maps.read().by_pool.keys().cloned().collect()
+    }
+}
+
+// === impl Maps ===
+
+impl Maps {
+    fn leave_pool(&mut self, record: &SandboxRecord) {
+        let Some(member) = &record.member else { return };
+        let Some(members) = self.by_pool.get_mut(&member.pool) else { return };
+        members.remove(&record.id);
+        if members.is_empty() {
+            self.by_pool.remove(&member.pool);
+        }
+    }
+}
+
+fn sort(entries: &mut [Arc<Entry>]) {
+    entries.sort_by_key(|entry| {
+        let record = entry.now().record;
+        (record.created_at, record.id.clone())
+    });
 }

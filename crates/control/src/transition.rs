@@ -116,6 +116,7 @@ impl Control {
         if old != new && matches!(new, SandboxStatus::Suspended | SandboxStatus::Terminated) {
             self.0.placement.notify_one();
         }
+        self.ring_pool(before, after);
     }
 
     async fn perform(&self, record: &SandboxRecord, effects: &[Effect]) {
@@ -242,7 +243,7 @@ impl Control {
 fn intent_of(record: &SandboxRecord) -> Option<NodeIntent> {
     record.intent.node.as_ref()?;
     let target = match &record.intent.target {
-        Target::Running => NodeTarget::Running(record.asked.launch()),
+        Target::Running => NodeTarget::Running(record.launch()),
         Target::Suspended => NodeTarget::Suspended,
         Target::Terminated(cause) => NodeTarget::Terminated(cause.clone()),
     };

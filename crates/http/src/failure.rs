@@ -121,6 +121,8 @@ impl From<ControlError> for Failure {
             ControlError::DiskShrinkForbidden { .. } => ErrorCode::DiskShrinkForbidden,
             ControlError::SnapshotIncompatible { .. } => ErrorCode::SnapshotIncompatible,
             ControlError::NotSupported { .. } => ErrorCode::NotSupported,
+            ControlError::PoolNotFound(_) => ErrorCode::PoolNotFound,
+            ControlError::PoolInUse { .. } => ErrorCode::PoolInUse,
             ControlError::NotFound(_) => ErrorCode::NotFound,
             ControlError::Unavailable { .. } => ErrorCode::Unavailable,
             ControlError::CaptureFailed { .. } | ControlError::Internal { .. } => {

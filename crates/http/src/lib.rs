@@ -16,6 +16,7 @@ mod frame;
 mod log;
 mod metric;
 mod platform;
+mod pool;
 mod probe;
 mod router;
 mod sandbox;

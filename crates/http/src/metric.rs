@@ -12,7 +12,7 @@ use std::{
 
 use axum::http::StatusCode;
 use parking_lot::Mutex;
-use tarn_control::{LogCounts, SnapshotCounts};
+use tarn_control::{LogCounts, PoolCounts, SnapshotCounts};
 use tarn_types::SandboxStatus;
 
 /// The upper bounds of the create histogram, in milliseconds.
@@ -50,12 +50,14 @@ impl HttpMetrics {
         sandboxes: &[(SandboxStatus, usize)],
         logs: &LogCounts,
         snapshots: &SnapshotCounts,
+        pools: &PoolCounts,
     ) -> String {
         let mut text = String::new();
         // Writing to a `String` cannot fail.
         _ = self.write(&mut text, sandboxes);
         _ = write_logs(&mut text, logs);
         _ = write_snapshots(&mut text, snapshots);
+        _ = write_pools(&mut text, pools);
         text
     }
 
@@ -100,6 +102,29 @@ fn write_logs(text: &mut String, logs: &LogCounts) -> std::fmt::Result {
     ];
     for (name, help, value) in rows {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}")?;
+    }
+    Ok(())
+}
+
+/// Writes how many containers the pools have.
+fn write_pools(text: &mut String, counts: &PoolCounts) -> std::fmt::Result {
+    const POOLS: &str = "tarn_pools";
+    writeln!(
+        text,
+        "# HELP {POOLS} Sandbox pools.\n# TYPE {POOLS} gauge\n{POOLS} {}",
+        counts.pools
+    )?;
+    const CONTAINERS: &str = "tarn_pool_containers";
+    writeln!(text, "# HELP {CONTAINERS} Containers of pools, and claims that wait for one.")?;
+    writeln!(text, "# TYPE {CONTAINERS} gauge")?;
+    let states = [
+        ("idle", counts.idle),
+        ("starting", counts.starting),
+        ("claimed", counts.claimed),
+        ("waiting", counts.waiting),
+    ];
+    for (state, count) in states {
+        writeln!(text, "{CONTAINERS}{{state=\"{state}\"}} {count}")?;
     }
     Ok(())
 }
@@ -230,6 +255,7 @@ mod tests {
                 standstill_micros_max: 30_000,
                 ..SnapshotCounts::default()
             },
+            &PoolCounts { pools: 2, idle: 5, ..PoolCounts::default() },
         );
         for line in [
             "tarn_http_requests_total{route=\"none\",status=\"4xx\"} 1",
@@ -247,6 +273,8 @@ mod tests {
             "tarn_snapshots_total{outcome=\"failed\"} 0",
             "tarn_snapshot_duration_seconds_total 2.500000",
             "tarn_snapshot_standstill_seconds_max 0.030000",
+            "tarn_pools 2",
+            "tarn_pool_containers{state=\"idle\"} 5",
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");
         }

@@ -28,8 +28,9 @@ pub(crate) async fn readyz(State(app): State<App>) -> Result<Json<HealthBody>, F
 
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
     let control = app.control();
+    let pools = control.pool_counts();
     let (logs, snapshots) = (control.log_counts(), control.snapshot_counts());
-    let mut text = app.metrics.render(&control.live_counts(), &logs, &snapshots);
+    let mut text = app.metrics.render(&control.live_counts(), &logs, &snapshots, &pools);
     for source in &app.parts.metrics {
         text.push_str(&source());
     }

@@ -13,7 +13,7 @@ use tower::util::MapRequest;
 
 use crate::{
     HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, failure::Failure,
-    frame::frame, log, platform, probe, sandbox, snapshot, state,
+    frame::frame, log, platform, pool, probe, sandbox, snapshot, state,
 };
 
 /// Makes the router for clients: every row but the administrative ones.
@@ -78,6 +78,12 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::SnapshotDelete => on(method, snapshot::delete),
         Operation::ArchivedSandboxList => on(method, sandbox::list_archived),
         Operation::ArchivedSandboxFetch => on(method, sandbox::fetch_archived),
+        Operation::PoolCreate => on(method, pool::create),
+        Operation::PoolList => on(method, pool::list),
+        Operation::PoolFetch => on(method, pool::fetch),
+        Operation::PoolReplace => on(method, pool::replace),
+        Operation::PoolDelete => on(method, pool::delete),
+        Operation::PoolClaim => on(method, pool::claim),
         Operation::LogList => on(method, log::list),
         Operation::LogProcessList => on(method, log::list_processes),
         Operation::KeyIntrospect => on(method, platform::introspect),

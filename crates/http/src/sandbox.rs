@@ -170,11 +170,15 @@ fn patch_ask(request: UpdateSandbox) -> PatchAsk {
         exposed_ports: request.exposed_ports,
         allow_unauthenticated_access: request.allow_unauthenticated_access,
         auto_resume: request.auto_resume,
-        network: match request.network {
-            NetworkChange::Keep => NetworkPatch::Keep,
-            NetworkChange::Clear => NetworkPatch::Clear,
-            NetworkChange::Replace(policy) => NetworkPatch::Replace(policy),
-        },
+        network: network_patch(request.network),
+    }
+}
+
+pub(crate) fn network_patch(change: NetworkChange) -> NetworkPatch {
+    match change {
+        NetworkChange::Keep => NetworkPatch::Keep,
+        NetworkChange::Clear => NetworkPatch::Clear,
+        NetworkChange::Replace(policy) => NetworkPatch::Replace(policy),
     }
 }
 

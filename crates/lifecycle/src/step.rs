@@ -2,7 +2,8 @@
 
 use tarn_types::{
     EgressPolicy, EndCause, Generation, Intent, NodeId, Observed, ObservedPhase, PendingReason,
-    PortAccess, SandboxName, SandboxRecord, SandboxStatus, SnapshotId, Target, UnixMillis,
+    PoolMember, PortAccess, SandboxName, SandboxRecord, SandboxStatus, SnapshotId, Target,
+    UnixMillis,
 };
 
 /// Something that happened to a sandbox.
@@ -32,6 +33,13 @@ pub enum Event {
     CaptureBegun(SnapshotId),
     /// That snapshot was taken, failed, or was given up.
     CaptureSettled(SnapshotId),
+    /// Somebody claims it from its pool, with this time limit in seconds.
+    Claimed {
+        /// The limit; 0 = unlimited.
+        timeout_secs: u64,
+    },
+    /// Its pool no longer needs it, if nobody has claimed it.
+    Retired,
 }
 
 /// A change of what was asked; `None` keeps.
@@ -143,6 +151,9 @@ pub fn step(record: &SandboxRecord, event: Event, now: UnixMillis) -> Result<Ste
         Event::ResumeWaits(reason) => resume_waits(record, reason),
         Event::CaptureBegun(snapshot) => capture_begun(record, snapshot),
         Event::CaptureSettled(snapshot) => capture_settled(record, &snapshot),
+        Event::Claimed { timeout_secs } => claimed(record, timeout_secs, now),
+        Event::Retired if record.is_unclaimed() => Ok(delete(record, now)),
+        Event::Retired => Err(Ignored::NoChange),
     }
 }
 
@@ -164,7 +175,9 @@ fn after_the_end(event: &Event) -> Ignored {
         | Event::ResumeAsked
         | Event::ResumeWaits(_)
         | Event::CaptureBegun(_)
-        | Event::CaptureSettled(_) => vec![],
+        | Event::CaptureSettled(_)
+        | Event::Claimed { .. }
+        | Event::Retired => vec![],
     };
     Ignored::Ended(effects)
 }
@@ -370,6 +383,20 @@ fn capture_settled(record: &SandboxRecord, snapshot: &SnapshotId) -> Result<Step
     let mut next = advance(record);
     next.capturing = None;
     Ok(Step { record: next, effects: vec![] })
+}
+
+/// From here on it is somebody's, and its clock runs. Of any number of claims one finds it unclaimed.
+fn claimed(record: &SandboxRecord, timeout_secs: u64, now: UnixMillis) -> Result<Step, Ignored> {
+    let Some(member) = record.member.as_ref().filter(|member| member.claimed_at.is_none()) else {
+        return Err(Ignored::NoChange);
+    };
+    let mut next = advance(record);
+    next.created_at = now;
+    next.asked.timeout_secs = timeout_secs;
+    next.member = Some(PoolMember { claimed_at: Some(now), ..member.clone() });
+    next.intent.generation = next.intent.generation.next();
+    let effects = if next.intent.node.is_some() { vec![Effect::Apply] } else { vec![] };
+    Ok(Step { record: next, effects })
 }
 
 fn delete(record: &SandboxRecord, now: UnixMillis) -> Step {

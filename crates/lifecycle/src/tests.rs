@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use tarn_types::{
-    ByteSize, EgressPolicy, EndCause, ExposedPorts, FailedStep, Generation, Intent, NodeId,
+    ByteSize, EgressPolicy, EndCause, ExposedPorts, FailedStep, Generation, Intent, Launch, NodeId,
     Observed, ObservedPhase, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
     SandboxRecord, SandboxSpec, SandboxStatus, SnapshotId, StartFailure, Target, UnixMillis,
 };
@@ -46,6 +46,7 @@ fn fresh() -> SandboxRecord {
         terminated_at: None,
         end: None,
         capturing: None,
+        member: None,
     }
 }
 
@@ -168,7 +169,12 @@ fn a_patch_makes_a_generation_only_when_the_node_is_concerned() {
 fn limits_follow_the_clock_table() {
     let mut launch = fresh().asked.launch();
     assert_eq!(limit(&launch, T0), Limit::EndsAt(T0.plus_secs(600)));
+    let claimed = |secs| Launch { claimed_at: Some(T0.plus_secs(secs)), ..launch.clone() };
+    assert_eq!(limit(&claimed(50), T0), Limit::SuspendsAt(T0.plus_secs(650)), "from the claim");
+    let resumed = limit(&claimed(50), T0.plus_secs(90));
+    assert_eq!(resumed, Limit::SuspendsAt(T0.plus_secs(690)), "anew after a resume");
     launch.named = true;
+    launch.claimed_at = Some(T0);
     assert_eq!(limit(&launch, T0), Limit::SuspendsWhenIdle { secs: 600 });
     launch.timeout_secs = 0;
     assert_eq!(limit(&launch, T0), Limit::None);

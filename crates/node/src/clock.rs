@@ -52,15 +52,20 @@ impl SandboxTask {
             self.let_go().await;
         }
         self.drop_warm_if_over().await;
-        if let State::Running { since } = self.entry.state
-            && let Limit::SuspendsWhenIdle { secs } = limit(&self.entry.launch, since)
-        {
-            if self.is_idle(secs) && self.past == Past::Settled {
+        let State::Running { since } = self.entry.state else { return };
+        match limit(&self.entry.launch, since) {
+            Limit::SuspendsWhenIdle { secs }
+                if self.is_idle(secs) && self.past == Past::Settled =>
+            {
                 tracing::info!(sandbox.id = %self.entry.id, timeout_secs = secs, "a sandbox is idle");
                 self.suspend(self.entry.generation, Why::Idle { secs }).await;
-            } else {
-                self.save_idle().await;
             }
+            Limit::SuspendsWhenIdle { .. } => self.save_idle().await,
+            Limit::SuspendsAt(at) if now >= at && self.may_suspend() => {
+                tracing::info!(sandbox.id = %self.entry.id, "a claimed sandbox is at its limit");
+                self.suspend(self.entry.generation, Why::Limit).await;
+            }
+            Limit::None | Limit::EndsAt(_) | Limit::SuspendsAt(_) => {}
         }
     }
 
@@ -101,7 +106,7 @@ impl SandboxTask {
         let State::Running { since } = self.entry.state else { return None };
         match limit(&self.entry.launch, since) {
             Limit::EndsAt(at) => Some(at),
-            Limit::None | Limit::SuspendsWhenIdle { .. } => None,
+            Limit::None | Limit::SuspendsAt(_) | Limit::SuspendsWhenIdle { .. } => None,
         }
     }
 }

@@ -310,6 +310,7 @@ mod tests {
                 named: false,
                 timeout_secs: 600,
                 restore: None,
+                claimed_at: None,
             },
             state: State::Running { since: UnixMillis(5) },
             slot: Some(SlotId(7)),

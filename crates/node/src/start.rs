@@ -587,6 +587,7 @@ mod tests {
             named: false,
             timeout_secs: 0,
             restore: None,
+            claimed_at: None,
         };
         let image = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
             entrypoint: strings(entrypoint),

@@ -48,6 +48,8 @@ pub(crate) enum Why {
         /// The limit, in seconds.
         secs: u64,
     },
+    /// The limit of a sandbox that was claimed from a pool.
+    Limit,
 }
 
 /// What keeps a suspended sandbox's processes.
@@ -392,10 +394,17 @@ impl SandboxTask {
 
     /// Says whether the idle limit suspends the sandbox now.
     pub(crate) fn is_idle(&self, secs: u64) -> bool {
-        if self.entry.frozen || self.not_before.is_some_and(|at| Instant::now() < at) {
-            return false;
-        }
-        self.idle_ms().is_some_and(|idle| idle >= secs.saturating_mul(1000))
+        self.rested() && self.idle_ms().is_some_and(|idle| idle >= secs.saturating_mul(1000))
+    }
+
+    /// Says whether its limit may suspend it now.
+    pub(crate) fn may_suspend(&self) -> bool {
+        self.rested() && self.past == Past::Settled
+    }
+
+    /// Says whether it runs, and no suspend failed just now.
+    fn rested(&self) -> bool {
+        !self.entry.frozen && self.not_before.is_none_or(|at| Instant::now() >= at)
     }
 
     /// Returns for how long nothing went to a running sandbox; `None` while something does.

@@ -4,8 +4,10 @@
 //! available now, minus a reserve, covers the starts under way (design §4). CPU is a quota and
 //! overcommitted. Disk is thin; the pool keeps a reserve.
 
+mod pool;
 mod prestart;
 
+pub use pool::{PoolPlace, PoolPlan, PoolRule, pool};
 pub use prestart::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
 use tarn_types::{ByteSize, MilliCpu, NodeId, PendingReason, Resources};
 

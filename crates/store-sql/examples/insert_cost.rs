@@ -92,5 +92,6 @@ fn record(number: u32) -> SandboxRecord {
         terminated_at: None,
         end: None,
         capturing: None,
+        member: None,
     }
 }

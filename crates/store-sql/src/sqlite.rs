@@ -13,6 +13,7 @@ mod error;
 mod fact;
 mod key;
 mod log;
+mod pool;
 mod project;
 mod sandbox;
 mod schema;
@@ -32,8 +33,8 @@ use sqlx::{
 use tarn_store::{KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, Store, StoreError};
 use tarn_task::Tasks;
 use tarn_types::{
-    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
-    SnapshotRecord, UnixMillis,
+    KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
+    SnapshotId, SnapshotRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -225,6 +226,22 @@ impl Store for SqliteStore {
 
     async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.writer.write(snapshot::Delete(id.clone())).await
+    }
+
+    async fn pool_insert(&self, record: &PoolRecord) -> Result<(), StoreError> {
+        self.writer.write(pool::Insert(pool::Row::new(record)?)).await
+    }
+
+    async fn pool_update(&self, record: &PoolRecord) -> Result<(), StoreError> {
+        self.writer.write(pool::Update(pool::Row::new(record)?)).await
+    }
+
+    async fn pool_delete(&self, id: &PoolId) -> Result<(), StoreError> {
+        self.writer.write(pool::Delete(id.clone())).await
+    }
+
+    async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
+        pool::list(&self.readers).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

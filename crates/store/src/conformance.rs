@@ -4,6 +4,7 @@
 
 pub mod log;
 mod page;
+mod pool;
 mod project;
 mod race;
 mod sample;
@@ -29,7 +30,8 @@ pub struct Case {
 /// Returns every case.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    [sandbox::CASES, page::CASES, snapshot::CASES, project::CASES, race::CASES].concat()
+    [sandbox::CASES, page::CASES, snapshot::CASES, pool::CASES, project::CASES, race::CASES]
+        .concat()
 }
 
 /// Runs every case, each on a store of its own, and fails with the names of those that failed.

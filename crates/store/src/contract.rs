@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ErrorClass, KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
-    SnapshotRecord, UnixMillis,
+    ErrorClass, KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord,
+    SandboxStatus, SnapshotId, SnapshotRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -111,6 +111,12 @@ pub enum StoreError {
         /// The snapshot.
         id: SnapshotId,
     },
+    /// The pool's record changed since it was read: read again and decide again.
+    #[error("pool {id} changed meanwhile")]
+    PoolConflict {
+        /// The pool.
+        id: PoolId,
+    },
     /// There is no such record.
     #[error("no such {what}")]
     NotFound {
@@ -150,7 +156,8 @@ pub trait Store: Send + Sync + 'static {
         status: SandboxStatus,
     ) -> Result<(), StoreError>;
 
-    /// Replaces a sandbox's record if its stored sequence is `record.sequence - 1`.
+    /// Replaces a sandbox's record if its stored sequence is `record.sequence - 1`. By a claim it
+    /// gets another `created_at`, and so another place in lists.
     ///
     /// # Errors
     /// `Conflict` when the sequence is another; `NameTaken` when a changed name is; `NotFound`.
@@ -176,7 +183,7 @@ pub trait Store: Send + Sync + 'static {
         name: &SandboxName,
     ) -> Result<SandboxRecord, StoreError>;
 
-    /// Returns a page of a project's sandboxes.
+    /// Returns a page of a project's sandboxes; no containers of pools that nobody has claimed.
     ///
     /// # Errors
     /// Fails only when the store does.
@@ -234,6 +241,30 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Fails only when the store does.
     async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError>;
+
+    /// Inserts a new pool.
+    ///
+    /// # Errors
+    /// `Exists` for the same id.
+    async fn pool_insert(&self, record: &PoolRecord) -> Result<(), StoreError>;
+
+    /// Replaces a pool's record if its stored sequence is `record.sequence - 1`.
+    ///
+    /// # Errors
+    /// `PoolConflict` when the sequence is another; `NotFound`.
+    async fn pool_update(&self, record: &PoolRecord) -> Result<(), StoreError>;
+
+    /// Removes a pool's record; a second time changes nothing. Its containers stay.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn pool_delete(&self, id: &PoolId) -> Result<(), StoreError>;
+
+    /// Returns every pool of every project, oldest first.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError>;
 
     /// Returns the project of a name, inserting `candidate` (which has that name) if there is none.
     ///
@@ -300,6 +331,7 @@ impl StoreError {
             Self::NameTaken { .. }
             | Self::Conflict { .. }
             | Self::SnapshotConflict { .. }
+            | Self::PoolConflict { .. }
             | Self::Exists { .. } => ErrorClass::Conflict,
             Self::NotFound { .. } => ErrorClass::NotFound,
             Self::Unavailable { .. } => ErrorClass::Unavailable,

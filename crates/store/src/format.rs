@@ -7,7 +7,7 @@
 use std::fmt::Display;
 
 use serde::{Serialize, de::DeserializeOwned};
-use tarn_types::{SandboxRecord, SnapshotRecord};
+use tarn_types::{PoolRecord, SandboxRecord, SnapshotRecord};
 
 use crate::StoreError;
 
@@ -16,6 +16,9 @@ pub const RECORD_FORMAT: u32 = 1;
 
 /// The version that [`encode_snapshot`] writes.
 pub const SNAPSHOT_FORMAT: u32 = 1;
+
+/// The version that [`encode_pool`] writes.
+pub const POOL_FORMAT: u32 = 1;
 
 /// Writes a sandbox's record.
 ///
@@ -47,6 +50,22 @@ pub fn encode_snapshot(record: &SnapshotRecord) -> Result<String, StoreError> {
 /// `Internal` when the version is newer than this program, or the bytes are damaged.
 pub fn decode_snapshot(version: u32, id: &str, text: &str) -> Result<SnapshotRecord, StoreError> {
     read("snapshot", SNAPSHOT_FORMAT, version, id, text)
+}
+
+/// Writes a pool's record.
+///
+/// # Errors
+/// `Internal` when it cannot be written as JSON.
+pub fn encode_pool(record: &PoolRecord) -> Result<String, StoreError> {
+    write("pool", &record.id, record)
+}
+
+/// Reads a pool's record of a stored version.
+///
+/// # Errors
+/// `Internal` when the version is newer than this program, or the bytes are damaged.
+pub fn decode_pool(version: u32, id: &str, text: &str) -> Result<PoolRecord, StoreError> {
+    read("pool", POOL_FORMAT, version, id, text)
 }
 
 fn write(what: &str, id: impl Display, record: &impl Serialize) -> Result<String, StoreError> {

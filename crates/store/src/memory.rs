@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
-    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
-    SnapshotRecord, UnixMillis,
+    KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
+    SnapshotId, SnapshotRecord, UnixMillis,
 };
 
 use crate::{
@@ -27,8 +27,9 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Tables {
     sandboxes: BTreeMap<SandboxId, Row>,
-    /// Each as its bytes.
+    /// Each as its bytes, as pools are.
     snapshots: BTreeMap<SnapshotId, String>,
+    pools: BTreeMap<PoolId, String>,
     projects: BTreeMap<ProjectId, ProjectRecord>,
     keys: BTreeMap<KeyId, KeyRecord>,
     facts: BTreeMap<String, String>,
@@ -44,6 +45,7 @@ struct Row {
     created_at: UnixMillis,
     terminated_at: Option<UnixMillis>,
     sequence: u64,
+    unclaimed: bool,
     bytes: String,
 }
 
@@ -225,6 +227,54 @@ impl Store for MemoryStore {
         .await
     }
 
+    async fn pool_insert(&self, record: &PoolRecord) -> Result<(), StoreError> {
+        let bytes = format::encode_pool(record)?;
+        self.with(|tables| {
+            if tables.pools.contains_key(&record.id) {
+                return Err(StoreError::Exists { what: "pool" });
+            }
+            tables.pools.insert(record.id.clone(), bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pool_update(&self, record: &PoolRecord) -> Result<(), StoreError> {
+        let bytes = format::encode_pool(record)?;
+        self.with(|tables| {
+            let stored = tables.pool(&record.id)?;
+            if record.sequence.checked_sub(1) != Some(stored.sequence) {
+                return Err(StoreError::PoolConflict { id: stored.id });
+            }
+            let fixed = rule::StoredPool {
+                project: stored.project.as_str(),
+                created_at: stored.created_at,
+            };
+            rule::check_pool_change(&fixed, record)?;
+            tables.pools.insert(stored.id, bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pool_delete(&self, id: &PoolId) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.pools.remove(id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
+        self.with(|tables| {
+            let all = tables.pools.keys().map(|id| tables.pool(id));
+            let mut all = all.collect::<Result<Vec<_>, _>>()?;
+            all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+            Ok(all)
+        })
+        .await
+    }
+
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {
         self.with(|tables| {
             if let Some(known) = tables.projects.values().find(|p| p.name == candidate.name) {
@@ -344,6 +394,11 @@ impl Tables {
         Ok(found)
     }
 
+    fn pool(&self, id: &PoolId) -> Result<PoolRecord, StoreError> {
+        let bytes = self.pools.get(id).ok_or(StoreError::NotFound { what: "pool" })?;
+        format::decode_pool(format::POOL_FORMAT, id.as_str(), bytes)
+    }
+
     fn project(&self, id: &ProjectId) -> Result<&ProjectRecord, StoreError> {
         self.projects.get(id).ok_or(StoreError::NotFound { what: "project" })
     }
@@ -379,6 +434,7 @@ impl Row {
             created_at: record.created_at,
             terminated_at: record.terminated_at,
             sequence: record.sequence,
+            unclaimed: record.is_unclaimed(),
             bytes: format::encode(record)?,
         })
     }
@@ -396,6 +452,7 @@ impl Row {
             project: self.project.as_str(),
             created_at: self.created_at,
             terminated_at: self.terminated_at,
+            unclaimed: self.unclaimed,
         }
     }
 
@@ -405,7 +462,8 @@ impl Row {
 
     fn matches(&self, query: &ListQuery) -> bool {
         let archived = self.terminated_at.is_some_and(|at| at <= query.archived_before);
-        self.project == query.project
+        !self.unclaimed
+            && self.project == query.project
             && archived == query.archived
             && query.status.is_none_or(|status| status == self.status)
     }

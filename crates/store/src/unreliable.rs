@@ -7,8 +7,8 @@ use std::sync::{
 
 use async_trait::async_trait;
 use tarn_types::{
-    KeyId, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
-    SnapshotRecord, UnixMillis,
+    KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
+    SnapshotId, SnapshotRecord, UnixMillis,
 };
 
 use crate::{KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, Store, StoreError};
@@ -131,6 +131,22 @@ impl Store for UnreliableStore {
 
     async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.through(self.inner.snapshot_delete(id)).await
+    }
+
+    async fn pool_insert(&self, record: &PoolRecord) -> Result<(), StoreError> {
+        self.through(self.inner.pool_insert(record)).await
+    }
+
+    async fn pool_update(&self, record: &PoolRecord) -> Result<(), StoreError> {
+        self.through(self.inner.pool_update(record)).await
+    }
+
+    async fn pool_delete(&self, id: &PoolId) -> Result<(), StoreError> {
+        self.through(self.inner.pool_delete(id)).await
+    }
+
+    async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
+        self.through(self.inner.pool_list()).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

@@ -47,6 +47,11 @@ pub struct NodeId(Arc<str>);
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId(Arc<str>);
 
+/// Identifies a pool of sandboxes: `pool_` and 16 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PoolId(Arc<str>);
+
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// Writes random bytes as characters of `[0-9a-z]`, one byte a character.
@@ -183,6 +188,7 @@ prefixed_id!(ProjectId, "project id", "project_");
 prefixed_id!(KeyId, "key id", "key_");
 prefixed_id!(NodeId, "node id", "node_");
 prefixed_id!(SnapshotId, "snapshot id", "snap_");
+prefixed_id!(PoolId, "pool id", "pool_");
 
 #[cfg(test)]
 mod tests {

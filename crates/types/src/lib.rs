@@ -11,6 +11,7 @@ mod log;
 mod name;
 mod network;
 mod policy;
+mod pool;
 mod record;
 mod resources;
 mod size;
@@ -23,7 +24,7 @@ mod token;
 
 pub use class::ErrorClass;
 pub use generation::Generation;
-pub use id::{IdError, KeyId, NodeId, ProjectId, SandboxId, SnapshotId};
+pub use id::{IdError, KeyId, NodeId, PoolId, ProjectId, SandboxId, SnapshotId};
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
 pub use network::{
@@ -31,6 +32,7 @@ pub use network::{
     NetworkVerdict,
 };
 pub use policy::{EgressEntry, EgressEntryError, EgressPolicy, EgressTarget, HostName};
+pub use pool::{PoolDefinition, PoolMember, PoolRecord};
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
 pub use size::{ByteSize, MilliCpu, SizeError};

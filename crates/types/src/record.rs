@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EndCause, Generation, NodeId, PendingReason, ProjectId, SandboxId, SandboxSpec, SnapshotId,
-    UnixMillis,
+    EndCause, Generation, Launch, NodeId, PendingReason, PoolMember, ProjectId, SandboxId,
+    SandboxSpec, SnapshotId, UnixMillis,
 };
 
 /// What control has decided about a sandbox.
@@ -73,7 +73,7 @@ pub struct SandboxRecord {
     pub id: SandboxId,
     /// The project it belongs to.
     pub project: ProjectId,
-    /// When it was accepted.
+    /// When it was accepted; of one that is claimed from a pool, when it was claimed.
     pub created_at: UnixMillis,
     /// What was asked, with later patches applied.
     pub asked: SandboxSpec,
@@ -92,4 +92,24 @@ pub struct SandboxRecord {
     /// The snapshot that is being taken of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capturing: Option<SnapshotId>,
+    /// The pool that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<PoolMember>,
+}
+
+// === impl SandboxRecord ===
+
+impl SandboxRecord {
+    /// Says whether it waits in a pool to be claimed: as long as it does, nobody sees it.
+    #[must_use]
+    pub fn is_unclaimed(&self) -> bool {
+        self.member.as_ref().is_some_and(|member| member.claimed_at.is_none())
+    }
+
+    /// Returns what a node needs to start it.
+    #[must_use]
+    pub fn launch(&self) -> Launch {
+        let claimed_at = self.member.as_ref().and_then(|member| member.claimed_at);
+        Launch { claimed_at, ..self.asked.launch() }
+    }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{EgressPolicy, ImageName, Resources, Restore, SandboxName};
+use crate::{EgressPolicy, ImageName, Resources, Restore, SandboxName, UnixMillis};
 
 /// Says why a list of ports cannot be exposed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -74,6 +74,9 @@ pub struct Launch {
     /// What it is restored from; `None` = made from its image alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<Restore>,
+    /// When it was claimed from its pool: its clock begins then, and suspends it (spec 01 §7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_at: Option<UnixMillis>,
 }
 
 // === impl ExposedPorts ===
@@ -135,6 +138,7 @@ impl SandboxSpec {
             named: self.name.is_some(),
             timeout_secs: self.timeout_secs,
             restore: self.restore.clone(),
+            claimed_at: None,
         }
     }
 }

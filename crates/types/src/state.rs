@@ -36,6 +36,8 @@ pub enum PendingReason {
     NoResourcesAvailable,
     /// The node that has its snapshot is not there.
     NoExecutorForSnapshotLocation,
+    /// Its pool has as many containers as it may.
+    PoolAtCapacity,
 }
 
 /// The step of a start that failed.
@@ -191,6 +193,7 @@ impl PendingReason {
             Self::NoExecutorsAvailable => "no_executors_available",
             Self::NoResourcesAvailable => "no_resources_available",
             Self::NoExecutorForSnapshotLocation => "no_executor_for_snapshot_location",
+            Self::PoolAtCapacity => "pool_at_capacity",
         }
     }
 }

@@ -232,12 +232,12 @@ pub(crate) fn name(fields: &mut Fields<'_>) -> Result<Option<SandboxName>, Refus
     item.text()?.parse().map(Some).map_err(|wrong| Refusal::invalid(&item.path, wrong))
 }
 
-fn image(fields: &mut Fields<'_>) -> Result<Option<ImageName>, Refusal> {
+pub(super) fn image(fields: &mut Fields<'_>) -> Result<Option<ImageName>, Refusal> {
     let Some(item) = fields.take("image") else { return Ok(None) };
     item.text()?.parse().map(Some).map_err(|wrong| Refusal::invalid(&item.path, wrong))
 }
 
-fn entrypoint(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
+pub(super) fn entrypoint(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
     let Some(words) = fields.list("entrypoint")? else { return Ok(None) };
     if words.len() > MAX_ENTRYPOINT_WORDS {
         let reason = format!("{} words; at most {MAX_ENTRYPOINT_WORDS}", words.len());
@@ -329,7 +329,7 @@ fn template_id(fields: &mut Fields<'_>) -> Result<Option<String>, Refusal> {
     Ok(id.map(str::to_owned))
 }
 
-fn refuse_file_systems(fields: &mut Fields<'_>) -> Result<(), Refusal> {
+pub(super) fn refuse_file_systems(fields: &mut Fields<'_>) -> Result<(), Refusal> {
     if fields.list("file_systems")?.is_some_and(|mounts| !mounts.is_empty()) {
         return Err(Refusal::not_supported("file_systems", "file systems"));
     }

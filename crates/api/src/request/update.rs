@@ -5,8 +5,9 @@ use utoipa::ToSchema;
 
 use super::{
     Parsed,
-    create::{ResourcesRequest, exposed_ports, name, network, unauthenticated_access},
+    create::{ResourcesRequest, exposed_ports, name, unauthenticated_access},
     fields::{Fields, parse_body},
+    pool::network_change,
 };
 use crate::{Refusal, response::NetworkConfig};
 
@@ -56,17 +57,12 @@ impl UpdateSandbox {
             let reason = "a named sandbox cannot become unnamed again; leave the field out";
             return Err(Refusal::invalid("name", reason));
         }
-        let network = match network(&mut fields)? {
-            Some(policy) => NetworkChange::Replace(policy),
-            None if fields.is_null("network") => NetworkChange::Clear,
-            None => NetworkChange::Keep,
-        };
         let value = Self {
             name: name(&mut fields)?,
             exposed_ports: exposed_ports(&mut fields)?,
             allow_unauthenticated_access: unauthenticated_access(&mut fields)?,
             auto_resume: fields.boolean("auto_resume")?,
-            network,
+            network: network_change(&mut fields)?,
         };
         let resources = ResourcesRequest::take(&mut fields, &mut ignored)?;
         value.refuse_resize(resources.as_ref())?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tarn_types::{
-    EgressEntry, EgressPolicy, EndCause, Resources, SandboxRecord, SandboxStatus,
+    EgressEntry, EgressPolicy, EndCause, Resources, SandboxId, SandboxRecord, SandboxStatus,
     TerminationReason, UnixMillis,
 };
 use utoipa::ToSchema;
@@ -77,6 +77,12 @@ pub struct SandboxInfo {
     /// The base of its user ports' URLs, whenever `sandbox_url` is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_endpoint: Option<String>,
+    /// The pool that it was claimed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_id: Option<String>,
+    /// Its container in that pool, while it has one: a suspended sandbox has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
     /// The node that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executor_id: Option<String>,
@@ -196,6 +202,18 @@ impl SandboxFacts<'_> {
         self.is_routable().then_some(ingress)
     }
 
+    fn container_id(&self) -> Option<String> {
+        let has_one = match self.status {
+            SandboxStatus::Running | SandboxStatus::Snapshotting | SandboxStatus::Suspending => {
+                true
+            }
+            SandboxStatus::Pending => self.record.intent.node.is_some(),
+            SandboxStatus::Suspended | SandboxStatus::Terminated => false,
+        };
+        let shown = has_one && self.record.member.is_some();
+        shown.then(|| container_id(&self.record.id))
+    }
+
     fn name(&self) -> Option<String> {
         self.record.asked.name.as_ref().map(ToString::to_string)
     }
@@ -260,6 +278,8 @@ impl SandboxInfo {
             error_details: facts.error_details(),
             sandbox_url: address.map(|address| address.sandbox_url.clone()),
             ingress_endpoint: address.map(|address| address.ingress_endpoint.clone()),
+            pool_id: record.member.as_ref().map(|member| member.pool.to_string()),
+            container_id: facts.container_id(),
             executor_id: record.intent.node.as_ref().map(ToString::to_string),
             runtime: facts.runtime.to_owned(),
             created_at: record.created_at.0,
@@ -299,6 +319,11 @@ impl CreateSandboxResponse {
         made.reason = made.reason.or_else(|| made.pending_reason.map(str::to_owned));
         made
     }
+}
+
+/// Names the container of a sandbox in a pool, claimed or not: for ever the same.
+pub(super) fn container_id(sandbox: &SandboxId) -> String {
+    format!("container_{sandbox}")
 }
 
 impl From<Resources> for ResourcesInfo {

@@ -104,7 +104,7 @@ impl Control {
         let mut copies = Vec::new();
         for _ in 0..times {
             let placement = self.choose_for(&spec.resources, snapshot, &self.rooms().await);
-            let entered = self.enter(snapshot.project.clone(), spec.clone(), placement).await;
+            let entered = self.enter(snapshot.project.clone(), spec.clone(), placement, None).await;
             match entered {
                 Ok(copy) => copies.push(copy),
                 Err(failed) if copies.is_empty() => return Err(failed),

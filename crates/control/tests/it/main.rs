@@ -5,6 +5,7 @@ mod copy;
 mod create;
 mod fake;
 mod key;
+mod pool;
 mod reconcile;
 mod restore;
 mod route;

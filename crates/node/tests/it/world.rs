@@ -473,6 +473,7 @@ pub(crate) fn launch() -> Launch {
         named: false,
         timeout_secs: 600,
         restore: None,
+        claimed_at: None,
     }
 }
 

@@ -93,8 +93,8 @@ impl Verb for Insert {
         // An id that is taken counts before a name that is, so it is looked for first.
         let inserted = sqlx::query(
             "INSERT INTO sandbox (id, project, name, status, created_at, terminated_at,
-                                  sequence, format_version, record)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                                  sequence, format_version, record, unclaimed)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         )
         .bind(row.id())
         .bind(row.record.project.as_str())
@@ -105,6 +105,7 @@ impl Verb for Insert {
         .bind(row.sequence)
         .bind(i64::from(format::RECORD_FORMAT))
         .bind(&row.text)
+        .bind(row.record.is_unclaimed())
         .execute(&mut *connection)
         .await;
         match inserted {
@@ -130,8 +131,10 @@ impl Verb for Update {
         // is one statement.
         let updated = sqlx::query(
             "UPDATE sandbox SET name = ?1, status = ?2, terminated_at = ?3, sequence = ?4,
-                                format_version = ?5, record = ?6
-             WHERE id = ?7 AND sequence = ?4 - 1 AND project = ?8 AND created_at = ?9
+                                format_version = ?5, record = ?6, created_at = ?9,
+                                unclaimed = ?10
+             WHERE id = ?7 AND sequence = ?4 - 1 AND project = ?8
+               AND unclaimed >= ?10 AND (created_at = ?9 OR unclaimed > ?10)
                AND (terminated_at IS NULL OR ?3 IS NOT NULL)",
         )
         .bind(row.name())
@@ -143,6 +146,7 @@ impl Verb for Update {
         .bind(row.id())
         .bind(row.record.project.as_str())
         .bind(row.record.created_at.0)
+        .bind(row.record.is_unclaimed())
         .execute(&mut *connection)
         .await;
         match updated {
@@ -161,15 +165,16 @@ impl Update {
     /// Finds out why no row was changed.
     async fn refused(&self, connection: &mut SqliteConnection) -> StoreError {
         let Self(row) = self;
-        /// Project, creation, end, sequence.
-        type Fixed = (String, i64, Option<i64>, i64);
+        /// Project, creation, end, sequence, unclaimed.
+        type Fixed = (String, i64, Option<i64>, i64, bool);
         let stored: Result<Option<Fixed>, _> = sqlx::query_as(
-            "SELECT project, created_at, terminated_at, sequence FROM sandbox WHERE id = ?",
+            "SELECT project, created_at, terminated_at, sequence, unclaimed FROM sandbox
+             WHERE id = ?",
         )
         .bind(row.id())
         .fetch_optional(connection)
         .await;
-        let (project, created_at, terminated_at, sequence) = match stored {
+        let (project, created_at, terminated_at, sequence, unclaimed) = match stored {
             Ok(Some(stored)) => stored,
             Ok(None) => return StoreError::NotFound { what: "sandbox" },
             Err(error) => return failed("read a sandbox", &error),
@@ -181,6 +186,7 @@ impl Update {
             project: &project,
             created_at: UnixMillis(created_at),
             terminated_at: terminated_at.map(UnixMillis),
+            unclaimed,
         };
         match rule::check_change(&stored, &row.record) {
             Err(error) => error,
@@ -294,13 +300,13 @@ async fn page_rows(
     let sql = match query.order {
         Order::Forward => {
             "SELECT id, format_version, record FROM sandbox
-             WHERE project = ?1 AND (created_at, id) < (?2, ?3)
+             WHERE project = ?1 AND unclaimed = 0 AND (created_at, id) < (?2, ?3)
                AND coalesce(terminated_at <= ?4, 0) = ?5 AND (?6 IS NULL OR status = ?6)
              ORDER BY created_at DESC, id DESC LIMIT ?7"
         }
         Order::Backward => {
             "SELECT id, format_version, record FROM sandbox
-             WHERE project = ?1 AND (created_at, id) > (?2, ?3)
+             WHERE project = ?1 AND unclaimed = 0 AND (created_at, id) > (?2, ?3)
                AND coalesce(terminated_at <= ?4, 0) = ?5 AND (?6 IS NULL OR status = ?6)
              ORDER BY created_at, id LIMIT ?7"
         }
@@ -332,12 +338,12 @@ async fn exists_behind(
     let sql = match query.order {
         Order::Forward => {
             "SELECT EXISTS (SELECT 1 FROM sandbox
-             WHERE project = ?1 AND (created_at, id) >= (?2, ?3)
+             WHERE project = ?1 AND unclaimed = 0 AND (created_at, id) >= (?2, ?3)
                AND coalesce(terminated_at <= ?4, 0) = ?5 AND (?6 IS NULL OR status = ?6))"
         }
         Order::Backward => {
             "SELECT EXISTS (SELECT 1 FROM sandbox
-             WHERE project = ?1 AND (created_at, id) <= (?2, ?3)
+             WHERE project = ?1 AND unclaimed = 0 AND (created_at, id) <= (?2, ?3)
                AND coalesce(terminated_at <= ?4, 0) = ?5 AND (?6 IS NULL OR status = ?6))"
         }
     };

@@ -20,6 +20,7 @@ pub(super) const STORE: Schema = Schema {
     migrations: &[
         include_str!("../../migrations/0001_init.sql"),
         include_str!("../../migrations/0002_snapshot.sql"),
+        include_str!("../../migrations/0003_pool.sql"),
     ],
 };
 

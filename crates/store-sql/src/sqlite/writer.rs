@@ -237,6 +237,7 @@ impl Lost {
             StoreError::NameTaken { .. }
             | StoreError::Conflict { .. }
             | StoreError::SnapshotConflict { .. }
+            | StoreError::PoolConflict { .. }
             | StoreError::NotFound { .. }
             | StoreError::Exists { .. } => error.to_string(),
         };

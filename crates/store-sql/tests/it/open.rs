@@ -3,10 +3,10 @@
 use std::error::Error as _;
 
 use sqlx::{AssertSqlSafe, Connection as _};
-use tarn_store::{Store as _, StoreError};
+use tarn_store::{ListQuery, Order, Store as _, StoreError};
 use tarn_store_sql::{SqliteOpenError, SqliteStore};
 use tarn_task::Tasks;
-use tarn_types::SandboxStatus;
+use tarn_types::{SandboxStatus, UnixMillis};
 
 use crate::support::{Database, raw, record};
 
@@ -37,7 +37,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let mut raw = database.raw().await;
     sqlx::query("PRAGMA user_version = 7").execute(&mut raw).await.expect("set");
     let error = refusal(&database).await;
-    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 3, .. }), "{error:?}");
     assert!(error.to_string().contains("start the newer release"), "{error}");
     let version: i64 =
         sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut raw).await.expect("read");
@@ -67,6 +67,39 @@ async fn the_first_schema_is_brought_up_with_what_it_holds() {
     let (store, _tasks) = database.open().await;
     assert_eq!(store.key_fetch(&kept).await.expect("it is there").project_name, "default");
     assert_eq!(store.snapshot_list_unsettled().await.expect("the new table"), []);
+}
+
+#[tokio::test]
+async fn the_second_schema_is_brought_up_and_its_sandboxes_are_listed() {
+    let database = Database::new();
+    let (store, tasks) = database.open().await;
+    for number in 0..3 {
+        store.sandbox_insert(&record(number), SandboxStatus::Pending).await.expect("inserted");
+    }
+    drop(store);
+    assert_eq!(tasks.shutdown(std::time::Duration::from_secs(20)).await, 0);
+    // What the third has more is taken away again.
+    let mut old = raw(&database.path()).await;
+    let back = "DROP TABLE pool; DROP INDEX sandbox_page;
+         ALTER TABLE sandbox DROP COLUMN unclaimed;
+         CREATE INDEX sandbox_page ON sandbox (project, created_at, id, terminated_at, status);
+         PRAGMA user_version = 2";
+    sqlx::raw_sql(back).execute(&mut old).await.expect("taken away");
+    old.close().await.expect("closed");
+
+    let (store, _tasks) = database.open().await;
+    let query = ListQuery {
+        project: record(0).project,
+        archived: false,
+        archived_before: UnixMillis(0),
+        status: None,
+        from: None,
+        order: Order::Backward,
+        limit: 9,
+    };
+    let page = store.sandbox_list(&query).await.expect("a page");
+    assert_eq!(page.items, [2, 1, 0].map(record));
+    assert_eq!(store.pool_list().await.expect("the new table"), []);
 }
 
 #[tokio::test]

@@ -76,5 +76,6 @@ pub(crate) fn record(number: u32) -> SandboxRecord {
         terminated_at: None,
         end: None,
         capturing: None,
+        member: None,
     }
 }

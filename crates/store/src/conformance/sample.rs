@@ -61,6 +61,7 @@ pub(super) fn record(number: u8) -> SandboxRecord {
         terminated_at: None,
         end: None,
         capturing: None,
+        member: None,
     }
 }
 

@@ -8,6 +8,9 @@ const GOLDEN_SNAPSHOT_1: &str = include_str!("golden/snapshot-1.json");
 /// The same, in an object store.
 const GOLDEN_SNAPSHOT_1_ARCHIVED: &str = include_str!("golden/snapshot-1-archived.json");
 
+const GOLDEN_1_CLAIMED: &str = include_str!("golden/record-1-claimed.json");
+const GOLDEN_POOL_1: &str = include_str!("golden/pool-1.json");
+
 fn golden() -> SandboxRecord {
     format::decode(1, "golden", GOLDEN_1.trim_end()).expect("the golden record is read")
 }
@@ -72,4 +75,29 @@ fn the_golden_archived_snapshot_is_read_and_written_byte_for_byte() {
     assert_eq!(format::encode_snapshot(&record).expect("it is written"), golden);
     let before = format::decode_snapshot(1, "golden", GOLDEN_SNAPSHOT_1).expect("it is read");
     assert_eq!(before.archive, Archival::Nothing, "written before there were object stores");
+}
+
+#[test]
+fn the_golden_pool_is_read_and_written_byte_for_byte() {
+    let golden = GOLDEN_POOL_1.trim_end();
+    let pool = format::decode_pool(1, "golden", golden).expect("it is read");
+    assert_eq!(pool.id.as_str(), "pool_golden0000000001");
+    assert_eq!((pool.max_containers, pool.warm_containers), (Some(5), None));
+    assert_eq!(format::encode_pool(&pool).expect("it is written"), golden);
+    let mut newer: serde_json::Value = serde_json::from_str(golden).expect("JSON");
+    for object in ["", "/definition", "/definition/resources"] {
+        let object = newer.pointer_mut(object).and_then(|value| value.as_object_mut());
+        object.expect("an object").insert("later".to_owned(), serde_json::json!(1));
+    }
+    let read = format::decode_pool(1, "golden", &newer.to_string());
+    assert_eq!(read.expect("unknown fields are ignored"), pool);
+}
+
+#[test]
+fn the_golden_claimed_record_is_read_and_written_byte_for_byte() {
+    let golden = GOLDEN_1_CLAIMED.trim_end();
+    let record = format::decode(1, "golden", golden).expect("it is read");
+    assert!(!record.is_unclaimed());
+    assert_eq!(record.launch().claimed_at, Some(record.created_at));
+    assert_eq!(format::encode(&record).expect("it is written"), golden);
 }

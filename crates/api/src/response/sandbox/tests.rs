@@ -42,6 +42,7 @@ fn record() -> SandboxRecord {
         terminated_at: None,
         end: None,
         capturing: None,
+        member: None,
     }
 }
 

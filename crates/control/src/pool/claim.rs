@@ -1,0 +1,97 @@
+//! Claims: from a container that waits, or from one that is started for it.
+
+use std::{sync::Arc, time::Duration};
+
+use tarn_lifecycle::{Event, status};
+use tarn_scheduler::{Placement, PoolPlace, pool as plan_pool};
+use tarn_types::{
+    PendingReason, PoolId, PoolMember, PoolRecord, ProjectId, SandboxRecord, SandboxStatus,
+};
+use tokio::sync::watch;
+
+use super::{Member, Pool, rule_of, spec_of};
+use crate::{Control, ControlError, SandboxView, table::Live, transition::Moved};
+
+// === impl Control ===
+
+impl Control {
+    /// Claims a sandbox from a pool, and waits at most `hold` for it to run or to fail.
+    ///
+    /// Once accepted it is finished even if this future is dropped.
+    ///
+    /// # Errors
+    /// Fails when the project has no such pool. A pool that has all the containers it may is no
+    /// error: the claim waits for one.
+    pub async fn pool_claim(
+        &self,
+        project: &ProjectId,
+        id: &PoolId,
+        hold: Duration,
+    ) -> Result<SandboxView, ControlError> {
+        let pool = self.find_pool(project, id)?;
+        let control = self.clone();
+        let mut seen = self.finish("pool_claim", async move { control.claim(&pool).await }).await?;
+        Ok(self.started(&mut seen, hold).await)
+    }
+
+    async fn claim(&self, pool: &Arc<Pool>) -> Result<watch::Receiver<Live>, ControlError> {
+        let _turn = pool.turn().await;
+        let record = pool.now();
+        if !self.0.pools.has(pool) {
+            return Err(ControlError::PoolNotFound(record.id.to_string()));
+        }
+        let members = self.members(&record);
+        // The oldest that is ready, else the oldest that soon will be.
+        let ready = members.iter().filter(|member| member.place == PoolPlace::Idle);
+        let soon = members.iter().filter(|member| {
+            let pending = status(&member.live.record) == SandboxStatus::Pending;
+            member.place == PoolPlace::Starting && pending
+        });
+        for Member { entry, live, .. } in ready.chain(soon) {
+            let event = Event::Claimed { timeout_secs: record.timeout_secs };
+            let id = &live.record.id;
+            if let Moved::Changed(claimed) = self.transition(id, event).await? {
+                let status = status(&claimed).as_str();
+                tracing::info!(sandbox.id = %id, pool.id = %record.id, status, "claimed");
+                return Ok(entry.subscribe());
+            }
+        }
+        self.claim_new(&record, &members).await
+    }
+
+    /// Has a container started for a claim, or has the claim wait for one.
+    async fn claim_new(
+        &self,
+        pool: &PoolRecord,
+        members: &[Member],
+    ) -> Result<watch::Receiver<Live>, ControlError> {
+        let known = members.iter().map(|member| (false, member.place));
+        let with_this: Vec<_> = known.chain([(true, PoolPlace::Waiting)]).collect();
+        let spec = spec_of(&pool.definition, pool.timeout_secs);
+        let placement = if plan_pool(&rule_of(pool), &with_this).hold.contains(&true) {
+            Placement::Wait { reason: PendingReason::PoolAtCapacity, obstacles: Vec::new() }
+        } else {
+            self.choose(&spec, &self.rooms().await).await?
+        };
+        let claimed_at = Some(self.0.parts.clock.now());
+        let member = PoolMember { pool: pool.id.clone(), claimed_at };
+        let entered = self.enter(pool.project.clone(), spec, placement, Some(member)).await;
+        self.0.pools.ring();
+        entered
+    }
+
+    /// Says whether a suspended sandbox that should go on waits for its pool to have fewer
+    /// containers; asked in the turn of that pool.
+    pub(crate) fn waits_for_pool(&self, record: &SandboxRecord) -> bool {
+        let Some(pool) = self.pool_of(&record.id) else { return false };
+        let pool = pool.now();
+        let mut members: Vec<_> = self
+            .members(&pool)
+            .into_iter()
+            .filter(|member| member.live.record.id != record.id)
+            .map(|member| (false, member.place))
+            .collect();
+        members.insert(0, (true, PoolPlace::Waiting));
+        plan_pool(&rule_of(&pool), &members).hold.contains(&true)
+    }
+}
