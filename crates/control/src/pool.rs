@@ -147,8 +147,12 @@ impl Pool {
 // === impl Trouble ===
 
 impl Trouble {
-    /// Notes an end that nobody asked for; returns for how long the pool rests.
+    /// Notes an end that nobody asked for; returns for how long the pool rests. What ends while it
+    /// rests already, as all do with their host, is the same trouble.
     fn note(&mut self, now: Instant) -> Duration {
+        if let Some(until) = self.until.filter(|until| now < *until) {
+            return until - now;
+        }
         if self.last.is_some_and(|last| now.duration_since(last) > PEACE) {
             self.times = 0;
         }
@@ -464,10 +468,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn rests_grow_and_are_forgotten_in_peace() {
         let mut trouble = Trouble::default();
-        let now = Instant::now();
-        let rests: Vec<_> = (0..9).map(|_| trouble.note(now).as_secs()).collect();
-        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert!(trouble.rests(now) && !trouble.rests(now + REST_MOST));
+        let mut now = Instant::now();
+        for expected in [1_u64, 2, 4, 8, 16, 32, 60, 60, 60] {
+            assert_eq!(trouble.note(now).as_secs(), expected);
+            let half = Duration::from_millis(500);
+            assert_eq!(trouble.note(now + half).as_millis(), u128::from(expected) * 1000 - 500);
+            assert!(trouble.rests(now + half));
+            now += Duration::from_secs(expected);
+            assert!(!trouble.rests(now));
+        }
         assert_eq!(trouble.note(now + PEACE + REST_FIRST), REST_FIRST);
     }
 }

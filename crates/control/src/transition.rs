@@ -187,6 +187,9 @@ impl ReportSink for Control {
         });
         if current {
             Table::set_endpoint(&entry, report.endpoint);
+            if record.member.is_some() {
+                self.0.pools.ring();
+            }
         }
     }
 

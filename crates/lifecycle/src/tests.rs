@@ -9,6 +9,7 @@ use tarn_types::{
 
 use crate::{Effect, Event, Ignored, Limit, Patch, limit, status, step, waits_to_resume};
 
+mod pool;
 mod state;
 
 const T0: UnixMillis = UnixMillis(1_000_000);
@@ -215,6 +216,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::ResumeWaits(PendingReason::NoResourcesAvailable)),
         2 => snapshot.clone().prop_map(Event::CaptureBegun),
         2 => snapshot.prop_map(Event::CaptureSettled),
+        1 => (0_u64..9).prop_map(|timeout_secs| Event::Claimed { timeout_secs }),
+        1 => Just(Event::Retired),
     ]
 }
 

@@ -150,12 +150,6 @@ OBJECT = {
 NOT_BUILT = [
     ("POST", f"{S}/{{id}}/file_systems"),
     ("DELETE", f"{S}/{{id}}/file_systems"),
-    ("POST", "/sandbox-pools"),
-    ("GET", "/sandbox-pools"),
-    ("GET", "/sandbox-pools/abc"),
-    ("PUT", "/sandbox-pools/abc"),
-    ("DELETE", "/sandbox-pools/abc"),
-    ("POST", "/sandbox-pools/abc/sandboxes"),
     ("GET", "/platform/v1/secrets"),
     ("GET", "/platform/v1/sandbox-templates"),
     ("POST", "/platform/v1/sandbox-template-builds"),

@@ -5,6 +5,7 @@ mod admin;
 mod log;
 mod node;
 mod openapi;
+mod pool;
 mod refusal;
 mod route;
 mod sandbox;

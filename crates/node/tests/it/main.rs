@@ -2,6 +2,7 @@
 
 mod adopt;
 mod archive;
+mod claim;
 mod life;
 mod log;
 mod prestart;
