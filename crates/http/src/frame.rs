@@ -98,7 +98,8 @@ mod tests {
             (Method::HEAD, Some("/sandboxes/{sid}"), "sandbox_fetch"),
             (Method::PUT, Some("/sandboxes/{sid}"), "none"),
             (Method::GET, Some("/snapshots"), "snapshot_list"),
-            (Method::GET, Some("/sandbox-pools"), "not_built"),
+            (Method::GET, Some("/sandbox-pools"), "pool_list"),
+            (Method::GET, Some("/platform/v1/secrets"), "not_built"),
             (Method::GET, None, "none"),
         ];
         for (method, matched, expected) in table {
