@@ -261,7 +261,8 @@ impl Control {
         self.enter(project, spec, placement, None).await
     }
 
-    /// Stores a new sandbox, or one of a pool's, and has it made. From here on it is finished whatever happens.
+    /// Stores a new sandbox, or one of a pool's, and has it made. From here on it is finished
+    /// whatever happens.
     pub(crate) async fn enter(
         &self,
         project: ProjectId,

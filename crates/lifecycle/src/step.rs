@@ -385,7 +385,8 @@ fn capture_settled(record: &SandboxRecord, snapshot: &SnapshotId) -> Result<Step
     Ok(Step { record: next, effects: vec![] })
 }
 
-/// From here on it is somebody's, and its clock runs. Of any number of claims one finds it unclaimed.
+/// From here on it is somebody's, and its clock runs. Of any number of claims one finds it
+/// unclaimed.
 fn claimed(record: &SandboxRecord, timeout_secs: u64, now: UnixMillis) -> Result<Step, Ignored> {
     let Some(member) = record.member.as_ref().filter(|member| member.claimed_at.is_none()) else {
         return Err(Ignored::NoChange);

@@ -367,17 +367,13 @@ async fn what_a_pool_cannot_be_is_refused_by_name() {
     assert_eq!(world.control.pool_list(&world.project), []);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_pool_whose_containers_fail_rests_between_tries() {
-    let world = World::new(Manner::Silent).await;
-    world.control.pool_create(&world.project, ask(1, None)).await.expect("made");
+/// Has every start fail at once for half an hour, and returns how many there were.
+async fn until_half_an_hour_of_failures(world: &World) -> usize {
     let mut seen = 0;
-    // Every start fails at once, for half an hour.
     for _ in 0..18_000 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let told: Vec<_> = world.node.told.lock().keys().cloned().collect();
-        world.node.told.lock().clear();
-        for id in told {
+        let told = std::mem::take(&mut *world.node.told.lock());
+        for id in told.into_keys() {
             seen += 1;
             let cause = EndCause::StartFailed {
                 step: FailedStep::Image,
@@ -387,6 +383,14 @@ async fn a_pool_whose_containers_fail_rests_between_tries() {
             world.node.say(&id, 1, ObservedPhase::Ended(cause)).await;
         }
     }
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_whose_containers_fail_rests_between_tries() {
+    let world = World::new(Manner::Silent).await;
+    world.control.pool_create(&world.project, ask(1, None)).await.expect("made");
+    let seen = until_half_an_hour_of_failures(&world).await;
     assert!((20..60).contains(&seen), "{seen} tries");
 }
 
