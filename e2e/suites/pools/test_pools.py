@@ -1,6 +1,9 @@
 """Every rule of pools over HTTP: filled, claimed from, at the maximum, changed, timed out, deleted."""
 
 import concurrent.futures
+import json
+import pathlib
+import subprocess
 import threading
 
 import pytest
@@ -8,7 +11,8 @@ from harness import env
 from harness.wait import until
 from suites.pools.pool import IMAGE, SHAPE, pool
 
-SECONDS = 40
+PROGRAM = pathlib.Path(__file__).with_name("pools.mjs")
+SECONDS = 25
 WARM, CLAIMS = env.scale(3, 30), env.scale(5, 50)
 
 
@@ -95,27 +99,27 @@ def test_another_definition_replaces_what_waits(server):
 
 
 def test_the_clock_starts_at_the_claim_and_suspends(server):
-    limit = 4
-    with pool(server, warm_containers=1, timeout_secs=limit, max_containers=1) as of:
+    limit = 3
+    # It does its work before the claim: after it there may be no time left.
+    entrypoint = ["sh", "-c", "echo kept > /tmp/kept; exec sleep 3600"]
+    with pool(server, warm_containers=1, timeout_secs=limit, max_containers=1, entrypoint=entrypoint) as of:
         of.idle(1)
         claimed = of.claim()
-        begun = server.info(claimed)["created_at"]
-        assert server.run(claimed, "echo kept > /tmp/kept").status == 0
         until(lambda: status(server, claimed) == "suspended", 60, "its limit")
         info = server.info(claimed)
         assert (info["outcome"], info["timeout_secs"], info.get("container_id")) == (None, limit, None)
-        assert begun == info["created_at"]
         # It holds no container, and its pool goes on without it.
-        of.idle(1, timeout=60)
+        of.idle(1)
         assert not of.containers("Running")
         assert server.call("DELETE", f"/sandbox-pools/{of.id}").code == "POOL_IN_USE"
         # Traffic does not wake it; the API does, in the place of what waits.
         reply = server.sandbox_call(claimed, "GET", "/api/v1/health")
         assert (reply.status, reply.code) == (503, "SANDBOX_NOT_RUNNING"), reply
-        assert of.replace(timeout_secs=0).status == 200
-        resumed = server.call("POST", f"/sandboxes/{claimed}/resume?wait_ms=30000", timeout=60)
+        resumed = server.call("POST", f"/sandboxes/{claimed}/resume?wait_ms=60000", timeout=90)
         assert resumed.status == 200, resumed
-        assert server.run(claimed, "cat /tmp/kept").out == "kept"
+        # With a name it is one like any other: whatever its clock has done meanwhile, traffic wakes it.
+        assert server.call("PATCH", f"/sandboxes/{claimed}", {"name": "kept"}).status == 200
+        until(lambda: server.run(claimed, "cat /tmp/kept").out == "kept", 60, "what it had")
 
 
 def test_a_pool_of_another_project_is_not_there(server):
@@ -171,12 +175,12 @@ def test_the_old_spelling_of_the_disk_and_a_bad_entrypoint(server):
         assert "/no/such" in reply["error_details"]["message"]
 
 
-@pytest.mark.parametrize("kill", [False, True])
+@pytest.mark.parametrize("kill", [False, True] if env.FULL else [True])
 def test_a_pool_outlives_the_server(server, kill):
     with pool(server, warm_containers=2, max_containers=3) as of:
-        idle = of.idle(2)
+        of.idle(2)
         claimed = of.claim()
-        idle = (idle & of.idle(2)) | of.idle(2)
+        idle = of.idle(2)
         server.restart(kill=kill)
         assert of.idle(2) == idle, "the same ones"
         assert list(of.containers("Running").values()) == [claimed]
@@ -218,3 +222,25 @@ def test_killed_amid_claims(server):
             for sandbox in there:
                 server.delete(sandbox)
             of.idle(WARM)
+
+
+def test_npm(server):
+    variables = {
+        "TENSORLAKE_API_URL": server.api,
+        "TENSORLAKE_API_KEY": server.key,
+        "TARN_NODE_MODULES": env.NODE_MODULES,
+        "PATH": "/usr/bin:/bin",
+    }
+    run = subprocess.run([env.NODE, str(PROGRAM)], env=variables, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == {
+        "idle": ["string", "string", None],
+        "ran": "hello",
+        "claimed": [True, True],
+        "info": [True],
+        "list": [[True, "tensorlake/ubuntu-minimal", 256, 1024]],
+        "updated": [True, 0, 2, 200],
+        "cold": "running",
+        "inUse": "PoolInUseError",
+        "gone": "PoolNotFoundError",
+    }
