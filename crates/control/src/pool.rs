@@ -19,9 +19,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::{Mutex, RwLock};
 use tarn_lifecycle::status;
 use tarn_scheduler::{PoolPlace, PoolRule};
+use tarn_store::StoreError;
 use tarn_types::{
-    EndCause, PoolDefinition, PoolId, PoolRecord, ProjectId, SandboxId, SandboxRecord, SandboxSpec,
-    SandboxStatus, Target,
+    EgressPolicy, EndCause, PoolDefinition, PoolId, PoolRecord, PortAccess, ProjectId, SandboxId,
+    SandboxRecord, SandboxSpec, SandboxStatus, Target,
 };
 use tokio::{
     sync::{MutexGuard, Notify},
@@ -34,6 +35,9 @@ use crate::{
     sandbox::largest,
     table::{Entry, Live},
 };
+
+/// How often a change of a pool is decided anew when its record is another than was known.
+const CONFLICT_ROUNDS: usize = 2;
 
 /// How many containers of a pool are started at once.
 const STARTS: u32 = 4;
@@ -237,16 +241,20 @@ impl Control {
     ) -> Result<PoolView, ControlError> {
         let pool = self.find_pool(project, id)?;
         let control = self.clone();
-        self.finish("pool_update", async move {
-            let _turn = pool.turn().await;
+        self.finish("pool_update", async move { control.replace_pool(&pool, ask).await }).await
+    }
+
+    async fn replace_pool(&self, pool: &Arc<Pool>, ask: PoolAsk) -> Result<PoolView, ControlError> {
+        let _turn = pool.turn().await;
+        for _ in 0..CONFLICT_ROUNDS {
             let before = pool.now();
-            if !control.0.pools.has(&pool) {
+            if !self.0.pools.has(pool) {
                 return Err(ControlError::PoolNotFound(before.id.to_string()));
             }
             let network = before.definition.network.as_ref();
-            let settings = control.pool_settings(ask, network).await?;
+            let settings = self.pool_settings(ask.clone(), network).await?;
             let after = PoolRecord {
-                updated_at: control.0.parts.clock.now(),
+                updated_at: self.0.parts.clock.now(),
                 definition: settings.definition,
                 timeout_secs: settings.timeout_secs,
                 max_containers: settings.max_containers,
@@ -254,17 +262,37 @@ impl Control {
                 sequence: before.sequence + 1,
                 ..before.as_ref().clone()
             };
-            control.0.parts.store.pool_update(&after).await?;
+            match self.0.parts.store.pool_update(&after).await {
+                Ok(()) => {}
+                Err(StoreError::PoolConflict { .. } | StoreError::NotFound { .. }) => {
+                    self.reload_pool(pool).await?;
+                    continue;
+                }
+                Err(failed) => return Err(failed.into()),
+            }
             tracing::info!(
                 pool.id = %after.id, warm = after.warm_containers, max = after.max_containers,
                 replaced = after.definition != before.definition, "pool changed"
             );
             *pool.record.write() = Arc::new(after.clone());
             *pool.trouble.lock() = Trouble::default();
-            control.0.pools.ring();
-            Ok(control.pool_view(&after))
-        })
-        .await
+            self.0.pools.ring();
+            return Ok(self.pool_view(&after));
+        }
+        let detail =
+            format!("pool {} changed {CONFLICT_ROUNDS} times under one request", pool.now().id);
+        Err(ControlError::Unavailable { detail })
+    }
+
+    /// Reads a pool anew: the answer to an earlier change of it was lost.
+    async fn reload_pool(&self, pool: &Pool) -> Result<(), ControlError> {
+        let id = pool.now().id.clone();
+        let stored = self.0.parts.store.pool_list().await?;
+        match stored.into_iter().find(|record| record.id == id) {
+            Some(record) => *pool.record.write() = Arc::new(record),
+            None => drop(self.0.pools.map.write().remove(&id)),
+        }
+        Ok(())
     }
 
     /// Deletes a pool and ends its containers. Returns once it is durable that it is gone.
@@ -321,7 +349,7 @@ impl Control {
         }
         match self.0.parts.store.sandbox_fetch(id).await {
             Ok(record) => Ok(record.is_unclaimed()),
-            Err(tarn_store::StoreError::NotFound { .. }) => Ok(false),
+            Err(StoreError::NotFound { .. }) => Ok(false),
             Err(failed) => Err(failed.into()),
         }
     }
@@ -357,7 +385,7 @@ impl Control {
     async fn pool_settings(
         &self,
         ask: PoolAsk,
-        network: Option<&tarn_types::EgressPolicy>,
+        network: Option<&EgressPolicy>,
     ) -> Result<PoolSettings, ControlError> {
         let largest = largest(&self.rooms().await);
         let settings = self.0.config.limits.check_pool(ask, network, &largest)?;
@@ -454,7 +482,7 @@ fn spec_of(definition: &PoolDefinition, timeout_secs: u64) -> SandboxSpec {
         timeout_secs,
         entrypoint: definition.entrypoint.clone(),
         network: definition.network.clone(),
-        ports: tarn_types::PortAccess::default(),
+        ports: PortAccess::default(),
         auto_resume: true,
         max_pending_secs: None,
         restore: None,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tarn_lifecycle::Event;
 use tarn_scheduler::{Placement, PoolPlan, pool as plan_pool};
-use tarn_types::{PendingReason, PoolMember, PoolRecord, SandboxId};
+use tarn_types::{PendingReason, PoolId, PoolMember, PoolRecord, SandboxId};
 use tokio::time::Instant;
 
 use super::{Pool, rule_of, spec_of};
@@ -111,7 +111,7 @@ impl Control {
     }
 
     /// Ends what is left of a deleted pool.
-    async fn retire_all(&self, id: &tarn_types::PoolId) {
+    async fn retire_all(&self, id: &PoolId) {
         for entry in self.0.table.of_pool(id) {
             let sandbox = entry.now().record.id.clone();
             if let Err(failed) = self.transition(&sandbox, Event::Retired).await {

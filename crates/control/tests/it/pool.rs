@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tarn_control::{ControlError, ListAsk, NetworkPatch, PoolAsk, PoolContainer, SandboxView};
 use tarn_node_api::NodeTarget;
 use tarn_route_api::{RouteError, Routes as _};
-use tarn_store::{MemoryStore, Order, Store as _};
+use tarn_store::{Loss, MemoryStore, Order, Store as _, UnreliableStore};
 use tarn_types::{
     ByteSize, EgressPolicy, EndCause, FailedStep, ObservedPhase, PendingReason, PoolId, ProjectId,
     SandboxId, SandboxRef, SandboxStatus, StartFailure,
@@ -453,4 +453,49 @@ async fn a_server_that_dies_after_a_delete_leaves_containers_to_the_next() {
     let world = World::over(store, node).await;
     world.until_reconciled().await;
     assert!(world.node.has.lock().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_whose_answer_was_lost_is_read_anew() {
+    let world = World::new(Manner::Prompt).await;
+    let pool = world.pool(1, None).await;
+    let mut record = world.store.pool_list().await.expect("a list").remove(0);
+    record.sequence += 1;
+    world.store.pool_update(&record).await.expect("as far as it came");
+    world.update(&pool, ask(2, None)).await;
+    world.until_idle(&pool, 2).await;
+    world.store.pool_delete(&pool).await.expect("as far as it came");
+    let gone = world.control.pool_update(&world.project, &pool, ask(1, None)).await;
+    assert!(matches!(gone, Err(ControlError::PoolNotFound(_))), "{gone:?}");
+    world.until_reconciled().await;
+    assert!(world.node.has.lock().is_empty(), "its containers went with it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_store_that_is_away_now_and_then_nothing_is_handed_out_twice() {
+    for loss in [Loss::Request, Loss::Answer] {
+        let store = Arc::new(MemoryStore::default());
+        let seen = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 5, loss));
+        let world = World::on(seen, store, FakeNode::new(Manner::Prompt)).await;
+        let pool = loop {
+            let made = world.control.pool_create(&world.project, ask(3, None)).await;
+            if let Ok(made) = made {
+                break made.record.id;
+            }
+        };
+        let mut got = BTreeSet::new();
+        let mut tries = 0;
+        while got.len() < 20 {
+            tries += 1;
+            assert!(tries < 100, "{loss:?}: {} of {tries}", got.len());
+            if let Ok(claimed) = world.control.pool_claim(&world.project, &pool, HOLD).await {
+                assert!(got.insert(claimed.record.id), "{loss:?}: handed out twice");
+            }
+        }
+        let live = world.store.sandbox_list_live().await.expect("a list");
+        let claimed: BTreeSet<_> =
+            live.into_iter().filter(|one| !one.is_unclaimed()).map(|one| one.id).collect();
+        assert!(got.is_subset(&claimed), "{loss:?}");
+        world.until_idle(&pool, 3).await;
+    }
 }
