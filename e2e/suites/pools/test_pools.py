@@ -1,6 +1,7 @@
 """Every rule of pools over HTTP: filled, claimed from, at the maximum, changed, timed out, deleted."""
 
 import concurrent.futures
+import http.client
 import json
 import pathlib
 import subprocess
@@ -198,7 +199,7 @@ def test_killed_amid_claims(server):
             def ask(told=told, first=first):
                 try:
                     reply = of.ask(hold_ms=0)
-                except OSError:
+                except (OSError, http.client.HTTPException):
                     return  # Its server is dead.
                 finally:
                     first.set()
