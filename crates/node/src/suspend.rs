@@ -87,8 +87,8 @@ fn is_short(memory: MemoryFacts) -> bool {
 // === impl SandboxTask ===
 
 impl SandboxTask {
-    /// Suspends a running sandbox, for an intent or its idle limit. After a failure it runs on, and
-    /// the report says why.
+    /// Suspends a running sandbox, for an intent or a limit. After a failure it runs on, and the
+    /// report says why.
     pub(crate) async fn suspend(&mut self, generation: Generation, why: Why) {
         let before = std::mem::replace(&mut self.entry.generation, generation);
         if self.entry.frozen {

@@ -12,6 +12,13 @@ use tokio::sync::watch;
 use super::{Member, Pool, rule_of, spec_of};
 use crate::{Control, ControlError, SandboxView, table::Live, transition::Moved};
 
+/// Before or behind those that wait already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Last,
+}
+
 // === impl Control ===
 
 impl Control {
@@ -41,6 +48,14 @@ impl Control {
             return Err(ControlError::PoolNotFound(record.id.to_string()));
         }
         let members = self.members(&record);
+        // What waits may be about to go: for a resume, for a claim before this one, or because the
+        // maximum was lowered.
+        let places: Vec<_> = members.iter().map(|member| member.place).collect();
+        if is_held(&record, &places, Turn::Last) {
+            let reason = PendingReason::PoolAtCapacity;
+            let placement = Placement::Wait { reason, obstacles: Vec::new() };
+            return self.claim_new(&record, placement).await;
+        }
         // The oldest that is ready, else the oldest that soon will be.
         let ready = members.iter().filter(|member| member.place == PoolPlace::Idle);
         let soon = members.iter().filter(|member| {
@@ -56,23 +71,18 @@ impl Control {
                 return Ok(entry.subscribe());
             }
         }
-        self.claim_new(&record, &members).await
+        let spec = spec_of(&record.definition, record.timeout_secs);
+        let placement = self.choose(&spec, &self.rooms().await).await?;
+        self.claim_new(&record, placement).await
     }
 
     /// Has a container started for a claim, or has the claim wait for one.
     async fn claim_new(
         &self,
         pool: &PoolRecord,
-        members: &[Member],
+        placement: Placement,
     ) -> Result<watch::Receiver<Live>, ControlError> {
-        let known = members.iter().map(|member| (false, member.place));
-        let with_this: Vec<_> = known.chain([(true, PoolPlace::Waiting)]).collect();
         let spec = spec_of(&pool.definition, pool.timeout_secs);
-        let placement = if plan_pool(&rule_of(pool), &with_this).hold.contains(&true) {
-            Placement::Wait { reason: PendingReason::PoolAtCapacity, obstacles: Vec::new() }
-        } else {
-            self.choose(&spec, &self.rooms().await).await?
-        };
         let claimed_at = Some(self.0.parts.clock.now());
         let member = PoolMember { pool: pool.id.clone(), claimed_at };
         let entered = self.enter(pool.project.clone(), spec, placement, Some(member)).await;
@@ -85,13 +95,20 @@ impl Control {
     pub(crate) fn waits_for_pool(&self, record: &SandboxRecord) -> bool {
         let Some(pool) = self.pool_of(&record.id) else { return false };
         let pool = pool.now();
-        let mut members: Vec<_> = self
-            .members(&pool)
-            .into_iter()
-            .filter(|member| member.live.record.id != record.id)
-            .map(|member| (false, member.place))
-            .collect();
-        members.insert(0, (true, PoolPlace::Waiting));
-        plan_pool(&rule_of(&pool), &members).hold.contains(&true)
+        let others = self.members(&pool).into_iter();
+        let others = others.filter(|member| member.live.record.id != record.id);
+        let places: Vec<_> = others.map(|member| member.place).collect();
+        is_held(&pool, &places, Turn::First)
     }
+}
+
+/// Says whether one more that wants a container of a pool waits until there are fewer.
+fn is_held(pool: &PoolRecord, others: &[PoolPlace], turn: Turn) -> bool {
+    let mut all: Vec<_> = others.iter().map(|place| (false, *place)).collect();
+    let at = match turn {
+        Turn::First => 0,
+        Turn::Last => all.len(),
+    };
+    all.insert(at, (true, PoolPlace::Waiting));
+    plan_pool(&rule_of(pool), &all).hold.contains(&true)
 }

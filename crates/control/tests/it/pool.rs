@@ -174,16 +174,49 @@ async fn a_claim_at_the_maximum_waits_for_the_end_of_another() {
     assert_eq!(world.status(&waits.record.id).await, SandboxStatus::Running);
     assert_eq!(world.idle(&pool), BTreeSet::new(), "the claim came first");
     // Held, it is answered when it runs.
-    let (control, project, of) = (world.control.clone(), world.project.clone(), pool.clone());
-    let held =
-        tokio::spawn(
-            async move { control.pool_claim(&project, &of, Duration::from_secs(300)).await },
-        );
-    world.until_reconciled().await;
-    assert!(!held.is_finished());
+    let claim = world.control.pool_claim(&world.project, &pool, Duration::from_secs(300));
+    tokio::pin!(claim);
+    tokio::select! {
+        biased;
+        held = &mut claim => panic!("{held:?}"),
+        () = world.until_reconciled() => {}
+    }
     world.terminate(&second).await;
-    let held = held.await.expect("no panic").expect("accepted");
-    assert_eq!(held.status, SandboxStatus::Running);
+    assert_eq!(claim.await.expect("accepted").status, SandboxStatus::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_takes_nothing_beyond_a_maximum_that_was_just_reached() {
+    let world = World::new(Manner::Prompt).await;
+    let pool = world.pool(1, Some(2)).await;
+    let sleeper = world.claim(&pool).await.record;
+    world.until_idle(&pool, 1).await;
+    // What waits is still there when the claim comes right behind the change.
+    let hold = Duration::from_millis(1);
+    let control = &world.control;
+    let (changed, claimed) = tokio::join!(
+        control.pool_update(&world.project, &pool, ask(1, Some(1))),
+        control.pool_claim(&world.project, &pool, hold)
+    );
+    changed.expect("changed");
+    let claimed = claimed.expect("accepted").record;
+    assert_eq!(claimed.intent.pending_reason, Some(PendingReason::PoolAtCapacity));
+    world.until_reconciled().await;
+    assert_eq!(world.containers(&pool).len(), 1);
+    // The same behind a resume that takes the last place.
+    world.terminate(&claimed.id).await;
+    world.node.say(&sleeper.id, sleeper.intent.generation.0, ObservedPhase::Suspended).await;
+    world.until_idle(&pool, 1).await;
+    let sandbox = SandboxRef::Id(sleeper.id.clone());
+    let (resumed, claimed) = tokio::join!(
+        control.sandbox_resume(&world.project, &sandbox, Some(HOLD)),
+        control.pool_claim(&world.project, &pool, hold)
+    );
+    resumed.expect("it goes on");
+    let claimed = claimed.expect("accepted").record;
+    assert_eq!(claimed.intent.pending_reason, Some(PendingReason::PoolAtCapacity));
+    world.until_reconciled().await;
+    assert_eq!(world.containers(&pool).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
