@@ -6,6 +6,7 @@ import json
 import pathlib
 import subprocess
 import threading
+import time
 
 import pytest
 from harness import env
@@ -23,13 +24,17 @@ def status(server, sandbox: str) -> str:
 
 def test_claims_at_once_get_each_its_own(server):
     with pool(server, warm_containers=WARM) as of:
-        of.idle(WARM)
+        warm, filled = of.idle(WARM), time.monotonic()
         claimed = of.claim_at_once(CLAIMS)
         assert len(set(claimed)) == CLAIMS
+        answered = time.monotonic()
+        of.idle(WARM)
+        print(f"{CLAIMS} claims at once, {WARM} waited: all run after {answered - filled:.2f} s, ", end="")
+        print(f"{WARM} wait again {time.monotonic() - answered:.2f} s later")
+        running = of.containers("Running")
+        assert len(running) == CLAIMS and warm <= running.keys(), "what waited was used first"
         marks = [server.run(sandbox, f"test ! -e /tmp/mark && echo {sandbox} | tee /tmp/mark").out for sandbox in claimed]
         assert marks == claimed, "none was used before"
-        of.idle(WARM)
-        assert len(of.containers("Running")) == CLAIMS
         for sandbox in claimed:
             server.delete(sandbox)
         until(lambda: not of.containers("Running"), 60, "the end of all")
@@ -192,7 +197,7 @@ def test_killed_amid_claims(server):
     """Whatever a claim was told is so, and none was handed out twice."""
     with pool(server, warm_containers=WARM) as of:
         of.idle(WARM)
-        for _ in range(env.scale(1, 10)):
+        for turn in range(env.scale(1, 10)):
             told: list[str] = []
             first = threading.Event()
 
@@ -220,6 +225,7 @@ def test_killed_amid_claims(server):
                 until(lambda sandbox=sandbox: status(server, sandbox) == "running", 60, "a claimed one runs")
             marks = [server.run(sandbox, f"test ! -e /tmp/mark && echo {sandbox} | tee /tmp/mark").out for sandbox in there]
             assert marks == there
+            print(f"kill {turn + 1}: {len(told)} of {CLAIMS} claims were answered, {len(there)} are there, each once")
             for sandbox in there:
                 server.delete(sandbox)
             of.idle(WARM)
