@@ -70,6 +70,8 @@ def request(
 
 def _exchange(connection: http.client.HTTPConnection, body, chunked: bool) -> Reply:
     """Sends the body and reads the answer, which may come before the body's end."""
+    # Apart: who is reset while connecting has no answer to read.
+    connection.connect()
     try:
         connection.endheaders(body, encode_chunked=chunked)
     except (BrokenPipeError, ConnectionResetError):
