@@ -191,10 +191,10 @@ fn host_name(host: &str) -> Result<&str, IngressError> {
 
 /// Returns the one label before a suffix of ours, lower-cased as host names are.
 fn sandbox_label(name: &str, suffixes: &[String]) -> Option<String> {
-    let name = name.to_ascii_lowercase();
     suffixes.iter().find_map(|suffix| {
-        let label = name.strip_suffix(&suffix.to_ascii_lowercase())?.strip_suffix('.')?;
-        (!label.is_empty() && !label.contains('.')).then(|| label.to_owned())
+        let (label, end) = name.split_at_checked(name.len().checked_sub(suffix.len())?)?;
+        let label = label.strip_suffix('.').filter(|_| end.eq_ignore_ascii_case(suffix))?;
+        (!label.is_empty() && !label.contains('.')).then(|| label.to_ascii_lowercase())
     })
 }
 

@@ -111,7 +111,8 @@ impl Admission {
             return Err(not_running(&route));
         }
         let deadline = Instant::now() + patience(headers.get(TIMEOUT_MS), self.config.hold_timeout);
-        let route = self.hold(address, &caller, deadline, route).await?;
+        // Boxed, because what is rare would make every request's future large to move.
+        let route = Box::pin(self.hold(address, &caller, deadline, route)).await?;
         let refused_until = Some(deadline.min(Instant::now() + self.config.listen_patience));
         Ok(Admitted { route, authorization, refused_until, activity })
     }

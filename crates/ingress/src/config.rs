@@ -53,14 +53,17 @@ pub struct IngressConfig {
     pub max_held: usize,
     /// The longest request head (target, names and values) in bytes. Default: 64 KiB.
     pub max_header_bytes: usize,
-    /// Headers of one request over HTTP/1. Default: 128.
-    pub max_headers: usize,
     /// Requests at a time on one HTTP/2 connection. Default: 128.
     pub max_streams: u32,
-    /// Idle connections kept per sandbox port. Default: 32.
-    pub pool_idle_per_port: usize,
+    /// Idle connections kept to a daemon, which pays for each in its memory. Default: 32.
+    pub pool_daemon_most: usize,
     /// How long an idle connection to a daemon is kept. Default: 60 s.
     pub pool_daemon_idle: Duration,
+    /// Idle connections kept per user port. Default: 128.
+    ///
+    /// As many as callers at once that each wait for their answer: with fewer places a burst of
+    /// answers closes connections that the requests behind it open again.
+    pub pool_user_most: usize,
     /// How long an idle connection to a user port is kept.
     ///
     /// Default: 1.5 s. The servers people run close idle connections after 2 s (gunicorn) or 5 s
@@ -112,10 +115,10 @@ impl Default for IngressConfig {
             max_requests: 16384,
             max_held: 4096,
             max_header_bytes: 64 << 10,
-            max_headers: 128,
             max_streams: 128,
-            pool_idle_per_port: 32,
+            pool_daemon_most: 32,
             pool_daemon_idle: Duration::from_secs(60),
+            pool_user_most: 128,
             pool_user_idle: Duration::from_millis(1500),
             stopped_linger: Duration::from_secs(1),
         }

@@ -29,6 +29,7 @@ mod header;
 mod ingress;
 mod meter;
 mod places;
+mod seldom;
 mod serve;
 mod shape;
 mod socket;

@@ -1,6 +1,6 @@
 //! Accepting connections, bounding them, and draining them at the end.
 
-use std::{error::Error as _, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{error::Error, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use hyper::{rt::Executor, service::service_fn};
 use hyper_util::{
@@ -19,6 +19,7 @@ use crate::{
     forward::StreamReset,
     ingress::{ClientConnection, Ingress},
     places::{Place, Places},
+    seldom::Seldom,
     socket::{self, ClientStream},
     stats::Gauge,
 };
@@ -37,6 +38,14 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// How often an HTTP/2 client is asked whether it is still there, and how long it may take to say.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a connection has to end that has not by itself.
+#[derive(Debug, Clone, Copy)]
+enum Parting {
+    Now,
+    /// When its requests have ended, at the latest then.
+    AfterRequests(Instant),
+}
 
 /// Lets hyper spawn through [`Tasks`].
 #[derive(Debug, Clone)]
@@ -105,8 +114,9 @@ impl Ingress {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
-            .max_buf_size(config.max_header_bytes.max(READ_BUFFER_BYTES))
-            .max_headers(config.max_headers);
+            // How many headers there may be is left at hyper's 100: to be told makes it set up that
+            // many places for each request.
+            .max_buf_size(config.max_header_bytes.max(READ_BUFFER_BYTES));
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -150,7 +160,6 @@ impl Ingress {
         deadline: Instant,
     ) {
         let stream = ClientStream::new(stream, Arc::clone(client.phase()));
-        let config = Arc::clone(&self.shared.config);
         let spoke = Arc::new(Notify::new());
         let service = {
             let (ingress, client, spoke) = (self.clone(), client.clone(), Arc::clone(&spoke));
@@ -168,39 +177,56 @@ impl Ingress {
         };
         let mut connection =
             pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
-        let mut silent = pin!(tokio::time::timeout_at(deadline, spoke.notified()));
-        let mut stopping = pin!(self.shared.tasks.stopping());
-        let mut grace = pin!(tokio::time::sleep(config.drain_grace));
-        let mut given_up = pin!(client.given_up());
-        let (mut has_spoken, mut draining) = (false, false);
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(error, peer = %client.peer(), "a connection broke");
-                    }
-                    break;
-                }
-                spoke = silent.as_mut(), if !has_spoken => match spoke {
-                    Ok(()) => {
-                        has_spoken = true;
-                        if client.is_turned_away() {
-                            draining = true;
-                            grace.as_mut().reset(deadline);
-                            connection.as_mut().graceful_shutdown();
-                        }
-                    }
-                    Err(_elapsed) => break,
-                },
-                () = stopping.as_mut(), if !draining => {
-                    draining = true;
-                    grace.as_mut().reset(Instant::now() + config.drain_grace);
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = grace.as_mut(), if draining => break,
-                () = given_up.as_mut() => break,
-            }
+        let parting = pin!(self.parting(&client, &spoke, deadline));
+        let drained_by = tokio::select! {
+            biased;
+            ended = connection.as_mut() => return note_end(ended, &client),
+            parting = Seldom::new(parting) => match parting {
+                Parting::Now => return,
+                Parting::AfterRequests(by) => by,
+            },
+        };
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => note_end(ended, &client),
+            () = tokio::time::sleep_until(drained_by) => {}
+            () = client.given_up() => {}
         }
+    }
+
+    /// Resolves when a connection that has not ended by itself has to.
+    async fn parting(
+        &self,
+        client: &ClientConnection,
+        spoke: &Notify,
+        deadline: Instant,
+    ) -> Parting {
+        let grace = self.shared.config.drain_grace;
+        let mut stopping = pin!(self.shared.tasks.stopping());
+        let mut given_up = pin!(client.given_up());
+        tokio::select! {
+            spoke = tokio::time::timeout_at(deadline, spoke.notified()) => match spoke {
+                Ok(()) if client.is_turned_away() => return Parting::AfterRequests(deadline),
+                Ok(()) => {}
+                Err(_elapsed) => return Parting::Now,
+            },
+            () = stopping.as_mut() => {
+                return Parting::AfterRequests(deadline.min(Instant::now() + grace));
+            }
+            () = given_up.as_mut() => return Parting::Now,
+        }
+        tokio::select! {
+            () = stopping => Parting::AfterRequests(Instant::now() + grace),
+            () = given_up => Parting::Now,
+        }
+    }
+}
+
+/// Says why a connection ended, if it broke.
+fn note_end(ended: Result<(), Box<dyn Error + Send + Sync>>, client: &ClientConnection) {
+    if let Err(error) = ended {
+        tracing::debug!(error, peer = %client.peer(), "a connection broke");
     }
 }
 

@@ -1,6 +1,6 @@
 //! WebSockets: after the handshake both ends are only bytes.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -8,6 +8,7 @@ use tokio::{io::copy_bidirectional_with_sizes, time::timeout};
 
 use crate::{
     ingress::{ClientConnection, Shared},
+    seldom::Seldom,
     stats::{Active, Gauge},
     upstream::Lease,
 };
@@ -63,14 +64,20 @@ async fn carry(shared: &Shared, ends: Ends<Upgraded>, lease: &Lease) {
         shared.tasks.stopping().await;
         tokio::time::sleep(shared.config.drain_grace).await;
     };
+    let cut = pin!(async {
+        tokio::select! {
+            () = lease.idle(shared.config.idle_timeout) => {}
+            () = lease.gone() => {}
+            () = drained => {}
+        }
+    });
     tokio::select! {
+        biased;
         copied = copy => {
             if let Err(error) = copied {
                 tracing::debug!(%error, "a WebSocket broke");
             }
         }
-        () = lease.idle(shared.config.idle_timeout) => {}
-        () = lease.gone() => {}
-        () = drained => {}
+        () = Seldom::new(cut) => {}
     }
 }

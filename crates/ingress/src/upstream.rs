@@ -233,10 +233,20 @@ impl Upstream {
         let mut idle = self.idle.lock();
         let kept = idle.http1.get_mut(&port)?;
         let now = Instant::now();
-        kept.retain(|idle| idle.until > now && !idle.connection.is_closed());
-        // One that is not ready is about to be: its task has not run since the last answer ended.
-        let ready = kept.iter().rposition(|idle| idle.connection.is_ready())?;
-        Some(kept.swap_remove(ready).connection)
+        let mut at = kept.len();
+        // Only as far as needed: there may be many, and they are others' too.
+        while at > 0 {
+            at -= 1;
+            let candidate = &kept[at];
+            if candidate.until <= now || candidate.connection.is_closed() {
+                kept.remove(at);
+            } else if candidate.connection.is_ready() {
+                return Some(kept.remove(at).connection);
+            }
+            // One that is not ready is about to be: its task has not run since the last answer
+            // ended.
+        }
+        None
     }
 
     fn take_http2(&self, key: (u16, ClientNumber), keep: Duration) -> Option<Http2Handle> {

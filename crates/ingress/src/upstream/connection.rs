@@ -1,6 +1,6 @@
 //! One connection to a sandbox, and one request on it.
 
-use std::{error::Error as _, io, sync::Arc, time::Duration};
+use std::{error::Error as _, io, pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{
@@ -15,6 +15,7 @@ use crate::{
     body::{GateAnswer, RequestBody, Upload},
     ingress::ClientNumber,
     meter::{End, Meter, MeteredStream},
+    seldom::Seldom,
     serve::TaskExecutor,
 };
 
@@ -149,7 +150,12 @@ impl Upstreams {
         request: Request<RequestBody>,
     ) -> Result<Sent, SendError> {
         let daemon = target.port == tarn_daemon_api::PORT;
-        let keep = if daemon { self.config.pool_daemon_idle } else { self.config.pool_user_idle };
+        let config = &self.config;
+        let (keep, limit) = if daemon {
+            (config.pool_daemon_idle, config.pool_daemon_most)
+        } else {
+            (config.pool_user_idle, config.pool_user_most)
+        };
         let kept = match target.protocol {
             Protocol::Http1 => used.0.take_http1(target.port).map(Channel::Http1),
             Protocol::Http2 => {
@@ -158,9 +164,13 @@ impl Upstreams {
         };
         let mut request = request;
         let upload = request.body().upload();
-        let lease = |channel, used| {
-            let (port, limit) = (target.port, self.config.pool_idle_per_port);
-            Lease { channel, upload: upload.clone(), port, keep, limit, used }
+        let lease = |channel, used| Lease {
+            channel,
+            upload: upload.clone(),
+            port: target.port,
+            keep,
+            limit,
+            used,
         };
         if let Some(mut channel) = kept {
             self.stats.count_reused();
@@ -173,7 +183,8 @@ impl Upstreams {
                 }
             }
         }
-        let mut channel = self.open(&used.0, target, keep).await?;
+        // Boxed, because what is rare would make every request's future large to move.
+        let mut channel = Box::pin(self.open(&used.0, target, keep)).await?;
         match channel.exchange(request).await {
             Ok(response) => Ok(Sent { response, lease: lease(channel, used) }),
             Err(Attempt::Failed(error)) => Err(error),
@@ -254,13 +265,19 @@ impl Upstreams {
             // The end is noted before the connection is dropped: the request that is thrown back
             // then looks for the note.
             let mut connection = Box::pin(connection);
+            let cut = pin!(async {
+                tokio::select! {
+                    () = meter.idle(limit) => End::Idle,
+                    () = gone.cancelled() => End::Gone,
+                }
+            });
             tokio::select! {
+                biased;
                 ended = connection.as_mut() => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection to a sandbox broke");
                     meter.finish(End::Broken);
                 },
-                () = meter.idle(limit) => meter.finish(End::Idle),
-                () = gone.cancelled() => meter.finish(End::Gone),
+                end = Seldom::new(cut) => meter.finish(end),
             }
         };
         self.tasks.spawn("ingress-upstream", run).abort_handle()
