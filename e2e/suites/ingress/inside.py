@@ -16,6 +16,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path == "/sse":
             return self.events()
+        if path == "/page":
+            return self.send(200, open("/tmp/page.html", "rb").read(), "text/html")
         if path == "/ws":
             return self.websocket()
         if path.startswith("/download/"):
@@ -31,11 +33,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = answer
 
-    def send(self, status, body):
+    def send(self, status, body, kind="application/json"):
         body = b"" if status == 204 else body
         self.send_response(status)
         if status != 204:
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

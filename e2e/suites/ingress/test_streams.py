@@ -8,6 +8,7 @@ import threading
 import pytest
 from harness import env
 from harness.wait import until
+from suites.ingress import grpc_calls
 from suites.ingress.test_ports import serve
 
 BIG = env.scale(8, 256) << 20
@@ -15,7 +16,7 @@ BIG = env.scale(8, 256) << 20
 
 @pytest.fixture(scope="module")
 def web(server):
-    made = server.create(exposed_ports=[8000])
+    made = server.create(exposed_ports=[8000, grpc_calls.PORT])
     serve(server, made, "0.0.0.0", 8000)
     return made
 
@@ -136,3 +137,8 @@ def test_many_at_once(server, web):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_grpc(server, web):
+    grpc_calls.serve(server, web)
+    grpc_calls.check(server, web)

@@ -10,21 +10,45 @@ import urllib.parse
 from http.client import HTTPSConnection
 
 import pytest
-from harness import env, http
+from harness import browser, env, http
+from harness.picture import Picture
 from harness.wait import until
+from suites.ingress import grpc_calls
 from suites.ingress.test_ports import serve
 from suites.terminal.ws import attach, terminal
 
 SERVER = {"config": {"tls": {"mode": "local_ca"}}}
 HERE = pathlib.Path(__file__).parent
+# What `page.html` shows at its end, and its colour then.
+SAID = ["over TLS", "and a WebSocket", "and back", "GET /asked?by=page, X-Forwarded-Proto: https"]
+GREEN = (0x00, 0x66, 0x44)
 
 
 @pytest.fixture(scope="module")
 def web(server):
     """A sandbox with a server on a port."""
-    made = server.create(exposed_ports=[8000])
+    made = server.create(exposed_ports=[8000, grpc_calls.PORT])
     serve(server, made, "0.0.0.0", 8000)
     return made
+
+
+@pytest.fixture(scope="module")
+def application(server):
+    """The address of a page in a sandbox that anybody may open."""
+    made = server.create(exposed_ports=[8000], allow_unauthenticated_access=True)
+    serve(server, made, "0.0.0.0", 8000)
+    page = (HERE / "page.html").read_bytes()
+    assert server.sandbox_call(made, "PUT", "/api/v1/files?path=/tmp/page.html", page).status == 204
+    return f"https://8000-{made}.localhost:{server.ingress.rpartition(':')[2]}/page"
+
+
+@pytest.fixture
+def opened():
+    """Starts the browser of the desktop image; what it trusts is said by who calls."""
+    root = browser.tree()
+    if root is None:
+        pytest.skip("the desktop image of this distribution has another browser")
+    return lambda ca_pem: browser.Browser(root, ca_pem, env.LOGS / "browser.log")
 
 
 def client(server, *command, **variables):
@@ -89,6 +113,29 @@ def test_websockets(server, web):
         socket.until("ready")
         socket.type("hello\n")
         socket.until("got hello")
+
+
+def test_grpc(server, web):
+    grpc_calls.serve(server, web)
+    grpc_calls.check(server, web)
+
+
+def test_a_browser_shows_a_page_and_its_websocket(server, application, opened):
+    with opened((server.data / "ca.pem").read_text()) as page:
+        assert page.open(application) is None
+        page.wait("document.title != 'waiting' && document.title != ''", "the page's end")
+        picture = Picture(page.screenshot())
+        (env.LOGS / "browser-page.png").write_bytes(picture.png)
+        assert page.value("document.title") == "done"
+        assert page.value("[...document.querySelectorAll('li')].map(l => l.textContent).join('|')") == "|".join(SAID)
+    # What a person sees: the page turns green when it is done.
+    assert picture.share(lambda colour: colour == GREEN) > 0.7
+
+
+@pytest.mark.skipif(not env.FULL, reason="another start of the browser: at full scale")
+def test_a_browser_that_does_not_trust_the_ca_opens_nothing(application, opened):
+    with opened(None) as page:
+        assert page.open(application) == "net::ERR_CERT_AUTHORITY_INVALID"
 
 
 def test_plain_http_is_told_to_use_https(server):
