@@ -20,6 +20,8 @@ POLICIES = "etc/chromium/policies/managed"
 SIZE = (960, 540)
 # On a loaded machine it takes a while to start.
 PATIENCE = 60
+# It gives all its connections up when an interface of the host comes or goes, as those of sandboxes do.
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
 ROOM = """
 root=$1 policy=$2 from=$3 to=$4
 shift 4
@@ -73,12 +75,15 @@ class Browser:
         os.close(to_browser)
         os.close(from_browser)
         self._log, self._seen, self._number, self._session = log, b"", 0, None
+        # Why something that the page asked for did not come.
+        self.failures: list[str] = []
 
     def __enter__(self) -> "Browser":
         try:
             target = self.ask("Target.createTarget", url="about:blank")["targetId"]
             self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             self.ask("Page.enable")
+            self.ask("Network.enable")
         except BaseException:
             self.close()
             raise
@@ -133,5 +138,8 @@ class Browser:
             part = os.read(self._read, 1 << 20) if ready else b""
             assert part, f"the browser does not answer {method}: {self._log.read_text(errors='replace')[-2000:]}"
             self._seen += part
-        message, _, self._seen = self._seen.partition(b"\0")
-        return json.loads(message)
+        text, _, self._seen = self._seen.partition(b"\0")
+        message = json.loads(text)
+        params = message.get("params", {})
+        self.failures += [params[key] for key in ("errorText", "errorMessage") if key in params]
+        return message

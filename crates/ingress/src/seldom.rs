@@ -71,6 +71,7 @@ impl Wake for Bell {
 mod tests {
     use std::{future::poll_fn, time::Duration};
 
+    use tarn_task::Tasks;
     use tokio::sync::{Notify, oneshot};
 
     use super::*;
@@ -101,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_it_is_woken_from_elsewhere() {
         let (tell, told) = oneshot::channel();
-        let waits = tokio::spawn(Seldom::new(told));
+        let waits = Tasks::new().spawn("waits", Seldom::new(told));
         tokio::task::yield_now().await;
         tell.send(7).expect("it listens");
         let got = tokio::time::timeout(Duration::from_secs(20), waits).await;
