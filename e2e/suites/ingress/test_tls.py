@@ -124,7 +124,7 @@ def test_grpc(server, web):
 def test_a_browser_shows_a_page_and_its_websocket(server, application, opened):
     with opened((server.data / "ca.pem").read_text()) as page:
         while (title := load(page, application)) != "done":
-            assert title == "failed" and browser.NETWORK_CHANGED in page.failures[-1], page.failures
+            assert any(browser.NETWORK_CHANGED in failure for failure in page.failures), (title, page.failures)
         picture = Picture(page.screenshot())
         (env.LOGS / "browser-page.png").write_bytes(picture.png)
         assert page.value("[...document.querySelectorAll('li')].map(l => l.textContent).join('|')") == "|".join(SAID)
@@ -134,6 +134,7 @@ def test_a_browser_shows_a_page_and_its_websocket(server, application, opened):
 
 def load(page, url) -> str:
     """Opens the page and returns what became of it."""
+    page.failures.clear()
     if error := page.open(url):
         page.failures.append(error)
         return "failed"
