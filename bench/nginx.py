@@ -26,7 +26,7 @@ PROXIES = pathlib.Path(os.environ["TARN_PROXIES"])
 PROXIED = os.environ["TARN_PROXIED"]
 CONNECTIONS = (1, 64)
 MB = 1e6
-# What the issue names, what a WebSocket needs, and that nothing is kept on disk, which would only cost it time.
+# A pool of connections, what a WebSocket needs, and that nothing is kept on disk, which would only cost it time.
 NGINX = """
 user root;
 worker_processes 2;
