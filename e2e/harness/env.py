@@ -14,7 +14,7 @@ NODE = os.environ.get("TARN_NODE", "")
 VERSITYGW = os.environ.get("TARN_TEST_VERSITYGW", "")
 NODE_MODULES = os.environ.get("TARN_NODE_MODULES", "")
 
-# `--full` runs the scale that the "Must show" names.
+# `--full` runs the whole scale.
 FULL = bool(os.environ.get("TARN_E2E_FULL"))
 
 

@@ -1,4 +1,4 @@
-"""kill -9 of the server: nothing acknowledged is lost, nothing half made stays (issue, must show 6)."""
+"""kill -9 of the server: nothing acknowledged is lost, nothing half made stays."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a sandbox can reach (issue, must show 8). Every "cannot" has its "could": the same target
+"""What a sandbox can reach. Every "cannot" has its "could": the same target
 answers from the host, so a hole in the rules would be seen."""
 
 import json

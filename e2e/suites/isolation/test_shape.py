@@ -1,4 +1,4 @@
-"""A sandbox has its own size and keeps to it; nobody else feels it (issue, must show 7)."""
+"""A sandbox has its own size and keeps to it; nobody else feels it."""
 
 import statistics
 import threading

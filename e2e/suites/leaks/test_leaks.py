@@ -1,4 +1,4 @@
-"""Create, run, delete, over and over: the host has what it had before (issue, must show 5)."""
+"""Create, run, delete, over and over: the host has what it had before."""
 
 import os
 import time

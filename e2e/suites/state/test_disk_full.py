@@ -1,5 +1,5 @@
 """A full pool fails what needs room in it, and says so; everybody else goes on, and so does what was refused, without
-a restart, once there is room again (issue, must show 7)."""
+a restart, once there is room again."""
 
 import os
 import threading

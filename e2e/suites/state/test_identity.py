@@ -1,4 +1,4 @@
-"""What a restored sandbox must not share with its source (spec 02 §4; must show 6)."""
+"""What a restored sandbox must not share with its source (spec 02 §4)."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""A memory image brings everything back, byte for byte: restore, suspend and resume, copies (must show 2)."""
+"""A memory image brings everything back, byte for byte: restore, suspend and resume, copies."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Traffic wakes a sleeping sandbox, once, and every request is answered once (must show 4)."""
+"""Traffic wakes a sleeping sandbox, once, and every request is answered once."""
 
 import concurrent.futures
 import time
