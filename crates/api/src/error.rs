@@ -48,6 +48,8 @@ pub enum ErrorCode {
     PoolNotFound,
     /// A sandbox that was claimed from the pool lives.
     PoolInUse,
+    /// The project has no such secret.
+    SecretNotFound,
     /// The disk would become smaller.
     DiskShrinkForbidden,
     /// No image has that name.
@@ -87,7 +89,7 @@ pub struct Refusal {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidRequest,
         Self::LimitExceeded,
         Self::NotSupported,
@@ -107,6 +109,7 @@ impl ErrorCode {
         Self::SnapshotIncompatible,
         Self::PoolNotFound,
         Self::PoolInUse,
+        Self::SecretNotFound,
         Self::DiskShrinkForbidden,
         Self::ImageNotFound,
         Self::NoSuchGpu,
@@ -138,6 +141,7 @@ impl ErrorCode {
             Self::SnapshotIncompatible => "SNAPSHOT_INCOMPATIBLE",
             Self::PoolNotFound => "POOL_NOT_FOUND",
             Self::PoolInUse => "POOL_IN_USE",
+            Self::SecretNotFound => "SECRET_NOT_FOUND",
             Self::DiskShrinkForbidden => "DISK_SHRINK_FORBIDDEN",
             Self::ImageNotFound => "IMAGE_NOT_FOUND",
             Self::NoSuchGpu => "NO_SUCH_GPU",
@@ -147,7 +151,8 @@ impl ErrorCode {
         }
     }
 
-    /// Returns the HTTP status that always goes with the code.
+    /// Returns the HTTP status that goes with the code; with `SECRET_NOT_FOUND` it is 404 where a
+    /// path names the secret (spec 00 §3).
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
@@ -159,6 +164,7 @@ impl ErrorCode {
             | Self::SnapshotNotReady
             | Self::SnapshotOverrideForbidden
             | Self::SnapshotIncompatible
+            | Self::SecretNotFound
             | Self::DiskShrinkForbidden
             | Self::NoSuchGpu => 400,
             Self::Unauthenticated => 401,
@@ -192,6 +198,7 @@ impl ErrorCode {
             | Self::SnapshotNotReady
             | Self::SnapshotOverrideForbidden
             | Self::SnapshotIncompatible
+            | Self::SecretNotFound
             | Self::DiskShrinkForbidden
             | Self::NoSuchGpu
             | Self::PayloadTooLarge => ErrorClass::Invalid,

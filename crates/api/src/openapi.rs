@@ -10,15 +10,15 @@ use crate::{
     Access, ErrorBody, ErrorCode, Family, Operation, ROUTES, Route, Serving,
     request::{
         ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, ResourcesRequest,
-        SandboxPool, UpdateSandbox,
+        PutSecret, SandboxPool, UpdateSandbox,
     },
     response::{
-        AdminSandbox, AdminSandboxList, CopySandboxResponse, CreatePoolResponse,
+        AdminSandbox, AdminSandboxList, AdminSecret, AdminSecretList, CopySandboxResponse, CreatePoolResponse,
         CreateSandboxResponse, CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry,
         KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig,
         NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList,
-        PoolContainerInfo, PoolInfo, PoolList, ProjectBody, ResourcesInfo, SandboxInfo,
-        SandboxList, SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList,
+        Pagination, PoolContainerInfo, PoolInfo, PoolList, ProjectBody, ResourcesInfo, SandboxInfo,
+        SandboxList, SecretBody, SecretKeyReplaced, SecretList, SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList,
         TransferTrouble, UnfoundSandbox,
     },
 };
@@ -27,6 +27,8 @@ use crate::{
 #[openapi(components(schemas(
     AdminSandbox,
     AdminSandboxList,
+    AdminSecret,
+    AdminSecretList,
     ClaimSandbox,
     CopySandboxResponse,
     CreateKey,
@@ -54,15 +56,20 @@ use crate::{
     NetworkSums,
     NewKeyBody,
     OrphanList,
+    Pagination,
     PoolContainerInfo,
     PoolInfo,
     PoolList,
     ProjectBody,
+    PutSecret,
     ResourcesInfo,
     ResourcesRequest,
     SandboxInfo,
     SandboxList,
     SandboxPool,
+    SecretBody,
+    SecretKeyReplaced,
+    SecretList,
     SnapshotInfo,
     SnapshotList,
     TransferEntry,
@@ -105,7 +112,8 @@ pub fn openapi_json() -> String {
         },
         "servers": [{"url": "http://127.0.0.1:8900"}],
         "tags": [
-            {"name": "sandboxes"}, {"name": "snapshots"}, {"name": "pools"}, {"name": "platform"},
+            {"name": "sandboxes"}, {"name": "snapshots"}, {"name": "pools"}, {"name": "secrets"},
+            {"name": "platform"},
             {"name": "server"}, {"name": "admin"},
         ],
         "paths": paths,
@@ -163,16 +171,25 @@ fn responses(route: &Route, operation: Operation) -> Value {
     if !matches!(operation, Operation::Healthz | Operation::OpenApi | Operation::Metrics) {
         errors.extend([ErrorCode::Internal, ErrorCode::Unavailable]);
     }
-    errors.sort_unstable_by_key(|code| (code.status(), *code));
-    for chunk in errors.chunk_by(|a, b| a.status() == b.status()) {
+    let status = |code: ErrorCode| status(operation, code);
+    errors.sort_unstable_by_key(|code| (status(*code), *code));
+    for chunk in errors.chunk_by(|a, b| status(*a) == status(*b)) {
         let words: Vec<_> = chunk.iter().map(|code| format!("`{code}`")).collect();
         let response = json!({
             "description": words.join(", "),
             "content": {"application/json": {"schema": reference("ErrorBody")}},
         });
-        responses.insert(chunk[0].status().to_string(), response);
+        responses.insert(status(chunk[0]).to_string(), response);
     }
     Value::Object(responses)
+}
+
+/// Returns the status that an operation answers a code with.
+fn status(operation: Operation, code: ErrorCode) -> u16 {
+    if code == ErrorCode::SecretNotFound && operation != Operation::SandboxCreate {
+        return 404;
+    }
+    code.status()
 }
 
 fn reference(schema: &str) -> Value {
@@ -201,6 +218,12 @@ fn parameters(path: &str, operation: Operation) -> Value {
         query("direction", "Toward older or newer sandboxes.", ways);
         let words = tarn_types::SandboxStatus::ALL.map(tarn_types::SandboxStatus::as_str);
         query("status", "Only those with this status.", json!({"type": "string", "enum": words}));
+    }
+    if operation == Operation::SecretList {
+        let size = "At most so many; above 1000 counts as 1000; absent = 1000.";
+        query("pageSize", size, json!({"type": "integer", "minimum": 1}));
+        query("next", "The page after that of an earlier answer.", json!({"type": "string"}));
+        query("prev", "The page before it.", json!({"type": "string"}));
     }
     if operation == Operation::LogList {
         let whole = || json!({"type": "integer", "minimum": 1});
@@ -310,6 +333,18 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::LogProcessList => {
             ("sandboxes", "Lists the processes of a sandbox whose output is kept")
         }
+        Operation::SecretList => ("secrets", "Lists secrets by name, without their values"),
+        Operation::SecretPut => {
+            ("secrets", "Sets one secret, or a list of them all or none; new boots have the values")
+        }
+        Operation::SecretFetch => ("secrets", "Returns a secret, without its value"),
+        Operation::SecretDelete => ("secrets", "Deletes a secret; what runs with it runs on"),
+        Operation::AdminSecretList => ("admin", "Lists the secrets of all projects"),
+        Operation::AdminSecretPut => ("admin", "Sets a secret of a project"),
+        Operation::AdminSecretDelete => ("admin", "Deletes a secret of any project"),
+        Operation::AdminSecretKeyRotate => {
+            ("admin", "Replaces the key that the secrets of all projects hang on")
+        }
         Operation::KeyIntrospect => ("platform", "Tells what the key opens"),
         Operation::ProjectFetch => ("platform", "Returns the key's project"),
         Operation::Healthz => ("server", "Says that the process answers"),
@@ -359,6 +394,7 @@ fn request(operation: Operation) -> Option<&'static str> {
         Operation::SandboxCreate => Some("CreateSandboxRequest"),
         Operation::SandboxUpdate => Some("UpdateSandboxRequest"),
         Operation::AdminKeyCreate => Some("CreateKeyRequest"),
+        Operation::SecretPut | Operation::AdminSecretPut => Some("PutSecretRequest"),
         Operation::PoolCreate | Operation::PoolReplace => Some("SandboxPoolRequest"),
         Operation::PoolClaim => Some("ClaimSandboxRequest"),
         Operation::SnapshotCreate | Operation::AdminSnapshotCreate => Some("CreateSnapshotRequest"),
@@ -387,6 +423,12 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::ArchivedSandboxFetch
         | Operation::LogList
         | Operation::LogProcessList
+        | Operation::SecretList
+        | Operation::SecretFetch
+        | Operation::SecretDelete
+        | Operation::AdminSecretList
+        | Operation::AdminSecretDelete
+        | Operation::AdminSecretKeyRotate
         | Operation::KeyIntrospect
         | Operation::ProjectFetch
         | Operation::Healthz
@@ -453,6 +495,19 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         }
         Operation::LogList => &[(200, "A page", Answer::Json("LogList"))],
         Operation::LogProcessList => &[(200, "The processes", Answer::Json("LogProcessList"))],
+        Operation::SecretList => &[(200, "A page", Answer::Json("SecretList"))],
+        Operation::SecretPut => {
+            &[(200, "It is set; for a list, a list of these", Answer::Json("SecretBody"))]
+        }
+        Operation::SecretFetch => &[(200, "The secret", Answer::Json("SecretBody"))],
+        Operation::SecretDelete | Operation::AdminSecretDelete => {
+            &[(200, "It is gone", Answer::AnyJson)]
+        }
+        Operation::AdminSecretList => &[(200, "All of them", Answer::Json("AdminSecretList"))],
+        Operation::AdminSecretPut => &[(200, "It is set", Answer::Json("AdminSecretList"))],
+        Operation::AdminSecretKeyRotate => {
+            &[(200, "It is replaced", Answer::Json("SecretKeyReplaced"))]
+        }
         Operation::KeyIntrospect => &[(200, "The key's identity", Answer::Json("KeyIdentity"))],
         Operation::ProjectFetch => &[(200, "The project", Answer::Json("ProjectBody"))],
         Operation::Healthz => &[(200, "It does", Answer::Json("HealthBody"))],
@@ -506,6 +561,7 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::SnapshotNotReady,
             ErrorCode::SnapshotOverrideForbidden,
             ErrorCode::SnapshotIncompatible,
+            ErrorCode::SecretNotFound,
             ErrorCode::DiskShrinkForbidden,
             ErrorCode::PayloadTooLarge,
         ],
@@ -561,7 +617,9 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::PoolNotFound,
             ErrorCode::PayloadTooLarge,
         ],
-        Operation::SandboxList | Operation::ArchivedSandboxList => &[ErrorCode::InvalidRequest],
+        Operation::SandboxList | Operation::ArchivedSandboxList | Operation::SecretList => {
+            &[ErrorCode::InvalidRequest]
+        }
         Operation::LogList => &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound],
         Operation::AdminSandboxNetwork => &[
             ErrorCode::InvalidRequest,
@@ -575,6 +633,18 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::AdminSandboxFetch
         | Operation::ArchivedSandboxFetch
         | Operation::LogProcessList => &[ErrorCode::SandboxNotFound],
+        Operation::SecretPut => {
+            &[ErrorCode::InvalidRequest, ErrorCode::LimitExceeded, ErrorCode::PayloadTooLarge]
+        }
+        Operation::AdminSecretPut => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::LimitExceeded,
+            ErrorCode::NotFound,
+            ErrorCode::PayloadTooLarge,
+        ],
+        Operation::SecretFetch | Operation::SecretDelete | Operation::AdminSecretDelete => {
+            &[ErrorCode::SecretNotFound]
+        }
         Operation::ProjectFetch | Operation::AdminKeyRevoke => &[ErrorCode::NotFound],
         Operation::AdminKeyCreate => &[ErrorCode::InvalidRequest, ErrorCode::PayloadTooLarge],
         Operation::KeyIntrospect
@@ -586,6 +656,8 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::PoolList
         | Operation::AdminKeyList
         | Operation::AdminSandboxList
+        | Operation::AdminSecretList
+        | Operation::AdminSecretKeyRotate
         | Operation::AdminSnapshotList
         | Operation::AdminTransferList
         | Operation::AdminOrphanList => &[],

@@ -9,6 +9,7 @@ mod log;
 mod network;
 mod pool;
 mod query;
+mod secret;
 mod snapshot;
 mod update;
 
@@ -19,6 +20,8 @@ pub use list::{Direction, ListSandboxes};
 pub use log::{ListLogs, LogPart, LogToken};
 pub use network::ReadNetwork;
 pub use pool::{ClaimSandbox, SandboxPool};
+pub(crate) use secret::PutSecret;
+pub use secret::{ListSecrets, PutProjectSecret, PutSecrets, SecretPlace};
 pub use snapshot::CreateSnapshot;
 pub use update::{NetworkChange, UpdateSandbox};
 

@@ -7,6 +7,7 @@ mod network;
 mod platform;
 mod pool;
 mod sandbox;
+mod secret;
 mod snapshot;
 
 pub use admin::{
@@ -20,6 +21,9 @@ pub use pool::{CreatePoolResponse, PoolContainerInfo, PoolInfo, PoolList};
 pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,
     SandboxFacts, SandboxInfo, SandboxList,
+};
+pub use secret::{
+    AdminSecret, AdminSecretList, Pagination, SecretBody, SecretKeyReplaced, SecretList,
 };
 pub use snapshot::{
     CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList, TransferEntry,

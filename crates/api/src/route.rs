@@ -77,6 +77,10 @@ pub enum Operation {
     LogList,
     LogProcessList,
     KeyIntrospect,
+    SecretList,
+    SecretPut,
+    SecretFetch,
+    SecretDelete,
     ProjectFetch,
     Healthz,
     Readyz,
@@ -98,6 +102,10 @@ pub enum Operation {
     AdminTransferList,
     AdminSnapshotVerify,
     AdminOrphanList,
+    AdminSecretList,
+    AdminSecretPut,
+    AdminSecretDelete,
+    AdminSecretKeyRotate,
 }
 
 /// A row of the table.
@@ -132,7 +140,6 @@ const fn own(method: Method, path: &'static str, access: Access, operation: Oper
 }
 
 const FILE_SYSTEMS: &str = "file systems";
-const SECRETS: &str = "secrets";
 const IMAGES: &str = "registering and building images";
 const SSH: &str = "SSH";
 
@@ -171,10 +178,10 @@ pub const ROUTES: &[Route] = &[
     // Row 26.
     built(Post, "/platform/v1/keys/introspect", Exact, Operation::KeyIntrospect),
     // Row 27.
-    later(Get, "/secrets", Platform, SECRETS),
-    later(Put, "/secrets", Platform, SECRETS),
-    later(Get, "/secrets/{id}", Platform, SECRETS),
-    later(Delete, "/secrets/{id}", Platform, SECRETS),
+    built(Get, "/secrets", Platform, Operation::SecretList),
+    built(Put, "/secrets", Platform, Operation::SecretPut),
+    built(Get, "/secrets/{id}", Platform, Operation::SecretFetch),
+    built(Delete, "/secrets/{id}", Platform, Operation::SecretDelete),
     // Row 28: the legacy image family.
     later(Get, "/sandbox-templates", Platform, IMAGES),
     later(Post, "/sandbox-templates", Platform, IMAGES),
@@ -238,6 +245,10 @@ pub const ROUTES: &[Route] = &[
     own(Get, "/tarn/v1/transfers", Admin, Operation::AdminTransferList),
     own(Post, "/tarn/v1/snapshots/{id}/verify", Admin, Operation::AdminSnapshotVerify),
     own(Get, "/tarn/v1/orphans", Admin, Operation::AdminOrphanList),
+    own(Get, "/tarn/v1/secrets", Admin, Operation::AdminSecretList),
+    own(Put, "/tarn/v1/secrets", Admin, Operation::AdminSecretPut),
+    own(Delete, "/tarn/v1/secrets/{id}", Admin, Operation::AdminSecretDelete),
+    own(Post, "/tarn/v1/secrets/key/rotate", Admin, Operation::AdminSecretKeyRotate),
 ];
 
 // === impl Method ===
@@ -287,6 +298,10 @@ impl Operation {
             Self::LogList => "log_list",
             Self::LogProcessList => "log_process_list",
             Self::KeyIntrospect => "key_introspect",
+            Self::SecretList => "secret_list",
+            Self::SecretPut => "secret_put",
+            Self::SecretFetch => "secret_fetch",
+            Self::SecretDelete => "secret_delete",
             Self::ProjectFetch => "project_fetch",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
@@ -308,6 +323,10 @@ impl Operation {
             Self::AdminTransferList => "admin_transfer_list",
             Self::AdminSnapshotVerify => "admin_snapshot_verify",
             Self::AdminOrphanList => "admin_orphan_list",
+            Self::AdminSecretList => "admin_secret_list",
+            Self::AdminSecretPut => "admin_secret_put",
+            Self::AdminSecretDelete => "admin_secret_delete",
+            Self::AdminSecretKeyRotate => "admin_secret_key_rotate",
         }
     }
 }

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 
 use crate::{
-    CliError, NetworkOptions, SnapshotCommand,
+    CliError, NetworkOptions, SecretCommand, SnapshotCommand,
     client::AdminClient,
-    network, snapshot,
+    network, secret, snapshot,
     state::{self, Change},
     table::{table, time},
 };
@@ -31,6 +31,9 @@ pub enum ClientCommand {
     /// Take, list and remove snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Set, list and delete secrets, and replace their key
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Look at sandboxes that a node has and the store does not know
     #[command(subcommand)]
     Orphan(OrphanCommand),
@@ -132,6 +135,7 @@ pub async fn run_to(
         ClientCommand::Key(command) => key(&client, command).await?,
         ClientCommand::Sandbox(command) => sandbox(&client, command).await?,
         ClientCommand::Snapshot(command) => snapshot::run(&client, command).await?,
+        ClientCommand::Secret(command) => secret::run(&client, command).await?,
         ClientCommand::Orphan(OrphanCommand::List(options)) => {
             list_orphans(&client, options).await?
         }

@@ -51,6 +51,12 @@ pub enum CliError {
         /// What was wrong.
         reason: String,
     },
+    /// The input could not be read.
+    #[error("stdin cannot be read as text")]
+    Input {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The output could not be written.
     #[error("stdout cannot be written")]
     Output {
@@ -69,7 +75,7 @@ impl CliError {
         match self {
             Self::Refused { .. } | Self::CameToNothing { .. } => 1,
             Self::NotRunning { .. } | Self::NotAllowed { .. } => 3,
-            Self::BadAnswer { .. } | Self::Output { .. } => 4,
+            Self::BadAnswer { .. } | Self::Input { .. } | Self::Output { .. } => 4,
         }
     }
 }

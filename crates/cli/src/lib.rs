@@ -9,6 +9,7 @@ mod data_dir;
 mod error;
 mod network;
 mod progress;
+mod secret;
 mod snapshot;
 mod state;
 mod table;
@@ -20,4 +21,5 @@ pub use command::{
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;
 pub use network::NetworkOptions;
+pub use secret::SecretCommand;
 pub use snapshot::{SnapshotCommand, WaitFor};

@@ -3,7 +3,8 @@
 use tarn_store::{Order, PageKey};
 use tarn_types::{
     ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, NodeId, PoolRecord, PortAccess,
-    ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
+    ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretName,
+    SnapshotId,
 };
 
 /// A request for a sandbox: every field parsed, none checked against limits yet.
@@ -39,7 +40,7 @@ pub struct CreateAsk {
     /// there overrides the snapshot.
     pub resources_present: bool,
     /// The secrets asked for; an empty list is a wish too.
-    pub secret_names: Option<Vec<String>>,
+    pub secret_names: Option<Vec<SecretName>>,
     /// The template asked for.
     pub template_id: Option<String>,
 }

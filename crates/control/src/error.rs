@@ -2,8 +2,8 @@
 
 use tarn_store::StoreError;
 use tarn_types::{
-    ByteSize, ErrorClass, ImageName, PoolId, SandboxId, SandboxName, SandboxStatus, SnapshotId,
-    SnapshotRecord, SnapshotStatus,
+    ByteSize, ErrorClass, ImageName, PoolId, SandboxId, SandboxName, SandboxStatus, SecretName,
+    SnapshotId,     SnapshotRecord, SnapshotStatus,
 };
 use thiserror::Error;
 
@@ -152,6 +152,15 @@ pub enum ControlError {
         /// Why.
         reason: String,
     },
+    /// The caller's project has no such secret, and a sandbox is to have it.
+    #[error(
+        "secret_names: no secret is named `{0}`; set it by PUT /platform/v1/secrets, or leave it \
+         out"
+    )]
+    NoSuchSecret(SecretName),
+    /// The caller's project has no such secret.
+    #[error("no secret `{0}`; GET /platform/v1/secrets lists them")]
+    SecretNotFound(String),
     /// The caller's project has no such pool.
     #[error("no sandbox pool `{0}`")]
     PoolNotFound(String),
@@ -216,12 +225,14 @@ impl ControlError {
             | Self::SnapshotOverrideForbidden { .. }
             | Self::DiskShrinkForbidden { .. }
             | Self::SnapshotIncompatible { .. }
+            | Self::NoSuchSecret(_)
             | Self::NotSupported { .. } => ErrorClass::Invalid,
             Self::ImageNotFound { .. }
             | Self::ImageNotBuilt { .. }
             | Self::SandboxNotFound(_)
             | Self::SnapshotNotFound(_)
             | Self::PoolNotFound(_)
+            | Self::SecretNotFound(_)
             | Self::NotFound(_) => ErrorClass::NotFound,
             Self::NameTaken { .. }
             | Self::Terminated(_)
@@ -261,6 +272,8 @@ impl ControlError {
             | Self::SnapshotOverrideForbidden { .. }
             | Self::DiskShrinkForbidden { .. }
             | Self::SnapshotIncompatible { .. }
+            | Self::NoSuchSecret(_)
+            | Self::SecretNotFound(_)
             | Self::PoolNotFound(_)
             | Self::PoolInUse { .. }
             | Self::CaptureFailed { .. }

@@ -14,6 +14,7 @@ mod pool;
 mod reconcile;
 mod route;
 mod sandbox;
+mod secret;
 mod service;
 mod snapshot;
 mod suspend;
@@ -28,6 +29,7 @@ pub use error::ControlError;
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use pool::PoolCounts;
+pub use secret::{SecretKeyError, SecretKeys};
 pub use service::{Control, ControlConfig, ControlParts};
 pub use snapshot::{ArchiveStatus, ArchiveTrouble, Attempt, SnapshotCounts, Verdict};
 // What callers see of transfers.

@@ -73,6 +73,7 @@ impl Limits {
             image: ask.image.clone().unwrap_or(default_image),
             resources,
             entrypoint: ask.entrypoint.clone(),
+            secret_names: ask.secret_names.clone().unwrap_or_default(),
         };
         self.spec(ask, had, None)
     }
@@ -97,7 +98,7 @@ impl Limits {
             gpus: !ask.gpu_models.is_empty(),
             image: ask.image.clone(),
             entrypoint: ask.entrypoint.clone(),
-            secret_names: ask.secret_names.is_some(),
+            secret_names: ask.secret_names.clone(),
         };
         let had = restored(snapshot, &overrides).map_err(|why| refused(snapshot, why))?;
         refuse_unsupported(&ask)?;
@@ -172,6 +173,7 @@ impl Limits {
             auto_resume: ask.auto_resume.unwrap_or(true),
             max_pending_secs: ask.max_pending_secs,
             restore,
+            secret_names: had.secret_names,
         })
     }
 
@@ -215,13 +217,10 @@ impl Limits {
     }
 }
 
-/// Refuses what this build has no notion of. An empty list of secrets asks for nothing.
+/// Refuses what this build has no notion of.
 fn refuse_unsupported(ask: &CreateAsk) -> Result<(), ControlError> {
     if ask.template_id.is_some() {
         return Err(ControlError::NotSupported { field: "template_id" });
-    }
-    if ask.secret_names.as_ref().is_some_and(|names| !names.is_empty()) {
-        return Err(ControlError::NotSupported { field: "secret_names" });
     }
     Ok(())
 }

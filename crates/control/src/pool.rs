@@ -486,6 +486,8 @@ fn spec_of(definition: &PoolDefinition, timeout_secs: u64) -> SandboxSpec {
         auto_resume: true,
         max_pending_secs: None,
         restore: None,
+        // No field of a pool (spec 03).
+        secret_names: Vec::new(),
     }
 }
 

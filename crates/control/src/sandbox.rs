@@ -242,6 +242,7 @@ impl Control {
             let default_image = self.0.parts.images.default_image();
             let spec = limits.check(ask, default_image, &largest(&rooms))?;
             self.check_image(&spec.image).await?;
+            self.check_secrets(&project, &spec.secret_names).await?;
             let placement = place(&self.0.config.admission, &spec.resources, &rooms);
             return self.enter(project, spec, placement, None).await;
         };
@@ -250,6 +251,10 @@ impl Control {
         let node = rooms.iter().find(|room| room.node == snapshot.node);
         let node = node.map(|room| largest(std::slice::from_ref(room)));
         let spec = limits.check_restore(ask, &snapshot, &largest(&rooms), node.as_ref())?;
+        if snapshot.kind == SnapshotKind::Filesystem {
+            // In memory they are what they were, whatever became of them.
+            self.check_secrets(&project, &spec.secret_names).await?;
+        }
         if snapshot.kind == SnapshotKind::Memory
             && let Some(node) = self.node(&snapshot.node)
             && let Some(reason) = node.obstacle(&id).await

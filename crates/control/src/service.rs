@@ -11,7 +11,7 @@ use tarn_task::{Clock, Entropy, Tasks};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    Caller, ControlError, Limits,
+    Caller, ControlError, Limits, SecretKeys,
     log::LogCounters,
     pool::Pools,
     snapshot::{ArchiveTries, SnapshotCounters, SnapshotUses},
@@ -49,6 +49,8 @@ pub struct ControlParts {
     pub logs: Arc<dyn LogStore>,
     /// The images there are.
     pub images: Arc<dyn Images>,
+    /// What secrets are sealed with.
+    pub secret_keys: Arc<SecretKeys>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// The source of ids and keys.

@@ -249,6 +249,7 @@ impl Control {
                 image: source.asked.image.clone(),
                 resources: source.asked.resources,
                 entrypoint: source.asked.entrypoint.clone(),
+                secret_names: source.asked.secret_names.clone(),
             },
             facts: None,
             error: None,

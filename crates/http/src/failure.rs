@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tarn_api::{ErrorBody, ErrorCode, Refusal};
-use tarn_control::ControlError;
+use tarn_control::{ControlError, SecretKeyError};
 use tarn_types::{ErrorClass, SandboxStatus};
 
 /// Why a request is answered with an error.
@@ -16,6 +16,7 @@ use tarn_types::{ErrorClass, SandboxStatus};
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     code: ErrorCode,
+    status: StatusCode,
     text: String,
     /// For our log only.
     detail: Option<String>,
@@ -35,7 +36,12 @@ const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
 
 impl Failure {
     pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), detail: None }
+        Self { code, status: status(code), text: text.into(), detail: None }
+    }
+
+    /// Answers with another status than the code's usual one.
+    pub(crate) fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
     }
 
     /// Answers for a handler that panicked; what it said is in the log already.
@@ -50,7 +56,7 @@ impl Failure {
     /// Writes the answer.
     pub(crate) fn render(self, style: BodyStyle) -> Response {
         let message = (style == BodyStyle::WithMessage).then(|| self.text.clone());
-        let status = status(self.code);
+        let status = self.status;
         let body = ErrorBody { error: self.text, code: self.code, message };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
@@ -121,6 +127,9 @@ impl From<ControlError> for Failure {
             ControlError::DiskShrinkForbidden { .. } => ErrorCode::DiskShrinkForbidden,
             ControlError::SnapshotIncompatible { .. } => ErrorCode::SnapshotIncompatible,
             ControlError::NotSupported { .. } => ErrorCode::NotSupported,
+            ControlError::NoSuchSecret(_) | ControlError::SecretNotFound(_) => {
+                ErrorCode::SecretNotFound
+            }
             ControlError::PoolNotFound(_) => ErrorCode::PoolNotFound,
             ControlError::PoolInUse { .. } => ErrorCode::PoolInUse,
             ControlError::NotFound(_) => ErrorCode::NotFound,
@@ -130,13 +139,30 @@ impl From<ControlError> for Failure {
             }
         };
         let detail = error.detail().map(str::to_owned);
-        Self { code, text: error.to_string(), detail }
+        let failure = Self { detail, ..Self::new(code, error.to_string()) };
+        // Its path names it (spec 00 §3).
+        let in_path = matches!(error, ControlError::SecretNotFound(_));
+        if in_path { failure.with_status(StatusCode::NOT_FOUND) } else { failure }
+    }
+}
+
+impl From<SecretKeyError> for Failure {
+    fn from(error: SecretKeyError) -> Self {
+        let text = "the key of the secrets was not replaced; the server's log says why, and it may \
+                    be tried again";
+        let mut detail = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(next) = cause {
+            detail = format!("{detail}: {next}");
+            cause = next.source();
+        }
+        Self { detail: Some(detail), ..Self::new(ErrorCode::Internal, text) }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut response = status(self.code).into_response();
+        let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
         response
     }

@@ -99,7 +99,8 @@ mod tests {
             (Method::PUT, Some("/sandboxes/{sid}"), "none"),
             (Method::GET, Some("/snapshots"), "snapshot_list"),
             (Method::GET, Some("/sandbox-pools"), "pool_list"),
-            (Method::GET, Some("/platform/v1/secrets"), "not_built"),
+            (Method::GET, Some("/platform/v1/secrets"), "secret_list"),
+            (Method::GET, Some("/platform/v1/users/me/ssh-keys"), "not_built"),
             (Method::GET, None, "none"),
         ];
         for (method, matched, expected) in table {

@@ -20,6 +20,7 @@ mod pool;
 mod probe;
 mod router;
 mod sandbox;
+mod secret;
 mod serve;
 mod snapshot;
 mod state;

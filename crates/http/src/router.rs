@@ -13,7 +13,8 @@ use tower::util::MapRequest;
 
 use crate::{
     HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, failure::Failure,
-    frame::frame, log, platform, pool, probe, sandbox, snapshot, state,
+    frame::frame, log, platform, pool, probe, sandbox, secret, snapshot,
+    state,
 };
 
 /// Makes the router for clients: every row but the administrative ones.
@@ -86,6 +87,14 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::PoolClaim => on(method, pool::claim),
         Operation::LogList => on(method, log::list),
         Operation::LogProcessList => on(method, log::list_processes),
+        Operation::SecretList => on(method, secret::list),
+        Operation::SecretPut => on(method, secret::put),
+        Operation::SecretFetch => on(method, secret::fetch),
+        Operation::SecretDelete => on(method, secret::delete),
+        Operation::AdminSecretList => on(method, secret::admin_list),
+        Operation::AdminSecretPut => on(method, secret::admin_put),
+        Operation::AdminSecretDelete => on(method, secret::admin_delete),
+        Operation::AdminSecretKeyRotate => on(method, secret::admin_rotate),
         Operation::KeyIntrospect => on(method, platform::introspect),
         Operation::ProjectFetch => on(method, platform::fetch_project),
         Operation::Healthz => on(method, probe::healthz),

@@ -1,7 +1,7 @@
 //! What a restore takes from its snapshot, and what the request may say instead (spec 02 §4).
 
 use tarn_types::{
-    ByteSize, Captured, ImageName, MilliCpu, Resources, SnapshotKind, SnapshotRecord,
+    ByteSize, Captured, ImageName, MilliCpu, Resources, SecretName, SnapshotKind, SnapshotRecord,
     SnapshotStatus,
 };
 
@@ -43,8 +43,8 @@ pub struct Overrides {
     pub image: Option<ImageName>,
     /// `entrypoint`.
     pub entrypoint: Option<Vec<String>>,
-    /// Whether `secret_names` is there.
-    pub secret_names: bool,
+    /// `secret_names`; an empty list is one.
+    pub secret_names: Option<Vec<SecretName>>,
 }
 
 /// Why there is no restore.
@@ -84,7 +84,7 @@ pub fn restored(snapshot: &SnapshotRecord, ask: &Overrides) -> Result<Captured, 
 }
 
 fn over_files(captured: &Captured, ask: &Overrides) -> Result<Captured, RestoreRefusal> {
-    let Captured { image, resources, entrypoint } = captured;
+    let Captured { image, resources, entrypoint, secret_names } = captured;
     let least = resources.disk;
     let resources = Resources {
         cpu: ask.cpu.unwrap_or(resources.cpu),
@@ -98,7 +98,8 @@ fn over_files(captured: &Captured, ask: &Overrides) -> Result<Captured, RestoreR
         return Err(RestoreRefusal::OtherImage(image.clone()));
     }
     let entrypoint = ask.entrypoint.clone().or_else(|| entrypoint.clone());
-    Ok(Captured { image: image.clone(), resources, entrypoint })
+    let secret_names = ask.secret_names.as_ref().unwrap_or(secret_names).clone();
+    Ok(Captured { image: image.clone(), resources, entrypoint, secret_names })
 }
 
 /// Leaves out the `resources` that some clients put into every create, restores too, whether their
@@ -130,7 +131,7 @@ fn first_present(ask: &Overrides) -> Option<Override> {
         (Override::Resources, ask.resources),
         (Override::Image, ask.image.is_some()),
         (Override::Entrypoint, ask.entrypoint.is_some()),
-        (Override::SecretNames, ask.secret_names),
+        (Override::SecretNames, ask.secret_names.is_some()),
     ];
     present.into_iter().find_map(|(field, there)| there.then_some(field))
 }

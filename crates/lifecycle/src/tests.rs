@@ -34,6 +34,7 @@ fn fresh() -> SandboxRecord {
             auto_resume: true,
             max_pending_secs: None,
             restore: None,
+            secret_names: Vec::new(),
         },
         intent: Intent {
             generation: Generation::FIRST,

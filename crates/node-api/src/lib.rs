@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation,
     ImageName, Lasting, Launch, LogBatch, MilliCpu, NetworkLog, NodeId, Observed, Pace, ProjectId,
-    Resources, SandboxId, SnapshotId, SnapshotKind,
+    Resources, SandboxId, SecretName, SecretValue, SnapshotId, SnapshotKind,
 };
 use thiserror::Error;
 
@@ -384,6 +384,28 @@ pub trait LogSink: Send + Sync + 'static {
     /// # Errors
     /// Fails when it cannot be stored now; nothing of it is stored then.
     async fn store(&self, batch: &LogBatch) -> Result<(), LogSinkError>;
+}
+
+/// Says that secrets are not known now, or can no longer be read. It holds none.
+#[derive(Debug, Error)]
+#[error("the secrets cannot be read: {detail}")]
+pub struct SecretSourceError {
+    /// What was said.
+    pub detail: String,
+}
+
+/// Where a node asks for the secrets of a sandbox that it boots. It keeps none of them.
+#[async_trait]
+pub trait SecretSource: Send + Sync + 'static {
+    /// Returns the present values of those secrets of a project that there are, each once.
+    ///
+    /// # Errors
+    /// Fails when it cannot be known.
+    async fn reveal(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<Vec<(SecretName, SecretValue)>, SecretSourceError>;
 }
 
 // === impl VerifyError ===

@@ -221,6 +221,7 @@ async fn write_down(
             image: entry.launch.image.clone(),
             resources: entry.launch.resources,
             entrypoint: entry.launch.entrypoint.clone(),
+            secret_names: entry.launch.secret_names.clone(),
         },
         template,
         tarnd: entry.tarnd.clone(),

@@ -311,6 +311,7 @@ mod tests {
                 timeout_secs: 600,
                 restore: None,
                 claimed_at: None,
+                secret_names: Vec::new(),
             },
             state: State::Running { since: UnixMillis(5) },
             slot: Some(SlotId(7)),

@@ -565,6 +565,7 @@ fn waiting_entry(shared: &Shared, id: SandboxId, (image, resources): &Shape) -> 
         timeout_secs: 0,
         restore: None,
         claimed_at: None,
+        secret_names: Vec::new(),
     };
     let nobody = ProjectId::from_random([0; 16]);
     let entry = blank_entry(shared, id, nobody, Generation::FIRST, launch);

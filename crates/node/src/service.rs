@@ -15,7 +15,8 @@ use parking_lot::{Mutex, RwLock};
 use tarn_host::{CaptureError, Captures, Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
     ApplyError, ArchiveOrder, ArchiveView, CaptureOrder, DiscardError, Endpoint, HeldSnapshot,
-    LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, Unfound, VerifyError,
+    LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, SecretSource,
+    Unfound, VerifyError,
 };
 use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
@@ -96,6 +97,8 @@ pub struct NodeParts {
     pub sink: Arc<dyn ReportSink>,
     /// Takes what processes print.
     pub log_sink: Arc<dyn LogSink>,
+    /// Knows the secrets of sandboxes.
+    pub secrets: Arc<dyn SecretSource>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// The source of tokens.

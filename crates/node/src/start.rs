@@ -12,7 +12,8 @@ use tarn_host::{Capture, ImageConfig, ImageError, RootFs, Slot, SlotId, Template
 use tarn_node_api::Endpoint;
 use tarn_runtime::{CpuShare, RuntimeExit, RuntimeSpec, Started};
 use tarn_types::{
-    DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SandboxId, SnapshotKind, StartFailure,
+    DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SandboxId, SecretName, SecretValue,
+    SnapshotKind, StartFailure,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -132,7 +133,7 @@ async fn open(
     policy.map_err(|bad| failed(FailedStep::Slot, &bad))?;
     promoted.map_err(|bad| failed(FailedStep::Start, &bad))?;
     steps.end(&entry.id, "policy and share");
-    let request = init_request(shared, entry, &source.template.config);
+    let request = init_request(shared, entry, source).await?;
     open_daemon(started.daemon, &request, wanted).await?;
     steps.end(&entry.id, "daemon init");
     Ok(Endpoint { daemon: started.daemon, token: entry.token.clone() })
@@ -425,12 +426,12 @@ async fn run(
         let endpoint = endpoint(&started);
         return Ok((started, endpoint));
     }
+    let request = init_request(shared, entry, source).await?;
     runtime.create(spec).await.map_err(|bad| failed(FailedStep::Create, &bad))?;
     steps.end(&entry.id, "runtime create");
     let started = runtime.start(&entry.id).await.map_err(|bad| failed(FailedStep::Start, &bad))?;
     steps.end(&entry.id, "runtime start");
-    open_daemon(started.daemon, &init_request(shared, entry, &source.template.config), wanted)
-        .await?;
+    open_daemon(started.daemon, &request, wanted).await?;
     steps.end(&entry.id, "daemon init");
     let endpoint = endpoint(&started);
     Ok((started, endpoint))
@@ -516,15 +517,23 @@ fn died_at_start(exit: Option<&RuntimeExit>) -> EndCause {
     }
 }
 
-fn init_request(shared: &Shared, entry: &Entry, image: &ImageConfig) -> InitRequest {
-    let launch = &entry.launch;
+async fn init_request(
+    shared: &Shared,
+    entry: &Entry,
+    source: &Source,
+) -> Result<InitRequest, EndCause> {
+    let (launch, image) = (&entry.launch, &source.template.config);
+    let secrets = secrets(shared, entry, source).await?;
+    // A later pair wins (spec 01 §10).
+    let mut env = image.env.clone();
+    env.extend(secrets.into_iter().map(|(name, value)| (name.into(), value.reveal().to_owned())));
     let random: [u8; 64] = shared.parts.entropy.bytes();
-    InitRequest {
+    Ok(InitRequest {
         protocol: PROTOCOL,
         token: Secret::new(entry.token.reveal()),
         sandbox_id: entry.id.to_string(),
         hostname: shared.config.hostname.clone(),
-        env: Environment(image.env.clone()),
+        env: Environment(env),
         default_user: image.user.clone(),
         working_dir: image.working_dir.clone(),
         entrypoint: entrypoint(launch, image),
@@ -534,7 +543,47 @@ fn init_request(shared: &Shared, entry: &Entry, image: &ImageConfig) -> InitRequ
             processes: shared.config.processes,
             output_bytes: OUTPUT_MAX.min(launch.resources.memory.bytes() / 16),
         },
+    })
+}
+
+/// Asks for the values of the secrets that a sandbox boots with. They go into its first request
+/// and nowhere else.
+async fn secrets(
+    shared: &Shared,
+    entry: &Entry,
+    source: &Source,
+) -> Result<Vec<(SecretName, SecretValue)>, EndCause> {
+    let names = &entry.launch.secret_names;
+    if names.is_empty() {
+        return Ok(Vec::new());
     }
+    let revealed = shared.parts.secrets.reveal(&entry.project, names).await;
+    let revealed = revealed.map_err(|bad| failed(FailedStep::Init, &bad))?;
+    let gone = names.iter().find(|name| !revealed.iter().any(|(there, _)| there == *name));
+    match (gone, &source.files) {
+        (None, _) => {}
+        // What it has made must stay within reach.
+        (Some(name), Files::Own) => tracing::warn!(
+            sandbox.id = %entry.id, %name, "it boots without a secret that was deleted meanwhile"
+        ),
+        (Some(name), Files::New | Files::Captured { .. }) => {
+            return Err(misconfigured(format!(
+                "secret `{name}` was deleted before the sandbox started"
+            )));
+        }
+    }
+    let sizes = revealed.iter().map(|(name, value)| name.as_str().len() + value.reveal().len());
+    let (bytes, most) = (sizes.sum::<usize>(), SecretValue::MOST_TOGETHER);
+    if bytes > most {
+        let message = format!("its secrets have {bytes} bytes by now, and at most {most} are given");
+        return Err(misconfigured(message));
+    }
+    Ok(revealed)
+}
+
+fn misconfigured(message: String) -> EndCause {
+    let failure = StartFailure::Configuration;
+    EndCause::StartFailed { step: FailedStep::Init, failure, message }
 }
 
 /// The request's entrypoint replaces the image's, and an empty one runs nothing; without one an
@@ -588,6 +637,7 @@ mod tests {
             timeout_secs: 0,
             restore: None,
             claimed_at: None,
+            secret_names: Vec::new(),
         };
         let image = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
             entrypoint: strings(entrypoint),

@@ -462,6 +462,10 @@ impl DataDir {
         self.root.join("master.key")
     }
 
+    pub(crate) fn secrets_key(&self) -> PathBuf {
+        self.root.join("secrets.key")
+    }
+
     pub(crate) fn node_id(&self) -> PathBuf {
         self.root.join("node.id")
     }

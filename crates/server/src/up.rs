@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use tarn_control::{Control, ControlConfig, ControlParts, Limits};
+use tarn_control::{Control, ControlConfig, ControlParts, Limits, SecretKeys};
 use tarn_ingress::{ActivityLog, Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeArchive, NodeConfig, NodeParts,
@@ -186,6 +186,7 @@ async fn start(
             store: Arc::new(store),
             logs: Arc::new(logs),
             images: Arc::clone(&host.images),
+            secret_keys: Arc::new(open_secret_keys(data)?),
             clock: Arc::new(SystemClock),
             entropy: Arc::clone(&entropy),
             tasks: tasks.clone(),
@@ -194,6 +195,7 @@ async fn start(
     )
     .await
     .context("read the store")?;
+    control.secret_keys_check().await.context("open the keys of the secrets")?;
     let key = identity::default_key(data, || control.new_secret())?;
     control.key_ensure(&key, DEFAULT_PROJECT).await.context("store the default key")?;
     let activity = Arc::new(ActivityLog::new(Arc::new(SystemClock)));
@@ -262,6 +264,7 @@ async fn start_node(
         memory,
         sink: Arc::new(control.clone()),
         log_sink: Arc::new(control.clone()),
+        secrets: Arc::new(control.clone()),
         clock: Arc::new(SystemClock),
         entropy,
         tasks: tasks.clone(),
@@ -313,6 +316,10 @@ fn serve_all(
     }
     let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;
     identity::write_private(&data.addresses(), &text)
+}
+
+fn open_secret_keys(data: &DataDir) -> anyhow::Result<SecretKeys> {
+    SecretKeys::open(&data.secrets_key()).context("open the key of the secrets")
 }
 
 fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<ControlConfig> {

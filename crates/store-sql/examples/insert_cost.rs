@@ -79,6 +79,7 @@ fn record(number: u32) -> SandboxRecord {
             auto_resume: true,
             max_pending_secs: None,
             restore: None,
+            secret_names: Vec::new(),
         },
         intent: Intent {
             generation: Generation::FIRST,

@@ -17,6 +17,7 @@ mod pool;
 mod project;
 mod sandbox;
 mod schema;
+mod secret;
 mod snapshot;
 mod writer;
 
@@ -30,11 +31,14 @@ use sqlx::{
     ConnectOptions as _, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tarn_store::{KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, Store, StoreError};
+use tarn_store::{
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, SealedSecret, Store,
+    StoreError,
+};
 use tarn_task::Tasks;
 use tarn_types::{
     KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SnapshotId, SnapshotRecord, UnixMillis,
+    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -242,6 +246,42 @@ impl Store for SqliteStore {
 
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
         pool::list(&self.readers).await
+    }
+
+    async fn data_key_ensure(&self, candidate: &DataKeyRecord) -> Result<DataKeyRecord, StoreError> {
+        self.writer.write(secret::EnsureKey(candidate.clone())).await
+    }
+
+    async fn data_key_fetch(&self, project: &ProjectId) -> Result<DataKeyRecord, StoreError> {
+        secret::fetch_key(&self.readers, project).await
+    }
+
+    async fn data_key_list(&self) -> Result<Vec<DataKeyRecord>, StoreError> {
+        secret::list_keys(&self.readers).await
+    }
+
+    async fn data_key_rewrap(&self, keys: &[DataKeyRecord]) -> Result<(), StoreError> {
+        self.writer.write(secret::Rewrap(keys.to_vec())).await
+    }
+
+    async fn secret_put(&self, secrets: &[SealedSecret]) -> Result<Vec<SecretRecord>, StoreError> {
+        self.writer.write(secret::Put(secrets.to_vec())).await
+    }
+
+    async fn secret_fetch(&self, project: &ProjectId, id: &SecretId) -> Result<SecretRecord, StoreError> {
+        secret::fetch(&self.readers, project, id).await
+    }
+
+    async fn secret_list(&self, project: &ProjectId) -> Result<Vec<SecretRecord>, StoreError> {
+        secret::list(&self.readers, project).await
+    }
+
+    async fn secret_find(&self, project: &ProjectId, names: &[SecretName]) -> Result<Vec<SealedSecret>, StoreError> {
+        secret::find(&self.readers, project, names).await
+    }
+
+    async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError> {
+        self.writer.write(secret::Delete { project: project.clone(), id: id.clone() }).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

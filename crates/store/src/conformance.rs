@@ -9,6 +9,7 @@ mod project;
 mod race;
 mod sample;
 mod sandbox;
+mod secret;
 mod snapshot;
 
 use std::{pin::Pin, sync::Arc};
@@ -30,8 +31,16 @@ pub struct Case {
 /// Returns every case.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    [sandbox::CASES, page::CASES, snapshot::CASES, pool::CASES, project::CASES, race::CASES]
-        .concat()
+    [
+        sandbox::CASES,
+        page::CASES,
+        snapshot::CASES,
+        pool::CASES,
+        secret::CASES,
+        project::CASES,
+        race::CASES,
+    ]
+    .concat()
 }
 
 /// Runs every case, each on a store of its own, and fails with the names of those that failed.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     ErrorClass, KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord,
-    SandboxStatus, SnapshotId, SnapshotRecord, UnixMillis,
+    SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -38,6 +38,26 @@ pub struct KeyRecord {
     pub created_at: UnixMillis,
     /// When it was revoked; a revoked key opens nothing.
     pub revoked_at: Option<UnixMillis>,
+}
+
+/// The key that a project's secrets are sealed with, itself sealed: a store cannot read either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataKeyRecord {
+    /// Whose secrets.
+    pub project: ProjectId,
+    /// Names the key that it is sealed with.
+    pub wrapping: String,
+    /// The sealed key.
+    pub wrapped: Vec<u8>,
+}
+
+/// A secret and its sealed value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedSecret {
+    /// All but the value.
+    pub record: SecretRecord,
+    /// The value, sealed.
+    pub sealed: Vec<u8>,
 }
 
 /// A place in the list of sandboxes, which is ordered by creation time, then id.
@@ -265,6 +285,71 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Fails only when the store does.
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError>;
+
+    /// Returns the data key of a project, inserting `candidate` (which is of that project) if it has
+    /// none.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn data_key_ensure(&self, candidate: &DataKeyRecord)
+    -> Result<DataKeyRecord, StoreError>;
+
+    /// Returns the data key of a project.
+    ///
+    /// # Errors
+    /// `NotFound` when it has none.
+    async fn data_key_fetch(&self, project: &ProjectId) -> Result<DataKeyRecord, StoreError>;
+
+    /// Returns every data key, in the order of their projects.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn data_key_list(&self) -> Result<Vec<DataKeyRecord>, StoreError>;
+
+    /// Replaces data keys by the same, sealed anew: all or none.
+    ///
+    /// # Errors
+    /// `NotFound` when a project has none.
+    async fn data_key_rewrap(&self, keys: &[DataKeyRecord]) -> Result<(), StoreError>;
+
+    /// Sets secrets, all or none, and returns what is stored. One whose project and name are there
+    /// keeps its id and the time it was made.
+    ///
+    /// # Errors
+    /// `Exists` when a new one's id is taken.
+    async fn secret_put(&self, secrets: &[SealedSecret]) -> Result<Vec<SecretRecord>, StoreError>;
+
+    /// Returns a secret of a project.
+    ///
+    /// # Errors
+    /// `NotFound` when it has none of that id.
+    async fn secret_fetch(
+        &self,
+        project: &ProjectId,
+        id: &SecretId,
+    ) -> Result<SecretRecord, StoreError>;
+
+    /// Returns the secrets of a project, by name.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn secret_list(&self, project: &ProjectId) -> Result<Vec<SecretRecord>, StoreError>;
+
+    /// Returns those secrets of a project that have one of these names, by name, each once.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn secret_find(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<Vec<SealedSecret>, StoreError>;
+
+    /// Removes a secret of a project.
+    ///
+    /// # Errors
+    /// `NotFound` when it has none of that id.
+    async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError>;
 
     /// Returns the project of a name, inserting `candidate` (which has that name) if there is none.
     ///

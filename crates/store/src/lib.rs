@@ -12,7 +12,8 @@ pub mod rule;
 mod unreliable;
 
 pub use contract::{
-    KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, Store, StoreError,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord,
+    SealedSecret, Store, StoreError,
 };
 pub use memory::MemoryStore;
 pub use unreliable::{Loss, UnreliableStore};

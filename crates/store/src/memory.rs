@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
     KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SnapshotId, SnapshotRecord, UnixMillis,
+    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
 };
 
 use crate::{
-    KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, Store, StoreError, format,
-    rule,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord,
+    SealedSecret, Store, StoreError, format, rule,
 };
 
 /// Keeps everything in memory, for tests and for comparison with real stores.
@@ -32,6 +32,8 @@ struct Tables {
     pools: BTreeMap<PoolId, String>,
     projects: BTreeMap<ProjectId, ProjectRecord>,
     keys: BTreeMap<KeyId, KeyRecord>,
+    data_keys: BTreeMap<ProjectId, DataKeyRecord>,
+    secrets: BTreeMap<(ProjectId, SecretName), SealedSecret>,
     facts: BTreeMap<String, String>,
 }
 
@@ -275,6 +277,95 @@ impl Store for MemoryStore {
         .await
     }
 
+    async fn data_key_ensure(&self, candidate: &DataKeyRecord) -> Result<DataKeyRecord, StoreError> {
+        self.with(|tables| {
+            let keys = &mut tables.data_keys;
+            Ok(keys.entry(candidate.project.clone()).or_insert_with(|| candidate.clone()).clone())
+        })
+        .await
+    }
+
+    async fn data_key_fetch(&self, project: &ProjectId) -> Result<DataKeyRecord, StoreError> {
+        self.with(|tables| {
+            let key = tables.data_keys.get(project).cloned();
+            key.ok_or(StoreError::NotFound { what: "data key" })
+        })
+        .await
+    }
+
+    async fn data_key_list(&self) -> Result<Vec<DataKeyRecord>, StoreError> {
+        self.with(|tables| Ok(tables.data_keys.values().cloned().collect())).await
+    }
+
+    async fn data_key_rewrap(&self, keys: &[DataKeyRecord]) -> Result<(), StoreError> {
+        self.with(|tables| {
+            if !keys.iter().all(|key| tables.data_keys.contains_key(&key.project)) {
+                return Err(StoreError::NotFound { what: "data key" });
+            }
+            let anew = keys.iter().map(|key| (key.project.clone(), key.clone()));
+            tables.data_keys.extend(anew);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn secret_put(&self, secrets: &[SealedSecret]) -> Result<Vec<SecretRecord>, StoreError> {
+        self.with(|tables| {
+            let mut changed = tables.secrets.clone();
+            let mut stored = Vec::new();
+            for secret in secrets {
+                let SecretRecord { id, project, name, updated_at, .. } = &secret.record;
+                let key = (project.clone(), name.clone());
+                let mut record = secret.record.clone();
+                if let Some(known) = changed.get(&key) {
+                    record = SecretRecord { updated_at: *updated_at, ..known.record.clone() };
+                } else if changed.values().any(|other| other.record.id == *id) {
+                    return Err(StoreError::Exists { what: "secret" });
+                }
+                stored.push(record.clone());
+                changed.insert(key, SealedSecret { record, sealed: secret.sealed.clone() });
+            }
+            tables.secrets = changed;
+            Ok(stored)
+        })
+        .await
+    }
+
+    async fn secret_fetch(&self, project: &ProjectId, id: &SecretId) -> Result<SecretRecord, StoreError> {
+        self.with(|tables| {
+            let mut theirs = tables.secrets_of(project);
+            let found = theirs.find(|secret| secret.record.id == *id);
+            found.map(|secret| secret.record.clone()).ok_or(StoreError::NotFound { what: "secret" })
+        })
+        .await
+    }
+
+    async fn secret_list(&self, project: &ProjectId) -> Result<Vec<SecretRecord>, StoreError> {
+        self.with(|tables| {
+            Ok(tables.secrets_of(project).map(|secret| secret.record.clone()).collect())
+        })
+        .await
+    }
+
+    async fn secret_find(&self, project: &ProjectId, names: &[SecretName]) -> Result<Vec<SealedSecret>, StoreError> {
+        self.with(|tables| {
+            let asked = |secret: &&SealedSecret| names.contains(&secret.record.name);
+            Ok(tables.secrets_of(project).filter(asked).cloned().collect())
+        })
+        .await
+    }
+
+    async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let found = tables.secrets_of(project).find(|secret| secret.record.id == *id);
+            let name = found.map(|secret| secret.record.name.clone());
+            let name = name.ok_or(StoreError::NotFound { what: "secret" })?;
+            tables.secrets.remove(&(project.clone(), name));
+            Ok(())
+        })
+        .await
+    }
+
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {
         self.with(|tables| {
             if let Some(known) = tables.projects.values().find(|p| p.name == candidate.name) {
@@ -397,6 +488,12 @@ impl Tables {
     fn pool(&self, id: &PoolId) -> Result<PoolRecord, StoreError> {
         let bytes = self.pools.get(id).ok_or(StoreError::NotFound { what: "pool" })?;
         format::decode_pool(format::POOL_FORMAT, id.as_str(), bytes)
+    }
+
+    /// Returns the secrets of a project, by name.
+    fn secrets_of(&self, project: &ProjectId) -> impl Iterator<Item = &SealedSecret> {
+        let theirs = self.secrets.values();
+        theirs.filter(move |secret| secret.record.project == *project)
     }
 
     fn project(&self, id: &ProjectId) -> Result<&ProjectRecord, StoreError> {

@@ -8,10 +8,13 @@ use std::sync::{
 use async_trait::async_trait;
 use tarn_types::{
     KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SnapshotId, SnapshotRecord, UnixMillis,
+    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
 };
 
-use crate::{KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, Store, StoreError};
+use crate::{
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, SealedSecret, Store,
+    StoreError,
+};
 
 /// Answers every nth call with [`StoreError::Unavailable`].
 pub struct UnreliableStore {
@@ -147,6 +150,42 @@ impl Store for UnreliableStore {
 
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
         self.through(self.inner.pool_list()).await
+    }
+
+    async fn data_key_ensure(&self, candidate: &DataKeyRecord) -> Result<DataKeyRecord, StoreError> {
+        self.through(self.inner.data_key_ensure(candidate)).await
+    }
+
+    async fn data_key_fetch(&self, project: &ProjectId) -> Result<DataKeyRecord, StoreError> {
+        self.through(self.inner.data_key_fetch(project)).await
+    }
+
+    async fn data_key_list(&self) -> Result<Vec<DataKeyRecord>, StoreError> {
+        self.through(self.inner.data_key_list()).await
+    }
+
+    async fn data_key_rewrap(&self, keys: &[DataKeyRecord]) -> Result<(), StoreError> {
+        self.through(self.inner.data_key_rewrap(keys)).await
+    }
+
+    async fn secret_put(&self, secrets: &[SealedSecret]) -> Result<Vec<SecretRecord>, StoreError> {
+        self.through(self.inner.secret_put(secrets)).await
+    }
+
+    async fn secret_fetch(&self, project: &ProjectId, id: &SecretId) -> Result<SecretRecord, StoreError> {
+        self.through(self.inner.secret_fetch(project, id)).await
+    }
+
+    async fn secret_list(&self, project: &ProjectId) -> Result<Vec<SecretRecord>, StoreError> {
+        self.through(self.inner.secret_list(project)).await
+    }
+
+    async fn secret_find(&self, project: &ProjectId, names: &[SecretName]) -> Result<Vec<SealedSecret>, StoreError> {
+        self.through(self.inner.secret_find(project, names)).await
+    }
+
+    async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError> {
+        self.through(self.inner.secret_delete(project, id)).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

@@ -52,6 +52,11 @@ pub struct SnapshotId(Arc<str>);
 #[serde(try_from = "String", into = "String")]
 pub struct PoolId(Arc<str>);
 
+/// Identifies a secret, whatever its value: `secret_` and 16 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretId(Arc<str>);
+
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// Writes random bytes as characters of `[0-9a-z]`, one byte a character.
@@ -189,6 +194,7 @@ prefixed_id!(KeyId, "key id", "key_");
 prefixed_id!(NodeId, "node id", "node_");
 prefixed_id!(SnapshotId, "snapshot id", "snap_");
 prefixed_id!(PoolId, "pool id", "pool_");
+prefixed_id!(SecretId, "secret id", "secret_");
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@ mod policy;
 mod pool;
 mod record;
 mod resources;
+mod secret;
 mod size;
 mod snapshot;
 mod spec;
@@ -24,7 +25,7 @@ mod token;
 
 pub use class::ErrorClass;
 pub use generation::Generation;
-pub use id::{IdError, KeyId, NodeId, PoolId, ProjectId, SandboxId, SnapshotId};
+pub use id::{IdError, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId};
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
 pub use network::{
@@ -35,6 +36,9 @@ pub use policy::{EgressEntry, EgressEntryError, EgressPolicy, EgressTarget, Host
 pub use pool::{PoolDefinition, PoolMember, PoolRecord};
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
+pub use secret::{
+    SecretName, SecretNameError, SecretRecord, SecretValue, SecretValueError,
+};
 pub use size::{ByteSize, MilliCpu, SizeError};
 pub use snapshot::{
     Archival, ArchiveFacts, CaptureFacts, Captured, Lasting, Pace, Restore, SnapshotKind,

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, ImageName, NodeId, ProjectId, Resources, SandboxId, SnapshotId, UnixMillis};
+use crate::{
+    ByteSize, ImageName, NodeId, ProjectId, Resources, SandboxId, SecretName, SnapshotId,
+    UnixMillis,
+};
 
 /// What a snapshot holds, and so how a sandbox begins that is restored from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,6 +69,9 @@ pub struct Captured {
     pub resources: Resources,
     /// The command that was run at start.
     pub entrypoint: Option<Vec<String>>,
+    /// The secrets that its processes got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_names: Vec<SecretName>,
 }
 
 /// What a finished capture took.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{EgressPolicy, ImageName, Resources, Restore, SandboxName, UnixMillis};
+use crate::{EgressPolicy, ImageName, Resources, Restore, SandboxName, SecretName, UnixMillis};
 
 /// Says why a list of ports cannot be exposed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,6 +54,9 @@ pub struct SandboxSpec {
     /// What it is restored from; `None` = made from its image alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<Restore>,
+    /// The secrets that its processes get. On a restore from memory: those that it was made with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_names: Vec<SecretName>,
 }
 
 /// What a node needs to start a sandbox: the part of the spec that concerns it.
@@ -77,6 +80,9 @@ pub struct Launch {
     /// When it was claimed from its pool: its clock begins then, and suspends it (spec 01 §7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_at: Option<UnixMillis>,
+    /// The secrets that its processes get; the values are asked for when it boots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_names: Vec<SecretName>,
 }
 
 // === impl ExposedPorts ===
@@ -139,6 +145,7 @@ impl SandboxSpec {
             timeout_secs: self.timeout_secs,
             restore: self.restore.clone(),
             claimed_at: None,
+            secret_names: self.secret_names.clone(),
         }
     }
 }

@@ -82,6 +82,17 @@ def test_another_shape_and_a_bad_entrypoint(server):
     server.delete(half)
 
 
+def test_a_claimed_one_has_its_secrets(server):
+    reply = server.call("PUT", "/platform/v1/secrets", {"name": "API_KEY", "value": "told at the claim"})
+    assert reply.status == 200, reply
+    settle(server, KEPT)
+    ids, before = waiting(server), counts(server)
+    made = server.create(secret_names=["API_KEY"])
+    assert made in ids and counts(server)["hit"] == before["hit"] + 1
+    assert server.run(made, "echo $API_KEY").out == "told at the claim"
+    server.delete(made)
+
+
 def test_many_at_once_each_get_their_own(server):
     settle(server, KEPT)
     before = counts(server)

@@ -2,7 +2,7 @@
 
 use tarn_types::{
     ByteSize, EgressEntry, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess,
-    SandboxName, SnapshotId,
+    SandboxName, SecretName, SecretNameError, SnapshotId,
 };
 use utoipa::ToSchema;
 
@@ -63,8 +63,9 @@ pub struct CreateSandbox {
     /// The snapshot to restore; what else may be asked for then is spec 02 §4.
     #[schema(value_type = Option<String>, example = "snap_0123456789abcdef")]
     pub snapshot_id: Option<SnapshotId>,
-    /// Secrets to inject.
-    pub secret_names: Option<Vec<String>>,
+    /// Secrets of the project, each of which every process gets as a variable of that name.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub secret_names: Option<Vec<SecretName>>,
     /// A template to associate.
     pub template_id: Option<String>,
 }
@@ -139,9 +140,6 @@ impl CreateSandbox {
         }
         if self.template_id.is_some() {
             return Err(Refusal::not_supported("template_id", "templates"));
-        }
-        if self.secret_names.take().is_some_and(|names| !names.is_empty()) {
-            return Err(Refusal::not_supported("secret_names", "secrets"));
         }
         self.entrypoint = self.entrypoint.take().filter(|words| !words.is_empty());
         Ok(())
@@ -319,9 +317,21 @@ fn snapshot_id(fields: &mut Fields<'_>) -> Result<Option<SnapshotId>, Refusal> {
     })
 }
 
-fn secret_names(fields: &mut Fields<'_>) -> Result<Option<Vec<String>>, Refusal> {
-    let names = fields.texts("secret_names")?;
-    Ok(names.map(|names| names.into_iter().map(str::to_owned).collect()))
+/// Takes `secret_names`, each once; what is no name is nobody's.
+fn secret_names(fields: &mut Fields<'_>) -> Result<Option<Vec<SecretName>>, Refusal> {
+    let Some(texts) = fields.texts("secret_names")? else { return Ok(None) };
+    let mut names: Vec<SecretName> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let name = text.parse().map_err(|wrong: SecretNameError| {
+            let shown: String = text.chars().take(80).collect();
+            let text = format!("secret_names: no secret is named `{shown}`: {wrong}");
+            Refusal::new(ErrorCode::SecretNotFound, text)
+        })?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(Some(names))
 }
 
 fn template_id(fields: &mut Fields<'_>) -> Result<Option<String>, Refusal> {

@@ -38,7 +38,7 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Value, Refusal> {
 impl<'a> Fields<'a> {
     /// Takes the body itself, which must be an object.
     pub(crate) fn of_body(body: &'a Value) -> Result<Self, Refusal> {
-        Item { path: String::new(), value: body }.object()
+        Item::of_body(body).object()
     }
 
     /// Returns the JSON path of a field.
@@ -114,6 +114,11 @@ impl<'a> Fields<'a> {
 // === impl Item ===
 
 impl<'a> Item<'a> {
+    /// Takes the body itself.
+    pub(crate) fn of_body(body: &'a Value) -> Self {
+        Self { path: String::new(), value: body }
+    }
+
     pub(crate) fn text(&self) -> Result<&'a str, Refusal> {
         self.value.as_str().ok_or_else(|| self.wrong("a string"))
     }

@@ -70,7 +70,7 @@ impl ProjectBody {
     }
 }
 
-fn rfc3339(at: UnixMillis) -> Option<String> {
+pub(super) fn rfc3339(at: UnixMillis) -> Option<String> {
     jiff::Timestamp::from_millisecond(at.0).ok().map(|at| format!("{at:.3}"))
 }
 

@@ -158,6 +158,7 @@ mod tests {
                 image: "tensorlake/ubuntu-minimal".parse().expect("a good name"),
                 resources: Resources::default(),
                 entrypoint: None,
+                secret_names: Vec::new(),
             },
             facts: None,
             error: None,

@@ -45,6 +45,19 @@ fn commands_are_read() {
         command("orphan list"),
         ClientCommand::Orphan(OrphanCommand::List(ListOptions { json: false }))
     );
+    assert_eq!(
+        command("secret set API_KEY"),
+        ClientCommand::Secret(SecretCommand::Set {
+            name: "API_KEY".to_owned(),
+            project: "default".to_owned()
+        })
+    );
+    assert_eq!(
+        command("secret ls"),
+        ClientCommand::Secret(SecretCommand::List(ListOptions { json: false }))
+    );
+    assert_eq!(command("secret rotate-key"), ClientCommand::Secret(SecretCommand::RotateKey));
+    assert!(parse("secret set API_KEY value").is_err(), "an argument is in every list of processes");
     let options = ChangeOptions { sandbox: "box".to_owned(), wait: true };
     assert_eq!(
         command("sandbox suspend box --wait"),

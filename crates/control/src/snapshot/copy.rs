@@ -129,6 +129,7 @@ fn copy_spec(source: &SandboxSpec, snapshot: &SnapshotRecord) -> SandboxSpec {
         image: snapshot.captured.image.clone(),
         resources: snapshot.captured.resources,
         entrypoint: snapshot.captured.entrypoint.clone(),
+        secret_names: snapshot.captured.secret_names.clone(),
         timeout_secs: source.timeout_secs,
         network: source.network.clone(),
         ports: source.ports.clone(),

@@ -252,6 +252,7 @@ mod tests {
                 image: "img".parse().expect("a good name"),
                 resources: Resources::default(),
                 entrypoint: None,
+                secret_names: Vec::new(),
             },
             facts: None,
             error: None,

@@ -9,7 +9,9 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView};
+use tarn_control::{
+    Control, ControlConfig, ControlParts, CreateAsk, SandboxView, SecretKeys,
+};
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
     ApplyError, ArchiveOrder, ArchiveReport, ArchiveView, CaptureOrder, CaptureReport,
@@ -172,6 +174,7 @@ impl FakeNode {
                 image: "tensorlake/ubuntu-minimal".parse().expect("a good name"),
                 resources: Resources::default(),
                 entrypoint: None,
+                secret_names: Vec::new(),
             },
             facts,
         };
@@ -422,6 +425,7 @@ impl World {
                 store: seen,
                 images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal", "other"])),
                 clock: Arc::clone(&clock) as _,
+                secret_keys: secret_keys(),
                 entropy: Arc::new(SeededEntropy::new(run as u64)),
                 tasks: tasks.clone(),
             },
@@ -480,4 +484,10 @@ pub(crate) fn named(name: &str) -> CreateAsk {
 
 pub(crate) fn timed_out() -> ObservedPhase {
     ObservedPhase::Ended(EndCause::TimedOut)
+}
+
+/// Returns a key for secrets; its file is gone, as nobody needs it again.
+fn secret_keys() -> Arc<SecretKeys> {
+    let dir = tempfile::tempdir().expect("a directory");
+    Arc::new(SecretKeys::open(&dir.path().join("secrets.key")).expect("it is made"))
 }

@@ -7,7 +7,7 @@ use tarn_node_api::NodeTarget;
 use tarn_store::Store as _;
 use tarn_types::{
     ByteSize, EndCause, MilliCpu, ObservedPhase, PendingReason, Restore, SandboxId, SandboxRef,
-    SandboxStatus, SnapshotId, SnapshotKind, SnapshotStatus,
+    SandboxStatus, SecretName, SecretValue, SnapshotId, SnapshotKind, SnapshotStatus,
 };
 
 use crate::fake::{Manner, World};
@@ -223,4 +223,72 @@ async fn a_deleted_snapshot_stays_for_those_that_are_pending() {
     let removed = async || world.store.snapshot_fetch(&id).await.is_err();
     world.until("nobody needs it", removed).await;
     assert!(world.node.held.lock().is_empty());
+}
+
+/// Sets secrets of the world's project, each to its own name.
+async fn set(world: &World, names: &[&str]) {
+    let secrets = names.iter().map(|name| {
+        let value = SecretValue::new((*name).to_owned()).expect("a value");
+        (name.parse().expect("a good name"), value)
+    });
+    world.control.secret_put(&world.project, secrets.collect()).await.expect("set");
+}
+
+async fn unset(world: &World, name: &str) {
+    let all = world.control.secret_list(&world.project).await.expect("a list");
+    let secret = all.iter().find(|secret| secret.name.as_str() == name).expect("it is there");
+    world.control.secret_delete(&world.project, &secret.id).await.expect("deleted");
+}
+
+fn names(texts: &[&str]) -> Option<Vec<SecretName>> {
+    Some(texts.iter().map(|text| text.parse().expect("a good name")).collect())
+}
+
+/// The row of spec 02 §4.
+#[tokio::test(start_paused = true)]
+async fn a_restore_has_the_secrets_that_the_matrix_says() {
+    for kind in [SnapshotKind::Filesystem, SnapshotKind::Memory] {
+        let world = World::new(Manner::Prompt).await;
+        set(&world, &["A", "B", "C"]).await;
+        let ask = CreateAsk { secret_names: names(&["A", "B"]), ..CreateAsk::default() };
+        let source = world.create(ask).await.record;
+        assert_eq!(Some(told(&world, &source.id).secret_names), names(&["A", "B"]));
+        let source = SandboxRef::Id(source.id);
+        let taken = world.control.snapshot_create(&world.project, &source, kind).await;
+        let id = taken.expect("it runs").id;
+        let restored = world.create(of(&id)).await.record.id;
+        assert_eq!(Some(told(&world, &restored).secret_names), names(&["A", "B"]));
+        let over = |texts: &[&str]| CreateAsk { secret_names: names(texts), ..of(&id) };
+        for wanted in [["C"].as_slice(), &[]] {
+            if kind == SnapshotKind::Memory {
+                let refused = refused(&world, over(wanted)).await;
+                assert!(
+                    matches!(refused, ControlError::SnapshotOverrideForbidden { field, .. }
+                        if field == "secret_names"),
+                    "{refused:?}"
+                );
+                continue;
+            }
+            let other = world.create(over(wanted)).await.record.id;
+            assert_eq!(Some(told(&world, &other).secret_names), names(wanted));
+        }
+        let (_, copies) = world
+            .control
+            .sandbox_copy(&world.project, &source, 1, Duration::from_secs(5))
+            .await
+            .expect("copied");
+        assert_eq!(Some(told(&world, &copies[0].record.id).secret_names), names(&["A", "B"]));
+        unset(&world, "B").await;
+        // In memory it is what it was.
+        let asked = world.control.sandbox_create(&world.project, of(&id), Duration::ZERO).await;
+        match (kind, asked) {
+            (SnapshotKind::Memory, asked) => drop(asked.expect("accepted")),
+            (SnapshotKind::Filesystem, asked) => {
+                let refused = asked.expect_err("B is deleted");
+                let named = matches!(&refused, ControlError::NoSuchSecret(name)
+                    if name.as_str() == "B");
+                assert!(named, "{refused:?}");
+            }
+        }
+    }
 }

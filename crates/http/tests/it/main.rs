@@ -9,6 +9,7 @@ mod pool;
 mod refusal;
 mod route;
 mod sandbox;
+mod secret;
 mod serve;
 mod server;
 mod state;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tarn_api::response::IngressAddress;
-use tarn_control::{Control, ControlConfig, ControlParts};
+use tarn_control::{Control, ControlConfig, ControlParts, SecretKeys};
 use tarn_host::sim::SimImages;
 use tarn_http::{HttpConfig, HttpParts, MetricsSource};
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
@@ -57,10 +57,12 @@ impl Server {
     pub(crate) async fn start_with(metrics: Vec<MetricsSource>) -> Self {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
         let entropy = Arc::new(SeededEntropy::new(7));
+        let keys = tempfile::tempdir().expect("a directory");
         let parts = ControlParts {
             logs: Arc::new(MemoryLogStore::default()),
             store: Arc::new(MemoryStore::new()) as Arc<dyn Store>,
             images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal"])),
+            secret_keys: Arc::new(SecretKeys::open(&keys.path().join("secrets.key")).expect("made")),
             clock: Arc::clone(&clock) as _,
             entropy: Arc::clone(&entropy) as _,
             tasks: Tasks::new(),

@@ -130,6 +130,7 @@ async fn a_restore_takes_only_what_the_matrix_allows() {
         (json!({"entrypoint": ["true"]}), None, forbidden),
         (json!({"entrypoint": []}), None, forbidden),
         (json!({"secret_names": []}), None, forbidden),
+        (json!({"secret_names": ["NOBODYS"]}), Some("SECRET_NOT_FOUND"), forbidden),
         (json!({"resources": null, "image": null, "entrypoint": null}), None, None),
         (json!({"timeout_secs": 5, "exposed_ports": [80]}), None, None),
         (json!({"network": {"allow_internet_access": false}, "file_systems": []}), None, None),

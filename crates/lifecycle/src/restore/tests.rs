@@ -23,6 +23,10 @@ fn snapshot(kind: SnapshotKind) -> SnapshotRecord {
     }
 }
 
+fn names(texts: &[&str]) -> Vec<SecretName> {
+    texts.iter().map(|text| text.parse().expect("a good name")).collect()
+}
+
 fn captured() -> Captured {
     Captured {
         image: image("mine"),
@@ -32,6 +36,7 @@ fn captured() -> Captured {
             disk: ByteSize::from_mib(4096),
         },
         entrypoint: Some(vec!["serve".to_owned()]),
+        secret_names: names(&["API_KEY", "OTHER"]),
     }
 }
 
@@ -100,7 +105,16 @@ fn a_filesystem_snapshot_gives_what_the_request_does_not_say() {
             Ok(entrypoint(&command)),
         ),
         ("no entrypoint", with(|ask| ask.entrypoint = Some(vec![])), Ok(entrypoint(&[]))),
-        ("secrets", with(|ask| ask.secret_names = true), Ok(captured())),
+        (
+            "secrets",
+            with(|ask| ask.secret_names = Some(names(&["NEW"]))),
+            Ok(Captured { secret_names: names(&["NEW"]), ..captured() }),
+        ),
+        (
+            "no secrets",
+            with(|ask| ask.secret_names = Some(vec![])),
+            Ok(Captured { secret_names: vec![], ..captured() }),
+        ),
     ];
     for (name, ask, expected) in table {
         assert_eq!(restored(&snapshot(SnapshotKind::Filesystem), &ask), expected, "{name}");
@@ -119,7 +133,7 @@ fn a_memory_snapshot_allows_nothing_not_even_the_same() {
         (Override::Image, with(|ask| ask.image = Some(had.image.clone()))),
         (Override::Entrypoint, with(|ask| ask.entrypoint = had.entrypoint.clone())),
         (Override::Entrypoint, with(|ask| ask.entrypoint = Some(vec![]))),
-        (Override::SecretNames, with(|ask| ask.secret_names = true)),
+        (Override::SecretNames, with(|ask| ask.secret_names = Some(vec![]))),
     ];
     let memory = snapshot(SnapshotKind::Memory);
     assert_eq!(restored(&memory, &Overrides::default()), Ok(captured()));

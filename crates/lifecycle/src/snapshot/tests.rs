@@ -22,6 +22,7 @@ fn snapshot(status: SnapshotStatus, archive: Archival) -> SnapshotRecord {
             image: "mine".parse().expect("a good name"),
             resources: Resources::default(),
             entrypoint: None,
+            secret_names: Vec::new(),
         },
         facts: None,
         error: None,

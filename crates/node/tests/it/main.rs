@@ -8,5 +8,6 @@ mod log;
 mod prestart;
 mod reboot;
 mod room;
+mod secret;
 mod state;
 mod world;

@@ -1,6 +1,7 @@
 //! A host in memory that outlives the nodes run over it.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -22,7 +23,7 @@ use tarn_node::{
 };
 use tarn_node_api::{
     ArchiveReport, CaptureOrder, CaptureReport, Endpoint, LogSink, LogSinkError, Node as _,
-    NodeIntent, NodeTarget, Report, ReportSink,
+    NodeIntent, NodeTarget, Report, ReportSink, SecretSource, SecretSourceError,
 };
 use tarn_route_api::{Activity, ActivityGauge};
 use tarn_runtime::{
@@ -33,7 +34,7 @@ use tarn_scheduler::PrestartRule;
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     BootId, ByteSize, EgressPolicy, EndCause, Generation, Lasting, Launch, LogBatch, MilliCpu,
-    NodeId, ObservedPhase, ProjectId, Resources, SandboxId, SnapshotId, SnapshotKind, UnixMillis,
+    NodeId, ObservedPhase, ProjectId, Resources, SandboxId, SecretName, SecretValue, SnapshotId, SnapshotKind, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -72,6 +73,7 @@ pub(crate) struct Host {
     /// How long the next nodes keep the processes of suspended sandboxes.
     pub(crate) keep_warm: Mutex<Duration>,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) secrets: Arc<Secrets>,
     /// How many the next nodes start ahead; none to begin with.
     pub(crate) prestart: Mutex<PrestartRule>,
 }
@@ -118,6 +120,28 @@ impl Sink {
 
     fn last(&self, id: &SandboxId) -> Option<Report> {
         self.reports.lock().iter().rev().find(|report| report.id == *id).cloned()
+    }
+}
+
+/// The secrets there are, whosever.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    pub(crate) values: Mutex<BTreeMap<String, String>>,
+}
+
+#[async_trait]
+impl SecretSource for Secrets {
+    async fn reveal(
+        &self,
+        _project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<Vec<(SecretName, SecretValue)>, SecretSourceError> {
+        let values = self.values.lock();
+        let value = |name: &SecretName| {
+            let value = values.get(name.as_str())?.clone();
+            Some((name.clone(), SecretValue::new(value).expect("a value")))
+        };
+        Ok(names.iter().filter_map(value).collect())
     }
 }
 
@@ -216,6 +240,7 @@ impl Host {
             boot: Mutex::new("boot-1"),
             servers: AtomicU64::new(1),
             logs: Arc::new(Logs::new()),
+            secrets: Arc::default(),
             prestart: Mutex::new(PrestartRule { most: 0, ..PrestartRule::default() }),
         })
     }
@@ -279,6 +304,7 @@ impl World {
             memory: Arc::new(FixedMemory(MemoryFacts { total: gib, available: gib })),
             sink: Arc::clone(&sink) as _,
             log_sink: Arc::clone(&host.logs) as _,
+            secrets: Arc::clone(&host.secrets) as _,
             clock: Arc::clone(&host.clock) as _,
             entropy: Arc::new(SeededEntropy::new(host.servers.fetch_add(1, Ordering::Relaxed))),
             tasks: tasks.clone(),
@@ -474,6 +500,7 @@ pub(crate) fn launch() -> Launch {
         timeout_secs: 600,
         restore: None,
         claimed_at: None,
+        secret_names: Vec::new(),
     }
 }
 

@@ -9,35 +9,22 @@
 //! A project's keys say nothing of another's, so that nobody learns by an upload what another
 //! project has. An object's key is its own, so random nonces never meet.
 
-use std::{
-    fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{fmt, path::Path};
 
-use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
-    io::Errno,
-};
 use tarn_host::ArchiveError;
-use tarn_task::{Entropy as _, OsEntropy};
+use tarn_seal::{KEY_LENGTH, Key};
 use tarn_types::ProjectId;
 use zeroize::Zeroizing;
 
 use super::place::ChunkId;
-use crate::durable::sync_dir;
 
-/// The length of every key, in bytes.
-pub(super) const KEY_LENGTH: usize = 32;
 /// Sets our derived keys apart from those of any other use of the same master key; part of the
 /// format.
 const CONTEXT: &str = "tarn 2026-11-26 object store, key of a project";
 
 /// The key that everything in the object store hangs on. Without it nothing there can be read.
 #[derive(Clone)]
-pub struct MasterKey(Zeroizing<[u8; KEY_LENGTH]>);
+pub struct MasterKey(Key);
 
 /// The keys of one project.
 #[derive(Clone)]
@@ -57,55 +44,12 @@ impl MasterKey {
     /// Fails when the file cannot be read or made, others may read it, or it is of another length.
     pub fn open_or_create(path: &Path) -> Result<Self, ArchiveError> {
         let failed = |source| ArchiveError::Key { path: path.to_owned(), source };
-        match Self::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => return outcome.map_err(failed),
-        }
-        Self::create(path).and_then(|()| Self::read(path)).map_err(failed)
-    }
-
-    fn read(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let meta = file.metadata()?;
-        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-        let mode = meta.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            let text = format!("others than its owner may use it (mode {mode:o}); chmod 600 it");
-            return Err(invalid(text));
-        }
-        if !meta.is_file() || meta.len() != KEY_LENGTH as u64 {
-            let length = meta.len();
-            return Err(invalid(format!("it must be a file of {KEY_LENGTH} bytes, not {length}")));
-        }
-        let mut key = Zeroizing::new([0; KEY_LENGTH]);
-        file.read_exact(&mut *key)?;
-        Ok(Self(key))
-    }
-
-    /// Makes the file, durably; leaves one that somebody else made meanwhile.
-    fn create(path: &Path) -> io::Result<()> {
-        let mut key = Zeroizing::new([0; KEY_LENGTH]);
-        OsEntropy.fill(&mut *key);
-        let draft = path.with_extension(format!("new-{}", std::process::id()));
-        match fs::remove_file(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(&*key)?;
-        file.sync_all()?;
-        match renameat_with(CWD, &draft, CWD, path, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => fs::remove_file(&draft)?,
-            outcome => outcome?,
-        }
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        sync_dir(dir).map_err(|error| error.source)
+        tarn_seal::open_or_create(path).map(Self).map_err(failed)
     }
 
     pub(super) fn of_project(&self, project: &ProjectId) -> ProjectKey {
         let mut material = Zeroizing::new(Vec::with_capacity(128));
-        material.extend_from_slice(&*self.0);
+        material.extend_from_slice(self.0.bytes());
         material.extend_from_slice(project.as_str().as_bytes());
         let key = Zeroizing::new(blake3::derive_key(CONTEXT, &material));
         let part = |name: &[u8]| Zeroizing::new(*blake3::keyed_hash(&key, name).as_bytes());
@@ -156,7 +100,7 @@ pub(super) mod testing {
     /// The keys of the project that tests have, under one of several master keys.
     pub(in super::super) fn key(master: u8) -> ProjectKey {
         let project = ProjectId::from_random([7; 16]);
-        MasterKey(Zeroizing::new([master; KEY_LENGTH])).of_project(&project)
+        MasterKey(Key::new(Zeroizing::new([master; KEY_LENGTH]))).of_project(&project)
     }
 }
 
@@ -166,50 +110,14 @@ mod tests {
 
     use super::*;
 
-    fn mode(path: &Path, mode: u32) -> anyhow::Result<()> {
-        Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
-    }
-
     #[test]
-    fn a_key_is_made_once_and_stays() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
+    fn a_key_that_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("object-store.key");
-        let made = MasterKey::open_or_create(&path)?;
-        assert_eq!(*made.0, *MasterKey::open_or_create(&path)?.0);
-        assert_eq!(fs::read(&path)?, *made.0);
-        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o7777, 0o600);
-        // Somebody else was faster: theirs stays.
-        MasterKey::create(&path)?;
-        assert_eq!(*made.0, *MasterKey::read(&path)?.0);
-        assert_eq!(fs::read_dir(dir.path())?.count(), 1, "no draft is left");
-        let other = MasterKey::open_or_create(&dir.path().join("other"))?;
-        assert_ne!(*made.0, *other.0);
-        Ok(())
-    }
-
-    #[test]
-    fn a_key_that_is_open_to_others_or_odd_is_refused() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join("object-store.key");
-        for (length, bits, expected) in [
-            (KEY_LENGTH, 0o640, "others than its owner may use it (mode 640)"),
-            (KEY_LENGTH, 0o604, "others than its owner may use it (mode 604)"),
-            (KEY_LENGTH - 1, 0o600, "it must be a file of 32 bytes, not 31"),
-            (0, 0o600, "it must be a file of 32 bytes, not 0"),
-            (KEY_LENGTH + 1, 0o600, "it must be a file of 32 bytes, not 33"),
-        ] {
-            fs::write(&path, vec![1; length])?;
-            mode(&path, bits)?;
-            let Err(ArchiveError::Key { source, .. }) = MasterKey::open_or_create(&path) else {
-                anyhow::bail!("{length}, {bits:o}: accepted");
-            };
-            assert!(source.to_string().contains(expected), "{source}");
-        }
-        fs::write(&path, [1; KEY_LENGTH])?;
-        mode(&path, 0o400)?;
-        MasterKey::open_or_create(&path)?;
-        MasterKey::open_or_create(&dir.path().join("absent/key")).expect_err("no directory");
-        Ok(())
+        MasterKey::open_or_create(&path).expect("it is made");
+        std::fs::write(&path, [1; KEY_LENGTH - 1]).expect("it is written");
+        let refused = MasterKey::open_or_create(&path).expect_err("it is too short");
+        assert!(matches!(&refused, ArchiveError::Key { path: named, .. } if *named == path));
     }
 
     /// Everything stored hangs on it: the derivation must stay what it is for ever.
@@ -229,7 +137,7 @@ mod tests {
 
     #[test]
     fn projects_and_masters_have_nothing_in_common() {
-        let master = MasterKey(Zeroizing::new([1; KEY_LENGTH]));
+        let master = MasterKey(Key::new(Zeroizing::new([1; KEY_LENGTH])));
         let other = master.of_project(&ProjectId::from_random([8; 16]));
         let keys = [testing::key(1), testing::key(2), other];
         let seen: BTreeSet<_> = keys.iter().map(|key| (key.id(b"same"), key.cuts())).collect();

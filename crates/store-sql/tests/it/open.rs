@@ -37,7 +37,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let mut raw = database.raw().await;
     sqlx::query("PRAGMA user_version = 7").execute(&mut raw).await.expect("set");
     let error = refusal(&database).await;
-    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 3, .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 4, .. }), "{error:?}");
     assert!(error.to_string().contains("start the newer release"), "{error}");
     let version: i64 =
         sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut raw).await.expect("read");

@@ -48,6 +48,7 @@ pub(super) fn record(number: u8) -> SandboxRecord {
             auto_resume: true,
             max_pending_secs: None,
             restore: None,
+            secret_names: Vec::new(),
         },
         intent: Intent {
             generation: Generation::FIRST,

@@ -50,6 +50,7 @@ fn snapshot(number: u8) -> SnapshotRecord {
             image: "tensorlake/ubuntu-minimal".parse().expect("a good image name"),
             resources: Resources::default(),
             entrypoint: None,
+            secret_names: vec!["API_KEY".parse().expect("a good name")],
         },
         facts: None,
         error: None,

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ErrorCode::{self, InvalidRequest, LimitExceeded, NotSupported, SnapshotNotFound};
+use crate::ErrorCode::{self, InvalidRequest, LimitExceeded, NotSupported, SecretNotFound, SnapshotNotFound};
 
 fn parse(body: &str) -> Result<CreateSandbox, (ErrorCode, String)> {
     CreateSandbox::parse(body.as_bytes())
@@ -85,7 +85,7 @@ fn on_a_restore_what_is_there_is_a_wish_however_empty() {
     assert!(empty.resources_present);
     assert_eq!((empty.entrypoint, empty.secret_names), (Some(vec![]), Some(vec![])));
     let full = restore(r#","secret_names":["A"],"template_id":"t","auto_resume":false"#);
-    assert_eq!(full.secret_names, Some(vec!["A".to_owned()]));
+    assert_eq!(full.secret_names, Some(vec!["A".parse().expect("a good name")]));
     assert_eq!((full.template_id.as_deref(), full.auto_resume), (Some("t"), Some(false)));
 }
 
@@ -186,7 +186,7 @@ const REFUSALS: &[(&str, &str, ErrorCode)] = &[
         NotSupported,
     ),
     (r#"{"template_id":"t"}"#, "template_id: ", NotSupported),
-    (r#"{"secret_names":["A"]}"#, "secret_names: ", NotSupported),
+    (r#"{"secret_names":["A","A-B"]}"#, "secret_names: no secret is named `A-B`", SecretNotFound),
     (r#"{"secret_names":[1]}"#, "secret_names[0]: must be a string", InvalidRequest),
     (r#"{"file_systems":[{}]}"#, "file_systems: ", NotSupported),
     (r#"{"file_systems":{}}"#, "file_systems: must be a list", InvalidRequest),

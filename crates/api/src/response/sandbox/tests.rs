@@ -29,6 +29,7 @@ fn record() -> SandboxRecord {
             auto_resume: true,
             max_pending_secs: None,
             restore: None,
+            secret_names: Vec::new(),
         },
         intent: Intent {
             generation: Generation::FIRST,

@@ -1,0 +1,229 @@
+//! Secrets: set, listed and deleted by callers, and revealed to nodes that boot a sandbox.
+//!
+//! Values are sealed before they reach the store, and leave this module only for a node.
+
+mod key;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use tarn_node_api::{SecretSource, SecretSourceError};
+use tarn_seal::{Key, OVERHEAD};
+use tarn_store::{SealedSecret, StoreError};
+use tarn_types::{ProjectId, SecretId, SecretName, SecretRecord, SecretValue};
+
+pub use self::key::{SecretKeyError, SecretKeys};
+use crate::{Control, ControlError};
+
+// === impl Control ===
+
+impl Control {
+    /// Sets secrets of a project, all or none. Sandboxes that boot later have the new values.
+    ///
+    /// # Errors
+    /// Fails when the store or the key does; nothing is set then.
+    pub async fn secret_put(
+        &self,
+        project: &ProjectId,
+        secrets: Vec<(SecretName, SecretValue)>,
+    ) -> Result<Vec<SecretRecord>, ControlError> {
+        let (control, project) = (self.clone(), project.clone());
+        self.finish("secret_put", async move { control.put(&project, &secrets).await }).await
+    }
+
+    /// Returns the secrets of a project, without their values, by name.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    pub async fn secret_list(&self, project: &ProjectId) -> Result<Vec<SecretRecord>, ControlError> {
+        Ok(self.0.parts.store.secret_list(project).await?)
+    }
+
+    /// Returns a secret, without its value.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id.
+    pub async fn secret_fetch(
+        &self,
+        project: &ProjectId,
+        id: &SecretId,
+    ) -> Result<SecretRecord, ControlError> {
+        let fetched = self.0.parts.store.secret_fetch(project, id).await;
+        fetched.map_err(|failed| missing(failed, id))
+    }
+
+    /// Deletes a secret. Sandboxes that have it keep it until they boot again.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id.
+    pub async fn secret_delete(
+        &self,
+        project: &ProjectId,
+        id: &SecretId,
+    ) -> Result<(), ControlError> {
+        let deleted = self.0.parts.store.secret_delete(project, id).await;
+        deleted.map_err(|failed| missing(failed, id))?;
+        tracing::info!(secret.id = %id, project.id = %project, "secret deleted");
+        Ok(())
+    }
+
+    /// Replaces the key that all data keys are sealed with, and returns how many those are.
+    ///
+    /// # Errors
+    /// Fails when a file or the store does; it may then be tried again, and secrets can be used.
+    pub async fn secret_key_rotate(&self) -> Result<usize, SecretKeyError> {
+        let mut masters = self.0.parts.secret_keys.masters.write().await;
+        masters.begin()?;
+        let mut anew = Vec::new();
+        for record in self.0.parts.store.data_key_list().await? {
+            let key = masters.unwrap(&record)?;
+            anew.push(masters.wrap(&record.project, &key, &*self.0.parts.entropy));
+        }
+        self.0.parts.store.data_key_rewrap(&anew).await?;
+        masters.finish()?;
+        tracing::info!(projects = anew.len(), "the key of the secrets was replaced");
+        Ok(anew.len())
+    }
+
+    /// Ends a replacement of the key that was cut off, and checks that every data key opens.
+    ///
+    /// # Errors
+    /// Names the first that does not.
+    pub async fn secret_keys_check(&self) -> Result<(), SecretKeyError> {
+        let masters = self.0.parts.secret_keys.masters.read().await;
+        let changing = masters.is_changing();
+        for record in self.0.parts.store.data_key_list().await? {
+            masters.unwrap(&record)?;
+        }
+        drop(masters);
+        if changing {
+            self.secret_key_rotate().await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a project has the secrets that a sandbox is to have.
+    pub(crate) async fn check_secrets(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<(), ControlError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let found = self.0.parts.store.secret_find(project, names).await?;
+        let there = |name: &&SecretName| found.iter().any(|secret| secret.record.name == **name);
+        if let Some(name) = names.iter().find(|name| !there(name)) {
+            return Err(ControlError::NoSuchSecret(name.clone()));
+        }
+        let sizes = found.iter().map(|secret| {
+            secret.record.name.as_str().len() + secret.sealed.len().saturating_sub(OVERHEAD)
+        });
+        let (bytes, most) = (sizes.sum::<usize>(), SecretValue::MOST_TOGETHER);
+        if bytes > most {
+            return Err(ControlError::LimitExceeded {
+                field: "secret_names",
+                value: format!("{bytes} bytes in all"),
+                limit: format!("at most {most}"),
+            });
+        }
+        Ok(())
+    }
+
+    async fn put(
+        &self,
+        project: &ProjectId,
+        secrets: &[(SecretName, SecretValue)],
+    ) -> Result<Vec<SecretRecord>, ControlError> {
+        let parts = &self.0.parts;
+        let key = self.data_key(project).await?;
+        let now = parts.clock.now();
+        let seal = |(name, value): &(SecretName, SecretValue)| SealedSecret {
+            record: SecretRecord {
+                id: SecretId::from_random(parts.entropy.bytes()),
+                project: project.clone(),
+                name: name.clone(),
+                created_at: now,
+                updated_at: now,
+            },
+            sealed: key.seal(&place(project, name), value.reveal().as_bytes(), &*parts.entropy),
+        };
+        let sealed: Vec<_> = secrets.iter().map(seal).collect();
+        let stored = parts.store.secret_put(&sealed).await?;
+        for secret in &stored {
+            tracing::info!(secret.id = %secret.id, project.id = %project, "secret set");
+        }
+        Ok(stored)
+    }
+
+    /// Returns the data key of a project, making it first if there is none.
+    async fn data_key(&self, project: &ProjectId) -> Result<Key, ControlError> {
+        let parts = &self.0.parts;
+        let masters = parts.secret_keys.masters.read().await;
+        let record = match parts.store.data_key_fetch(project).await {
+            Err(StoreError::NotFound { .. }) => {
+                let key = Key::random(&*parts.entropy);
+                let candidate = masters.wrap(project, &key, &*parts.entropy);
+                parts.store.data_key_ensure(&candidate).await?
+            }
+            fetched => fetched?,
+        };
+        masters.unwrap(&record).map_err(internal)
+    }
+
+    async fn open(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<BTreeMap<SecretName, SecretValue>, ControlError> {
+        let found = self.0.parts.store.secret_find(project, names).await?;
+        if found.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let key = self.data_key(project).await?;
+        let open = |secret: SealedSecret| {
+            let SecretRecord { id, name, .. } = secret.record;
+            let damaged = |detail: &str| ControlError::Internal {
+                detail: format!("the stored secret {id} does not open: {detail}"),
+            };
+            let bytes = key.open(&place(project, &name), &secret.sealed);
+            let bytes = bytes.map_err(|unopened| damaged(&unopened.to_string()))?;
+            let text = std::str::from_utf8(&bytes).map_err(|_bytes| damaged("it is no text"))?;
+            let value = SecretValue::new(text.to_owned());
+            Ok((name, value.map_err(|_value| damaged("it is no value"))?))
+        };
+        found.into_iter().map(open).collect()
+    }
+}
+
+#[async_trait]
+impl SecretSource for Control {
+    async fn reveal(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<Vec<(SecretName, SecretValue)>, SecretSourceError> {
+        let opened = self.open(project, names).await.map_err(|failed| {
+            let detail = failed.detail().map_or_else(|| failed.to_string(), str::to_owned);
+            SecretSourceError { detail }
+        })?;
+        Ok(opened.into_iter().collect())
+    }
+}
+
+/// Says what is sealed, so that no row can take the place of another.
+fn place(project: &ProjectId, name: &SecretName) -> String {
+    format!("secret {project} {name}")
+}
+
+fn missing(failed: StoreError, id: &SecretId) -> ControlError {
+    match failed {
+        StoreError::NotFound { .. } => ControlError::SecretNotFound(id.to_string()),
+        failed => failed.into(),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+fn internal(failed: SecretKeyError) -> ControlError {
+    ControlError::Internal { detail: failed.to_string() }
+}
