@@ -9,17 +9,18 @@ use utoipa::OpenApi as _;
 use crate::{
     Access, ErrorBody, ErrorCode, Family, Operation, ROUTES, Route, Serving,
     request::{
-        ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, ResourcesRequest,
-        PutSecret, SandboxPool, UpdateSandbox,
+        ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, PutSecret,
+        ResourcesRequest, SandboxPool, UpdateSandbox,
     },
     response::{
-        AdminSandbox, AdminSandboxList, AdminSecret, AdminSecretList, CopySandboxResponse, CreatePoolResponse,
-        CreateSandboxResponse, CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry,
-        KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig,
-        NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList,
-        Pagination, PoolContainerInfo, PoolInfo, PoolList, ProjectBody, ResourcesInfo, SandboxInfo,
-        SandboxList, SecretBody, SecretKeyReplaced, SecretList, SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList,
-        TransferTrouble, UnfoundSandbox,
+        AdminSandbox, AdminSandboxList, AdminSecret, AdminSecretList, CopySandboxResponse,
+        CreatePoolResponse, CreateSandboxResponse, CreateSnapshotResponse, ErrorDetails, GpuInfo,
+        HealthBody, KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList,
+        LogRecord, NetworkConfig, NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums,
+        NewKeyBody, OrphanList, Pagination, PoolContainerInfo, PoolInfo, PoolList, ProjectBody,
+        ResourcesInfo, SandboxInfo, SandboxList, SecretBody, SecretKeyReplaced, SecretList,
+        SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList, TransferTrouble,
+        UnfoundSandbox,
     },
 };
 
@@ -129,7 +130,12 @@ fn operation_item(route: &Route, path: &str, operation: Operation) -> Value {
     let (tag, summary) = summary(operation);
     // An operation id is unique in a document, and most rows have two paths.
     let flat = route.family == Family::Project && path == route.path;
-    let suffix = if flat { "_flat" } else { "" };
+    let scoped = route.family == Family::Platform && path.contains("{o}");
+    let suffix = match (flat, scoped) {
+        (true, _) => "_flat",
+        (false, true) => "_scoped",
+        (false, false) => "",
+    };
     let mut item = json!({
         "tags": [tag],
         "summary": summary,

@@ -3,8 +3,7 @@
 use tarn_store::{Order, PageKey};
 use tarn_types::{
     ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, NodeId, PoolRecord, PortAccess,
-    ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretName,
-    SnapshotId,
+    ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretName, SnapshotId,
 };
 
 /// A request for a sandbox: every field parsed, none checked against limits yet.

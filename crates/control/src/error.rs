@@ -3,7 +3,7 @@
 use tarn_store::StoreError;
 use tarn_types::{
     ByteSize, ErrorClass, ImageName, PoolId, SandboxId, SandboxName, SandboxStatus, SecretName,
-    SnapshotId,     SnapshotRecord, SnapshotStatus,
+    SnapshotId, SnapshotRecord, SnapshotStatus,
 };
 use thiserror::Error;
 

@@ -35,7 +35,10 @@ impl Control {
     ///
     /// # Errors
     /// Fails only when the store does.
-    pub async fn secret_list(&self, project: &ProjectId) -> Result<Vec<SecretRecord>, ControlError> {
+    pub async fn secret_list(
+        &self,
+        project: &ProjectId,
+    ) -> Result<Vec<SecretRecord>, ControlError> {
         Ok(self.0.parts.store.secret_list(project).await?)
     }
 

@@ -13,8 +13,7 @@ use tower::util::MapRequest;
 
 use crate::{
     HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, failure::Failure,
-    frame::frame, log, platform, pool, probe, sandbox, secret, snapshot,
-    state,
+    frame::frame, log, platform, pool, probe, sandbox, secret, snapshot, state,
 };
 
 /// Makes the router for clients: every row but the administrative ones.

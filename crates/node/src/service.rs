@@ -15,8 +15,8 @@ use parking_lot::{Mutex, RwLock};
 use tarn_host::{CaptureError, Captures, Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
     ApplyError, ArchiveOrder, ArchiveView, CaptureOrder, DiscardError, Endpoint, HeldSnapshot,
-    LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, SecretSource,
-    Unfound, VerifyError,
+    LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, SecretSource, Unfound,
+    VerifyError,
 };
 use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};

@@ -575,7 +575,8 @@ async fn secrets(
     let sizes = revealed.iter().map(|(name, value)| name.as_str().len() + value.reveal().len());
     let (bytes, most) = (sizes.sum::<usize>(), SecretValue::MOST_TOGETHER);
     if bytes > most {
-        let message = format!("its secrets have {bytes} bytes by now, and at most {most} are given");
+        let message =
+            format!("its secrets have {bytes} bytes by now, and at most {most} are given");
         return Err(misconfigured(message));
     }
     Ok(revealed)

@@ -248,7 +248,10 @@ impl Store for SqliteStore {
         pool::list(&self.readers).await
     }
 
-    async fn data_key_ensure(&self, candidate: &DataKeyRecord) -> Result<DataKeyRecord, StoreError> {
+    async fn data_key_ensure(
+        &self,
+        candidate: &DataKeyRecord,
+    ) -> Result<DataKeyRecord, StoreError> {
         self.writer.write(secret::EnsureKey(candidate.clone())).await
     }
 
@@ -268,7 +271,11 @@ impl Store for SqliteStore {
         self.writer.write(secret::Put(secrets.to_vec())).await
     }
 
-    async fn secret_fetch(&self, project: &ProjectId, id: &SecretId) -> Result<SecretRecord, StoreError> {
+    async fn secret_fetch(
+        &self,
+        project: &ProjectId,
+        id: &SecretId,
+    ) -> Result<SecretRecord, StoreError> {
         secret::fetch(&self.readers, project, id).await
     }
 
@@ -276,7 +283,11 @@ impl Store for SqliteStore {
         secret::list(&self.readers, project).await
     }
 
-    async fn secret_find(&self, project: &ProjectId, names: &[SecretName]) -> Result<Vec<SealedSecret>, StoreError> {
+    async fn secret_find(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<Vec<SealedSecret>, StoreError> {
         secret::find(&self.readers, project, names).await
     }
 

@@ -277,7 +277,10 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn data_key_ensure(&self, candidate: &DataKeyRecord) -> Result<DataKeyRecord, StoreError> {
+    async fn data_key_ensure(
+        &self,
+        candidate: &DataKeyRecord,
+    ) -> Result<DataKeyRecord, StoreError> {
         self.with(|tables| {
             let keys = &mut tables.data_keys;
             Ok(keys.entry(candidate.project.clone()).or_insert_with(|| candidate.clone()).clone())
@@ -331,7 +334,11 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn secret_fetch(&self, project: &ProjectId, id: &SecretId) -> Result<SecretRecord, StoreError> {
+    async fn secret_fetch(
+        &self,
+        project: &ProjectId,
+        id: &SecretId,
+    ) -> Result<SecretRecord, StoreError> {
         self.with(|tables| {
             let mut theirs = tables.secrets_of(project);
             let found = theirs.find(|secret| secret.record.id == *id);
@@ -347,7 +354,11 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn secret_find(&self, project: &ProjectId, names: &[SecretName]) -> Result<Vec<SealedSecret>, StoreError> {
+    async fn secret_find(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<Vec<SealedSecret>, StoreError> {
         self.with(|tables| {
             let asked = |secret: &&SealedSecret| names.contains(&secret.record.name);
             Ok(tables.secrets_of(project).filter(asked).cloned().collect())

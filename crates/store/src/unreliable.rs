@@ -152,7 +152,10 @@ impl Store for UnreliableStore {
         self.through(self.inner.pool_list()).await
     }
 
-    async fn data_key_ensure(&self, candidate: &DataKeyRecord) -> Result<DataKeyRecord, StoreError> {
+    async fn data_key_ensure(
+        &self,
+        candidate: &DataKeyRecord,
+    ) -> Result<DataKeyRecord, StoreError> {
         self.through(self.inner.data_key_ensure(candidate)).await
     }
 
@@ -172,7 +175,11 @@ impl Store for UnreliableStore {
         self.through(self.inner.secret_put(secrets)).await
     }
 
-    async fn secret_fetch(&self, project: &ProjectId, id: &SecretId) -> Result<SecretRecord, StoreError> {
+    async fn secret_fetch(
+        &self,
+        project: &ProjectId,
+        id: &SecretId,
+    ) -> Result<SecretRecord, StoreError> {
         self.through(self.inner.secret_fetch(project, id)).await
     }
 
@@ -180,7 +187,11 @@ impl Store for UnreliableStore {
         self.through(self.inner.secret_list(project)).await
     }
 
-    async fn secret_find(&self, project: &ProjectId, names: &[SecretName]) -> Result<Vec<SealedSecret>, StoreError> {
+    async fn secret_find(
+        &self,
+        project: &ProjectId,
+        names: &[SecretName],
+    ) -> Result<Vec<SealedSecret>, StoreError> {
         self.through(self.inner.secret_find(project, names)).await
     }
 

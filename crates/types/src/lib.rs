@@ -36,9 +36,7 @@ pub use policy::{EgressEntry, EgressEntryError, EgressPolicy, EgressTarget, Host
 pub use pool::{PoolDefinition, PoolMember, PoolRecord};
 pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
 pub use resources::Resources;
-pub use secret::{
-    SecretName, SecretNameError, SecretRecord, SecretValue, SecretValueError,
-};
+pub use secret::{SecretName, SecretNameError, SecretRecord, SecretValue, SecretValueError};
 pub use size::{ByteSize, MilliCpu, SizeError};
 pub use snapshot::{
     Archival, ArchiveFacts, CaptureFacts, Captured, Lasting, Pace, Restore, SnapshotKind,

@@ -142,6 +142,7 @@ impl CreateSandbox {
             return Err(Refusal::not_supported("template_id", "templates"));
         }
         self.entrypoint = self.entrypoint.take().filter(|words| !words.is_empty());
+        self.secret_names = self.secret_names.take().filter(|names| !names.is_empty());
         Ok(())
     }
 

@@ -151,9 +151,7 @@ impl ListSecrets {
 fn page_size(text: &str) -> Result<usize, Refusal> {
     match text.parse::<usize>() {
         Ok(size) if size > 0 => Ok(size.min(PAGE)),
-        Ok(_) | Err(_) => {
-            Err(Refusal::invalid("pageSize", "must be a whole number of at least 1"))
-        }
+        Ok(_) | Err(_) => Err(Refusal::invalid("pageSize", "must be a whole number of at least 1")),
     }
 }
 
@@ -202,7 +200,11 @@ mod tests {
         let table = [
             ("", ErrorCode::InvalidRequest, "name: is missing"),
             (r#"{"name":"A"}"#, ErrorCode::InvalidRequest, "value: is missing"),
-            (r#"{"name":"A","value":715517}"#, ErrorCode::InvalidRequest, "value: must be a string"),
+            (
+                r#"{"name":"A","value":715517}"#,
+                ErrorCode::InvalidRequest,
+                "value: must be a string",
+            ),
             (r#"{"name":715517,"value":""}"#, ErrorCode::InvalidRequest, "name: must be a string"),
             (r#"{"name":"hush!","value":""}"#, ErrorCode::InvalidRequest, "name: a secret's name"),
             (r#"{"name":"","value":""}"#, ErrorCode::InvalidRequest, "name: a secret's name"),

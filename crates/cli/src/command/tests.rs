@@ -57,7 +57,10 @@ fn commands_are_read() {
         ClientCommand::Secret(SecretCommand::List(ListOptions { json: false }))
     );
     assert_eq!(command("secret rotate-key"), ClientCommand::Secret(SecretCommand::RotateKey));
-    assert!(parse("secret set API_KEY value").is_err(), "an argument is in every list of processes");
+    assert!(
+        parse("secret set API_KEY value").is_err(),
+        "an argument is in every list of processes"
+    );
     let options = ChangeOptions { sandbox: "box".to_owned(), wait: true };
     assert_eq!(
         command("sandbox suspend box --wait"),

@@ -158,8 +158,7 @@ impl Masters {
             let (path, project) = (self.path.clone(), project.clone());
             return Err(SecretKeyError::Foreign { path, project });
         };
-        let damaged =
-            |detail: String| SecretKeyError::Damaged { project: project.clone(), detail };
+        let damaged = |detail: String| SecretKeyError::Damaged { project: project.clone(), detail };
         let bytes = master.key.open(&place_of_key(project), &record.wrapped);
         let bytes = bytes.map_err(|unopened| damaged(unopened.to_string()))?;
         let bytes = bytes.as_slice().try_into();

@@ -9,9 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tarn_control::{
-    Control, ControlConfig, ControlParts, CreateAsk, SandboxView, SecretKeys,
-};
+use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView, SecretKeys};
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
     ApplyError, ArchiveOrder, ArchiveReport, ArchiveView, CaptureOrder, CaptureReport,

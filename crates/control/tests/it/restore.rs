@@ -101,8 +101,9 @@ async fn a_filesystem_restore_may_say_otherwise_within_limits() {
             "resources.gpus[0].model: no node has a GPU of model `H100`",
         ),
         (
-            CreateAsk { secret_names: Some(vec!["A".to_owned()]), ..of(&id) },
-            "secret_names: not supported by this server; leave it out",
+            CreateAsk { secret_names: names(&["A"]), ..of(&id) },
+            "secret_names: no secret is named `A`; set it by PUT /platform/v1/secrets, or leave \
+             it out",
         ),
         (
             CreateAsk { template_id: Some("t".to_owned()), ..of(&id) },

@@ -57,7 +57,8 @@ async fn a_secret_is_set_listed_fetched_and_deleted() {
     assert_eq!(revealed(&server, &["B", "API_KEY", "NO"]).await, expected);
     let path = format!("{scoped}/{id}");
     assert_eq!(server.ask("DELETE", &path).send().await.text, "{}");
-    for (method, path) in [("GET", path.as_str()), ("DELETE", &path), ("GET", "/platform/v1/secrets/x")]
+    for (method, path) in
+        [("GET", path.as_str()), ("DELETE", &path), ("GET", "/platform/v1/secrets/x")]
     {
         let gone = server.ask(method, path).send().await;
         gone.refuses(404, "SECRET_NOT_FOUND");

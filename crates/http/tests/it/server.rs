@@ -27,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) control: Control,
     pub(crate) node: Arc<FakeNode>,
     pub(crate) clock: Arc<ManualClock>,
+    /// Where the key of its secrets is.
+    _keys: tempfile::TempDir,
     /// A key of the project `default`.
     pub(crate) key: String,
 }
@@ -62,7 +64,9 @@ impl Server {
             logs: Arc::new(MemoryLogStore::default()),
             store: Arc::new(MemoryStore::new()) as Arc<dyn Store>,
             images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal"])),
-            secret_keys: Arc::new(SecretKeys::open(&keys.path().join("secrets.key")).expect("made")),
+            secret_keys: Arc::new(
+                SecretKeys::open(&keys.path().join("secrets.key")).expect("made"),
+            ),
             clock: Arc::clone(&clock) as _,
             entropy: Arc::clone(&entropy) as _,
             tasks: Tasks::new(),
@@ -84,6 +88,7 @@ impl Server {
             control,
             node,
             clock,
+            _keys: keys,
             key,
         }
     }

@@ -45,11 +45,12 @@ async fn what_is_named_is_in_the_environment_and_nowhere_else() {
     world.reach(&id(1), 1, ObservedPhase::Running).await;
     let line = format!("API_KEY={VALUE}");
     assert_eq!(printed(&world, 1).await, [line]);
-    world.wait_entry(&id(1), |entry| {
-        assert!(!entry.to_string().contains(VALUE), "{entry}");
-        entry["launch"]["secret_names"] == serde_json::json!(["API_KEY"])
-    })
-    .await;
+    world
+        .wait_entry(&id(1), |entry| {
+            assert!(!entry.to_string().contains(VALUE), "{entry}");
+            entry["launch"]["secret_names"] == serde_json::json!(["API_KEY"])
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -34,7 +34,8 @@ use tarn_scheduler::PrestartRule;
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     BootId, ByteSize, EgressPolicy, EndCause, Generation, Lasting, Launch, LogBatch, MilliCpu,
-    NodeId, ObservedPhase, ProjectId, Resources, SandboxId, SecretName, SecretValue, SnapshotId, SnapshotKind, UnixMillis,
+    NodeId, ObservedPhase, ProjectId, Resources, SandboxId, SecretName, SecretValue, SnapshotId,
+    SnapshotKind, UnixMillis,
 };
 use tokio::sync::watch;
 

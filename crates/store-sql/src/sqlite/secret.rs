@@ -70,13 +70,14 @@ impl Verb for Rewrap {
 
     async fn apply(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         for key in &self.0 {
-            let done = sqlx::query("UPDATE data_key SET wrapping = ?, wrapped = ? WHERE project = ?")
-                .bind(&key.wrapping)
-                .bind(key.wrapped.as_slice())
-                .bind(key.project.as_str())
-                .execute(&mut *connection)
-                .await
-                .map_err(|error| failed("rewrap a data key", &error))?;
+            let done =
+                sqlx::query("UPDATE data_key SET wrapping = ?, wrapped = ? WHERE project = ?")
+                    .bind(&key.wrapping)
+                    .bind(key.wrapped.as_slice())
+                    .bind(key.project.as_str())
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(|error| failed("rewrap a data key", &error))?;
             if done.rows_affected() == 0 {
                 return Err(StoreError::NotFound { what: "data key" });
             }

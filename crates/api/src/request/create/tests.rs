@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ErrorCode::{self, InvalidRequest, LimitExceeded, NotSupported, SecretNotFound, SnapshotNotFound};
+use crate::ErrorCode::{
+    self, InvalidRequest, LimitExceeded, NotSupported, SecretNotFound, SnapshotNotFound,
+};
 
 fn parse(body: &str) -> Result<CreateSandbox, (ErrorCode, String)> {
     CreateSandbox::parse(body.as_bytes())
