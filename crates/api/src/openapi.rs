@@ -552,25 +552,39 @@ const POOL_REPLACEMENT: [ErrorCode; 6] = {
     [a, b, c, d, e, ErrorCode::PoolNotFound]
 };
 
+/// What a sandbox may be refused for.
+const SANDBOX_SETTINGS: [ErrorCode; 14] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::NotSupported,
+    ErrorCode::SandboxEphemeral,
+    ErrorCode::NoSuchGpu,
+    ErrorCode::ImageNotFound,
+    ErrorCode::SandboxNameTaken,
+    ErrorCode::SnapshotNotFound,
+    ErrorCode::SnapshotNotReady,
+    ErrorCode::SnapshotOverrideForbidden,
+    ErrorCode::SnapshotIncompatible,
+    ErrorCode::SecretNotFound,
+    ErrorCode::DiskShrinkForbidden,
+    ErrorCode::PayloadTooLarge,
+];
+
+/// What a change of a sandbox may be refused for.
+const SANDBOX_CHANGES: [ErrorCode; 7] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::NotSupported,
+    ErrorCode::SandboxEphemeral,
+    ErrorCode::SandboxNotFound,
+    ErrorCode::SandboxNameTaken,
+    ErrorCode::SandboxTerminated,
+    ErrorCode::PayloadTooLarge,
+];
+
 /// Returns the errors that are an operation's own.
 fn errors(operation: Operation) -> &'static [ErrorCode] {
     match operation {
-        Operation::SandboxCreate => &[
-            ErrorCode::InvalidRequest,
-            ErrorCode::LimitExceeded,
-            ErrorCode::NotSupported,
-            ErrorCode::SandboxEphemeral,
-            ErrorCode::NoSuchGpu,
-            ErrorCode::ImageNotFound,
-            ErrorCode::SandboxNameTaken,
-            ErrorCode::SnapshotNotFound,
-            ErrorCode::SnapshotNotReady,
-            ErrorCode::SnapshotOverrideForbidden,
-            ErrorCode::SnapshotIncompatible,
-            ErrorCode::SecretNotFound,
-            ErrorCode::DiskShrinkForbidden,
-            ErrorCode::PayloadTooLarge,
-        ],
+        Operation::SandboxCreate => &SANDBOX_SETTINGS,
         Operation::SandboxSuspend | Operation::AdminSandboxSuspend => &[
             ErrorCode::InvalidRequest,
             ErrorCode::SandboxEphemeral,
@@ -604,15 +618,7 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         Operation::AdminSnapshotVerify => {
             &[ErrorCode::SnapshotNotFound, ErrorCode::SnapshotNotReady]
         }
-        Operation::SandboxUpdate => &[
-            ErrorCode::InvalidRequest,
-            ErrorCode::NotSupported,
-            ErrorCode::SandboxEphemeral,
-            ErrorCode::SandboxNotFound,
-            ErrorCode::SandboxNameTaken,
-            ErrorCode::SandboxTerminated,
-            ErrorCode::PayloadTooLarge,
-        ],
+        Operation::SandboxUpdate => &SANDBOX_CHANGES,
         Operation::PoolCreate => &POOL_SETTINGS,
         Operation::PoolReplace => &POOL_REPLACEMENT,
         Operation::PoolFetch => &[ErrorCode::PoolNotFound],

@@ -220,10 +220,10 @@ fn place(project: &ProjectId, name: &SecretName) -> String {
 }
 
 fn missing(failed: StoreError, id: &SecretId) -> ControlError {
-    match failed {
-        StoreError::NotFound { .. } => ControlError::SecretNotFound(id.to_string()),
-        failed => failed.into(),
+    if matches!(failed, StoreError::NotFound { .. }) {
+        return ControlError::SecretNotFound(id.to_string());
     }
+    failed.into()
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it is given to map_err")]

@@ -286,8 +286,8 @@ pub trait Store: Send + Sync + 'static {
     /// Fails only when the store does.
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError>;
 
-    /// Returns the data key of a project, inserting `candidate` (which is of that project) if it has
-    /// none.
+    /// Returns the data key of a project, inserting `candidate` (which is of that project) if it
+    /// has none.
     ///
     /// # Errors
     /// Fails only when the store does.

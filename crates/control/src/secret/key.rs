@@ -42,8 +42,8 @@ pub enum SecretKeyError {
     },
     /// The file is not the one that a data key was sealed with.
     #[error(
-        "{} is not the key that the secrets of {project} were stored with; put that one back from a \
-         backup (without it they are lost; docs/secrets.md says what to do then)",
+        "{} is not the key that the secrets of {project} were stored with; put that one back from \
+         a backup (without it they are lost; docs/secrets.md says what to do then)",
         path.display()
     )]
     Foreign {

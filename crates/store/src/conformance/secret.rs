@@ -65,10 +65,10 @@ async fn round_trip(store: Arc<dyn Store>) {
 
 async fn upsert(store: Arc<dyn Store>) {
     let first = secret(1, "A");
-    put(&store, &[first.clone()]).await;
+    put(&store, std::slice::from_ref(&first)).await;
     let again = secret(2, "A");
     let kept = SecretRecord { updated_at: again.record.updated_at, ..first.record };
-    assert_eq!(put(&store, &[again.clone()]).await, [kept.clone()]);
+    assert_eq!(put(&store, std::slice::from_ref(&again)).await, std::slice::from_ref(&kept));
     let found = store.secret_find(&project(1), &[name("A")]).await.expect("found");
     assert_eq!(found, [SealedSecret { record: kept, sealed: again.sealed }]);
 }
