@@ -88,7 +88,9 @@ CREATE = {
     "snapshot": _create({"snapshot_id": "abc"}, (404, "SNAPSHOT_NOT_FOUND")),
     "snapshot as number": _create({"snapshot_id": 5}, BAD),
     "file systems": _create({"file_systems": [{"file_system_id": "a", "mount_path": "/m"}]}, LATER),
-    "secrets": _create({"secret_names": ["A"]}, LATER),
+    "a secret of nobody": _create({"secret_names": ["A"]}, (400, "SECRET_NOT_FOUND")),
+    "a secret that cannot be": _create({"secret_names": ["A-B"]}, (400, "SECRET_NOT_FOUND")),
+    "secrets as text": _create({"secret_names": "A"}, BAD),
     "template": _create({"template_id": "abc"}, LATER),
 }
 
@@ -137,6 +139,11 @@ OBJECT = {
     "logs not UTF-8": ("GET", f"{S}/{{id}}/logs?body=%ff", None, *BAD),
     "logs by post": ("POST", f"{S}/{{id}}/logs", {}, 405, "METHOD_NOT_ALLOWED"),
     # --- routes and methods ---
+    "secret without a value": ("PUT", "/platform/v1/secrets", {"name": "A"}, *BAD),
+    "secret with a bad name": ("PUT", "/platform/v1/secrets", {"name": "1A", "value": ""}, *BAD),
+    "secret with a null byte": ("PUT", "/platform/v1/secrets", '{"name":"A","value":"\\u0000"}', *BAD),
+    "secret too long": ("PUT", "/platform/v1/secrets", {"name": "A", "value": "x" * 65_537}, *LIMIT),
+    "no such secret": ("DELETE", "/platform/v1/secrets/A", None, 404, "SECRET_NOT_FOUND"),
     "no such route": ("GET", "/nope", None, 404, "NOT_FOUND"),
     # Spec 08 §4: only a 404 here makes 0.5.163 say cleanly that there is no registry.
     "no file-system registry": ("POST", "/artifact-storage/v1/token", None, 404, "NOT_FOUND"),
@@ -150,14 +157,12 @@ OBJECT = {
 NOT_BUILT = [
     ("POST", f"{S}/{{id}}/file_systems"),
     ("DELETE", f"{S}/{{id}}/file_systems"),
-    ("GET", "/platform/v1/secrets"),
     ("GET", "/platform/v1/sandbox-templates"),
     ("POST", "/platform/v1/sandbox-template-builds"),
     ("DELETE", "/sandbox-images/abc"),
     ("GET", "/images/v4/images"),
     ("GET", "/platform/v1/organizations/{o}/projects/{p}/file-systems"),
     ("GET", "/platform/v1/users/me/ssh-keys"),
-    ("GET", "/platform/v1/organizations/{o}/projects/{p}/secrets"),
 ]
 
 # Toward the daemon of a running sandbox, through the ingress.
