@@ -3,20 +3,20 @@
 //! Claim or build: layer and slot side by side, then the runtime, then the daemon. Every step has
 //! its undo in [`clean`], which is idempotent and serves failures, ends and restarts alike.
 
+mod init;
+
 use std::{error::Error, net::SocketAddr, time::Duration};
 
-use tarn_guest_api::{
-    Continues, Environment, InitRequest, Limits, PROTOCOL, Secret, UnsealRequest,
-};
-use tarn_host::{Capture, ImageConfig, ImageError, RootFs, Slot, SlotId, Template};
+use tarn_guest_api::{Continues, InitRequest, UnsealRequest};
+use tarn_host::{Capture, ImageError, RootFs, Slot, SlotId, Template};
 use tarn_node_api::Endpoint;
 use tarn_runtime::{CpuShare, RuntimeExit, RuntimeSpec, Started};
 use tarn_types::{
-    DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SandboxId, SecretName, SecretValue,
-    SnapshotKind, StartFailure,
+    DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SandboxId, SnapshotKind, StartFailure,
 };
 use tokio::{sync::watch, time::Instant};
 
+use self::init::init_request;
 use crate::{
     capture::{Note, unseal, unseal_request},
     daemon::{self, DaemonError, knock_delay},
@@ -28,9 +28,6 @@ use crate::{
 
 /// How long a daemon may take from the runtime's start to its first answer.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(20);
-
-/// The most output that a daemon retains, whatever its memory (spec 05 §2).
-const OUTPUT_MAX: u64 = 64 << 20;
 
 /// Builds a sandbox up to its open daemon. On failure everything made is still to be cleaned.
 pub(crate) async fn start(
@@ -517,88 +514,6 @@ fn died_at_start(exit: Option<&RuntimeExit>) -> EndCause {
     }
 }
 
-async fn init_request(
-    shared: &Shared,
-    entry: &Entry,
-    source: &Source,
-) -> Result<InitRequest, EndCause> {
-    let (launch, image) = (&entry.launch, &source.template.config);
-    let secrets = secrets(shared, entry, source).await?;
-    // A later pair wins (spec 01 §10).
-    let mut env = image.env.clone();
-    env.extend(secrets.into_iter().map(|(name, value)| (name.into(), value.reveal().to_owned())));
-    let random: [u8; 64] = shared.parts.entropy.bytes();
-    Ok(InitRequest {
-        protocol: PROTOCOL,
-        token: Secret::new(entry.token.reveal()),
-        sandbox_id: entry.id.to_string(),
-        hostname: shared.config.hostname.clone(),
-        env: Environment(env),
-        default_user: image.user.clone(),
-        working_dir: image.working_dir.clone(),
-        entrypoint: entrypoint(launch, image),
-        entropy: Secret::new(base64(&random)),
-        now_ms: u64::try_from(shared.parts.clock.now().0).unwrap_or(0),
-        limits: Limits {
-            processes: shared.config.processes,
-            output_bytes: OUTPUT_MAX.min(launch.resources.memory.bytes() / 16),
-        },
-    })
-}
-
-/// Asks for the values of the secrets that a sandbox boots with. They go into its first request
-/// and nowhere else.
-async fn secrets(
-    shared: &Shared,
-    entry: &Entry,
-    source: &Source,
-) -> Result<Vec<(SecretName, SecretValue)>, EndCause> {
-    let names = &entry.launch.secret_names;
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    let revealed = shared.parts.secrets.reveal(&entry.project, names).await;
-    let revealed = revealed.map_err(|bad| failed(FailedStep::Init, &bad))?;
-    let gone = names.iter().find(|name| !revealed.iter().any(|(there, _)| there == *name));
-    match (gone, &source.files) {
-        (None, _) => {}
-        // What it has made must stay within reach.
-        (Some(name), Files::Own) => tracing::warn!(
-            sandbox.id = %entry.id, %name, "it boots without a secret that was deleted meanwhile"
-        ),
-        (Some(name), Files::New | Files::Captured { .. }) => {
-            return Err(misconfigured(format!(
-                "secret `{name}` was deleted before the sandbox started"
-            )));
-        }
-    }
-    let sizes = revealed.iter().map(|(name, value)| name.as_str().len() + value.reveal().len());
-    let (bytes, most) = (sizes.sum::<usize>(), SecretValue::MOST_TOGETHER);
-    if bytes > most {
-        let message =
-            format!("its secrets have {bytes} bytes by now, and at most {most} are given");
-        return Err(misconfigured(message));
-    }
-    Ok(revealed)
-}
-
-fn misconfigured(message: String) -> EndCause {
-    let failure = StartFailure::Configuration;
-    EndCause::StartFailed { step: FailedStep::Init, failure, message }
-}
-
-/// The request's entrypoint replaces the image's, and an empty one runs nothing; without one an
-/// image ENTRYPOINT is run with its CMD, and a CMD alone is not (spec 01 §2).
-fn entrypoint(launch: &Launch, image: &ImageConfig) -> Option<Vec<String>> {
-    if let Some(asked) = &launch.entrypoint {
-        return (!asked.is_empty()).then(|| asked.clone());
-    }
-    if image.entrypoint.is_empty() {
-        return None;
-    }
-    Some(image.entrypoint.iter().chain(&image.cmd).cloned().collect())
-}
-
 pub(crate) fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
@@ -618,37 +533,4 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         cause = next.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use tarn_types::{EgressPolicy, Resources};
-
-    use super::*;
-
-    #[test]
-    fn which_entrypoint_is_run() {
-        let strings = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let launch = |entrypoint| Launch {
-            image: "a".parse().expect("a good name"),
-            resources: Resources::default(),
-            entrypoint,
-            egress: EgressPolicy::OPEN,
-            named: false,
-            timeout_secs: 0,
-            restore: None,
-            claimed_at: None,
-            secret_names: Vec::new(),
-        };
-        let image = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
-            entrypoint: strings(entrypoint),
-            cmd: strings(cmd),
-            ..ImageConfig::default()
-        };
-        let asked = launch(Some(strings(&["mine"])));
-        assert_eq!(entrypoint(&asked, &image(&["e"], &["c"])), Some(strings(&["mine"])));
-        assert_eq!(entrypoint(&launch(Some(vec![])), &image(&["e"], &["c"])), None);
-        assert_eq!(entrypoint(&launch(None), &image(&["e"], &["c"])), Some(strings(&["e", "c"])));
-        assert_eq!(entrypoint(&launch(None), &image(&[], &["c"])), None);
-    }
 }
