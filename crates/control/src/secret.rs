@@ -4,7 +4,7 @@
 
 mod key;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use tarn_node_api::{SecretSource, SecretSourceError};
@@ -115,8 +115,8 @@ impl Control {
             return Ok(());
         }
         let found = self.0.parts.store.secret_find(project, names).await?;
-        let there = |name: &&SecretName| found.iter().any(|secret| secret.record.name == **name);
-        if let Some(name) = names.iter().find(|name| !there(name)) {
+        let there: BTreeSet<_> = found.iter().map(|secret| &secret.record.name).collect();
+        if let Some(name) = names.iter().find(|name| !there.contains(name)) {
             return Err(ControlError::NoSuchSecret(name.clone()));
         }
         let sizes = found.iter().map(|secret| {

@@ -1,5 +1,7 @@
 //! `POST P/sandboxes` (spec 01 §2).
 
+use std::collections::BTreeSet;
+
 use tarn_types::{
     ByteSize, EgressEntry, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess,
     SandboxName, SecretName, SecretNameError, SnapshotId,
@@ -322,13 +324,15 @@ fn snapshot_id(fields: &mut Fields<'_>) -> Result<Option<SnapshotId>, Refusal> {
 fn secret_names(fields: &mut Fields<'_>) -> Result<Option<Vec<SecretName>>, Refusal> {
     let Some(texts) = fields.texts("secret_names")? else { return Ok(None) };
     let mut names: Vec<SecretName> = Vec::with_capacity(texts.len());
+    let mut seen = BTreeSet::new();
     for text in texts {
-        let name = text.parse().map_err(|wrong: SecretNameError| {
+        let name: SecretName = text.parse().map_err(|wrong: SecretNameError| {
             let shown: String = text.chars().take(80).collect();
             let text = format!("secret_names: no secret is named `{shown}`: {wrong}");
             Refusal::new(ErrorCode::SecretNotFound, text)
         })?;
-        if !names.contains(&name) {
+        // A body may have a hundred thousand of them.
+        if seen.insert(name.clone()) {
             names.push(name);
         }
     }

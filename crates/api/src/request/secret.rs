@@ -1,5 +1,7 @@
 //! `PUT S/secrets` and the query of `GET S/secrets` (spec 08 §2).
 
+use std::collections::BTreeSet;
+
 use tarn_types::{SecretName, SecretValue, SecretValueError};
 use utoipa::ToSchema;
 
@@ -86,10 +88,11 @@ impl PutSecrets {
             return Ok(Parsed { value: Self { secrets: vec![secret], many: false }, ignored });
         }
         let mut secrets: Vec<(SecretName, SecretValue)> = Vec::new();
+        let mut seen = BTreeSet::new();
         for item in root.list()? {
             let mut fields = item.object()?;
             let (name, value) = secret(&mut fields)?;
-            if secrets.iter().any(|(other, _)| *other == name) {
+            if !seen.insert(name.clone()) {
                 return Err(Refusal::invalid(&fields.path_of("name"), "is in the list twice"));
             }
             fields.note_unknown(&mut ignored);
