@@ -117,6 +117,8 @@ struct Shelf {
     /// Those that are being removed.
     leaving: HashSet<SandboxId>,
     building: Vec<Building>,
+    /// How many are being made that somebody waits for, apart from those promised.
+    making: usize,
     asked: HashMap<Shape, VecDeque<Instant>>,
     last_asked: Option<Instant>,
     /// Shapes whose start has failed, and until when they are left alone.
@@ -141,6 +143,10 @@ pub(crate) struct Ready {
     /// Its processes have ended.
     pub(crate) died: bool,
 }
+
+/// Held while one is made that somebody waits for.
+#[derive(Debug)]
+pub(crate) struct Making<'a>(&'a Prestarts);
 
 /// What is to be done about the shelf.
 enum Step {
@@ -239,6 +245,12 @@ impl Prestarts {
         true
     }
 
+    /// Notes that one is being made that somebody waits for, until the answer is dropped.
+    pub(crate) fn making(&self) -> Making<'_> {
+        self.shelf.lock().making += 1;
+        Making(self)
+    }
+
     pub(crate) fn counts(&self) -> PrestartCounts {
         let shelf = self.shelf.lock();
         PrestartCounts {
@@ -329,11 +341,15 @@ impl Shelf {
             return Some(self.remove(ready));
         }
         let alone = self.building.iter().filter(|building| !building.promised).count();
+        let promised = self.building.len() - alone;
         // Half of the machine, so that the other half goes on as it did; all of it where requests
-        // come faster than that.
-        let awaited = self.building.iter().any(|building| building.promised);
-        let at_once = if awaited { around.cores } else { (around.cores / 2).max(1) };
-        if !around.may_build || alone >= at_once {
+        // come faster than that; none while more are waited for than there are CPUs to make them.
+        let at_once = match promised {
+            0 => (around.cores / 2).max(1),
+            _ => around.cores,
+        };
+        let crowded = self.making + promised > around.cores;
+        if !around.may_build || crowded || alone >= at_once {
             return None;
         }
         let missing = around.targets.iter().find(|(shape, target)| {
@@ -363,6 +379,15 @@ impl Shelf {
         self.counts.dropped += 1;
         self.leaving.insert(ready.entry.id.clone());
         Step::Remove(Box::new(ready.entry))
+    }
+}
+
+// === impl Making ===
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.shelf.lock().making -= 1;
+        self.0.changed.notify_one();
     }
 }
 
@@ -571,4 +596,52 @@ fn waiting_entry(shared: &Shared, id: SandboxId, (image, resources): &Shape) -> 
     let entry = blank_entry(shared, id, nobody, Generation::FIRST, launch);
     debug_assert_eq!(entry.state, State::Starting);
     entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around(cores: usize, shape: &Shape) -> Surroundings {
+        Surroundings {
+            targets: vec![(shape.clone(), 8)],
+            digests: HashMap::from([(shape.0.clone(), String::new())]),
+            may_build: true,
+            cores,
+        }
+    }
+
+    /// Returns how many are begun with so many promised and so many made that are waited for.
+    fn begun(cores: usize, promised: usize, making: usize) -> usize {
+        let shape = ("img".parse().expect("a good name"), Resources::default());
+        let id = |number: usize| SandboxId::from_random([u8::try_from(number).unwrap_or(0); 21]);
+        let building = (0..promised)
+            .map(|number| Building { id: id(number), shape: shape.clone(), promised: true })
+            .collect();
+        let mut shelf = Shelf { building, making, ..Shelf::default() };
+        let around = around(cores, &shape);
+        (0..100).take_while(|number| shelf.next(&around, || id(*number)).is_some()).count()
+    }
+
+    #[test]
+    fn what_nobody_waits_for_gets_what_the_others_leave_of_the_machine() {
+        for (cores, promised, making, expected) in [
+            (1, 0, 0, 1),
+            (2, 0, 0, 1),
+            (8, 0, 0, 4),
+            // Requests come faster than half of the machine can serve them.
+            (2, 1, 0, 2),
+            (8, 2, 0, 8),
+            (2, 0, 2, 1),
+            (2, 1, 1, 2),
+            // More wait than there are CPUs.
+            (2, 0, 3, 0),
+            (2, 1, 2, 0),
+            (2, 3, 0, 0),
+            (8, 4, 5, 0),
+        ] {
+            let number = begun(cores, promised, making);
+            assert_eq!(number, expected, "{cores} cores, {promised} promised, {making} made");
+        }
+    }
 }

@@ -174,6 +174,7 @@ async fn build_once(
     wanted: watch::Receiver<Wanted>,
     written: Written,
 ) -> Result<Endpoint, EndCause> {
+    let _making = shared.prestarts.making();
     let mut steps = Steps::begin();
     let (rootfs, slot) = place(shared, entry, source).await?;
     steps.end(&entry.id, "layer and slot");
