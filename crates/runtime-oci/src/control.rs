@@ -33,7 +33,7 @@ use tarn_runtime::RuntimeError;
 use tarn_task::Tasks;
 use tarn_types::SandboxId;
 use tokio::sync::{Mutex, oneshot, watch};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     cgroup::MemoryGauge,
@@ -42,7 +42,7 @@ use crate::{
     limits::MemoryBounds,
     remains::host,
     stack::{self, Seen},
-    urpc::{self, CallError},
+    urpc::{CallError, Caller},
 };
 
 /// Between two looks at a sandbox in which a call is under way.
@@ -52,7 +52,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct Control {
     id: SandboxId,
-    socket: PathBuf,
+    caller: Caller,
     memory: MemoryGauge,
     bounds: MemoryBounds,
     deadlines: GvisorDeadlines,
@@ -91,7 +91,17 @@ impl Control {
     pub(crate) fn new(parts: ControlParts) -> Self {
         let ControlParts { id, socket, memory, bounds, deadlines, tasks, standing } = parts;
         let (standing, still) = (Mutex::new(standing), watch::Sender::new(false));
-        Self { id, socket, memory, bounds, deadlines, tasks, standing, still }
+        let caller = Caller::new(socket);
+        Self { id, caller, memory, bounds, deadlines, tasks, standing, still }
+    }
+
+    /// Connects to the sentry while that is sure to work: before its memory is used up.
+    pub(crate) async fn connect(&self) {
+        // Whoever calls connects in any case.
+        let Ok(_standing) = self.standing.try_lock() else { return };
+        if let Err(error) = self.caller.connect().await {
+            debug!(sandbox.id = %self.id, %error, "not connected to its sentry");
+        }
     }
 
     /// Tells when every process is known to stand still.
@@ -213,7 +223,7 @@ impl Control {
     /// Returns whether it is paused, never [`Standing::Unknown`].
     async fn learn(&self, standing: &mut Standing) -> Result<Standing, CallError> {
         while *standing == Standing::Unknown {
-            let stacks = urpc::call::<_, String>(&self.socket, "debug.Stacks", &Value::Null, &[]);
+            let stacks = self.caller.call::<_, String>("debug.Stacks", &Value::Null, &[]);
             match stack::seen(&stacks.await?.unwrap_or_default()) {
                 Seen::Running => self.note(standing, Standing::Running),
                 Seen::Paused => self.note(standing, Standing::Paused),
@@ -229,7 +239,7 @@ impl Control {
     }
 
     async fn call(&self, method: &str, arg: &Value, files: &[OwnedFd]) -> Result<(), CallError> {
-        urpc::call::<_, Value>(&self.socket, method, arg, files).await.map(drop)
+        self.caller.call::<_, Value>(method, arg, files).await.map(drop)
     }
 
     async fn within(

@@ -290,8 +290,16 @@ impl GvisorRuntime {
             events: self.events.clone(),
             tasks: self.tasks.clone(),
         };
+        let control = Arc::new(control);
+        let (caller, tasks) = (Arc::clone(&control), self.tasks.clone());
+        self.tasks.spawn("gvisor-connect", async move {
+            tokio::select! {
+                () = tasks.stopping() => {}
+                () = caller.connect() => {}
+            }
+        });
         let watch = self.tasks.spawn("gvisor-watch", watch.run(sighting.round));
-        let running = Some(Running { watch, control: Arc::new(control) });
+        let running = Some(Running { watch, control });
         let known = Known { spec: Arc::clone(spec), running };
         self.known.lock().insert(id.clone(), known);
         let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);

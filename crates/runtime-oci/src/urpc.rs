@@ -1,20 +1,27 @@
 //! Calls to a sentry over its control socket.
 //!
-//! One call a connection: a request in JSON, descriptors riding on its first byte, one answer in
-//! JSON. The sentry finishes a call that it has read even when the caller is gone.
+//! A request in JSON, descriptors riding on its first byte, one answer in JSON, then the next. The
+//! sentry finishes a call that it has read even when the caller is gone.
+//!
+//! The connection is kept. A sentry that has no memory left for a new one never accepts any again:
+//! its server ends at the first failure. Who is connected by then is served.
 
 use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::PathBuf,
 };
 
+use parking_lot::Mutex;
 use rustix::{
     cmsg_space,
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
@@ -27,7 +34,7 @@ use crate::command::MOST_DETAIL;
 const MOST_FILES: usize = 3;
 
 /// The longest answer: the stacks of some ten thousand threads. A sentry may be the tenant's.
-const MOST_REPLY: u64 = 64 << 20;
+const MOST_REPLY: usize = 64 << 20;
 
 /// Why a call came to nothing.
 #[derive(Debug, Error)]
@@ -38,6 +45,15 @@ pub(crate) enum CallError {
     /// The sentry answered that it failed.
     #[error("{0}")]
     Refused(String),
+}
+
+/// A connection to a sentry, made when it is first wanted and kept.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    socket: PathBuf,
+    /// Absent while a call is under way, and after one that was cut short: what is read next
+    /// would be its answer.
+    idle: Mutex<Option<UnixStream>>,
 }
 
 #[derive(Serialize)]
@@ -54,19 +70,45 @@ struct Reply<R> {
     result: Option<R>,
 }
 
-/// Calls a method and returns its result, if it has one. Takes as long as the sentry does.
-pub(crate) async fn call<A: Serialize, R: DeserializeOwned>(
-    socket: &Path,
-    method: &str,
-    arg: &A,
-    files: &[OwnedFd],
-) -> Result<Option<R>, CallError> {
-    let request = serde_json::to_vec(&Request { method, arg }).map_err(io::Error::from);
-    let request = request.map_err(CallError::Lost)?;
-    let reply = exchange(socket, &request, files).await.map_err(CallError::Lost)?;
-    let reply: Reply<R> = serde_json::from_slice(&reply)
-        .map_err(|error| CallError::Lost(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-    if reply.success { Ok(reply.result) } else { Err(CallError::Refused(brief(&reply.err))) }
+// === impl Caller ===
+
+impl Caller {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket, idle: Mutex::default() }
+    }
+
+    /// Connects, unless it is connected. A call does so itself; this is for doing it in time.
+    pub(crate) async fn connect(&self) -> io::Result<()> {
+        let stream = self.connection().await?;
+        *self.idle.lock() = Some(stream);
+        Ok(())
+    }
+
+    /// Calls a method and returns its result, if it has one. Takes as long as the sentry does.
+    pub(crate) async fn call<A: Serialize, R: DeserializeOwned>(
+        &self,
+        method: &str,
+        arg: &A,
+        files: &[OwnedFd],
+    ) -> Result<Option<R>, CallError> {
+        let request = serde_json::to_vec(&Request { method, arg }).map_err(io::Error::from);
+        let request = request.map_err(CallError::Lost)?;
+        let mut stream = self.connection().await.map_err(CallError::Lost)?;
+        let reply = exchange(&mut stream, &request, files).await.map_err(CallError::Lost)?;
+        *self.idle.lock() = Some(stream);
+        let reply: Reply<R> = serde_json::from_slice(&reply)
+            .map_err(|error| CallError::Lost(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+        if reply.success { Ok(reply.result) } else { Err(CallError::Refused(brief(&reply.err))) }
+    }
+
+    /// Takes the idle connection, or makes another.
+    async fn connection(&self) -> io::Result<UnixStream> {
+        let idle = self.idle.lock().take();
+        match idle {
+            Some(stream) => Ok(stream),
+            None => UnixStream::connect(&self.socket).await,
+        }
+    }
 }
 
 /// Shortens what a sentry says: what it failed at and why, without what it failed with.
@@ -87,8 +129,11 @@ fn brief(said: &str) -> String {
     line.chars().take(MOST_DETAIL).collect()
 }
 
-async fn exchange(socket: &Path, request: &[u8], files: &[OwnedFd]) -> io::Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(socket).await?;
+async fn exchange(
+    stream: &mut UnixStream,
+    request: &[u8],
+    files: &[OwnedFd],
+) -> io::Result<Vec<u8>> {
     let sent = stream
         .async_io(Interest::WRITABLE, || {
             let descriptors: Vec<_> = files.iter().map(AsFd::as_fd).collect();
@@ -99,19 +144,26 @@ async fn exchange(socket: &Path, request: &[u8], files: &[OwnedFd]) -> io::Resul
             {
                 return Err(io::Error::other("too many descriptors for one call"));
             }
-            Ok(sendmsg(&stream, &[IoSlice::new(request)], &mut control, SendFlags::NOSIGNAL)?)
+            Ok(sendmsg(&*stream, &[IoSlice::new(request)], &mut control, SendFlags::NOSIGNAL)?)
         })
         .await?;
     stream.write_all(request.get(sent..).unwrap_or_default()).await?;
-    // The sentry hangs up when it has answered and there is no other call.
-    stream.shutdown().await?;
     let mut reply = Vec::new();
-    // What is cut off here is no JSON any more.
-    stream.take(MOST_REPLY).read_to_end(&mut reply).await?;
-    if reply.is_empty() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    while !is_whole(&reply) {
+        if stream.read_buf(&mut reply).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if reply.len() > MOST_REPLY {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer has no end"));
+        }
     }
     Ok(reply)
+}
+
+/// Says whether an answer is all there. What follows it is a call's that was not made.
+fn is_whole(reply: &[u8]) -> bool {
+    // Not read through each time that a part of it comes.
+    reply.trim_ascii_end().ends_with(b"}") && serde_json::from_slice::<IgnoredAny>(reply).is_ok()
 }
 
 #[cfg(test)]
@@ -145,8 +197,14 @@ mod tests {
             .await
             .unwrap();
         let mut rest = first.to_vec();
-        stream.read_to_end(&mut rest).await.unwrap();
-        stream.write_all(answer).await.unwrap();
+        while !is_whole(&rest) {
+            assert_ne!(stream.read_buf(&mut rest).await.unwrap(), 0, "{rest:?}");
+        }
+        // It comes in parts.
+        for part in answer.chunks(9) {
+            stream.write_all(part).await.unwrap();
+            tokio::task::yield_now().await;
+        }
         let read = |fd| {
             let mut text = String::new();
             File::open(format!("/proc/self/fd/{fd}")).unwrap().read_to_string(&mut text).unwrap();
@@ -162,9 +220,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
-        let arg = json!({ "a": 1 });
+        let (caller, arg) = (Caller::new(socket), json!({ "a": 1 }));
         let (got, (asked, came)) =
-            tokio::join!(call(&socket, "m.Do", &arg, files), serve(listener, answer));
+            tokio::join!(caller.call("m.Do", &arg, files), serve(listener, answer));
         (got, asked, came)
     }
 
@@ -210,7 +268,44 @@ mod tests {
         for broken in [&b""[..], b"{\"succ"] {
             assert!(matches!(ask(broken, &[]).await.0, Err(CallError::Lost(_))));
         }
-        let nobody: Result<Option<u32>, _> = call(Path::new("/no/socket"), "m", &(), &[]).await;
+        let caller = Caller::new("/no/socket".into());
+        let nobody: Result<Option<u32>, _> = caller.call("m", &(), &[]).await;
         assert!(matches!(nobody, Err(CallError::Lost(_))));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_but_not_past_a_call_that_was_cut_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let caller = Caller::new(socket);
+        caller.connect().await.unwrap();
+        caller.connect().await.unwrap();
+        let (mut served, _) = listener.accept().await.unwrap();
+        let mut asked = vec![0; 1024];
+        for number in [1, 2] {
+            let answer = async {
+                let length = served.read(&mut asked).await.unwrap();
+                assert!(is_whole(&asked[..length]));
+                let reply = format!(r#"{{"success":true,"result":{number}}}"#);
+                served.write_all(reply.as_bytes()).await.unwrap();
+            };
+            let (got, ()) = tokio::join!(caller.call::<_, u32>("m", &(), &[]), answer);
+            assert_eq!(got.unwrap(), Some(number));
+        }
+        tokio::select! {
+            biased;
+            got = caller.call::<_, u32>("m", &(), &[]) => panic!("nobody answered {got:?}"),
+            length = served.read(&mut asked) => assert_ne!(length.unwrap(), 0),
+        }
+        // Had it been kept, this would be taken for the answer to the next.
+        drop(served.write_all(br#"{"success":true,"result":3}"#).await);
+        let answer = async {
+            let (mut served, _) = listener.accept().await.unwrap();
+            served.write_all(br#"{"success":true,"result":4}"#).await.unwrap();
+            served
+        };
+        let (got, _served) = tokio::join!(caller.call::<_, u32>("m", &(), &[]), answer);
+        assert_eq!(got.unwrap(), Some(4));
     }
 }

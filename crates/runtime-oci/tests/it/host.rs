@@ -122,6 +122,21 @@ impl Host {
         limit.iter().flatten().find_map(|text| text.trim().parse().ok()).unwrap()
     }
 
+    /// Says whether anybody is connected to a sentry.
+    pub(crate) fn is_connected(&self, id: &SandboxId) -> bool {
+        let name = format!("runsc-{id}.sock");
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        // The sixth word is the state; 3 is connected.
+        let mut of_it = sockets.lines().filter(|line| line.ends_with(&name));
+        of_it.any(|line| line.split_ascii_whitespace().nth(5) == Some("03"))
+    }
+
+    /// Lets nobody connect to a sentry any more.
+    pub(crate) fn hide_sentry(&self, id: &SandboxId) {
+        let socket = self.state_dir().join("root").join(format!("runsc-{id}.sock"));
+        fs::rename(&socket, socket.with_extension("gone")).unwrap();
+    }
+
     /// Says whether a sandbox stands still for want of memory.
     pub(crate) fn is_stuck(&self, id: &SandboxId) -> bool {
         let control = self.group_file(id, "memory.oom_control");
