@@ -154,6 +154,10 @@ impl Control {
         kind: SnapshotKind,
         shown: Shown,
     ) -> Result<SnapshotRecord, ControlError> {
+        if let Some(entry) = self.0.table.get(sandbox) {
+            // Whoever waited for its last snapshot may be quicker than the note that it is done.
+            self.release_settled(&entry.now().record).await?;
+        }
         let source = self.capturable(sandbox, &id)?;
         let node = source.intent.node.as_ref().and_then(|node| self.node(node));
         let Some(node) = node else {

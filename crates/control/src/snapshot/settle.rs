@@ -9,7 +9,8 @@ use tarn_lifecycle::{CAPTURE_LIMIT_MILLIS, Care, Event, captured, care, complete
 use tarn_node_api::{CaptureReport, Node};
 use tarn_store::StoreError;
 use tarn_types::{
-    Archival, CaptureFacts, SandboxId, SandboxStatus, SnapshotId, SnapshotRecord, SnapshotStatus,
+    Archival, CaptureFacts, SandboxId, SandboxRecord, SandboxStatus, SnapshotId, SnapshotRecord,
+    SnapshotStatus,
 };
 
 use crate::{Control, ControlError};
@@ -201,17 +202,19 @@ impl Control {
             }
         }
         for entry in self.0.table.all() {
-            let record = entry.now().record;
-            let Some(snapshot) = &record.capturing else { continue };
-            match self.0.parts.store.snapshot_fetch(snapshot).await {
-                Ok(found) if found.status == SnapshotStatus::InProgress => {}
-                Ok(_) | Err(StoreError::NotFound { .. }) => {
-                    self.release(&record.id, snapshot).await?;
-                }
-                Err(failed) => return Err(failed.into()),
-            }
+            self.release_settled(&entry.now().record).await?;
         }
         Ok(())
+    }
+
+    /// Lets a sandbox know that its snapshot is settled, if it is: others may know it before.
+    pub(super) async fn release_settled(&self, record: &SandboxRecord) -> Result<(), ControlError> {
+        let Some(snapshot) = &record.capturing else { return Ok(()) };
+        match self.0.parts.store.snapshot_fetch(snapshot).await {
+            Ok(found) if found.status == SnapshotStatus::InProgress => Ok(()),
+            Ok(_) | Err(StoreError::NotFound { .. }) => self.release(&record.id, snapshot).await,
+            Err(failed) => Err(failed.into()),
+        }
     }
 
     /// Compares a node's snapshots with the store. `begun` are those that were not settled before

@@ -236,6 +236,24 @@ async fn a_death_between_two_writes_is_repaired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_knows_that_a_snapshot_is_done_can_take_the_next() {
+    let (world, id, first) = capturing().await;
+    // Everybody can read it; the sandbox is not told yet.
+    let before = world.store.snapshot_fetch(&first).await.expect("it is there");
+    let done = SnapshotRecord {
+        status: SnapshotStatus::Completed,
+        facts: Some(facts()),
+        sequence: before.sequence + 1,
+        ..before
+    };
+    world.store.snapshot_update(&done).await.expect("stored");
+    assert_eq!(world.status(&id).await, SandboxStatus::Snapshotting);
+    let second = take(&world, &id).await.expect("the first is done").id;
+    assert_ne!(second, first);
+    assert_eq!(world.status(&id).await, SandboxStatus::Snapshotting, "by the second");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_keeps_what_an_empty_store_does_not_know() {
     let (before, _, snapshot) = capturing().await;
     before.node.finish_capture(Ok(facts())).await;
