@@ -1,0 +1,112 @@
+"""Where the time of a start goes: each step by the server's own log, beside the whole as a client waits for it."""
+
+import argparse
+import pathlib
+import re
+import signal
+import sys
+import time
+
+import report
+from harness import env
+from harness.server import Server, sweep
+from harness.wait import until
+from ours import call, end, rest, snapshot
+from suites.prestart.ahead import counts
+
+STEP = re.compile(r'a step of a start sandbox\.id=(\w+) step="([^"]+)" duration_us=(\d+)')
+KEPT = {"kept": 4, "most": 32}
+Found = dict[str, list[float]]
+
+
+def main() -> int:
+    asked = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sweep()
+    rounds = 2 if asked.small else 30
+    results: dict[str, Found] = {}
+    config = {"log": {"filter": "info,tarn_node=debug"}, "pool": {"initial_mb": 4096, "max_mb": 8192}}
+    server = Server("bench-steps", config={"prestart": KEPT, **config})
+    try:
+        server.start()
+        place = report.machine(server.data)
+        source = named(server)
+        models = {kind: snapshot(server, source, kind) for kind in ("filesystem", "memory")}
+        for _ in range(rounds):
+            until(lambda: counts(server)["ready"] >= KEPT["kept"], timeout=60, what="some to be ready")
+            begin(server, results, "one that was started ahead", {})
+            # Nobody has asked for this shape lately, so none of it is ready.
+            begin(server, results, "from the image", {"resources": {"cpus": 1.5, "memory_mb": 1100}}, keep=False)
+            for kind, model in models.items():
+                begin(server, results, f"from a snapshot of its {'files' if kind == 'filesystem' else kind}", {"snapshot_id": model})
+            resume(server, results, source)
+        end(server, [source])
+    finally:
+        complaints = server.close()
+    print(f"the machine: {place}")
+    for title, found in results.items():
+        print("\n" + table(title, found))
+    for text in complaints:
+        print(f"FAIL  {text}")
+    path = asked.json or env.LOGS.parent / "bench-steps.json"
+    report.write(path, machine=place, samples_ms=results)
+    print(f"raw samples: {path}")
+    return int(bool(complaints))
+
+
+def named(server: Server) -> str:
+    return call(server, "POST", "/sandboxes", {"name": "steps", "timeout_secs": 0})["sandbox_id"]
+
+
+def begin(server: Server, results: dict[str, Found], title: str, asked: dict, keep: bool = True) -> None:
+    """Creates one and ends it; notes what it took."""
+    rest()
+    began = time.perf_counter()
+    made = call(server, "POST", "/sandboxes", asked)["sandbox_id"]
+    note(server, results, title, made, (time.perf_counter() - began) * 1e3, "create, as the client waits for it")
+    end(server, [made])
+    if not keep:
+        # Its shape is asked for once a round, and is kept ready for that: it is not what is measured.
+        until(lambda: counts(server)["ready"] >= KEPT["kept"] + 1, timeout=60, what="its shape to be ready")
+        taken = call(server, "POST", "/sandboxes", asked)["sandbox_id"]
+        end(server, [taken])
+
+
+def resume(server: Server, results: dict[str, Found], source: str) -> None:
+    """Suspends the named one until its processes are gone, and resumes it."""
+    call(server, "POST", f"/sandboxes/{source}/suspend")
+    rest()
+    began = time.perf_counter()
+    call(server, "POST", f"/sandboxes/{source}/resume")
+    note(server, results, "a resume", source, (time.perf_counter() - began) * 1e3, "resume, as the client waits for it")
+
+
+def note(server: Server, results: dict[str, Found], title: str, sandbox: str, whole: float, what: str) -> None:
+    """Takes the steps of a start from the log; only those that it has not taken yet."""
+    found = results.setdefault(title, {})
+    seen = sum(len(values) for step, values in found.items() if step.startswith("  ")) if title == "a resume" else 0
+    of_it = [(step, int(micros) / 1e3) for one, step, micros in STEP.findall(server.log_text()) if one == sandbox]
+    steps = of_it[seen:]
+    found.setdefault(what, []).append(whole)
+    for step, millis in steps:
+        found.setdefault(f"  {step}", []).append(millis)
+    found.setdefault("  all else: API, store, placing, network", []).append(whole - sum(millis for _, millis in steps))
+
+
+def table(title: str, found: Found) -> str:
+    head = f"{title + ' (ms)':<48}{'p50':>8}{'p95':>8}{'n':>5}"
+    lines = [head, "-" * len(head)]
+    for step, values in found.items():
+        lines.append(f"{step:<48}{report.p50(values):>8.2f}{report.quantile(values, 0.95):>8.2f}{len(values):>5}")
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench/run-steps", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="few samples")
+    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
