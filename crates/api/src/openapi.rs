@@ -18,7 +18,7 @@ use crate::{
         HealthBody, KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList,
         LogRecord, NetworkConfig, NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums,
         NewKeyBody, OrphanList, Pagination, PoolContainerInfo, PoolInfo, PoolList, ProjectBody,
-        ResourcesInfo, SandboxInfo, SandboxList, SecretBody, SecretKeyReplaced, SecretList,
+        ResizeInfo, ResourcesInfo, SandboxInfo, SandboxList, SecretBody, SecretKeyReplaced, SecretList,
         SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList, TransferTrouble,
         UnfoundSandbox,
     },
@@ -63,6 +63,7 @@ use crate::{
     PoolList,
     ProjectBody,
     PutSecret,
+    ResizeInfo,
     ResourcesInfo,
     ResourcesRequest,
     SandboxInfo,
@@ -571,10 +572,14 @@ const SANDBOX_SETTINGS: [ErrorCode; 14] = [
 ];
 
 /// What a change of a sandbox may be refused for.
-const SANDBOX_CHANGES: [ErrorCode; 7] = [
+const SANDBOX_CHANGES: [ErrorCode; 11] = [
     ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::DiskShrinkForbidden,
     ErrorCode::NotSupported,
     ErrorCode::SandboxEphemeral,
+    ErrorCode::SandboxNotRunning,
+    ErrorCode::SandboxBusy,
     ErrorCode::SandboxNotFound,
     ErrorCode::SandboxNameTaken,
     ErrorCode::SandboxTerminated,

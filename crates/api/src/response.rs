@@ -19,7 +19,7 @@ pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use pool::{CreatePoolResponse, PoolContainerInfo, PoolInfo, PoolList};
 pub use sandbox::{
-    CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResourcesInfo,
+    CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResizeInfo, ResourcesInfo,
     SandboxFacts, SandboxInfo, SandboxList,
 };
 pub use secret::{

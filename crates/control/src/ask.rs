@@ -71,6 +71,17 @@ pub struct PatchAsk {
     pub network: NetworkPatch,
 }
 
+/// What a running sandbox shall have; what is absent stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResizeAsk {
+    /// CPU.
+    pub cpu: Option<MilliCpu>,
+    /// Memory.
+    pub memory: Option<ByteSize>,
+    /// Disk; it only grows.
+    pub disk: Option<ByteSize>,
+}
+
 /// All that a pool shall be: what is absent has its default, but the policy (see there).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolAsk {

@@ -135,14 +135,25 @@ pub enum ControlError {
         remedy: String,
     },
     /// A disk can only grow.
-    #[error(
-        "resources.disk_mb: {asked} is less than the {least} of the snapshot; a disk only grows"
-    )]
+    #[error("resources.disk_mb: {asked} is less than the {least} of the {of}; a disk only grows")]
     DiskShrinkForbidden {
+        /// Whose disk it is: "snapshot" or "sandbox".
+        of: &'static str,
         /// What was asked.
         asked: ByteSize,
         /// What there is already.
         least: ByteSize,
+    },
+    /// The node of a running sandbox cannot give it more now.
+    #[error(
+        "sandbox {id} cannot have that now: {what}; try again when others have ended, or ask for \
+         less. Nothing was changed"
+    )]
+    NoRoom {
+        /// The sandbox.
+        id: SandboxId,
+        /// What its node is short of.
+        what: &'static str,
     },
     /// No node can restore that memory snapshot.
     #[error("no node here can restore snapshot {id}: {reason}")]
@@ -238,7 +249,7 @@ impl ControlError {
             | Self::Terminated(_)
             | Self::PoolInUse { .. }
             | Self::Busy { .. } => ErrorClass::Conflict,
-            Self::Unavailable { .. } => ErrorClass::Unavailable,
+            Self::NoRoom { .. } | Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
         }
     }
@@ -271,6 +282,7 @@ impl ControlError {
             | Self::SnapshotNotReady { .. }
             | Self::SnapshotOverrideForbidden { .. }
             | Self::DiskShrinkForbidden { .. }
+            | Self::NoRoom { .. }
             | Self::SnapshotIncompatible { .. }
             | Self::NoSuchSecret(_)
             | Self::SecretNotFound(_)

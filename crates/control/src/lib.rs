@@ -12,6 +12,7 @@ mod log;
 mod place;
 mod pool;
 mod reconcile;
+mod resize;
 mod route;
 mod sandbox;
 mod secret;
@@ -23,7 +24,7 @@ mod transition;
 
 pub use ask::{
     Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, PoolAsk, PoolContainer,
-    PoolView, SandboxView,
+    PoolView, ResizeAsk, SandboxView,
 };
 pub use error::ControlError;
 pub use limits::Limits;

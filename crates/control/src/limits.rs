@@ -6,7 +6,7 @@ use tarn_types::{
     SandboxSpec, SnapshotKind, SnapshotRecord,
 };
 
-use crate::{ControlError, CreateAsk, NetworkPatch, PoolAsk};
+use crate::{ControlError, CreateAsk, NetworkPatch, PoolAsk, ResizeAsk};
 
 /// The configured limits of a request (spec 01 §8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,6 +151,41 @@ impl Limits {
         })
     }
 
+    /// Returns what a sandbox has after a resize. `node` is the shape of its node.
+    ///
+    /// What is not asked for stays, and was within the limits when it was made.
+    ///
+    /// # Errors
+    /// Names the first field that is outside a limit, or a disk that would shrink.
+    pub(crate) fn resized(
+        &self,
+        had: &Resources,
+        ask: ResizeAsk,
+        node: &Resources,
+    ) -> Result<Resources, ControlError> {
+        if let Some(asked) = ask.disk.filter(|asked| *asked < had.disk) {
+            let least = had.disk;
+            return Err(ControlError::DiskShrinkForbidden { of: "sandbox", asked, least });
+        }
+        let cpu_max = self.cpu_max.map_or(node.cpu, |most| most.min(node.cpu));
+        let memory_max = self.memory_max.map_or(node.memory, |most| most.min(node.memory));
+        Ok(Resources {
+            cpu: changed("resources.cpus", ask.cpu, had.cpu, (self.cpu_min, cpu_max))?,
+            memory: changed(
+                "resources.memory_mb",
+                ask.memory,
+                had.memory,
+                (self.memory_min, memory_max),
+            )?,
+            disk: changed(
+                "resources.disk_mb",
+                ask.disk,
+                had.disk,
+                (self.disk_min, self.disk_max),
+            )?,
+        })
+    }
+
     fn spec(
         &self,
         ask: CreateAsk,
@@ -246,7 +281,7 @@ fn refused(snapshot: &SnapshotRecord, why: RestoreRefusal) -> ControlError {
             remedy: format!("name its image, `{image}`, or leave it out"),
         },
         RestoreRefusal::DiskShrink { asked, least } => {
-            ControlError::DiskShrinkForbidden { asked, least }
+            ControlError::DiskShrinkForbidden { of: "snapshot", asked, least }
         }
     }
 }
@@ -275,6 +310,19 @@ fn fits(
             reason: format!("its {field} is {value}, and its node has {most}"),
         },
     })
+}
+
+/// Returns what a field has after a change, which must be within the limits.
+fn changed<T: Ord + Copy + ToString>(
+    field: &'static str,
+    asked: Option<T>,
+    had: T,
+    (min, max): (T, T),
+) -> Result<T, ControlError> {
+    match asked {
+        Some(asked) if asked != had => within(field, asked, min, max),
+        Some(_) | None => Ok(had),
+    }
 }
 
 fn within<T: Ord + Copy + ToString>(
@@ -349,6 +397,45 @@ mod tests {
         ];
         for (ask, expected) in table {
             assert_eq!(check(ask).expect_err("outside"), expected);
+        }
+    }
+
+    #[test]
+    fn a_resize_changes_what_it_names_within_the_limits_of_its_node() {
+        let mib = ByteSize::from_mib;
+        let node = Resources {
+            cpu: MilliCpu::from_milli(2000),
+            memory: mib(4096),
+            ..Resources::default()
+        };
+        // Made when the limits were others.
+        let had = Resources { memory: mib(64), ..Resources::default() };
+        let limits = Limits { cpu_max: Some(MilliCpu::from_milli(64_000)), ..Limits::default() };
+        let resized = |ask| limits.resized(&had, ask, &node).map_err(|why| why.to_string());
+        let cpu = |milli| ResizeAsk { cpu: Some(MilliCpu::from_milli(milli)), ..Default::default() };
+        let memory = |size| ResizeAsk { memory: Some(mib(size)), ..Default::default() };
+        let disk = |size| ResizeAsk { disk: Some(mib(size)), ..Default::default() };
+        assert_eq!(resized(ResizeAsk::default()), Ok(had));
+        assert_eq!(resized(memory(64)), Ok(had), "what stays is not judged");
+        let larger = Resources { disk: mib(20_480), ..had };
+        assert_eq!(resized(disk(20_480)), Ok(larger));
+        let table = [
+            (cpu(2001), "resources.cpus: 2.001 is outside the limit; at most 2"),
+            (cpu(50), "resources.cpus: 0.05 is outside the limit; at least 0.1"),
+            (memory(4097), "resources.memory_mb: 4097 MiB is outside the limit; at most 4096 MiB"),
+            (memory(127), "resources.memory_mb: 127 MiB is outside the limit; at least 128 MiB"),
+            (
+                disk(102_401),
+                "resources.disk_mb: 102401 MiB is outside the limit; at most 102400 MiB",
+            ),
+            (
+                disk(10_239),
+                "resources.disk_mb: 10239 MiB is less than the 10240 MiB of the sandbox; a disk \
+                 only grows",
+            ),
+        ];
+        for (ask, expected) in table {
+            assert_eq!(resized(ask).expect_err("outside"), expected);
         }
     }
 }

@@ -348,6 +348,7 @@ impl Control {
             end: None,
             capturing: None,
             member,
+            resize: None,
         }
     }
 

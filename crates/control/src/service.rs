@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) snapshot_uses: SnapshotUses,
     pub(crate) archive_tries: ArchiveTries,
     pub(crate) pools: Pools,
+    /// Held while a resize is decided and sent.
+    pub(crate) resizes: tokio::sync::Mutex<()>,
     /// Rung when there may be a snapshot to remove.
     pub(crate) snapshots: Notify,
     /// Counts snapshots that were settled, for those who wait for one.
@@ -121,6 +123,7 @@ impl Control {
             snapshot_uses: SnapshotUses::default(),
             archive_tries: ArchiveTries::default(),
             pools,
+            resizes: tokio::sync::Mutex::new(()),
             snapshots: Notify::new(),
             captures: watch::Sender::new(0),
         }));

@@ -169,9 +169,12 @@ pub(crate) fn refusal(record: &SandboxRecord, why: Refusal) -> ControlError {
         Refusal::NotRunning => ControlError::NotRunning { id, status: status(record) },
         Refusal::Ephemeral => ControlError::Unnamed(id),
         Refusal::Busy => {
-            let what = match &record.capturing {
-                Some(snapshot) => format!("snapshot {snapshot} of it is being taken"),
-                None => "it is on the way to another state".to_owned(),
+            let what = match (&record.capturing, &record.resize) {
+                (Some(snapshot), _) => format!("snapshot {snapshot} of it is being taken"),
+                (None, Some(resize)) if resize.is_pending() => {
+                    format!("its resize of generation {} is under way", resize.generation)
+                }
+                (None, _) => "it is on the way to another state".to_owned(),
             };
             ControlError::Busy { id, what }
         }

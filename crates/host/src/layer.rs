@@ -47,6 +47,18 @@ pub enum LayerError {
         /// What the snapshot's disk has.
         least: ByteSize,
     },
+    /// Only where the disk is not in use can it be enlarged.
+    #[error("to enlarge a disk in use, the server needs CAP_SYS_RESOURCE, which it has not")]
+    Unprivileged,
+    /// The disk took only a part of what it was to grow by.
+    #[error("the disk grew only in part, and is to have {size} still")]
+    PartlyGrown {
+        /// What it was to grow to, and what its file has.
+        size: ByteSize,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The sandbox has no layer here.
     #[error("sandbox {id} has no layer on this node")]
     Missing {
@@ -104,14 +116,29 @@ pub trait Layers: Send + Sync + 'static {
     ) -> Result<RootFs, LayerError>;
 
     /// Mounts a layer again that [`Layers::close`] or a restart of the host left, with the files
-    /// that are in it, over the template that it was made over.
+    /// that are in it, over the template that it was made over. One that is smaller than `size`
+    /// is enlarged first.
     ///
     /// A failure, or dropping the future, leaves the files, and nothing mounted that
     /// [`Layers::close`] does not unmount.
     ///
     /// # Errors
     /// Fails when there is none, or a step on the host fails.
-    async fn reopen(&self, id: &SandboxId, template: &Template) -> Result<RootFs, LayerError>;
+    async fn reopen(
+        &self,
+        id: &SandboxId,
+        template: &Template,
+        size: ByteSize,
+    ) -> Result<RootFs, LayerError>;
+
+    /// Enlarges a mounted layer to `size`, in use; does nothing when it is no smaller. May be
+    /// repeated after a crash, which is made up for then.
+    ///
+    /// # Errors
+    /// Fails when it is not mounted, the pool is full, the server may not ([`LayerError::
+    /// Unprivileged`]), or a step on the host fails. It is as large as it was then, unless it is
+    /// [`LayerError::PartlyGrown`].
+    async fn grow(&self, id: &SandboxId, size: ByteSize) -> Result<(), LayerError>;
 
     /// Unmounts a sandbox's layer and keeps its files; does nothing when there is none.
     ///
@@ -151,10 +178,10 @@ impl LayerError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::PoolFull { .. } => ErrorClass::Unavailable,
+            Self::PoolFull { .. } | Self::Unprivileged => ErrorClass::Unavailable,
             Self::TooSmall { .. } => ErrorClass::Invalid,
             Self::Missing { .. } => ErrorClass::NotFound,
-            Self::Step { .. } => ErrorClass::Internal,
+            Self::Step { .. } | Self::PartlyGrown { .. } => ErrorClass::Internal,
         }
     }
 }

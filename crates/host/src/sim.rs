@@ -5,7 +5,7 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -43,6 +43,9 @@ pub struct SimLayers {
     free: Mutex<Option<ByteSize>>,
     faults: Faults,
     space_faults: Faults,
+    growth_faults: Faults,
+    /// Whether the server may not enlarge what is in use.
+    unprivileged: AtomicBool,
 }
 
 /// Slots that are entries of a table; every address is loopback.
@@ -151,6 +154,16 @@ impl SimLayers {
         self.space_faults.plan(times);
     }
 
+    /// Makes the next `times` of [`Layers::grow`] fail.
+    pub fn fail_grow(&self, times: usize) {
+        self.growth_faults.plan(times);
+    }
+
+    /// Takes the right to enlarge what is in use.
+    pub fn forbid_grow(&self) {
+        self.unprivileged.store(true, Ordering::Relaxed);
+    }
+
     /// Unmounts every layer, as a restart of the host does.
     pub fn reboot(&self) {
         self.closed.lock().append(&mut self.live.lock());
@@ -184,7 +197,12 @@ impl Layers for SimLayers {
         Ok(RootFs { path: PathBuf::from(format!("/sim/{id}")) })
     }
 
-    async fn reopen(&self, id: &SandboxId, _template: &Template) -> Result<RootFs, LayerError> {
+    async fn reopen(
+        &self,
+        id: &SandboxId,
+        _template: &Template,
+        _size: ByteSize,
+    ) -> Result<RootFs, LayerError> {
         self.close(id).await?;
         if !self.closed.lock().remove(id) {
             return Err(LayerError::Missing { id: id.clone() });
@@ -201,6 +219,20 @@ impl Layers for SimLayers {
     }
 
     async fn sync(&self, _id: &SandboxId) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    async fn grow(&self, id: &SandboxId, _size: ByteSize) -> Result<(), LayerError> {
+        if !self.live.lock().contains(id) {
+            return Err(LayerError::Missing { id: id.clone() });
+        }
+        if self.unprivileged.load(Ordering::Relaxed) {
+            return Err(LayerError::Unprivileged);
+        }
+        if self.growth_faults.meet() {
+            let (step, path) = ("enlarge", PathBuf::from(format!("/sim/{id}")));
+            return Err(LayerError::Step { step, path, source: io::Error::other(MADE_TO_FAIL) });
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use tarn_api::{
     request::{CreateSandbox, Direction, ListSandboxes, NetworkChange, Parsed, UpdateSandbox},
     response::{CreateSandboxResponse, SandboxFacts, SandboxInfo, SandboxList},
 };
-use tarn_control::{Caller, CreateAsk, ListAsk, NetworkPatch, PatchAsk, SandboxView};
+use tarn_control::{Caller, CreateAsk, ListAsk, NetworkPatch, PatchAsk, ResizeAsk, SandboxView};
 use tarn_control::{Order, PageKey};
 use tarn_types::{SandboxId, SandboxRef};
 
@@ -98,6 +98,10 @@ pub(crate) async fn update(
     body: Body,
 ) -> Result<Json<SandboxInfo>, Failure> {
     let request = note_ignored(UpdateSandbox::parse(&read_body(&app.config, body).await?)?);
+    if let Some(ask) = resize_ask(&request) {
+        let view = app.control().sandbox_resize(&caller.project, &sandbox, ask).await?;
+        return Ok(info(&app, &view, &caller, Shelf::Ordinary));
+    }
     let patch = patch_ask(request);
     let view = app.control().sandbox_patch(&caller.project, &sandbox, patch).await?;
     Ok(info(&app, &view, &caller, Shelf::Ordinary))
@@ -162,6 +166,16 @@ fn create_ask(request: CreateSandbox) -> CreateAsk {
         secret_names: request.secret_names,
         template_id: request.template_id,
     }
+}
+
+/// Returns what a resize asks for, if the request is one: nothing else is in it then.
+fn resize_ask(request: &UpdateSandbox) -> Option<ResizeAsk> {
+    let ask = ResizeAsk {
+        cpu: request.resources.cpus,
+        memory: request.resources.memory_mb,
+        disk: request.resources.disk_mb,
+    };
+    (ask != ResizeAsk::default()).then_some(ask)
 }
 
 fn patch_ask(request: UpdateSandbox) -> PatchAsk {

@@ -2,9 +2,11 @@
 
 use tarn_types::{
     EgressPolicy, EndCause, Generation, Intent, NodeId, Observed, ObservedPhase, PendingReason,
-    PoolMember, PortAccess, SandboxName, SandboxRecord, SandboxStatus, SnapshotId, Target,
-    UnixMillis,
+    PoolMember, PortAccess, Resources, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
+    Target, UnixMillis,
 };
+
+use crate::resize::{self, may_resize};
 
 /// Something that happened to a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub enum Event {
         /// The limit; 0 = unlimited.
         timeout_secs: u64,
     },
+    /// Somebody wants it to have other resources, and there is room for them.
+    ResizeAsked(Resources),
     /// Its pool no longer needs it, if nobody has claimed it.
     Retired,
 }
@@ -93,7 +97,7 @@ pub enum Refusal {
     NotRunning,
     /// It has no name.
     Ephemeral,
-    /// A snapshot of it is being taken.
+    /// A snapshot of it is being taken, or it is being resized.
     Busy,
 }
 
@@ -105,6 +109,7 @@ pub fn status(record: &SandboxRecord) -> SandboxStatus {
     }
     match &record.observed {
         Some(Observed { phase: ObservedPhase::Running, .. }) => running_status(record),
+        Some(observed) if resize::rests_to_grow(record, observed) => running_status(record),
         Some(Observed { phase: ObservedPhase::Suspending, .. }) => SandboxStatus::Suspending,
         Some(Observed { phase: ObservedPhase::Suspended, .. }) => SandboxStatus::Suspended,
         Some(Observed { phase: ObservedPhase::Ended(_), .. }) => SandboxStatus::Terminated,
@@ -152,6 +157,7 @@ pub fn step(record: &SandboxRecord, event: Event, now: UnixMillis) -> Result<Ste
         Event::CaptureBegun(snapshot) => capture_begun(record, snapshot),
         Event::CaptureSettled(snapshot) => capture_settled(record, &snapshot),
         Event::Claimed { timeout_secs } => claimed(record, timeout_secs, now),
+        Event::ResizeAsked(wanted) => resize_asked(record, wanted),
         Event::Retired if record.is_unclaimed() => Ok(delete(record, now)),
         Event::Retired => Err(Ignored::NoChange),
     }
@@ -177,6 +183,7 @@ fn after_the_end(event: &Event) -> Ignored {
         | Event::CaptureBegun(_)
         | Event::CaptureSettled(_)
         | Event::Claimed { .. }
+        | Event::ResizeAsked(_)
         | Event::Retired => vec![],
     };
     Ignored::Ended(effects)
@@ -223,11 +230,13 @@ fn reported(record: &SandboxRecord, mut observed: Observed) -> Result<Step, Igno
     }
     let mut next = advance(record);
     let mut effects = Vec::new();
+    let shape = observed.shape.take();
     match &observed.phase {
         ObservedPhase::Starting | ObservedPhase::Suspending => {}
         ObservedPhase::Running => {
             next.running_at = next.running_at.or(Some(observed.at));
             next.intent.pending_reason = None;
+            resize::settle(&mut next, &observed, shape);
             if gives_up(&next, &observed, &Target::Suspended) {
                 // What was patched while it should be suspended never reached the node.
                 next.intent.generation = next.intent.generation.next();
@@ -236,6 +245,7 @@ fn reported(record: &SandboxRecord, mut observed: Observed) -> Result<Step, Igno
             }
         }
         ObservedPhase::Suspended => {
+            resize::settle(&mut next, &observed, shape);
             if gives_up(&next, &observed, &Target::Running) {
                 next.intent.target = Target::Suspended;
             }
@@ -364,6 +374,10 @@ fn aim(record: &SandboxRecord, target: Target) -> Step {
 
 fn capture_begun(record: &SandboxRecord, snapshot: SnapshotId) -> Result<Step, Ignored> {
     match status(record) {
+        // Its layer may be larger already than what its record says.
+        SandboxStatus::Running if record.is_resizing() => {
+            return Err(Ignored::Refused(Refusal::Busy));
+        }
         SandboxStatus::Running => {}
         SandboxStatus::Snapshotting => return Err(Ignored::Refused(Refusal::Busy)),
         SandboxStatus::Pending
@@ -383,6 +397,13 @@ fn capture_settled(record: &SandboxRecord, snapshot: &SnapshotId) -> Result<Step
     let mut next = advance(record);
     next.capturing = None;
     Ok(Step { record: next, effects: vec![] })
+}
+
+fn resize_asked(record: &SandboxRecord, wanted: Resources) -> Result<Step, Ignored> {
+    may_resize(record).map_err(Ignored::Refused)?;
+    let mut next = aim(record, Target::Running);
+    resize::begin(&mut next.record, wanted);
+    Ok(next)
 }
 
 /// From here on it is somebody's, and its clock runs. Of any number of claims one finds it
@@ -469,6 +490,7 @@ fn end(record: &mut SandboxRecord, cause: EndCause, at: UnixMillis) {
     record.end = Some(cause);
     record.terminated_at = Some(at);
     record.capturing = None;
+    resize::give_up(record);
 }
 
 fn advance(record: &SandboxRecord) -> SandboxRecord {

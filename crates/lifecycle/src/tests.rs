@@ -4,12 +4,13 @@ use proptest::prelude::*;
 use tarn_types::{
     ByteSize, EgressPolicy, EndCause, ExposedPorts, FailedStep, Generation, Intent, Launch, NodeId,
     Observed, ObservedPhase, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
-    SandboxRecord, SandboxSpec, SandboxStatus, SnapshotId, StartFailure, Target, UnixMillis,
+    SandboxRecord, SandboxSpec, SandboxStatus, Shape, SnapshotId, StartFailure, Target, UnixMillis,
 };
 
 use crate::{Effect, Event, Ignored, Limit, Patch, limit, status, step, waits_to_resume};
 
 mod pool;
+mod resize;
 mod state;
 
 const T0: UnixMillis = UnixMillis(1_000_000);
@@ -49,6 +50,7 @@ fn fresh() -> SandboxRecord {
         end: None,
         capturing: None,
         member: None,
+        resize: None,
     }
 }
 
@@ -59,6 +61,7 @@ fn seen(generation: u64, phase: ObservedPhase) -> Event {
         at: T0.plus_secs(1),
         trouble: None,
         frozen: None,
+        shape: None,
     })
 }
 
@@ -206,7 +209,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => (0_u64..8, phase, trouble).prop_map(|(generation, phase, trouble)| {
             let generation = Generation(generation);
             let at = T0.plus_secs(1);
-            Event::Reported(Observed { generation, phase, at, trouble, frozen: None })
+            let shape = Some(Shape { resources: Resources::default(), trouble: None });
+            Event::Reported(Observed { generation, phase, at, trouble, frozen: None, shape })
         }),
         1 => Just(Event::DeleteAsked),
         1 => Just(Event::PendingExpired),
@@ -219,6 +223,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => snapshot.prop_map(Event::CaptureSettled),
         1 => (0_u64..9).prop_map(|timeout_secs| Event::Claimed { timeout_secs }),
         1 => Just(Event::Retired),
+        3 => Just(Event::ResizeAsked(Resources::default())),
     ]
 }
 
@@ -252,6 +257,9 @@ proptest! {
                 || step.effects.contains(&Effect::Apply), "a new generation that nobody sends");
             prop_assert!(!waits_to_resume(&record) || status(&record) != SandboxStatus::Running);
             prop_assert!(record.capturing.is_none() || record.end.is_none());
+            prop_assert!(!record.is_resizing() || record.end.is_none());
+            prop_assert!(record.is_resizing() || before.is_resizing()
+                || record.asked.resources == before.asked.resources, "resized by itself");
         }
     }
 }

@@ -33,8 +33,9 @@ pub struct NodeIntent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "target", rename_all = "snake_case")]
 pub enum NodeTarget {
-    /// It runs with these settings; on a running sandbox policy and clock change in place, and the
-    /// rest of `Launch` is what it already is.
+    /// It runs with these settings; on a running sandbox policy, clock and resources change in
+    /// place, and the rest of `Launch` is what it already is. Resources that it could not be given
+    /// are told by the report's shape.
     Running(Launch),
     /// It is suspended: no memory, no CPU, all of its state durable. Running again is the next
     /// generation with [`NodeTarget::Running`]; a policy that changed meanwhile is in force before
@@ -263,6 +264,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Gives back what was reserved for a sandbox that is not created after all.
     async fn give_back(&self, id: &SandboxId);
+
+    /// Says whether a running sandbox can be given other resources there.
+    fn resizes(&self) -> bool;
 
     /// Returns what the node has to offer.
     async fn view(&self) -> NodeView;

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tarn_node_api::{ApplyError, CaptureOrder, Endpoint, NodeIntent, Report, Unfound};
+use tarn_node_api::{ApplyError, CaptureOrder, Endpoint, NodeIntent, NodeTarget, Report, Unfound};
 use tarn_runtime::RuntimeExit;
-use tarn_types::{Generation, Launch, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId};
+use tarn_types::{Generation, Launch, MilliCpu, NodeId, Observed, ObservedPhase, SandboxId, Shape};
 use tokio::sync::watch;
 
 use crate::{
@@ -71,6 +71,7 @@ pub(crate) fn known_of(shared: &Shared, entry: &Entry, endpoint: Option<Endpoint
             at,
             trouble,
             frozen: entry.frozen.then(|| FROZEN.to_owned()),
+            shape: Some(Shape { resources: entry.launch.resources, trouble: None }),
         },
         endpoint,
         launch: entry.launch.clone(),
@@ -132,12 +133,19 @@ impl Handle {
         Some(Unfound { id: self.id.clone(), trouble })
     }
 
-    /// Returns the CPU quota a live sandbox was promised.
+    /// Returns the CPU quota a live sandbox was promised: also what an intent promised that the
+    /// sandbox has not got yet.
     pub(crate) fn cpu_promised(&self) -> MilliCpu {
+        let wanted = self.wanted.borrow().intent.as_ref().and_then(|intent| match &intent.target {
+            NodeTarget::Running(launch) => Some((intent.generation, launch.resources.cpu)),
+            NodeTarget::Suspended | NodeTarget::Terminated(_) => None,
+        });
         let known = self.known.lock();
         match known.observed.phase {
             ObservedPhase::Starting | ObservedPhase::Running | ObservedPhase::Suspending => {
-                known.launch.resources.cpu
+                let has = known.launch.resources.cpu;
+                let newer = wanted.filter(|(generation, _)| *generation > known.observed.generation);
+                newer.map_or(has, |(_, cpu)| has.max(cpu))
             }
             ObservedPhase::Suspended | ObservedPhase::Ended(_) => MilliCpu::default(),
         }

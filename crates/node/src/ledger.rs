@@ -133,6 +133,10 @@ pub(crate) struct Entry {
     /// so that an older reader lets it go on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) frozen: bool,
+    /// Its resources are on their way to an intent's: it has them, or what it had, or some of each,
+    /// and of nothing more than `launch` says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) resizing: bool,
 }
 
 /// An entry, or why it cannot be understood.
@@ -324,6 +328,7 @@ mod tests {
             resuming: false,
             idle_ms: 0,
             frozen: false,
+            resizing: false,
         }
     }
 

@@ -15,6 +15,7 @@ mod handle;
 mod ledger;
 mod log;
 mod prestart;
+mod resize;
 mod room;
 mod sandbox;
 mod service;

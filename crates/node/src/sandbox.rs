@@ -27,6 +27,7 @@ use crate::{
     handle::{Handle, Known, Wanted, known_of},
     ledger::{Durability, Entry, FORMAT_VERSION, State},
     log::LogPump,
+    resize::Fitted,
     room::Room,
     service::Shared,
     start::{chain, clean, failed, start},
@@ -54,6 +55,8 @@ pub(crate) struct SandboxTask {
     pub(crate) phase: Option<ObservedPhase>,
     /// Why the last intent was not brought about.
     pub(crate) trouble: Option<String>,
+    /// Why it has other resources than the last intent wants.
+    pub(crate) unfit: Option<String>,
     /// Its processes, while it is suspended and they are still there.
     pub(crate) warm: Option<Warm>,
     /// Before this its idle limit does not try again.
@@ -153,6 +156,7 @@ impl SandboxTask {
             pump: None,
             phase: None,
             trouble: None,
+            unfit: None,
             warm: None,
             not_before: None,
             begun: None,
@@ -208,6 +212,7 @@ impl SandboxTask {
     async fn run(&mut self) {
         // Before an end that is wanted already, so that the last lines are read.
         self.keep_pump();
+        self.fit_after_crash().await;
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             if self.compare(wanted).await == Progress::Forgotten {
@@ -379,7 +384,7 @@ impl SandboxTask {
         }
     }
 
-    /// Changes what can change in place: policy and clock.
+    /// Changes what can change in place: policy, clock and resources.
     async fn relaunch(&mut self, launch: Launch, generation: Generation) {
         let slots = &self.shared.parts.slots;
         if launch.egress != self.entry.launch.egress
@@ -395,11 +400,13 @@ impl SandboxTask {
             self.adopted_at = Some(self.shared.parts.clock.now());
             self.entry.idle_ms = 0;
         }
-        self.entry.launch = launch;
-        self.entry.generation = generation;
-        self.trouble = None;
-        self.save(Durability::Synced).await;
-        self.report().await;
+        let had = self.entry.launch.resources;
+        match self.fit(launch.resources).await {
+            Fitted::AtRest => self.grow_at_rest(launch, generation, had).await,
+            fitted @ (Fitted::Done | Fitted::Stays(..)) => {
+                self.fitted(launch, generation, fitted).await;
+            }
+        }
     }
 
     /// Has the output read while there is somebody to read it from.
@@ -526,6 +533,9 @@ impl SandboxTask {
         if self.trouble.is_some() {
             known.observed.trouble.clone_from(&self.trouble);
         }
+        if let Some(shape) = &mut known.observed.shape {
+            shape.trouble.clone_from(&self.unfit);
+        }
         if let Some(phase) = &self.phase {
             known.observed.phase = phase.clone();
             known.endpoint = None;
@@ -580,6 +590,7 @@ pub(crate) fn blank_entry(
         resuming: false,
         idle_ms: 0,
         frozen: false,
+        resizing: false,
     }
 }
 

@@ -352,6 +352,7 @@ impl Node for NodeService {
                     at,
                     trouble: None,
                     frozen: None,
+                    shape: None,
                 };
                 self.0.report(&intent.id, observed, None).await;
             }
@@ -368,6 +369,10 @@ impl Node for NodeService {
 
     async fn give_back(&self, id: &SandboxId) {
         self.0.prestarts.give_back(id);
+    }
+
+    fn resizes(&self) -> bool {
+        self.0.parts.runtime.capabilities().live_resize
     }
 
     async fn view(&self) -> NodeView {

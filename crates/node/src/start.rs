@@ -388,7 +388,7 @@ pub(crate) async fn place(
             Files::Captured { capture, .. } => {
                 layers.build_from(&entry.id, template, &capture.layer, disk).await
             }
-            Files::Own => layers.reopen(&entry.id, template).await,
+            Files::Own => layers.reopen(&entry.id, template, disk).await,
         }
     };
     let slot = shared.parts.slots.claim(&entry.id, &entry.launch.egress);

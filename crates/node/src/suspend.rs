@@ -16,7 +16,7 @@ use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 use tarn_guest_api::Continues;
 use tarn_node_api::{CaptureOrder, CaptureReport, Endpoint, NodeTarget};
 use tarn_types::{
-    ByteSize, CaptureFacts, EgressPolicy, Generation, Lasting, Launch, ObservedPhase, SnapshotKind,
+    ByteSize, CaptureFacts, Generation, Lasting, Launch, ObservedPhase, SnapshotKind,
 };
 
 use tokio::time::Instant;
@@ -111,18 +111,8 @@ impl SandboxTask {
         // What it printed and nobody read yet is in its memory, and read after the resume.
         self.pump = None;
         let begun = Instant::now();
-        match self.write_down(&endpoint, before).await {
-            Ok(()) => {}
-            Err(trouble) => return self.not_suspended(trouble).await,
-        }
-        let at = self.shared.parts.clock.now();
-        self.entry.state = State::Suspended { at, kept: Kept::Capture };
-        self.entry.held = false;
-        let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
-        if let Err(bad) = written {
-            self.entry.state = State::Running { since: self.shared.parts.clock.now() };
-            self.entry.held = true;
-            return self.not_suspended(chain(&bad)).await;
+        if let Err(trouble) = self.put_down(&endpoint, before).await {
+            return self.not_suspended(trouble).await;
         }
         self.endpoint = None;
         self.phase = None;
@@ -131,6 +121,26 @@ impl SandboxTask {
         );
         self.report().await;
         self.keep_warm_or_drop(endpoint.daemon).await;
+    }
+
+    /// Writes a running sandbox down, and has the ledger durably say that it is suspended. After a
+    /// failure it runs, and may be held.
+    pub(crate) async fn put_down(
+        &mut self,
+        endpoint: &Endpoint,
+        durable: Generation,
+    ) -> Result<(), String> {
+        self.write_down(endpoint, durable).await?;
+        let running = self.entry.state.clone();
+        let at = self.shared.parts.clock.now();
+        self.entry.state = State::Suspended { at, kept: Kept::Capture };
+        self.entry.held = false;
+        let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
+        written.map_err(|bad| {
+            self.entry.state = running;
+            self.entry.held = true;
+            chain(&bad)
+        })
     }
 
     async fn write_down(&mut self, endpoint: &Endpoint, durable: Generation) -> Result<(), String> {
@@ -219,16 +229,35 @@ impl SandboxTask {
     /// Has a suspended sandbox go on at a new generation. After a failure it is suspended still, as
     /// it was captured.
     pub(crate) async fn resume(&mut self, launch: Launch, generation: Generation) {
+        match self.try_resume(launch, generation).await {
+            Ok(()) => {
+                self.report().await;
+                self.discard_capture().await;
+            }
+            Err(trouble) => {
+                self.trouble = Some(trouble);
+                self.report().await;
+            }
+        }
+    }
+
+    /// Does what [`SandboxTask::resume`] does, but tells nobody.
+    pub(crate) async fn try_resume(
+        &mut self,
+        launch: Launch,
+        generation: Generation,
+    ) -> Result<(), String> {
         let begun = Instant::now();
         let before = self.entry.clone();
         self.entry.generation = generation;
         // Whatever it was made from, it goes on from its own capture.
         self.entry.launch = launch;
-        self.trouble = None;
+        self.entry.resizing = false;
+        (self.trouble, self.unfit) = (None, None);
         let warm = self.warm.take();
         self.shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
         let resumed = match warm {
-            Some(warm) => match self.go_on(warm, &before.launch.egress).await {
+            Some(warm) => match self.go_on(warm, &before.launch).await {
                 Ok(endpoint) => Ok(endpoint),
                 Err(WarmFailure::MayHaveRun(trouble)) => Err(trouble),
                 // What it was captured as is still all that it ever was.
@@ -248,8 +277,7 @@ impl SandboxTask {
                     millis = millis(begun.elapsed()),
                     "a sandbox was resumed"
                 );
-                self.report().await;
-                self.discard_capture().await;
+                Ok(())
             }
             Err(trouble) => {
                 tracing::warn!(sandbox.id = %self.entry.id, trouble, "a sandbox was not resumed; it stays suspended");
@@ -257,14 +285,13 @@ impl SandboxTask {
                 self.entry = Entry { generation, slot: self.entry.slot, ..before };
                 self.save(Durability::Synced).await;
                 self.drop_warm().await;
-                self.trouble = Some(trouble);
-                self.report().await;
+                Err(trouble)
             }
         }
     }
 
     /// The processes are there: they go on where they were paused.
-    async fn go_on(&mut self, warm: Warm, before: &EgressPolicy) -> Result<Endpoint, WarmFailure> {
+    async fn go_on(&mut self, warm: Warm, before: &Launch) -> Result<Endpoint, WarmFailure> {
         let id = self.entry.id.clone();
         self.make_ready(before).await.map_err(WarmFailure::NeverRan)?;
         // A server that dies from here on leaves a running sandbox, not one to bring back.
@@ -279,13 +306,17 @@ impl SandboxTask {
     }
 
     /// Makes sure that the processes are there, and puts the policy in force that is wanted now.
-    async fn make_ready(&self, before: &EgressPolicy) -> Result<(), String> {
+    async fn make_ready(&self, before: &Launch) -> Result<(), String> {
         let (parts, id) = (&self.shared.parts, &self.entry.id);
         if let Ok(false) = parts.runtime.lives(id).await {
             return Err("its processes are gone".to_owned());
         }
         let slot = self.entry.slot.ok_or("the ledger names no network slot of it")?;
-        if *before != self.entry.launch.egress {
+        if before.resources != self.entry.launch.resources {
+            // Its limits are set when it is built.
+            return Err("it is to have other resources".to_owned());
+        }
+        if before.egress != self.entry.launch.egress {
             let set = parts.slots.set_policy(slot, id, &self.entry.launch.egress).await;
             set.map_err(|bad| chain(&bad))?;
         }

@@ -122,6 +122,12 @@ impl SandboxCgroup {
         self.set_all(&value::at_start(self.layout.version(), limits))
     }
 
+    /// Sets quota and share of a running sandbox.
+    pub(crate) fn set_cpu(&self, limits: &Limits) -> io::Result<()> {
+        self.set_cpu_share(limits)?;
+        self.set_cpu_quota(limits)
+    }
+
     /// Sets how much of a busy CPU it gets.
     pub(crate) fn set_cpu_share(&self, limits: &Limits) -> io::Result<()> {
         self.set_all(&[value::cpu_share(self.layout.version(), limits)])
@@ -306,6 +312,17 @@ mod tests {
         let reading = memory.read().unwrap();
         assert_eq!((reading.usage, reading.demand), (1_000_000_000, 600_000_000));
         assert!(!reading.stuck);
+        file("memory.max", "1371088640\n");
+        let limits = || {
+            ["memory.high", "memory.max"].map(|name| fs::read_to_string(dir.join(name)).unwrap())
+        };
+        memory.rebound(900_000_000, 900_000_000).unwrap();
+        assert_eq!(limits(), ["900000000", "1571088640"]);
+        memory.rebound(400_000_000, 400_000_000).unwrap();
+        assert_eq!(limits(), ["400000000", "1071088640"]);
+        let busy = memory.rebound(100_000_000, 100_000_000).unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(limits()[1], "1071088640", "more than that is in use");
         memory.set_limit(600_000_000).unwrap();
         assert_eq!(fs::read_to_string(dir.join("memory.high")).unwrap(), "600000000");
         assert!(memory.read().unwrap().stuck);

@@ -54,7 +54,7 @@ pub(crate) struct Control {
     id: SandboxId,
     caller: Caller,
     memory: MemoryGauge,
-    bounds: MemoryBounds,
+    bounds: parking_lot::Mutex<MemoryBounds>,
     deadlines: GvisorDeadlines,
     tasks: Tasks,
     /// Held while a call is under way.
@@ -91,7 +91,7 @@ impl Control {
     pub(crate) fn new(parts: ControlParts) -> Self {
         let ControlParts { id, socket, memory, bounds, deadlines, tasks, standing } = parts;
         let (standing, still) = (Mutex::new(standing), watch::Sender::new(false));
-        let caller = Caller::new(socket);
+        let (caller, bounds) = (Caller::new(socket), parking_lot::Mutex::new(bounds));
         Self { id, caller, memory, bounds, deadlines, tasks, standing, still }
     }
 
@@ -102,6 +102,11 @@ impl Control {
         if let Err(error) = self.caller.connect().await {
             debug!(sandbox.id = %self.id, %error, "not connected to its sentry");
         }
+    }
+
+    /// Notes the bounds that a resize has set.
+    pub(crate) fn set_bounds(&self, bounds: MemoryBounds) {
+        *self.bounds.lock() = bounds;
     }
 
     /// Tells when every process is known to stand still.
@@ -191,7 +196,7 @@ impl Control {
             if self.learn(&mut standing).await? != Standing::Paused {
                 return Err(CallError::Refused("it is not paused".to_owned()));
             }
-            let lent = image::lent(self.bounds, demand);
+            let lent = image::lent(*self.bounds.lock(), demand);
             if let Err(error) = self.memory.set_limit(lent) {
                 warn!(sandbox.id = %self.id, %error, "memory cannot be lent for an image");
             }

@@ -1,6 +1,6 @@
 //! The gVisor driver: performs what the other modules decide.
 
-use std::{collections::HashMap, fs, io, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::HashMap, fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -9,11 +9,11 @@ use tarn_runtime::{
     RuntimeSpec, RuntimeStats, Started,
 };
 use tarn_task::Tasks;
-use tarn_types::{ByteSize, ErrorClass, SandboxId};
+use tarn_types::{ByteSize, ErrorClass, Resources, SandboxId};
 use thiserror::Error;
 use tokio::{
     process::Child,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 use tracing::{info, warn};
@@ -25,7 +25,7 @@ use crate::{
     config::GvisorConfig,
     control::{Control, ControlParts, Standing},
     doctor, image,
-    limits::Limits,
+    limits::{Limits, MemoryBounds},
     netns,
     paths::Paths,
     pressure::{LOAN, Round},
@@ -33,8 +33,12 @@ use crate::{
     remains::{Remains, host},
     state::{BackendState, BackendStatus},
     straggler,
-    watch::Watch,
+    watch::{Rebound, ReboundError, Watch},
 };
+
+/// How a resize is named in errors, and how long it may take: longer than a watch tries for.
+const RESIZE: &str = "resize";
+const RESIZE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the driver cannot be used on this machine.
 #[derive(Debug, Error)]
@@ -85,6 +89,8 @@ struct Known {
 #[derive(Debug)]
 struct Running {
     watch: JoinHandle<()>,
+    /// Takes what the memory's bounds are to be.
+    wishes: mpsc::Sender<Rebound>,
     control: Arc<Control>,
 }
 
@@ -271,7 +277,17 @@ impl GvisorRuntime {
         if members.binary_search(&pid).is_err() {
             return Ok(None);
         }
-        cgroup.set_cpu_quota(&limits).map_err(host("limit the CPU", id))?;
+        match sighting.standing {
+            // It may have been resized under an earlier server.
+            Standing::Unknown => {
+                cgroup.set_cpu(&limits).map_err(host("limit the CPU", id))?;
+                let memory = cgroup.memory();
+                memory.admit(limits.memory.hard).map_err(host("limit the memory", id))?;
+            }
+            Standing::Running | Standing::Paused => {
+                cgroup.set_cpu_quota(&limits).map_err(host("limit the CPU", id))?;
+            }
+        }
         let control = Control::new(ControlParts {
             id: id.clone(),
             socket: state.socket.clone(),
@@ -281,11 +297,14 @@ impl GvisorRuntime {
             tasks: self.tasks.clone(),
             standing: sighting.standing,
         });
+        // One resize at a time, and a wish that nobody waits for is let go.
+        let (wishes, wishes_of_watch) = mpsc::channel(1);
         let watch = Watch {
             id: id.clone(),
             sentry,
             cgroup,
             bounds: limits.memory,
+            wishes: wishes_of_watch,
             still: control.still(),
             events: self.events.clone(),
             tasks: self.tasks.clone(),
@@ -299,11 +318,40 @@ impl GvisorRuntime {
             }
         });
         let watch = self.tasks.spawn("gvisor-watch", watch.run(sighting.round));
-        let running = Some(Running { watch, control });
+        let running = Some(Running { watch, wishes, control });
         let known = Known { spec: Arc::clone(spec), running };
         self.known.lock().insert(id.clone(), known);
         let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);
         Ok(Some(Started { daemon, pid, pid_started }))
+    }
+
+    /// Has the watch of a running sandbox change the bounds of its memory: it alone moves the limit.
+    async fn rebound(
+        &self,
+        id: &SandboxId,
+        bounds: MemoryBounds,
+        wanted: ByteSize,
+    ) -> Result<(), RuntimeError> {
+        let not_found = || RuntimeError::NotFound { id: id.clone() };
+        let wishes = match self.known.lock().get(id) {
+            Some(Known { running: Some(running), .. }) => running.wishes.clone(),
+            Some(Known { running: None, .. }) | None => return Err(not_found()),
+        };
+        let (told, answer) = oneshot::channel();
+        let asked = async {
+            // A closed channel is a watch that has ended, with its sandbox.
+            wishes.send(Rebound { bounds, told }).await.map_err(|_closed| not_found())?;
+            answer.await.map_err(|_closed| not_found())
+        };
+        let limit_ms = u64::try_from(RESIZE_LIMIT.as_millis()).unwrap_or(u64::MAX);
+        let late = || RuntimeError::Timeout { step: RESIZE, id: id.clone(), limit_ms };
+        match tokio::time::timeout(RESIZE_LIMIT, asked).await.map_err(|_elapsed| late())?? {
+            Ok(()) => Ok(()),
+            Err(ReboundError::InUse(bytes)) => {
+                Err(RuntimeError::MemoryInUse { used: ByteSize::from_bytes(bytes), wanted })
+            }
+            Err(ReboundError::Host(error)) => Err(host(RESIZE, id)(error)),
+        }
     }
 
     /// Stops watching. No event follows.
@@ -352,7 +400,12 @@ impl Runtime for GvisorRuntime {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { enforces_limits: true, freeze: true, memory_snapshots: true }
+        Capabilities {
+            enforces_limits: true,
+            freeze: true,
+            memory_snapshots: true,
+            live_resize: true,
+        }
     }
 
     async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
@@ -393,6 +446,26 @@ impl Runtime for GvisorRuntime {
         let spec = RuntimeSpec { share: CpuShare::Own, ..(*known.spec).clone() };
         cgroup.set_cpu_share(&Limits::of(&spec)).map_err(host("promote", id))?;
         known.spec = Arc::new(spec);
+        Ok(())
+    }
+
+    async fn resize(&self, id: &SandboxId, resources: &Resources) -> Result<(), RuntimeError> {
+        let cgroup = self.living(id)?;
+        let control = self.control(RESIZE, id)?;
+        let known = self.known.lock().get(id).map(|known| Arc::clone(&known.spec));
+        let before = known.ok_or_else(|| RuntimeError::NotFound { id: id.clone() })?;
+        let spec = RuntimeSpec { resources: *resources, ..(*before).clone() };
+        let (old, new) = (Limits::of(&before), Limits::of(&spec));
+        self.rebound(id, new.memory, resources.memory).await?;
+        if let Err(error) = cgroup.set_cpu(&new) {
+            drop(cgroup.set_cpu(&old));
+            drop(self.rebound(id, old.memory, before.resources.memory).await);
+            return Err(host("limit the CPU", id)(error));
+        }
+        control.set_bounds(new.memory);
+        if let Some(known) = self.known.lock().get_mut(id) {
+            known.spec = Arc::new(spec);
+        }
         Ok(())
     }
 

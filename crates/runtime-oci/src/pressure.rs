@@ -213,7 +213,7 @@ impl Round {
     }
 
     /// Returns the limit with all loans.
-    fn limit(&self, bounds: MemoryBounds) -> u64 {
+    pub(crate) fn limit(&self, bounds: MemoryBounds) -> u64 {
         bounds.hard.saturating_add(LOAN * u64::from(self.loans))
     }
 

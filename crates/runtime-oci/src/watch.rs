@@ -6,7 +6,7 @@ use tarn_runtime::{RuntimeEvent, RuntimeExit};
 use tarn_task::Tasks;
 use tarn_types::SandboxId;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tracing::{info, warn};
@@ -21,12 +21,35 @@ use crate::{
 /// How long the helpers of a dead sentry may take to follow it; they take milliseconds.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How long lowering the limit may take: page cache must be written down and pushed out first.
+const LOWERING: Duration = Duration::from_secs(5);
+const LOWERING_PAUSE: Duration = Duration::from_millis(50);
+
+/// Other bounds for the memory of a sandbox that is watched.
+#[derive(Debug)]
+pub(crate) struct Rebound {
+    pub(crate) bounds: MemoryBounds,
+    /// Who wants to know; without them nothing is changed.
+    pub(crate) told: oneshot::Sender<Result<(), ReboundError>>,
+}
+
+/// Why the bounds stay what they were.
+#[derive(Debug)]
+pub(crate) enum ReboundError {
+    /// So many bytes are needed, page cache aside.
+    InUse(u64),
+    /// The host refused.
+    Host(io::Error),
+}
+
 /// Everything one watch needs.
 pub(crate) struct Watch {
     pub(crate) id: SandboxId,
     pub(crate) sentry: Process,
     pub(crate) cgroup: SandboxCgroup,
     pub(crate) bounds: MemoryBounds,
+    /// What the bounds are to be.
+    pub(crate) wishes: mpsc::Receiver<Rebound>,
     /// Whether every process stands still.
     pub(crate) still: watch::Receiver<bool>,
     pub(crate) events: mpsc::Sender<RuntimeEvent>,
@@ -45,6 +68,8 @@ enum RoundEnd {
     Calm,
     SentryEnded,
     Lost,
+    /// Somebody wants other bounds, also while it lasts.
+    Wish(Rebound),
 }
 
 // === impl Watch ===
@@ -53,7 +78,7 @@ impl Watch {
     /// Watches until the sandbox ends, and reports that; or until the server stops.
     ///
     /// May be aborted at any moment: then a loan may stay, which the next watch takes back.
-    pub(crate) async fn run(self, first: Round) {
+    pub(crate) async fn run(mut self, first: Round) {
         let exit = tokio::select! {
             () = self.tasks.stopping() => return,
             exit = self.observe(first) => exit,
@@ -71,16 +96,24 @@ impl Watch {
         }
     }
 
-    async fn observe(&self, first: Round) -> RuntimeExit {
+    async fn observe(&mut self, first: Round) -> RuntimeExit {
+        // Nobody can want anything of one that was closed.
+        let (_, closed) = mpsc::channel(1);
+        let mut wishes = std::mem::replace(&mut self.wishes, closed);
         let mut alarm = self.set_alarm();
         let mut round = first;
         loop {
             let end = tokio::select! {
                 end = self.relieve(&mut round, &mut alarm) => end,
                 () = self.becomes(Still::Yes) => RoundEnd::Calm,
+                wish = next(&mut wishes) => RoundEnd::Wish(wish),
             };
             match end {
                 RoundEnd::Calm => {}
+                RoundEnd::Wish(wish) => {
+                    self.heed(wish, &round, &mut alarm).await;
+                    continue;
+                }
                 // At its limit a sentry is refused what it cannot do without, and gives up.
                 RoundEnd::SentryEnded if round.has_announced() => return RuntimeExit::OutOfMemory,
                 RoundEnd::SentryEnded => return self.cause(),
@@ -97,9 +130,55 @@ impl Watch {
                     // Whatever was lent meanwhile is taken back.
                     round = Round::inherited();
                 }
+                wish = next(&mut wishes) => self.heed(wish, &round, &mut alarm).await,
                 () = ring(&mut alarm) => round = Round::default(),
             }
         }
+    }
+
+    /// Changes the bounds for somebody, if it can be done now.
+    async fn heed(&mut self, wish: Rebound, round: &Round, alarm: &mut Option<MemoryAlarm>) {
+        let Rebound { bounds, told } = wish;
+        if told.is_closed() {
+            return;
+        }
+        let before = self.bounds;
+        match self.rebound(bounds, round).await {
+            Ok(()) => self.bounds = bounds,
+            Err(refused) => {
+                // What was lowered already goes back; raising always works.
+                drop(self.set_bounds(before, round).await);
+                // Who does not listen any more has given up as well.
+                drop(told.send(Err(refused)));
+                return;
+            }
+        }
+        if told.send(Ok(())).is_err() {
+            self.bounds = before;
+            drop(self.set_bounds(before, round).await);
+        }
+        *alarm = self.set_alarm();
+    }
+
+    async fn rebound(&self, bounds: MemoryBounds, round: &Round) -> Result<(), ReboundError> {
+        let reading = self.cgroup.memory().read().map_err(ReboundError::Host)?;
+        if bounds.hard < self.bounds.hard && reading.demand >= bounds.soft {
+            return Err(ReboundError::InUse(reading.demand));
+        }
+        let began = Instant::now();
+        loop {
+            match self.set_bounds(bounds, round).await {
+                Ok(()) => return Ok(()),
+                Err(error) if began.elapsed() >= LOWERING => return Err(ReboundError::Host(error)),
+                Err(_busy) => tokio::time::sleep(LOWERING_PAUSE).await,
+            }
+        }
+    }
+
+    async fn set_bounds(&self, bounds: MemoryBounds, round: &Round) -> io::Result<()> {
+        let (memory, limit) = (self.cgroup.memory(), round.limit(bounds));
+        let set = self.tasks.spawn_blocking(move || memory.rebound(limit, bounds.hard)).await;
+        set.map_err(io::Error::other)?
     }
 
     /// Watches a paused sandbox until it is resumed.
@@ -227,6 +306,14 @@ impl Watch {
         } else {
             RuntimeExit::Died("sentry_ended")
         }
+    }
+}
+
+/// Waits for a wish; for ever when nobody can have one any more.
+async fn next(wishes: &mut mpsc::Receiver<Rebound>) -> Rebound {
+    match wishes.recv().await {
+        Some(wish) => wish,
+        None => std::future::pending().await,
     }
 }
 

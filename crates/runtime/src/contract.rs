@@ -29,6 +29,8 @@ pub struct Capabilities {
     pub freeze: bool,
     /// Memory and processes can be written down and brought back.
     pub memory_snapshots: bool,
+    /// A running sandbox can be given other limits.
+    pub live_resize: bool,
 }
 
 /// What must be the same where a memory image is restored.
@@ -166,6 +168,17 @@ pub enum RuntimeError {
         /// The deadline, in milliseconds.
         limit_ms: u64,
     },
+    /// The sandbox needs more memory than it shall have.
+    #[error(
+        "the sandbox uses {used} and its programs are to have {wanted}; end some of them, or ask \
+         for more"
+    )]
+    MemoryInUse {
+        /// What it needs, page cache aside.
+        used: ByteSize,
+        /// What it was to have.
+        wanted: ByteSize,
+    },
     /// The backend refused or failed.
     #[error("{step} of sandbox {id}: {detail}")]
     Backend {
@@ -219,6 +232,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// Fails when the sandbox is not there, or the host refuses.
     async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+
+    /// Gives a running sandbox other limits of CPU and memory, all of them or, on a failure, none.
+    /// They hold when this returns. What its programs see of them is the backend's affair.
+    ///
+    /// # Errors
+    /// Fails when it needs more memory than it shall have, when it is not running or paused, and
+    /// when the host refuses.
+    async fn resize(&self, id: &SandboxId, resources: &Resources) -> Result<(), RuntimeError>;
 
     /// Says whether a sandbox that an earlier server made still has its main process. No is said
     /// only where that is certain: it ends the sandbox.
@@ -318,7 +339,7 @@ impl RuntimeError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound { .. } => ErrorClass::NotFound,
-            Self::Exists { .. } => ErrorClass::Conflict,
+            Self::Exists { .. } | Self::MemoryInUse { .. } => ErrorClass::Conflict,
             Self::NotSupported { .. } => ErrorClass::Invalid,
             Self::Timeout { .. } => ErrorClass::Unavailable,
             Self::Backend { .. } | Self::Host { .. } => ErrorClass::Internal,

@@ -21,7 +21,7 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use tarn_task::Tasks;
-use tarn_types::SandboxId;
+use tarn_types::{Resources, SandboxId};
 use tokio::sync::mpsc;
 
 use self::host::Watch;
@@ -75,7 +75,12 @@ impl Runtime for SimRuntime {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { enforces_limits: false, freeze: true, memory_snapshots: true }
+        Capabilities {
+            enforces_limits: false,
+            freeze: true,
+            memory_snapshots: true,
+            live_resize: true,
+        }
     }
 
     async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
@@ -88,6 +93,10 @@ impl Runtime for SimRuntime {
 
     async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         self.host.promote(id).await
+    }
+
+    async fn resize(&self, id: &SandboxId, resources: &Resources) -> Result<(), RuntimeError> {
+        self.host.resize(id, resources).await
     }
 
     async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {

@@ -108,27 +108,62 @@ pub fn place(rule: &AdmissionRule, request: &Resources, rooms: &[Room]) -> Place
 /// # Errors
 /// Returns the first thing that speaks against it.
 pub fn admit(rule: &AdmissionRule, request: &Resources, room: &Room) -> Result<(), Obstacle> {
-    if room.draining {
-        return Err(Obstacle::Draining);
-    }
-    if request.cpu > room.cpu || request.memory > room.memory {
-        return Err(Obstacle::TooLarge);
-    }
+    obstacles(rule, request, room).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Returns everything that speaks against a request.
+fn obstacles(rule: &AdmissionRule, request: &Resources, room: &Room) -> Vec<Obstacle> {
     let promised = u64::from(room.cpu_promised.milli()) + u64::from(request.cpu.milli());
-    if promised > u64::from(room.cpu.milli()) * u64::from(rule.cpu_overcommit) {
-        return Err(Obstacle::Cpu);
-    }
     let share = ByteSize::from_bytes(percent(room.memory, rule.memory_reserve_percent));
     let reserve = rule.memory_reserve.max(share);
     let starts = u64::from(room.starts_in_flight) + 1;
     let needed = rule.memory_per_start.bytes().saturating_mul(starts);
-    if room.memory_available.saturating_sub(reserve).bytes() < needed {
-        return Err(Obstacle::Memory);
+    let tests = [
+        (Obstacle::Draining, room.draining),
+        (Obstacle::TooLarge, request.cpu > room.cpu || request.memory > room.memory),
+        (
+            Obstacle::Cpu,
+            promised > u64::from(room.cpu.milli()) * u64::from(rule.cpu_overcommit),
+        ),
+        (Obstacle::Memory, room.memory_available.saturating_sub(reserve).bytes() < needed),
+        (
+            Obstacle::Disk,
+            room.disk_available.bytes() <= percent(room.disk, rule.disk_reserve_percent),
+        ),
+    ];
+    tests.into_iter().filter(|(_, holds)| *holds).map(|(obstacle, _)| obstacle).collect()
+}
+
+/// Decides whether the node of a running sandbox can give it `to` instead of `from`. What does not
+/// grow needs no room.
+///
+/// # Errors
+/// Returns the first thing that speaks against it.
+pub fn admit_growth(
+    rule: &AdmissionRule,
+    from: &Resources,
+    to: &Resources,
+    room: &Room,
+) -> Result<(), Obstacle> {
+    let without = Room {
+        cpu_promised: room.cpu_promised.saturating_sub(from.cpu),
+        ..room.clone()
+    };
+    let request = Resources {
+        cpu: if to.cpu > from.cpu { to.cpu } else { MilliCpu::default() },
+        memory: if to.memory > from.memory { to.memory } else { ByteSize::default() },
+        ..*to
+    };
+    let matters = |obstacle: Obstacle| match obstacle {
+        Obstacle::Draining | Obstacle::TooLarge => true,
+        Obstacle::Cpu => to.cpu > from.cpu,
+        Obstacle::Memory => to.memory > from.memory,
+        Obstacle::Disk => to.disk > from.disk,
+    };
+    match obstacles(rule, &request, &without).into_iter().find(|found| matters(*found)) {
+        Some(obstacle) => Err(obstacle),
+        None => Ok(()),
     }
-    if room.disk_available.bytes() <= percent(room.disk, rule.disk_reserve_percent) {
-        return Err(Obstacle::Disk);
-    }
-    Ok(())
 }
 
 fn percent(of: ByteSize, percent: u64) -> u64 {
@@ -202,6 +237,44 @@ mod tests {
         ];
         for (name, room, expected) in table {
             let decision = admit(&AdmissionRule::default(), &Resources::default(), &room);
+            assert_eq!(decision, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn growth_needs_room_for_what_grows_alone() {
+        let mib = ByteSize::from_mib;
+        let shape = |milli, memory, disk| Resources {
+            cpu: MilliCpu::from_milli(milli),
+            memory: mib(memory),
+            disk: mib(disk),
+        };
+        let busy = || {
+            room(|r| {
+                r.cpu_promised = MilliCpu::from_milli(32_000);
+                r.memory_available = mib(1000);
+                r.disk_available = mib(10_000);
+            })
+        };
+        let from = shape(1000, 1024, 10_240);
+        let table: Vec<(&str, Resources, Room, Result<(), Obstacle>)> = vec![
+            ("all of it", shape(2000, 2048, 20_480), room(|_| {}), Ok(())),
+            ("as it is", from, busy(), Ok(())),
+            ("all smaller", shape(500, 512, 10_240), busy(), Ok(())),
+            ("more CPU", shape(1001, 512, 10_240), busy(), Err(Obstacle::Cpu)),
+            ("more memory", shape(500, 1025, 10_240), busy(), Err(Obstacle::Memory)),
+            ("more disk", shape(1000, 1024, 10_241), busy(), Err(Obstacle::Disk)),
+            ("too large", shape(2001, 1024, 10_240), room(|_| {}), Err(Obstacle::TooLarge)),
+            (
+                "its own promise is its own",
+                shape(2000, 1024, 10_240),
+                room(|r| r.cpu_promised = MilliCpu::from_milli(31_000)),
+                Ok(()),
+            ),
+            ("leaving", from, room(|r| r.draining = true), Err(Obstacle::Draining)),
+        ];
+        for (name, to, room, expected) in table {
+            let decision = admit_growth(&AdmissionRule::default(), &from, &to, &room);
             assert_eq!(decision, expected, "{name}");
         }
     }

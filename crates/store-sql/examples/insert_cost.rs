@@ -94,5 +94,6 @@ fn record(number: u32) -> SandboxRecord {
         end: None,
         capturing: None,
         member: None,
+        resize: None,
     }
 }

@@ -34,7 +34,9 @@ pub use network::{
 };
 pub use policy::{EgressEntry, EgressEntryError, EgressPolicy, EgressTarget, HostName};
 pub use pool::{PoolDefinition, PoolMember, PoolRecord};
-pub use record::{Intent, Observed, ObservedPhase, SandboxRecord, Target};
+pub use record::{
+    Intent, Observed, ObservedPhase, Resize, ResizeOutcome, SandboxRecord, Shape, Target,
+};
 pub use resources::Resources;
 pub use secret::{SecretName, SecretNameError, SecretRecord, SecretValue, SecretValueError};
 pub use size::{ByteSize, MilliCpu, SizeError};

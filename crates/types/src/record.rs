@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EndCause, Generation, Launch, NodeId, PendingReason, PoolMember, ProjectId, SandboxId,
-    SandboxSpec, SnapshotId, UnixMillis,
+    EndCause, Generation, Launch, NodeId, PendingReason, PoolMember, ProjectId, Resources,
+    SandboxId, SandboxSpec, SnapshotId, UnixMillis,
 };
 
 /// What control has decided about a sandbox.
@@ -48,6 +48,45 @@ pub struct Observed {
     /// Why its processes are frozen although it should run. A report without it takes it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<String>,
+    /// What it has at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+}
+
+/// What a sandbox has, as its node enforces it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Its resources.
+    pub resources: Resources,
+    /// Why they are not those that this generation wants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// A change of a running sandbox's resources, and what became of it (spec 01 §9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    /// The intent that brought it to the node; what clients wait for.
+    pub generation: Generation,
+    /// What the sandbox shall have.
+    pub requested: Resources,
+    /// How far it is.
+    pub outcome: ResizeOutcome,
+}
+
+/// What became of a [`Resize`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum ResizeOutcome {
+    /// Its node has not said yet.
+    Pending,
+    /// The sandbox has what was asked for.
+    Succeeded,
+    /// It has not, for this reason.
+    Failed {
+        /// What happened, and what to do; shown to the caller.
+        message: String,
+    },
 }
 
 /// Where a node says a sandbox is.
@@ -95,6 +134,9 @@ pub struct SandboxRecord {
     /// The pool that it is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<PoolMember>,
+    /// The last resize that was asked for. Until it succeeds, `asked` has what there was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Resize>,
 }
 
 // === impl SandboxRecord ===
@@ -110,6 +152,40 @@ impl SandboxRecord {
     #[must_use]
     pub fn launch(&self) -> Launch {
         let claimed_at = self.member.as_ref().and_then(|member| member.claimed_at);
-        Launch { claimed_at, ..self.asked.launch() }
+        let resources = match &self.resize {
+            Some(resize) if resize.is_pending() => resize.requested,
+            Some(_) | None => self.asked.resources,
+        };
+        Launch { claimed_at, resources, ..self.asked.launch() }
+    }
+
+    /// Says whether a resize is under way.
+    #[must_use]
+    pub fn is_resizing(&self) -> bool {
+        self.resize.as_ref().is_some_and(Resize::is_pending)
+    }
+}
+
+// === impl Resize ===
+
+impl Resize {
+    /// Says whether it is not known yet what becomes of it.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.outcome == ResizeOutcome::Pending
+    }
+}
+
+// === impl ResizeOutcome ===
+
+impl ResizeOutcome {
+    /// Returns the word for `resource_resize.status`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+        }
     }
 }

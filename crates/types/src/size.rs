@@ -115,6 +115,12 @@ impl MilliCpu {
         f64::from(self.0) / 1000.0
     }
 
+    /// Subtracts, stopping at zero.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// Returns the number of whole CPUs a program inside should see: rounded up, at least 1.
     #[must_use]
     pub const fn visible_cpus(self) -> u32 {

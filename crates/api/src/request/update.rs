@@ -28,6 +28,9 @@ pub struct UpdateSandbox {
     /// A new policy; `null` clears it.
     #[schema(value_type = Option<NetworkConfig>)]
     pub network: NetworkChange,
+    /// What a running sandbox shall have; a request of its own, and never with GPUs.
+    #[schema(value_type = Option<ResourcesRequest>)]
+    pub resources: ResourcesRequest,
 }
 
 /// What a change does to the policy: the one field where `null` is not absent.
@@ -57,30 +60,32 @@ impl UpdateSandbox {
             let reason = "a named sandbox cannot become unnamed again; leave the field out";
             return Err(Refusal::invalid("name", reason));
         }
-        let value = Self {
+        let mut value = Self {
             name: name(&mut fields)?,
             exposed_ports: exposed_ports(&mut fields)?,
             allow_unauthenticated_access: unauthenticated_access(&mut fields)?,
             auto_resume: fields.boolean("auto_resume")?,
             network: network_change(&mut fields)?,
+            resources: ResourcesRequest::default(),
         };
         let resources = ResourcesRequest::take(&mut fields, &mut ignored)?;
-        value.refuse_resize(resources.as_ref())?;
+        value.take_resize(resources)?;
         fields.note_unknown(&mut ignored);
         Ok(Parsed { value, ignored })
     }
 
-    fn refuse_resize(&self, resources: Option<&ResourcesRequest>) -> Result<(), Refusal> {
-        match resources {
-            Some(_) if *self != Self::default() => {
-                let reason = "a resize is a request of its own; send the other fields apart";
-                Err(Refusal::invalid("resources", reason))
-            }
-            Some(shape) if *shape != ResourcesRequest::default() => {
-                Err(Refusal::not_supported("resources", "live resize"))
-            }
-            Some(_) | None => Ok(()),
+    fn take_resize(&mut self, resources: Option<ResourcesRequest>) -> Result<(), Refusal> {
+        let Some(resources) = resources else { return Ok(()) };
+        if *self != Self::default() {
+            let reason = "a resize is a request of its own; send the other fields apart";
+            return Err(Refusal::invalid("resources", reason));
         }
+        if !resources.gpus.is_empty() {
+            let reason = "a sandbox keeps the GPUs that it was made with; leave them out";
+            return Err(Refusal::invalid("resources.gpus", reason));
+        }
+        self.resources = resources;
+        Ok(())
     }
 }
 
@@ -124,9 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn a_resize_is_refused_alone_and_in_company() {
+    fn a_resize_stands_alone() {
+        let all = parse(r#"{"resources":{"cpus":2.0,"memory_mb":2048,"disk_mb":20480}}"#);
+        let resources = all.expect("the SDK's body").resources;
+        assert_eq!(resources.cpus.map(|cpu| cpu.milli()), Some(2000));
+        assert_eq!(resources.memory_mb.map(|size| size.mib()), Some(2048));
+        assert_eq!(resources.disk_mb.map(|size| size.mib()), Some(20_480));
         let table = [
-            (r#"{"resources":{"cpus":2}}"#, ErrorCode::NotSupported),
+            (r#"{"resources":{"gpus":[{"count":1,"model":"H100"}]}}"#, ErrorCode::InvalidRequest),
             (r#"{"resources":{"cpus":2},"name":"box"}"#, ErrorCode::InvalidRequest),
             (r#"{"resources":{"cpus":2},"network":null}"#, ErrorCode::InvalidRequest),
             (r#"{"resources":{"memory_mb":1.0}}"#, ErrorCode::InvalidRequest),

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use tarn_types::{
-    EgressEntry, EgressPolicy, EndCause, Resources, SandboxId, SandboxRecord, SandboxStatus,
-    TerminationReason, UnixMillis,
+    EgressEntry, EgressPolicy, EndCause, Resize, ResizeOutcome, Resources, SandboxId, SandboxRecord,
+    SandboxStatus, TerminationReason, UnixMillis,
 };
 use utoipa::ToSchema;
 
@@ -48,6 +48,9 @@ pub struct SandboxInfo {
     pub image: String,
     /// Its shape.
     pub resources: ResourcesInfo,
+    /// Its last resize, if there was one; `resources` is what it has until that succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_resize: Option<ResizeInfo>,
     /// The effective time limit in seconds; 0 = unlimited.
     pub timeout_secs: u64,
     /// The entrypoint as requested.
@@ -111,6 +114,21 @@ pub struct ResourcesInfo {
     pub ephemeral_disk_mb: u64,
     /// Its GPUs.
     pub gpus: Vec<GpuInfo>,
+}
+
+/// A resize, and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = SandboxResourceResize)]
+pub struct ResizeInfo {
+    /// Which one: it grows with each.
+    pub generation: u64,
+    /// What was asked for.
+    pub requested: ResourcesInfo,
+    /// `pending`, `succeeded` or `failed`.
+    pub status: &'static str,
+    /// Why it failed, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_message: Option<String>,
 }
 
 /// Some GPUs of one model.
@@ -265,6 +283,7 @@ impl SandboxInfo {
             name: facts.name(),
             image: asked.image.to_string(),
             resources: asked.resources.into(),
+            resource_resize: record.resize.as_ref().map(ResizeInfo::from),
             timeout_secs: asked.timeout_secs,
             entrypoint: asked.entrypoint.clone(),
             network_policy: asked.network.as_ref().map(NetworkConfig::from),
@@ -335,6 +354,21 @@ impl From<Resources> for ResourcesInfo {
             disk_mb,
             ephemeral_disk_mb: disk_mb,
             gpus: Vec::new(),
+        }
+    }
+}
+
+impl From<&Resize> for ResizeInfo {
+    fn from(resize: &Resize) -> Self {
+        let error_message = match &resize.outcome {
+            ResizeOutcome::Failed { message } => Some(message.clone()),
+            ResizeOutcome::Pending | ResizeOutcome::Succeeded => None,
+        };
+        Self {
+            generation: resize.generation.0,
+            requested: resize.requested.into(),
+            status: resize.outcome.as_str(),
+            error_message,
         }
     }
 }

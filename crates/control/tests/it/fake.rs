@@ -122,6 +122,7 @@ impl FakeNode {
             at: UnixMillis(1_000_001),
             trouble: None,
             frozen: None,
+            shape: None,
         };
         Report { id: id.clone(), node: self.id.clone(), observed, endpoint }
     }
@@ -251,6 +252,10 @@ impl Node for FakeNode {
 
     async fn give_back(&self, id: &SandboxId) {
         self.ready.lock().push(id.clone());
+    }
+
+    fn resizes(&self) -> bool {
+        true
     }
 
     async fn view(&self) -> NodeView {

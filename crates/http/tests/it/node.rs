@@ -89,6 +89,7 @@ impl Node for FakeNode {
             at: UnixMillis(1_700_000_000_001),
             trouble: None,
             frozen: None,
+            shape: None,
         };
         let report = Report { id: intent.id, node: self.id.clone(), observed, endpoint };
         let control = self.control.lock().clone();
@@ -103,6 +104,10 @@ impl Node for FakeNode {
     }
 
     async fn give_back(&self, _id: &SandboxId) {}
+
+    fn resizes(&self) -> bool {
+        true
+    }
 
     async fn view(&self) -> NodeView {
         NodeView {

@@ -31,6 +31,7 @@ fn trouble(generation: u64, phase: ObservedPhase) -> Event {
         at: T0.plus_secs(1),
         trouble: Some("the disk is full".to_owned()),
         frozen: None,
+        shape: None,
     })
 }
 
@@ -295,7 +296,7 @@ fn a_frozen_one_runs_until_a_report_says_otherwise() {
     let report = |frozen| {
         let at = T0.plus_secs(1);
         let (generation, phase) = (Generation(1), ObservedPhase::Running);
-        Event::Reported(Observed { generation, phase, at, trouble: None, frozen })
+        Event::Reported(Observed { generation, phase, at, trouble: None, frozen, shape: None })
     };
     let frozen = then(running(), vec![report(why.clone())]);
     assert_eq!(status(&frozen), SandboxStatus::Running);

@@ -114,6 +114,39 @@ impl MemoryGauge {
         Ok(())
     }
 
+    /// Moves the limit, and on version 2 the one at which the kernel kills, for a new hard bound.
+    ///
+    /// # Errors
+    /// Fails when more than that is in use and cannot be pushed out now; the limit may be the new
+    /// one or the old one then.
+    pub(crate) fn rebound(&self, limit: u64, hard: u64) -> io::Result<()> {
+        if self.version == CgroupVersion::V1 {
+            return self.set_limit(limit);
+        }
+        let (kill, path) = (value::v2_kill_limit(hard), self.dir.join("memory.max"));
+        let set_kill =
+            || fs::write(&path, kill.to_string()).map_err(|error| at(&path, &error));
+        if kill > self.read_number("memory.max")? {
+            set_kill()?;
+            return self.set_limit(limit);
+        }
+        self.set_limit(limit)?;
+        if self.usage()? >= kill {
+            // The kernel would not refuse, but kill.
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        set_kill()
+    }
+
+    /// Makes sure that the limits admit a hard bound; lowers none.
+    pub(crate) fn admit(&self, hard: u64) -> io::Result<()> {
+        let file = match self.version {
+            CgroupVersion::V1 => "memory.limit_in_bytes",
+            CgroupVersion::V2 => "memory.high",
+        };
+        if self.read_number(file)? < hard { self.rebound(hard, hard) } else { Ok(()) }
+    }
+
     /// Asks to be woken at a level of usage and when the limit is reached.
     pub(crate) fn alarm(&self, level: u64) -> io::Result<MemoryAlarm> {
         match self.version {

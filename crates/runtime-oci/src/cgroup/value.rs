@@ -50,7 +50,7 @@ pub(crate) fn at_create(version: CgroupVersion, limits: &Limits) -> Vec<Setting>
         ],
         CgroupVersion::V2 => vec![
             must(Controller::Memory, "memory.high", memory),
-            must(Controller::Memory, "memory.max", memory.saturating_add(V2_KILL_MARGIN)),
+            must(Controller::Memory, "memory.max", v2_kill_limit(memory)),
             may(Controller::Memory, "memory.swap.max", 0),
             // Half a sandbox is worse than none.
             must(Controller::Memory, "memory.oom.group", 1),
@@ -58,6 +58,11 @@ pub(crate) fn at_create(version: CgroupVersion, limits: &Limits) -> Vec<Setting>
             must(Controller::Pids, "pids.max", limits.host_processes),
         ],
     }
+}
+
+/// Where the kernel kills on version 2, for a hard bound.
+pub(crate) fn v2_kill_limit(hard: u64) -> u64 {
+    hard.saturating_add(V2_KILL_MARGIN)
 }
 
 /// The setting of how much of a busy CPU a sandbox gets.

@@ -13,7 +13,7 @@ use tarn_runtime::{
     conformance::{self, Fixture},
 };
 use tarn_runtime_oci::GvisorRuntime;
-use tarn_types::SandboxId;
+use tarn_types::{Resources, SandboxId};
 use tokio::sync::mpsc;
 
 use crate::host::{Host, describe, end_sentry, give_address};
@@ -102,6 +102,10 @@ impl Runtime for WithSlots {
 
     async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         self.0.promote(id).await
+    }
+
+    async fn resize(&self, id: &SandboxId, resources: &Resources) -> Result<(), RuntimeError> {
+        self.0.resize(id, resources).await
     }
 
     async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {

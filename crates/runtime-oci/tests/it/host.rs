@@ -137,6 +137,16 @@ impl Host {
         fs::rename(&socket, socket.with_extension("gone")).unwrap();
     }
 
+    /// Returns the CPU quota of a sandbox for 100 ms, and its share.
+    pub(crate) fn cpu_limits(&self, id: &SandboxId) -> [u64; 2] {
+        let number = |file| {
+            let text = self.group_file(id, file)?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        let either = |a, b| number(a).or_else(|| number(b)).unwrap();
+        [either("cpu.cfs_quota_us", "cpu.max"), either("cpu.shares", "cpu.weight")]
+    }
+
     /// Says whether a sandbox stands still for want of memory.
     pub(crate) fn is_stuck(&self, id: &SandboxId) -> bool {
         let control = self.group_file(id, "memory.oom_control");

@@ -14,4 +14,5 @@ mod image;
 mod inside;
 mod life;
 mod memory;
+mod resize;
 mod speed;

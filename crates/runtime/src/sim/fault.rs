@@ -17,6 +17,8 @@ pub enum SimStep {
     Init,
     /// `Runtime::promote` fails and leaves the sandbox as it was.
     Promote,
+    /// `Runtime::resize` fails and leaves the sandbox as it was.
+    Resize,
     /// `Runtime::lives` cannot tell.
     Lives,
     /// `Runtime::adopt` fails and leaves the sandbox unwatched.
@@ -65,6 +67,7 @@ impl SimStep {
             Self::Daemon => "daemon",
             Self::Init => "init",
             Self::Promote => "promote",
+            Self::Resize => "resize",
             Self::Lives => "look for",
             Self::Adopt => "adopt",
             Self::Delete => "delete",

@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tarn_task::{Clock, SystemClock, Tasks};
-use tarn_types::SandboxId;
+use tarn_types::{Resources, SandboxId};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 use super::{
@@ -257,6 +257,21 @@ impl SimHost {
             Some(State::Created | State::Starting | State::Running(_)) => Ok(()),
             Some(State::Dead) | None => Err(RuntimeError::NotFound { id: id.clone() }),
         }
+    }
+
+    /// There are no limits here; what a sandbox uses counts all the same.
+    pub(super) async fn resize(
+        &self,
+        id: &SandboxId,
+        resources: &Resources,
+    ) -> Result<(), RuntimeError> {
+        let daemon = self.daemon(id, SimStep::Resize)?;
+        self.meet(SimStep::Resize, id).await?;
+        let (used, _) = daemon.usage();
+        if used > resources.memory {
+            return Err(RuntimeError::MemoryInUse { used, wanted: resources.memory });
+        }
+        Ok(())
     }
 
     pub(super) async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {

@@ -67,7 +67,7 @@ impl LayerDisk {
         self.dir.join("root")
     }
 
-    fn layer(&self) -> PathBuf {
+    pub(super) fn layer(&self) -> PathBuf {
         self.dir.join("layer")
     }
 

@@ -9,6 +9,7 @@
 
 mod disk;
 mod forget;
+mod grow;
 mod machine_id;
 
 use std::{
@@ -167,9 +168,19 @@ impl Layers for HostLayers {
         self.job(JobKind::Make, Some(id), work).await
     }
 
-    async fn reopen(&self, id: &SandboxId, template: &Template) -> Result<RootFs, LayerError> {
+    async fn reopen(
+        &self,
+        id: &SandboxId,
+        template: &Template,
+        size: ByteSize,
+    ) -> Result<RootFs, LayerError> {
         let (name, lower) = (id.clone(), template.root.clone());
-        self.job(JobKind::Make, Some(id), move |shared| shared.reopen(&name, &lower)).await
+        self.job(JobKind::Make, Some(id), move |shared| shared.reopen(&name, &lower, size)).await
+    }
+
+    async fn grow(&self, id: &SandboxId, size: ByteSize) -> Result<(), LayerError> {
+        let name = id.clone();
+        self.job(JobKind::Make, Some(id), move |shared| shared.grow(&name, size)).await
     }
 
     async fn close(&self, id: &SandboxId) -> Result<(), LayerError> {
@@ -285,13 +296,19 @@ impl Shared {
         format!("tarn-{}/{id}", self.pool.tag())
     }
 
-    fn reopen(&self, id: &SandboxId, template: &Path) -> Result<RootFs, LayerError> {
+    fn reopen(
+        &self,
+        id: &SandboxId,
+        template: &Path,
+        size: ByteSize,
+    ) -> Result<RootFs, LayerError> {
         let disk = self.disk(id);
         if !disk.image().exists() {
             return Err(LayerError::Missing { id: id.clone() });
         }
         // Of an earlier try.
         disk.close()?;
+        ext4::enlarge(&disk.image(), whole_blocks(size))?;
         disk.make_mount_points()?;
         if let Err(error) = disk.mount(template, &self.loop_name(id)) {
             if let Err(undo) = disk.close() {
@@ -300,6 +317,12 @@ impl Shared {
             return Err(error.into());
         }
         Ok(RootFs { path: disk.root() })
+    }
+
+    fn grow(&self, id: &SandboxId, size: ByteSize) -> Result<(), LayerError> {
+        self.adopt(id)?;
+        self.pool.check_room()?;
+        self.disk(id).grow(whole_blocks(size))
     }
 
     fn adopt(&self, id: &SandboxId) -> Result<RootFs, LayerError> {

@@ -233,7 +233,8 @@ async fn after_a_reboot_a_layer_opens_with_its_files() -> Result<()> {
     let stage = Stage::new()?;
     let first = stage.server()?;
     let empty = stage.census()?;
-    let root = first.layers.build(&id(1), &stage.template(), ByteSize::from_mib(64)).await?.path;
+    let size = ByteSize::from_mib(64);
+    let root = first.layers.build(&id(1), &stage.template(), size).await?.path;
     fs::write(root.join("counter"), "7")?;
     fs::remove_file(root.join("etc/name"))?;
     first.stop().await;
@@ -241,24 +242,24 @@ async fn after_a_reboot_a_layer_opens_with_its_files() -> Result<()> {
 
     let second = stage.server()?;
     second.layers.close(&id(1)).await.context("nothing is mounted")?;
-    let root = second.layers.reopen(&id(1), &stage.template()).await?.path;
+    let root = second.layers.reopen(&id(1), &stage.template(), size).await?.path;
     assert_eq!(fs::read_to_string(root.join("counter"))?, "7");
     assert!(!root.join("etc/name").exists(), "what was removed stays removed");
     fs::write(root.join("counter"), "8")?;
     let open = stage.census()?;
     for _ in 0..2 {
-        second.layers.reopen(&id(1), &stage.template()).await.context("whatever is mounted")?;
+        second.layers.reopen(&id(1), &stage.template(), size).await.context("whatever is mounted")?;
         assert_eq!(stage.census()?, open);
     }
     assert_eq!(fs::read_to_string(root.join("counter"))?, "8");
 
     // A template that is gone: the mount fails, the files stay.
     let gone = tarn_host::Template { root: "/nowhere".into(), ..stage.template() };
-    second.layers.reopen(&id(1), &gone).await.expect_err("it has nothing to lie over");
+    second.layers.reopen(&id(1), &gone, size).await.expect_err("it has nothing to lie over");
     second.layers.close(&id(1)).await?;
-    let root = second.layers.reopen(&id(1), &stage.template()).await?.path;
+    let root = second.layers.reopen(&id(1), &stage.template(), size).await?.path;
     assert_eq!(fs::read_to_string(root.join("counter"))?, "8");
-    let none = second.layers.reopen(&id(2), &stage.template()).await;
+    let none = second.layers.reopen(&id(2), &stage.template(), size).await;
     assert!(matches!(none, Err(LayerError::Missing { .. })), "{none:?}");
     second.layers.close(&id(2)).await.context("one that never was")?;
     second.layers.release(&id(1)).await?;

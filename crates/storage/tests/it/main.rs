@@ -3,6 +3,7 @@
 mod archive;
 mod capture;
 mod clone;
+mod grow;
 mod layer;
 mod pool;
 mod s3;

@@ -78,5 +78,6 @@ pub(crate) fn record(number: u32) -> SandboxRecord {
         end: None,
         capturing: None,
         member: None,
+        resize: None,
     }
 }

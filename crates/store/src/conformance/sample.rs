@@ -63,6 +63,7 @@ pub(super) fn record(number: u8) -> SandboxRecord {
         end: None,
         capturing: None,
         member: None,
+        resize: None,
     }
 }
 
@@ -96,6 +97,7 @@ pub(super) fn running(record: &SandboxRecord) -> SandboxRecord {
         at,
         trouble: None,
         frozen: None,
+        shape: None,
     });
     next.running_at = Some(at);
     next

@@ -44,6 +44,7 @@ fn record() -> SandboxRecord {
         end: None,
         capturing: None,
         member: None,
+        resize: None,
     }
 }
 
