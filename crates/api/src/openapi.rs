@@ -18,9 +18,9 @@ use crate::{
         HealthBody, KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList,
         LogRecord, NetworkConfig, NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums,
         NewKeyBody, OrphanList, Pagination, PoolContainerInfo, PoolInfo, PoolList, ProjectBody,
-        ResizeInfo, ResourcesInfo, SandboxInfo, SandboxList, SecretBody, SecretKeyReplaced, SecretList,
-        SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList, TransferTrouble,
-        UnfoundSandbox,
+        ResizeInfo, ResourcesInfo, SandboxInfo, SandboxList, SecretBody, SecretKeyReplaced,
+        SecretList, SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList,
+        TransferTrouble, UnfoundSandbox,
     },
 };
 

@@ -19,8 +19,8 @@ pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use pool::{CreatePoolResponse, PoolContainerInfo, PoolInfo, PoolList};
 pub use sandbox::{
-    CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResizeInfo, ResourcesInfo,
-    SandboxFacts, SandboxInfo, SandboxList,
+    CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResizeInfo,
+    ResourcesInfo, SandboxFacts, SandboxInfo, SandboxList,
 };
 pub use secret::{
     AdminSecret, AdminSecretList, Pagination, SecretBody, SecretKeyReplaced, SecretList,

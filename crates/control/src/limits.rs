@@ -177,12 +177,7 @@ impl Limits {
                 had.memory,
                 (self.memory_min, memory_max),
             )?,
-            disk: changed(
-                "resources.disk_mb",
-                ask.disk,
-                had.disk,
-                (self.disk_min, self.disk_max),
-            )?,
+            disk: changed("resources.disk_mb", ask.disk, had.disk, (self.disk_min, self.disk_max))?,
         })
     }
 
@@ -412,7 +407,8 @@ mod tests {
         let had = Resources { memory: mib(64), ..Resources::default() };
         let limits = Limits { cpu_max: Some(MilliCpu::from_milli(64_000)), ..Limits::default() };
         let resized = |ask| limits.resized(&had, ask, &node).map_err(|why| why.to_string());
-        let cpu = |milli| ResizeAsk { cpu: Some(MilliCpu::from_milli(milli)), ..Default::default() };
+        let cpu =
+            |milli| ResizeAsk { cpu: Some(MilliCpu::from_milli(milli)), ..Default::default() };
         let memory = |size| ResizeAsk { memory: Some(mib(size)), ..Default::default() };
         let disk = |size| ResizeAsk { disk: Some(mib(size)), ..Default::default() };
         assert_eq!(resized(ResizeAsk::default()), Ok(had));

@@ -144,7 +144,8 @@ impl Handle {
         match known.observed.phase {
             ObservedPhase::Starting | ObservedPhase::Running | ObservedPhase::Suspending => {
                 let has = known.launch.resources.cpu;
-                let newer = wanted.filter(|(generation, _)| *generation > known.observed.generation);
+                let newer =
+                    wanted.filter(|(generation, _)| *generation > known.observed.generation);
                 newer.map_or(has, |(_, cpu)| has.max(cpu))
             }
             ObservedPhase::Suspended | ObservedPhase::Ended(_) => MilliCpu::default(),

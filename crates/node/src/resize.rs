@@ -65,7 +65,8 @@ impl SandboxTask {
             Ok(()) => Fitted::Stays(Resources { disk, ..had }, failed),
             // It uses more than it had by now.
             Err(bad) => {
-                let trouble = format!("{failed}; its other resources were changed: {}", chain(&bad));
+                let trouble =
+                    format!("{failed}; its other resources were changed: {}", chain(&bad));
                 Fitted::Stays(Resources { disk, ..wanted }, trouble)
             }
         }
@@ -112,7 +113,8 @@ impl SandboxTask {
         let (running, clock) = (self.entry.state.clone(), (self.adopted_at, self.entry.idle_ms));
         if let Err(trouble) = self.rest().await {
             let limits = self.shared.parts.runtime.resize(&self.entry.id, &had).await;
-            let has = if limits.is_ok() { had } else { Resources { disk: had.disk, ..launch.resources } };
+            let has =
+                if limits.is_ok() { had } else { Resources { disk: had.disk, ..launch.resources } };
             return self.fitted(launch, generation, Fitted::Stays(has, trouble)).await;
         }
         let old = Launch { resources: had, ..launch.clone() };
@@ -178,9 +180,5 @@ impl SandboxTask {
 
 /// Returns the larger of each: what a sandbox may have on its way from one to the other.
 fn largest(a: &Resources, b: &Resources) -> Resources {
-    Resources {
-        cpu: a.cpu.max(b.cpu),
-        memory: a.memory.max(b.memory),
-        disk: a.disk.max(b.disk),
-    }
+    Resources { cpu: a.cpu.max(b.cpu), memory: a.memory.max(b.memory), disk: a.disk.max(b.disk) }
 }

@@ -121,10 +121,7 @@ fn obstacles(rule: &AdmissionRule, request: &Resources, room: &Room) -> Vec<Obst
     let tests = [
         (Obstacle::Draining, room.draining),
         (Obstacle::TooLarge, request.cpu > room.cpu || request.memory > room.memory),
-        (
-            Obstacle::Cpu,
-            promised > u64::from(room.cpu.milli()) * u64::from(rule.cpu_overcommit),
-        ),
+        (Obstacle::Cpu, promised > u64::from(room.cpu.milli()) * u64::from(rule.cpu_overcommit)),
         (Obstacle::Memory, room.memory_available.saturating_sub(reserve).bytes() < needed),
         (
             Obstacle::Disk,
@@ -145,10 +142,7 @@ pub fn admit_growth(
     to: &Resources,
     room: &Room,
 ) -> Result<(), Obstacle> {
-    let without = Room {
-        cpu_promised: room.cpu_promised.saturating_sub(from.cpu),
-        ..room.clone()
-    };
+    let without = Room { cpu_promised: room.cpu_promised.saturating_sub(from.cpu), ..room.clone() };
     let request = Resources {
         cpu: if to.cpu > from.cpu { to.cpu } else { MilliCpu::default() },
         memory: if to.memory > from.memory { to.memory } else { ByteSize::default() },

@@ -37,7 +37,10 @@ const TAIL: u64 = 8 << 20;
 
 mod request {
     //! The ioctl itself (`fs/ext4/ext4.h`).
-    #![allow(missing_docs, reason = "the macro writes this function and gives it no place for docs")]
+    #![allow(
+        missing_docs,
+        reason = "the macro writes this function and gives it no place for docs"
+    )]
 
     nix::ioctl_write_ptr!(resize_fs, b'f', 16, u64);
 }

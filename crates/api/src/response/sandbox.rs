@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use tarn_types::{
-    EgressEntry, EgressPolicy, EndCause, Resize, ResizeOutcome, Resources, SandboxId, SandboxRecord,
-    SandboxStatus, TerminationReason, UnixMillis,
+    EgressEntry, EgressPolicy, EndCause, Resize, ResizeOutcome, Resources, SandboxId,
+    SandboxRecord, SandboxStatus, TerminationReason, UnixMillis,
 };
 use utoipa::ToSchema;
 

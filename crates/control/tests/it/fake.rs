@@ -21,7 +21,7 @@ use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, ImageName,
     MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId,
-    SandboxRef, SandboxStatus, SnapshotId, UnixMillis,
+    SandboxRef, SandboxStatus, Shape, SnapshotId, UnixMillis,
 };
 
 /// How a fake node behaves on its own.
@@ -122,7 +122,7 @@ impl FakeNode {
             at: UnixMillis(1_000_001),
             trouble: None,
             frozen: None,
-            shape: None,
+            shape: self.shape_of(id),
         };
         Report { id: id.clone(), node: self.id.clone(), observed, endpoint }
     }
@@ -144,7 +144,17 @@ impl FakeNode {
         self.tell(report).await;
     }
 
-    async fn tell(&self, report: Report) {
+    /// What it was told to make of a sandbox, it has made of it.
+    fn shape_of(&self, id: &SandboxId) -> Option<Shape> {
+        match &self.told.lock().get(id)?.target {
+            NodeTarget::Running(launch) => {
+                Some(Shape { resources: launch.resources, trouble: None })
+            }
+            NodeTarget::Suspended | NodeTarget::Terminated(_) => None,
+        }
+    }
+
+    pub(crate) async fn tell(&self, report: Report) {
         let id = &report.id;
         self.has.lock().insert(id.clone(), report.clone());
         let control = self.control.lock().clone();

@@ -7,6 +7,7 @@ mod fake;
 mod key;
 mod pool;
 mod reconcile;
+mod resize;
 mod restore;
 mod route;
 mod snapshot;

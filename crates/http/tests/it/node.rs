@@ -12,8 +12,8 @@ use tarn_node_api::{
 };
 use tarn_types::{
     ArchiveFacts, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, ImageName,
-    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId, SnapshotId,
-    StartFailure, UnixMillis,
+    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId, Shape,
+    SnapshotId, StartFailure, UnixMillis,
 };
 
 /// What the node does with an intent.
@@ -78,6 +78,12 @@ impl Node for FakeNode {
     }
 
     async fn apply(&self, intent: NodeIntent) -> Result<(), ApplyError> {
+        let shape = match &intent.target {
+            NodeTarget::Running(launch) => {
+                Some(Shape { resources: launch.resources, trouble: None })
+            }
+            NodeTarget::Suspended | NodeTarget::Terminated(_) => None,
+        };
         let Some(phase) = self.phase(intent.target) else { return Ok(()) };
         let endpoint = (phase == ObservedPhase::Running).then(|| Endpoint {
             daemon: SocketAddr::from((Ipv4Addr::LOCALHOST, 9501)),
@@ -89,7 +95,7 @@ impl Node for FakeNode {
             at: UnixMillis(1_700_000_000_001),
             trouble: None,
             frozen: None,
-            shape: None,
+            shape,
         };
         let report = Report { id: intent.id, node: self.id.clone(), observed, endpoint };
         let control = self.control.lock().clone();

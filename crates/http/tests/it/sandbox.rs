@@ -208,3 +208,29 @@ async fn projects_do_not_see_each_other() {
     let info = server.ask("GET", "/v1/namespaces/other/sandboxes/box").key(Some(&other));
     assert_eq!(info.send().await.json()["namespace"], "other");
 }
+
+#[tokio::test]
+async fn a_resize_says_what_was_asked_and_what_came_of_it() {
+    let server = Server::start().await;
+    let id = server.create("{}").await["sandbox_id"].as_str().expect("an id").to_owned();
+    let path = format!("/sandboxes/{id}");
+    assert_eq!(server.get(&path).await.json().get("resource_resize"), None);
+    let body = r#"{"resources":{"cpus":2.0,"disk_mb":20480}}"#;
+    let resized = server.ask("PATCH", &path).body(body).send().await;
+    assert_eq!(resized.status, 200, "{resized:?}");
+    let shape = json!({"cpus": 2.0, "memory_mb": 1024, "disk_mb": 20480,
+        "ephemeral_disk_mb": 20480, "gpus": []});
+    let expected = json!({"generation": 2, "requested": shape, "status": "succeeded"});
+    for info in [resized.json(), server.get(&path).await.json()] {
+        assert_eq!((&info["resource_resize"], &info["resources"]), (&expected, &shape));
+    }
+    for (body, status, code) in [
+        (r#"{"resources":{"disk_mb":10240}}"#, 400, "DISK_SHRINK_FORBIDDEN"),
+        (r#"{"resources":{"cpus":5}}"#, 400, "LIMIT_EXCEEDED"),
+        (r#"{"resources":{"cpus":2},"name":"box"}"#, 400, "INVALID_REQUEST"),
+    ] {
+        server.ask("PATCH", &path).body(body).send().await.refuses(status, code);
+    }
+    let same = server.ask("PATCH", &path).body(r#"{"resources":{}}"#).send().await;
+    assert_eq!(same.json()["resource_resize"], expected, "nothing was asked");
+}

@@ -38,7 +38,10 @@ fn a_resize_is_a_generation_and_the_shape_waits_for_the_node() {
     let record = asked.record;
     assert_eq!(record.intent.generation, Generation(2));
     assert_eq!(record.resize.as_ref().map(|resize| resize.generation), Some(Generation(2)));
-    assert_eq!((record.asked.resources, record.launch().resources), (fresh().asked.resources, large()));
+    assert_eq!(
+        (record.asked.resources, record.launch().resources),
+        (fresh().asked.resources, large())
+    );
     assert_eq!(status(&record), SandboxStatus::Running);
 
     // What the node says of an earlier generation is no answer.
@@ -103,11 +106,7 @@ fn only_what_runs_and_is_not_busy_is_resized_or_captured() {
         ("pending", fresh(), Err(Refusal::NotRunning)),
         ("running", running(), Ok(())),
         ("resizing", resizing.clone(), Err(Refusal::Busy)),
-        (
-            "captured",
-            then(running(), vec![Event::CaptureBegun(snapshot(1))]),
-            Err(Refusal::Busy),
-        ),
+        ("captured", then(running(), vec![Event::CaptureBegun(snapshot(1))]), Err(Refusal::Busy)),
         ("suspended", then(running(), vec![seen(1, Suspended)]), Err(Refusal::NotRunning)),
         ("terminated", then(running(), vec![Event::DeleteAsked]), Err(Refusal::NotRunning)),
     ];

@@ -7,6 +7,7 @@ mod life;
 mod log;
 mod prestart;
 mod reboot;
+mod resize;
 mod room;
 mod secret;
 mod state;

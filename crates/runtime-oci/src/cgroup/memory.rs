@@ -124,8 +124,7 @@ impl MemoryGauge {
             return self.set_limit(limit);
         }
         let (kill, path) = (value::v2_kill_limit(hard), self.dir.join("memory.max"));
-        let set_kill =
-            || fs::write(&path, kill.to_string()).map_err(|error| at(&path, &error));
+        let set_kill = || fs::write(&path, kill.to_string()).map_err(|error| at(&path, &error));
         if kill > self.read_number("memory.max")? {
             set_kill()?;
             return self.set_limit(limit);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tarn_types::{ByteSize, SandboxId};
+use tarn_types::{ByteSize, Resources, SandboxId};
 
 use super::{
     Case, Outcome,
@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("a killed sandbox is reported once", |h| Box::pin(killed(h))),
     Case::new("stats are of now, and cpu time only grows", |h| Box::pin(stats(h))),
     Case::new("one that nobody waits for is promoted", |h| Box::pin(promote(h))),
+    Case::new("one that runs is given other limits", |h| Box::pin(resize(h))),
     Case::new("ten at once", |h| Box::pin(ten_at_once(h))),
 ];
 
@@ -46,6 +47,9 @@ async fn never_was(harness: &mut Harness) -> Outcome {
     expect_not_found(&runtime.start(&spec.id).await, &spec.id);
     expect_not_found(&runtime.stats(&spec.id).await, &spec.id);
     expect_not_found(&runtime.promote(&spec.id).await, &spec.id);
+    if runtime.capabilities().live_resize {
+        expect_not_found(&runtime.resize(&spec.id, &spec.resources).await, &spec.id);
+    }
     if runtime.capabilities().freeze {
         expect_not_found(&runtime.freeze(&spec.id).await, &spec.id);
         expect_not_found(&runtime.thaw(&spec.id).await, &spec.id);
@@ -66,6 +70,26 @@ async fn promote(harness: &mut Harness) -> Outcome {
     harness.expect_reachable(&started).await;
     harness.delete(&spec).await;
     expect_not_found(&runtime.promote(&spec.id).await, &spec.id);
+    Outcome::Passed
+}
+
+async fn resize(harness: &mut Harness) -> Outcome {
+    let (spec, started) = harness.start().await;
+    let runtime = harness.runtime();
+    if !runtime.capabilities().live_resize {
+        let refused = runtime.resize(&spec.id, &spec.resources).await;
+        assert!(matches!(refused, Err(RuntimeError::NotSupported { .. })), "{refused:?}");
+        harness.delete(&spec).await;
+        return Outcome::Skipped("the runtime has no live resize");
+    }
+    let had = spec.resources;
+    let large = Resources { memory: had.memory.saturating_add(had.memory), ..had };
+    for resources in [large, large, had] {
+        runtime.resize(&spec.id, &resources).await.expect("it has other limits");
+        harness.expect_reachable(&started).await;
+    }
+    harness.delete(&spec).await;
+    expect_not_found(&runtime.resize(&spec.id, &had).await, &spec.id);
     Outcome::Passed
 }
 

@@ -45,7 +45,10 @@ async fn a_layer_grows_in_use_or_stays_as_it_is() -> Result<()> {
                 fs::write(root.join("more"), vec![0xA5; 100 << 20])?;
             }
             Err(LayerError::Unprivileged) => {
-                assert_eq!((shown(&root)?, fs::metadata(image(&root))?.len()), (before, SMALL.bytes()));
+                assert_eq!(
+                    (shown(&root)?, fs::metadata(image(&root))?.len()),
+                    (before, SMALL.bytes())
+                );
                 fs::write(root.join("more"), "fits")?;
             }
             Err(other) => bail!("{other:?}"),

@@ -248,7 +248,11 @@ async fn after_a_reboot_a_layer_opens_with_its_files() -> Result<()> {
     fs::write(root.join("counter"), "8")?;
     let open = stage.census()?;
     for _ in 0..2 {
-        second.layers.reopen(&id(1), &stage.template(), size).await.context("whatever is mounted")?;
+        second
+            .layers
+            .reopen(&id(1), &stage.template(), size)
+            .await
+            .context("whatever is mounted")?;
         assert_eq!(stage.census()?, open);
     }
     assert_eq!(fs::read_to_string(root.join("counter"))?, "8");
