@@ -38,8 +38,8 @@ pub(crate) enum Fitted {
 impl SandboxTask {
     /// Gives a running sandbox what it shall have, in place. The caller writes the ledger.
     pub(crate) async fn fit(&mut self, wanted: Resources) -> Fitted {
-        let had = self.entry.launch.resources;
-        if wanted == had && !self.entry.resizing {
+        let (had, cut_short) = (self.entry.launch.resources, self.entry.resizing);
+        if wanted == had && !cut_short {
             return Fitted::Done;
         }
         if let Some(trouble) = self.stands_still() {
@@ -54,6 +54,9 @@ impl SandboxTask {
         let (runtime, id) = (&self.shared.parts.runtime, &self.entry.id);
         if let Err(bad) = runtime.resize(id, &wanted).await {
             return Fitted::Stays(had, chain(&bad));
+        }
+        if wanted.disk == had.disk && !cut_short {
+            return Fitted::Done;
         }
         let (disk, failed) = match self.shared.parts.layers.grow(id, wanted.disk).await {
             Ok(()) => return Fitted::Done,

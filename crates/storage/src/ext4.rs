@@ -76,7 +76,7 @@ pub(crate) fn enlarge_mounted(root: &Path, size: ByteSize) -> Result<(), HostSte
 }
 
 /// Says whether the file system of an image takes all of it.
-fn is_filled(path: &Path, length: u64) -> io::Result<bool> {
+pub(crate) fn is_filled(path: &Path, length: u64) -> io::Result<bool> {
     let mut block = [0; SUPERBLOCK_BYTES];
     File::open(path)?.read_exact_at(&mut block, SUPERBLOCK)?;
     Ok(size_of_file_system(&block).is_none_or(|size| size.saturating_add(TAIL) >= length))

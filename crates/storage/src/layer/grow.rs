@@ -39,9 +39,10 @@ impl LayerDisk {
         })?;
         let image = OpenOptions::new().write(true).open(&path).step("open", &path)?;
         let length = image.metadata().step("look at", &path)?.len();
-        if length > size.bytes() {
+        if length >= size.bytes() && ext4::is_filled(&path, length).step("read", &path)? {
             return Ok(());
         }
+        let size = ByteSize::from_bytes(size.bytes().max(length));
         let before = blocks(&layer)?;
         let Err(failed) = lengthen(&image, &path, &device, size.bytes())
             .and_then(|()| ext4::enlarge_mounted(&layer, size))
