@@ -15,6 +15,7 @@ use tokio::{
     process::Child,
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
+    time::Instant,
 };
 use tracing::{info, warn};
 
@@ -39,6 +40,11 @@ use crate::{
 /// How a resize is named in errors, and how long it may take: longer than a watch tries for.
 const RESIZE: &str = "resize";
 const RESIZE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a sandbox that is to have less memory is given to let go of it: what a program had is
+/// given back a while after its end.
+const GIVING_BACK: Duration = Duration::from_secs(1);
+const GIVING_BACK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the driver cannot be used on this machine.
 #[derive(Debug, Error)]
@@ -348,7 +354,8 @@ impl GvisorRuntime {
         match tokio::time::timeout(RESIZE_LIMIT, asked).await.map_err(|_elapsed| late())?? {
             Ok(()) => Ok(()),
             Err(ReboundError::InUse(bytes)) => {
-                Err(RuntimeError::MemoryInUse { used: ByteSize::from_bytes(bytes), wanted })
+                let used = ByteSize::from_mib(bytes.div_ceil(1 << 20));
+                Err(RuntimeError::MemoryInUse { used, wanted })
             }
             Err(ReboundError::Host(error)) => Err(host(RESIZE, id)(error)),
         }
@@ -456,7 +463,14 @@ impl Runtime for GvisorRuntime {
         let before = known.ok_or_else(|| RuntimeError::NotFound { id: id.clone() })?;
         let spec = RuntimeSpec { resources: *resources, ..(*before).clone() };
         let (old, new) = (Limits::of(&before), Limits::of(&spec));
-        self.rebound(id, new.memory, resources.memory).await?;
+        let begun = Instant::now();
+        while let Err(refused) = self.rebound(id, new.memory, resources.memory).await {
+            let in_use = matches!(refused, RuntimeError::MemoryInUse { .. });
+            if !in_use || begun.elapsed() >= GIVING_BACK {
+                return Err(refused);
+            }
+            tokio::time::sleep(GIVING_BACK_PAUSE).await;
+        }
         if let Err(error) = cgroup.set_cpu(&new) {
             drop(cgroup.set_cpu(&old));
             drop(self.rebound(id, old.memory, before.resources.memory).await);
