@@ -13,8 +13,8 @@
 //! [`step`] takes a record and an event and returns the next record and the effects that a driver
 //! performs; [`status`] composes the public status from what is asked, intended and observed;
 //! [`limit`] says when a time limit ends a sandbox; [`restored`] says what a sandbox has that is
-//! restored from a snapshot; [`may_resize`] whether one can be resized; [`care`] says what is to be done about a snapshot. No
-//! clock, no randomness, no logging in here.
+//! restored from a snapshot; [`may_resize`] whether one can be resized; [`care`] says what is to be
+//! done about a snapshot. No clock, no randomness, no logging in here.
 
 mod limit;
 mod resize;

@@ -331,7 +331,8 @@ impl GvisorRuntime {
         Ok(Some(Started { daemon, pid, pid_started }))
     }
 
-    /// Has the watch of a running sandbox change the bounds of its memory: it alone moves the limit.
+    /// Has the watch of a running sandbox change the bounds of its memory: it alone moves the
+    /// limit.
     async fn rebound(
         &self,
         id: &SandboxId,
