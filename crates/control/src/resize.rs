@@ -58,6 +58,10 @@ impl Control {
     ) -> Result<Arc<SandboxRecord>, ControlError> {
         let _turn = self.0.resizes.lock().await;
         let terminated = || ControlError::Terminated(id.clone());
+        if let Some(entry) = self.0.table.get(id) {
+            // Whoever waited for its last snapshot may be quicker than the note that it is done.
+            self.release_settled(&entry.now().record).await?;
+        }
         let record = self.0.table.get(id).ok_or_else(terminated)?.now().record;
         may_resize(&record).map_err(|why| refusal(&record, why))?;
         let wanted = self.resize_fits(&record, ask).await?;

@@ -208,7 +208,7 @@ impl Control {
     }
 
     /// Lets a sandbox know that its snapshot is settled, if it is: others may know it before.
-    pub(super) async fn release_settled(&self, record: &SandboxRecord) -> Result<(), ControlError> {
+    pub(crate) async fn release_settled(&self, record: &SandboxRecord) -> Result<(), ControlError> {
         let Some(snapshot) = &record.capturing else { return Ok(()) };
         match self.0.parts.store.snapshot_fetch(snapshot).await {
             Ok(found) if found.status == SnapshotStatus::InProgress => Ok(()),
