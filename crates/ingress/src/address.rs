@@ -11,7 +11,6 @@ use crate::error::{IngressCode, IngressError};
 
 pub(crate) const SANDBOX_ID: HeaderName = HeaderName::from_static("x-tensorlake-sandbox-id");
 pub(crate) const SANDBOX_PORT: HeaderName = HeaderName::from_static("x-tensorlake-sandbox-port");
-pub(crate) const ROUTE_HINT: HeaderName = HeaderName::from_static("x-tensorlake-route-hint");
 
 /// A sandbox and a port of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

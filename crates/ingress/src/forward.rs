@@ -134,7 +134,7 @@ fn outgoing(
         parts.headers.insert(head::TOKEN, token(to.endpoint)?);
     } else {
         let forwarded = Forwarded {
-            peer: client.peer().ip(),
+            peer: client.hop(),
             host: to.address.host.as_deref(),
             scheme: shared.config.public_scheme,
         };
@@ -148,7 +148,7 @@ fn outgoing(
         // Development servers check the name they are called by, and all of them know this one;
         // the name the client used is in X-Forwarded-Host.
         Protocol::Http1 => {
-            if let Ok(host) = HeaderValue::from_str(&host) {
+            if let Ok(host) = HeaderValue::try_from(host) {
                 outgoing.headers_mut().insert(header::HOST, host);
             }
         }

@@ -4,10 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
-use crate::{
-    address::{ROUTE_HINT, SANDBOX_ID, SANDBOX_PORT},
-    config::PublicScheme,
-};
+use crate::config::PublicScheme;
 
 /// What the daemon wants on every request; ours alone to send.
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-tarn-token");
@@ -23,24 +20,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const TENSORLAKE_PREFIX: &str = "x-tensorlake-";
-/// No client sends it; CGI programs would take it for the variable that names their proxy.
-const PROXY: HeaderName = HeaderName::from_static("proxy");
-
-/// Headers about one connection, never passed on (RFC 9110 §7.6.1); `Trailer` is not among them.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
 
 /// Whether a request's `Authorization` is for us or for the program inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +44,8 @@ pub(crate) enum Upgrade {
 /// What user programs are told about the client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Forwarded<'a> {
-    pub(crate) peer: IpAddr,
+    /// Its address, as [`hop`] writes it.
+    pub(crate) peer: &'a HeaderValue,
     pub(crate) host: Option<&'a str>,
     pub(crate) scheme: PublicScheme,
 }
@@ -92,15 +74,11 @@ pub(crate) fn clean_request(
     upgrade: Upgrade,
 ) {
     let trailers = tokens(headers, &header::TE).any(|t| t.eq_ignore_ascii_case("trailers"));
-    strip_hop_by_hop(headers);
-    strip_private(headers);
-    for name in [SANDBOX_ID, SANDBOX_PORT, ROUTE_HINT, header::HOST, PROXY] {
-        headers.remove(name);
-    }
-    strip_disguised(headers);
-    if authorization == Authorization::Strip {
-        headers.remove(header::AUTHORIZATION);
-    }
+    strip(headers, |name| {
+        is_for_us(name)
+            || is_disguised(name)
+            || authorization == Authorization::Strip && name == header::AUTHORIZATION.as_str()
+    });
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -110,8 +88,7 @@ pub(crate) fn clean_request(
 
 /// Turns a sandbox's response headers into those for the client, in place.
 pub(crate) fn clean_response(headers: &mut HeaderMap, upgrade: Upgrade) {
-    strip_hop_by_hop(headers);
-    strip_private(headers);
+    strip(headers, |_| false);
     grant(headers, upgrade);
 }
 
@@ -128,19 +105,19 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
 /// What a client claims of itself in these headers is not believed, except for the list of hops
 /// before us, which is its convention.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, forwarded: &Forwarded<'_>) {
-    let mut hops: Vec<u8> = Vec::new();
-    for value in headers.get_all(FORWARDED_FOR) {
-        hops.extend_from_slice(value.as_bytes());
-        hops.extend_from_slice(b", ");
-    }
-    hops.extend_from_slice(forwarded.peer.to_canonical().to_string().as_bytes());
-    if let Ok(hops) = HeaderValue::from_bytes(&hops) {
+    let mut before = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).peekable();
+    let hops = if before.peek().is_some() {
+        let hops: Vec<&[u8]> = before.chain([forwarded.peer.as_bytes()]).collect();
+        HeaderValue::from_bytes(&hops.join(&b", "[..])).ok()
+    } else {
+        Some(forwarded.peer.clone())
+    };
+    if let Some(hops) = hops {
         headers.insert(FORWARDED_FOR, hops);
     }
     // The other headers by which programs are told so say only what the client claims.
     for name in named(headers, |name| {
-        name == FORWARDED.as_str()
-            || name.starts_with(FORWARDED_PREFIX) && name != FORWARDED_FOR.as_str()
+        name == "forwarded" || name.starts_with(FORWARDED_PREFIX) && name != FORWARDED_FOR.as_str()
     }) {
         headers.remove(name);
     }
@@ -148,6 +125,12 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, forwarded: &Forwarded<'_>) 
         headers.insert(FORWARDED_HOST, host);
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme.as_str()));
+}
+
+/// Writes an address as `X-Forwarded-For` has it.
+pub(crate) fn hop(address: IpAddr) -> HeaderValue {
+    let text = address.to_canonical().to_string();
+    HeaderValue::try_from(text).expect("an address is plain ASCII")
 }
 
 /// Splits a header that is a list into its members.
@@ -164,28 +147,53 @@ pub(crate) fn tokens<'a>(
         .filter(|token| !token.is_empty())
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what is about one connection, what is private, and what else is meant. In one pass:
+/// most of it is not there, and to look for each name costs more than all the rest.
+fn strip(headers: &mut HeaderMap, is_meant: impl Fn(&str) -> bool) {
     let listed: Vec<HeaderName> =
         tokens(headers, &header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
-    for name in listed.iter().chain(&HOP_BY_HOP) {
+    let found = named(headers, |name| {
+        is_hop_by_hop(name) || name.starts_with(PRIVATE_PREFIX) || is_meant(name)
+    });
+    for name in listed.iter().chain(&found) {
         headers.remove(name);
     }
 }
 
-fn strip_private(headers: &mut HeaderMap) {
-    for name in named(headers, |name| name.starts_with(PRIVATE_PREFIX)) {
-        headers.remove(name);
-    }
+/// Says whether a header is about one connection, and never passed on (RFC 9110 §7.6.1); `Trailer`
+/// is not.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
 }
 
-/// Removes names that programs behind CGI or WSGI cannot tell from one that we decide on: there
+/// Says whether a request's header ends with us. No client sends `Proxy`; CGI programs would take
+/// it for the variable that names their proxy.
+fn is_for_us(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "proxy"
+            | "x-tensorlake-sandbox-id"
+            | "x-tensorlake-sandbox-port"
+            | "x-tensorlake-route-hint"
+    )
+}
+
+/// Says whether programs behind CGI or WSGI cannot tell a name from one that we decide on: there
 /// `-` and `_` are both `_`.
-fn strip_disguised(headers: &mut HeaderMap) {
-    for name in
-        named(headers, |name| name.contains('_') && is_decided_here(&name.replace('_', "-")))
-    {
-        headers.remove(name);
-    }
+fn is_disguised(name: &str) -> bool {
+    name.contains('_') && is_decided_here(&name.replace('_', "-"))
 }
 
 fn named(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName> {
@@ -194,18 +202,14 @@ fn named(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName
 
 /// Says whether we set, remove or go by a header of this name.
 fn is_decided_here(name: &str) -> bool {
-    let others = [
-        header::HOST,
-        header::AUTHORIZATION,
-        header::CONTENT_LENGTH,
-        header::COOKIE,
-        header::EXPECT,
-        header::TRAILER,
-        FORWARDED,
-        PROXY,
-    ];
-    [PRIVATE_PREFIX, TENSORLAKE_PREFIX, FORWARDED_PREFIX].iter().any(|p| name.starts_with(p))
-        || HOP_BY_HOP.iter().chain(&others).any(|known| known.as_str() == name)
+    let prefixes = [PRIVATE_PREFIX, TENSORLAKE_PREFIX, FORWARDED_PREFIX];
+    is_hop_by_hop(name)
+        || is_for_us(name)
+        || prefixes.iter().any(|prefix| name.starts_with(prefix))
+        || matches!(
+            name,
+            "authorization" | "content-length" | "cookie" | "expect" | "trailer" | "forwarded"
+        )
 }
 
 fn grant(headers: &mut HeaderMap, upgrade: Upgrade) {

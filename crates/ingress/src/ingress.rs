@@ -16,7 +16,7 @@ use crate::{
     config::IngressConfig,
     cors,
     error::{IngressCode, IngressError},
-    forward,
+    forward, header as head,
     places::{Busy, Place},
     shape,
     stats::IngressStats,
@@ -38,6 +38,8 @@ pub struct Ingress {
 #[derive(Debug, Clone)]
 pub struct ClientConnection {
     peer: SocketAddr,
+    /// The same as programs are told it.
+    hop: HeaderValue,
     number: ClientNumber,
     phase: Arc<ClientPhase>,
     /// Kept also by what outlives the connection's task.
@@ -174,7 +176,8 @@ impl ClientConnection {
     pub fn new(peer: SocketAddr) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = ClientNumber(NEXT.fetch_add(1, SeqCst));
-        Self { peer, number, phase: Arc::default(), place: None }
+        let hop = head::hop(peer.ip());
+        Self { peer, hop, number, phase: Arc::default(), place: None }
     }
 
     pub(crate) fn holding(peer: SocketAddr, place: Arc<Place>) -> Self {
@@ -206,6 +209,10 @@ impl ClientConnection {
 
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    pub(crate) fn hop(&self) -> &HeaderValue {
+        &self.hop
     }
 
     pub(crate) fn number(&self) -> ClientNumber {

@@ -196,7 +196,7 @@ fn forwarded_headers_are_ours_except_for_the_hops_before() {
         ("Forwarded", "for=evil;host=evil;proto=https"),
     ]);
     let forwarded = Forwarded {
-        peer: "::ffff:192.0.2.7".parse().expect("an address"),
+        peer: &hop("::ffff:192.0.2.7".parse().expect("an address")),
         host: Some("3000-box.localhost:9443"),
         scheme: PublicScheme::Https,
     };
