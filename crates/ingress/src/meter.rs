@@ -20,6 +20,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::socket;
+
 /// How a connection to a sandbox ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -142,7 +144,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        let stream = Pin::new(&mut self.stream);
+        let written = ready!(socket::poll_write_pieces(stream, cx, slices))?;
         self.meter.wrote(written);
         Poll::Ready(Ok(written))
     }
