@@ -40,6 +40,9 @@ pub struct IngressConfig {
     pub header_timeout: Duration,
     /// How long requests in flight may go on once shutdown has begun. Default: 10 s.
     pub drain_grace: Duration,
+    /// Threads that client connections are shared out to. Default: 0, which serves them on the
+    /// runtime of the caller.
+    pub threads: usize,
     /// Client connections open at a time. Default: 16384.
     ///
     /// When there are as many, the one that has been idle for the longest gives way to the next; if
@@ -111,6 +114,7 @@ impl Default for IngressConfig {
             first_request_timeout: Duration::from_secs(15),
             header_timeout: Duration::from_secs(120),
             drain_grace: Duration::from_secs(10),
+            threads: 0,
             max_connections: 16384,
             max_requests: 16384,
             max_held: 4096,

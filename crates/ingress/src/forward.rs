@@ -58,7 +58,13 @@ pub(crate) async fn forward(
         Upgrade::None => None,
     };
     let protocol = protocol(&request, address);
-    let target = Target { port: address.port, client: client.number(), protocol, refused_until };
+    let target = Target {
+        port: address.port,
+        client: client.number(),
+        lane: client.lane(),
+        protocol,
+        refused_until,
+    };
     let upstream = shared.upstreams.enter(&route, endpoint);
     if shared.stats.requests_active() > shared.config.max_requests as u64 {
         return Err(crowded("the ingress"));

@@ -17,6 +17,7 @@ use crate::{
     cors,
     error::{IngressCode, IngressError},
     forward, header as head,
+    lane::LaneNumber,
     places::{Busy, Place},
     shape,
     stats::IngressStats,
@@ -41,6 +42,7 @@ pub struct ClientConnection {
     /// The same as programs are told it.
     hop: HeaderValue,
     number: ClientNumber,
+    lane: LaneNumber,
     phase: Arc<ClientPhase>,
     /// Kept also by what outlives the connection's task.
     place: Option<Arc<Place>>,
@@ -177,11 +179,12 @@ impl ClientConnection {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = ClientNumber(NEXT.fetch_add(1, SeqCst));
         let hop = head::hop(peer.ip());
-        Self { peer, hop, number, phase: Arc::default(), place: None }
+        let (lane, phase) = (LaneNumber::default(), Arc::default());
+        Self { peer, hop, number, lane, phase, place: None }
     }
 
-    pub(crate) fn holding(peer: SocketAddr, place: Arc<Place>) -> Self {
-        Self { place: Some(place), ..Self::new(peer) }
+    pub(crate) fn holding(peer: SocketAddr, place: Arc<Place>, lane: LaneNumber) -> Self {
+        Self { place: Some(place), lane, ..Self::new(peer) }
     }
 
     /// Begins a request; None if none may begin here.
@@ -217,6 +220,10 @@ impl ClientConnection {
 
     pub(crate) fn number(&self) -> ClientNumber {
         self.number
+    }
+
+    pub(crate) fn lane(&self) -> LaneNumber {
+        self.lane
     }
 
     pub(crate) fn phase(&self) -> &Arc<ClientPhase> {

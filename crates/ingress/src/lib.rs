@@ -27,6 +27,7 @@ mod error;
 mod forward;
 mod header;
 mod ingress;
+mod lane;
 mod meter;
 mod places;
 mod seldom;

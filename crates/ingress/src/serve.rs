@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     forward::StreamReset,
     ingress::{ClientConnection, Ingress},
+    lane::Lanes,
     places::{Place, Places},
     seldom::Seldom,
     socket::{self, ClientStream},
@@ -64,7 +65,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        drop(self.0.spawn("ingress-http2", future));
+        drop(self.0.spawn_here("ingress-http2", future));
     }
 }
 
@@ -78,6 +79,7 @@ impl Ingress {
         let stats = Arc::clone(&self.shared.stats);
         let places = Places::new(self.shared.config.max_connections, stats);
         let server = Arc::new(self.connection_builder());
+        let mut lanes = Lanes::start(self.shared.config.threads);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -85,9 +87,10 @@ impl Ingress {
                 accepted = accept(&listener, &places) => accepted,
             };
             let (stream, peer, place) = accepted;
-            let client = ClientConnection::holding(peer, place);
+            let lane = lanes.next();
+            let client = ClientConnection::holding(peer, place, lane.number);
             let (ingress, server, acceptor) = (self.clone(), Arc::clone(&server), acceptor.clone());
-            drop(self.shared.tasks.spawn("ingress-client", async move {
+            let serve = async move {
                 let _open = ingress.shared.stats.enter(Gauge::Connections);
                 // One time for both: a slow handshake leaves less of it for the first request.
                 let patience = ingress.shared.config.first_request_timeout;
@@ -97,7 +100,8 @@ impl Ingress {
                 if let Some(stream) = ingress.open(&acceptor, stream, deadline).await {
                     ingress.connection(server, stream, client, deadline).await;
                 }
-            }));
+            };
+            drop(self.shared.tasks.spawn_on(&lane.runtime, "ingress-client", serve));
         }
         drop(listener);
         let patience = self.shared.config.drain_grace + Duration::from_secs(1);
@@ -133,9 +137,16 @@ impl Ingress {
     async fn open(
         &self,
         acceptor: &Acceptor,
-        stream: TcpStream,
+        stream: std::net::TcpStream,
         deadline: Instant,
     ) -> Option<ServerStream> {
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be served");
+                return None;
+            }
+        };
         socket::prepare(&stream);
         let opened = tokio::select! {
             biased;
@@ -234,9 +245,10 @@ fn note_end(ended: Result<(), Box<dyn Error + Send + Sync>>, client: &ClientConn
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Places>,
-) -> (TcpStream, SocketAddr, Arc<Place>) {
+) -> (std::net::TcpStream, SocketAddr, Arc<Place>) {
     loop {
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => return (stream, peer, Arc::new(places.take().await)),
             Err(error) if is_of_the_client(&error) => {}
             Err(error) => {

@@ -40,7 +40,7 @@ pub(crate) fn spawn(
             carry(&tunnel, ends, &lease).await;
         }
     };
-    drop(shared.tasks.spawn("ingress-tunnel", run));
+    drop(shared.tasks.spawn_here("ingress-tunnel", run));
 }
 
 /// Waits until both connections have finished their handshake.

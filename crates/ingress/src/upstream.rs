@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use connection::{Lease, Protocol, SendError, Sent, Target};
 
-use crate::{config::IngressConfig, ingress::ClientNumber, stats::IngressStats};
+use crate::{config::IngressConfig, ingress::ClientNumber, lane::LaneNumber, stats::IngressStats};
 use connection::{Connection, Http2Handle};
 
 /// How long the watcher waits when the route cannot be looked up.
@@ -81,6 +81,8 @@ struct Idle {
 #[derive(Debug)]
 struct IdleConnection {
     connection: Connection,
+    /// Where it was opened, and its socket is asked.
+    lane: LaneNumber,
     until: Instant,
 }
 
@@ -229,7 +231,7 @@ impl Upstream {
     }
 
     /// Takes an idle HTTP/1 connection that is ready for a request, the latest used first.
-    fn take_http1(&self, port: u16) -> Option<Connection> {
+    fn take_http1(&self, port: u16, lane: LaneNumber) -> Option<Connection> {
         let mut idle = self.idle.lock();
         let kept = idle.http1.get_mut(&port)?;
         let now = Instant::now();
@@ -240,7 +242,7 @@ impl Upstream {
             let candidate = &kept[at];
             if candidate.until <= now || candidate.connection.is_closed() {
                 kept.remove(at);
-            } else if candidate.connection.is_ready() {
+            } else if candidate.lane == lane && candidate.connection.is_ready() {
                 return Some(kept.remove(at).connection);
             }
             // One that is not ready is about to be: its task has not run since the last answer
@@ -260,16 +262,16 @@ impl Upstream {
         Some(kept.handle.clone())
     }
 
-    fn put_http1(&self, port: u16, connection: Connection, keep: Duration, limit: usize) {
+    fn put_http1(&self, port: u16, unused: IdleConnection, limit: usize) {
         let mut idle = self.idle.lock();
-        if idle.retired || connection.is_closed() {
+        if idle.retired || unused.connection.is_closed() {
             drop(idle);
-            drop(connection);
+            drop(unused);
             return;
         }
         let kept = idle.http1.entry(port).or_default();
         if kept.len() < limit {
-            kept.push(IdleConnection { connection, until: Instant::now() + keep });
+            kept.push(unused);
         }
     }
 

@@ -291,6 +291,7 @@ fn serve_all(
     let places = Places::within(open_files());
     ingress_config.max_connections = ingress_config.max_connections.min(places.connections);
     ingress_config.max_requests = ingress_config.max_requests.min(places.requests);
+    ingress_config.threads = std::thread::available_parallelism().map_or(1, usize::from);
     ingress_config.ingress_domains.extend(config.ingress.domains.iter().cloned());
     let public_url = config.ingress.public_url.as_deref();
     if config.tls.mode != TlsMode::Off || public_url.is_some_and(|url| url.starts_with("https:")) {

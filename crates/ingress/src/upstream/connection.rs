@@ -10,10 +10,11 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{Upstream, UpstreamUse, Upstreams, wire::Wire};
+use super::{IdleConnection, Upstream, UpstreamUse, Upstreams, wire::Wire};
 use crate::{
     body::{GateAnswer, RequestBody, Upload},
     ingress::ClientNumber,
+    lane::LaneNumber,
     meter::{End, Meter, MeteredStream},
     seldom::Seldom,
     serve::TaskExecutor,
@@ -47,6 +48,8 @@ pub(crate) struct Target {
     /// Whose it is: an HTTP/2 connection has one window for all its calls, so each client's get one
     /// of their own, and wait for nobody else.
     pub(crate) client: ClientNumber,
+    /// Where the request is served.
+    pub(crate) lane: LaneNumber,
     pub(crate) protocol: Protocol,
     /// Until when the port is tried again when it refuses.
     pub(crate) refused_until: Option<Instant>,
@@ -103,6 +106,7 @@ pub(crate) struct Lease {
     channel: Channel,
     upload: Option<Arc<Upload>>,
     port: u16,
+    lane: LaneNumber,
     keep: Duration,
     limit: usize,
     used: UpstreamUse,
@@ -157,7 +161,7 @@ impl Upstreams {
             (config.pool_user_idle, config.pool_user_most)
         };
         let kept = match target.protocol {
-            Protocol::Http1 => used.0.take_http1(target.port).map(Channel::Http1),
+            Protocol::Http1 => used.0.take_http1(target.port, target.lane).map(Channel::Http1),
             Protocol::Http2 => {
                 used.0.take_http2((target.port, target.client), keep).map(Channel::Http2)
             }
@@ -168,6 +172,7 @@ impl Upstreams {
             channel,
             upload: upload.clone(),
             port: target.port,
+            lane: target.lane,
             keep,
             limit,
             used,
@@ -280,7 +285,7 @@ impl Upstreams {
                 end = Seldom::new(cut) => meter.finish(end),
             }
         };
-        self.tasks.spawn("ingress-upstream", run).abort_handle()
+        self.tasks.spawn_here("ingress-upstream", run).abort_handle()
     }
 }
 
@@ -382,10 +387,13 @@ impl Lease {
 
     /// Gives the connection back after a whole answer, if the whole request was sent too.
     pub(crate) fn complete(self) {
-        let Self { channel, upload, port, keep, limit, used } = self;
+        let Self { channel, upload, port, lane, keep, limit, used } = self;
         let sent = upload.is_none_or(|upload| upload.is_done());
         match channel {
-            Channel::Http1(connection) if sent => used.0.put_http1(port, connection, keep, limit),
+            Channel::Http1(connection) if sent => {
+                let until = Instant::now() + keep;
+                used.0.put_http1(port, IdleConnection { connection, lane, until }, limit);
+            }
             Channel::Http1(_) | Channel::Http2(_) => {}
         }
     }

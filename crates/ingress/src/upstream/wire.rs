@@ -111,7 +111,7 @@ impl Upstreams {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(NoPassage::Ask)?;
         // Ends with the upgrade, with a refusal, or when nobody waits for an answer any more.
-        drop(self.tasks.spawn("ingress-connect", async move {
+        drop(self.tasks.spawn_here("ingress-connect", async move {
             drop(connection.with_upgrades().await);
         }));
         let request = Request::get(format!("{CONNECT_PATH}?port={port}"))

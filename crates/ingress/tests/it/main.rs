@@ -9,6 +9,7 @@ mod frames;
 mod grpc;
 mod hold;
 mod hostile;
+mod lanes;
 mod latency;
 mod loopback;
 mod pool;
