@@ -9,23 +9,26 @@ use utoipa::OpenApi as _;
 use crate::{
     Access, ErrorBody, ErrorCode, Family, Operation, ROUTES, Route, Serving,
     request::{
-        ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, PutSecret,
-        ResourcesRequest, SandboxPool, UpdateSandbox,
+        ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, CreateSshKey, GpuRequest,
+        PutSecret, ResourcesRequest, SandboxPool, SetQuota, UpdateSandbox,
     },
     response::{
-        AdminSandbox, AdminSandboxList, AdminSecret, AdminSecretList, CopySandboxResponse,
-        CreatePoolResponse, CreateSandboxResponse, CreateSnapshotResponse, ErrorDetails, GpuInfo,
-        HealthBody, KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList,
-        LogRecord, NetworkConfig, NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums,
-        NewKeyBody, OrphanList, Pagination, PoolContainerInfo, PoolInfo, PoolList, ProjectBody,
-        ResourcesInfo, SandboxInfo, SandboxList, SecretBody, SecretKeyReplaced, SecretList,
-        SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList, TransferTrouble,
+        AdminProject, AdminProjectList, AdminSandbox, AdminSandboxList, AdminSecret,
+        AdminSecretList, CopySandboxResponse, CreatePoolResponse, CreateSandboxResponse,
+        CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList,
+        LogList, LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NetworkMissing,
+        NetworkReport, NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList, Pagination,
+        PoolContainerInfo, PoolInfo, PoolList, ProjectBody, ResourcesInfo, SandboxInfo,
+        SandboxList, SecretBody, SecretKeyReplaced, SecretList, SnapshotInfo, SnapshotList,
+        SnapshotVerdict, SshKeyBody, SshKeyList, TransferEntry, TransferList, TransferTrouble,
         UnfoundSandbox,
     },
 };
 
 #[derive(utoipa::OpenApi)]
 #[openapi(components(schemas(
+    AdminProject,
+    AdminProjectList,
     AdminSandbox,
     AdminSandboxList,
     AdminSecret,
@@ -38,6 +41,7 @@ use crate::{
     CreateSandboxResponse,
     CreateSnapshot,
     CreateSnapshotResponse,
+    CreateSshKey,
     ErrorBody,
     ErrorDetails,
     GpuInfo,
@@ -71,8 +75,11 @@ use crate::{
     SecretBody,
     SecretKeyReplaced,
     SecretList,
+    SetQuota,
     SnapshotInfo,
     SnapshotList,
+    SshKeyBody,
+    SshKeyList,
     TransferEntry,
     TransferList,
     TransferTrouble,
@@ -172,7 +179,7 @@ fn responses(route: &Route, operation: Operation) -> Value {
     }
     let mut errors = errors(operation).to_vec();
     if route.access == Access::Key {
-        errors.extend([ErrorCode::Unauthenticated, ErrorCode::Forbidden]);
+        errors.extend([ErrorCode::Unauthenticated, ErrorCode::Forbidden, ErrorCode::RateLimited]);
     }
     if !matches!(operation, Operation::Healthz | Operation::OpenApi | Operation::Metrics) {
         errors.extend([ErrorCode::Internal, ErrorCode::Unavailable]);
@@ -353,6 +360,13 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         }
         Operation::KeyIntrospect => ("platform", "Tells what the key opens"),
         Operation::ProjectFetch => ("platform", "Returns the key's project"),
+        Operation::SshKeyList => ("platform", "Lists the SSH keys of the key's project"),
+        Operation::SshKeyCreate => ("platform", "Registers a public SSH key"),
+        Operation::SshKeyDelete => ("platform", "Removes an SSH key"),
+        Operation::AdminProjectList => {
+            ("admin", "Lists the projects, with what each may have and has")
+        }
+        Operation::AdminQuotaSet => ("admin", "Sets what a project may have"),
         Operation::Healthz => ("server", "Says that the process answers"),
         Operation::Readyz => ("server", "Says whether sandboxes can be created"),
         Operation::Metrics => ("server", "Returns metrics in the Prometheus text format"),
@@ -401,6 +415,8 @@ fn request(operation: Operation) -> Option<&'static str> {
         Operation::SandboxUpdate => Some("UpdateSandboxRequest"),
         Operation::AdminKeyCreate => Some("CreateKeyRequest"),
         Operation::SecretPut | Operation::AdminSecretPut => Some("PutSecretRequest"),
+        Operation::SshKeyCreate => Some("CreateSshKeyRequest"),
+        Operation::AdminQuotaSet => Some("SetQuotaRequest"),
         Operation::PoolCreate | Operation::PoolReplace => Some("SandboxPoolRequest"),
         Operation::PoolClaim => Some("ClaimSandboxRequest"),
         Operation::SnapshotCreate | Operation::AdminSnapshotCreate => Some("CreateSnapshotRequest"),
@@ -435,8 +451,11 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminSecretList
         | Operation::AdminSecretDelete
         | Operation::AdminSecretKeyRotate
+        | Operation::AdminProjectList
         | Operation::KeyIntrospect
         | Operation::ProjectFetch
+        | Operation::SshKeyList
+        | Operation::SshKeyDelete
         | Operation::Healthz
         | Operation::Readyz
         | Operation::Metrics
@@ -516,6 +535,13 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         }
         Operation::KeyIntrospect => &[(200, "The key's identity", Answer::Json("KeyIdentity"))],
         Operation::ProjectFetch => &[(200, "The project", Answer::Json("ProjectBody"))],
+        Operation::SshKeyList => &[(200, "All of them, oldest first", Answer::Json("SshKeyList"))],
+        Operation::SshKeyCreate => &[(200, "It is registered", Answer::Json("SshKeyBody"))],
+        Operation::SshKeyDelete => &[(200, "It is gone", Answer::AnyJson)],
+        Operation::AdminProjectList => {
+            &[(200, "The projects, oldest first", Answer::Json("AdminProjectList"))]
+        }
+        Operation::AdminQuotaSet => &[(200, "The project", Answer::Json("AdminProject"))],
         Operation::Healthz => &[(200, "It does", Answer::Json("HealthBody"))],
         Operation::Readyz => &[(200, "They can", Answer::Json("HealthBody"))],
         Operation::Metrics => &[(200, "The metrics", Answer::Text)],
@@ -553,7 +579,7 @@ const POOL_REPLACEMENT: [ErrorCode; 6] = {
 };
 
 /// What a sandbox may be refused for.
-const SANDBOX_SETTINGS: [ErrorCode; 14] = [
+const SANDBOX_SETTINGS: [ErrorCode; 15] = [
     ErrorCode::InvalidRequest,
     ErrorCode::LimitExceeded,
     ErrorCode::NotSupported,
@@ -568,6 +594,7 @@ const SANDBOX_SETTINGS: [ErrorCode; 14] = [
     ErrorCode::SecretNotFound,
     ErrorCode::DiskShrinkForbidden,
     ErrorCode::PayloadTooLarge,
+    ErrorCode::QuotaExceeded,
 ];
 
 /// What a change of a sandbox may be refused for.
@@ -592,9 +619,12 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::SandboxNotFound,
             ErrorCode::SandboxTerminated,
         ],
-        Operation::SandboxResume | Operation::AdminSandboxResume => {
-            &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound, ErrorCode::SandboxTerminated]
-        }
+        Operation::SandboxResume | Operation::AdminSandboxResume => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxTerminated,
+            ErrorCode::QuotaExceeded,
+        ],
         Operation::SandboxCopy | Operation::AdminSandboxCopy => &[
             ErrorCode::InvalidRequest,
             ErrorCode::LimitExceeded,
@@ -602,6 +632,7 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::SandboxNotRunning,
             ErrorCode::SandboxNotFound,
             ErrorCode::SandboxBusy,
+            ErrorCode::QuotaExceeded,
         ],
         Operation::SnapshotCreate | Operation::AdminSnapshotCreate => &[
             ErrorCode::InvalidRequest,
@@ -628,6 +659,7 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::NotSupported,
             ErrorCode::PoolNotFound,
             ErrorCode::PayloadTooLarge,
+            ErrorCode::QuotaExceeded,
         ],
         Operation::SandboxList | Operation::ArchivedSandboxList | Operation::SecretList => {
             &[ErrorCode::InvalidRequest]
@@ -657,7 +689,15 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         Operation::SecretFetch | Operation::SecretDelete | Operation::AdminSecretDelete => {
             &[ErrorCode::SecretNotFound]
         }
-        Operation::ProjectFetch | Operation::AdminKeyRevoke => &[ErrorCode::NotFound],
+        Operation::ProjectFetch | Operation::AdminKeyRevoke | Operation::SshKeyDelete => {
+            &[ErrorCode::NotFound]
+        }
+        Operation::SshKeyCreate => {
+            &[ErrorCode::InvalidRequest, ErrorCode::SshKeyExists, ErrorCode::PayloadTooLarge]
+        }
+        Operation::AdminQuotaSet => {
+            &[ErrorCode::InvalidRequest, ErrorCode::NotFound, ErrorCode::PayloadTooLarge]
+        }
         Operation::AdminKeyCreate => &[ErrorCode::InvalidRequest, ErrorCode::PayloadTooLarge],
         Operation::KeyIntrospect
         | Operation::Healthz
@@ -670,6 +710,8 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::AdminSandboxList
         | Operation::AdminSecretList
         | Operation::AdminSecretKeyRotate
+        | Operation::AdminProjectList
+        | Operation::SshKeyList
         | Operation::AdminSnapshotList
         | Operation::AdminTransferList
         | Operation::AdminOrphanList => &[],

@@ -20,6 +20,17 @@ pub struct CreateKey {
     pub project: String,
 }
 
+/// What a project may have.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(as = SetQuotaRequest)]
+pub struct SetQuota {
+    /// The project's name or id.
+    pub project: String,
+    /// How many sandboxes that are not suspended; 0 = any number, absent or null = the server's
+    /// default.
+    pub sandboxes: Option<u32>,
+}
+
 // === impl CreateKey ===
 
 impl CreateKey {
@@ -34,5 +45,51 @@ impl CreateKey {
         let mut ignored = Vec::new();
         fields.note_unknown(&mut ignored);
         Ok(Parsed { value: Self { project }, ignored })
+    }
+}
+
+// === impl SetQuota ===
+
+impl SetQuota {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// Names the first field that is missing or cannot be what it is.
+    pub fn parse(body: &[u8]) -> Result<Parsed<Self>, Refusal> {
+        let body = parse_body(body)?;
+        let mut fields = Fields::of_body(&body)?;
+        let project =
+            fields.text("project")?.ok_or_else(|| Refusal::invalid("project", "is missing"))?;
+        let sandboxes = fields.unsigned("sandboxes")?.map(u32::try_from).transpose();
+        let sandboxes = sandboxes
+            .map_err(|_huge| Refusal::invalid("sandboxes", format!("at most {}", u32::MAX)))?;
+        let mut ignored = Vec::new();
+        fields.note_unknown(&mut ignored);
+        Ok(Parsed { value: Self { project: project.to_owned(), sandboxes }, ignored })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_a_number_or_the_default() {
+        let parse = |body: &str| {
+            let parsed = SetQuota::parse(body.as_bytes()).map(|parsed| parsed.value.sandboxes);
+            parsed.map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(parse(r#"{"project":"a","sandboxes":0}"#), Ok(Some(0)));
+        assert_eq!(parse(r#"{"project":"a","sandboxes":null}"#), Ok(None));
+        assert_eq!(parse(r#"{"project":"a"}"#), Ok(None));
+        for (body, path) in [
+            (r#"{"sandboxes":1}"#, "project: "),
+            (r#"{"project":"a","sandboxes":-1}"#, "sandboxes: "),
+            (r#"{"project":"a","sandboxes":1.0}"#, "sandboxes: "),
+            (r#"{"project":"a","sandboxes":4294967296}"#, "sandboxes: "),
+        ] {
+            let refusal = parse(body).expect_err(body);
+            assert!(refusal.starts_with(path), "{refusal}");
+        }
     }
 }
