@@ -232,6 +232,10 @@ fn parameters(path: &str, operation: Operation) -> Value {
         let words = tarn_types::SandboxStatus::ALL.map(tarn_types::SandboxStatus::as_str);
         query("status", "Only those with this status.", json!({"type": "string", "enum": words}));
     }
+    if operation == Operation::AdminSandboxList {
+        let text = "Those in the archive instead of the others.";
+        query("archived", text, json!({"type": "boolean"}));
+    }
     if operation == Operation::SecretList {
         let size = "At most so many; above 1000 counts as 1000; absent = 1000.";
         query("pageSize", size, json!({"type": "integer", "minimum": 1}));
@@ -661,9 +665,10 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::PayloadTooLarge,
             ErrorCode::QuotaExceeded,
         ],
-        Operation::SandboxList | Operation::ArchivedSandboxList | Operation::SecretList => {
-            &[ErrorCode::InvalidRequest]
-        }
+        Operation::SandboxList
+        | Operation::ArchivedSandboxList
+        | Operation::AdminSandboxList
+        | Operation::SecretList => &[ErrorCode::InvalidRequest],
         Operation::LogList => &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound],
         Operation::AdminSandboxNetwork => &[
             ErrorCode::InvalidRequest,
@@ -707,7 +712,6 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::SnapshotList
         | Operation::PoolList
         | Operation::AdminKeyList
-        | Operation::AdminSandboxList
         | Operation::AdminSecretList
         | Operation::AdminSecretKeyRotate
         | Operation::AdminProjectList

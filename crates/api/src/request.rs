@@ -14,7 +14,7 @@ mod snapshot;
 mod ssh_key;
 mod update;
 
-pub use admin::{CreateKey, SetQuota};
+pub use admin::{CreateKey, ListAllSandboxes, SetQuota};
 pub use change::{ChangeState, CopySandbox};
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use list::{Direction, ListSandboxes};

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 use super::{
     Parsed,
     fields::{Fields, parse_body},
+    query::pairs,
 };
 use crate::Refusal;
 
@@ -31,6 +32,13 @@ pub struct SetQuota {
     pub sandboxes: Option<u32>,
 }
 
+/// Which sandboxes of all projects are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ListAllSandboxes {
+    /// Those in the archive, or the others.
+    pub archived: bool,
+}
+
 // === impl CreateKey ===
 
 impl CreateKey {
@@ -45,6 +53,29 @@ impl CreateKey {
         let mut ignored = Vec::new();
         fields.note_unknown(&mut ignored);
         Ok(Parsed { value: Self { project }, ignored })
+    }
+}
+
+// === impl ListAllSandboxes ===
+
+impl ListAllSandboxes {
+    /// Reads a query string. An empty value equals an absent one; unknown keys are ignored.
+    ///
+    /// # Errors
+    /// Fails when `archived` is neither `true` nor `false`.
+    pub fn parse(query: Option<&str>) -> Result<Self, Refusal> {
+        let mut list = Self::default();
+        for (key, value) in pairs(query.unwrap_or_default())? {
+            match (&*key, &*value) {
+                ("archived", "true") => list.archived = true,
+                ("archived", "false" | "") => list.archived = false,
+                ("archived", _) => {
+                    return Err(Refusal::invalid("archived", "must be `true` or `false`"));
+                }
+                _ => {}
+            }
+        }
+        Ok(list)
     }
 }
 
