@@ -177,9 +177,9 @@ pub enum ControlError {
     },
     /// The project's quota leaves less.
     #[error(
-        "the project has {taken} sandboxes that are not suspended, its quota is {most}, and {asked} \
-         more would exceed it; terminate or suspend some, or ask the operator for more (`tarn \
-         project quota`)"
+        "the project's quota of sandboxes that are not suspended is {most}, of which {taken} are \
+         taken; {asked} more would exceed it: terminate or suspend some, or ask the operator for \
+         more (`tarn project quota`)"
     )]
     QuotaExceeded {
         /// How many there are, or are about to be.

@@ -47,7 +47,7 @@ def test_of_many_creates_at_once_as_many_pass_as_there_are_places(server, projec
     made = [reply.json()["sandbox_id"] for reply in replies if reply.status == 202]
     refused = [reply for reply in replies if reply.status != 202]
     assert len(made) == 2 and {(r.status, r.code) for r in refused} == {(429, "QUOTA_EXCEEDED")}, replies
-    assert "2 sandboxes" in refused[0].json()["error"] and "retry-after" not in refused[0].headers
+    assert "2 are taken" in refused[0].json()["error"] and "retry-after" not in refused[0].headers
     try:
         assert standing(server, name) == (2, 2)
         status = lambda made: server.call("GET", f"/sandboxes/{made}", key=key).json()["status"]  # noqa: E731

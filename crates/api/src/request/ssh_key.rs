@@ -78,8 +78,8 @@ impl CreateSshKey {
 fn public_key(text: &str) -> Result<SshPublicKey, String> {
     let text = text.trim();
     if text.contains("PRIVATE KEY") {
-        let wrong = "this is a private key, which must stay with its owner; send the file that ends \
-                     in `.pub`";
+        let wrong = "this is a private key, which must stay with its owner; send the file that \
+                     ends in `.pub`";
         return Err(wrong.to_owned());
     }
     if text.len() > LINE_LONGEST || text.contains(['\n', '\r', '\0']) {
@@ -304,7 +304,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), which in 0_usize..7) {
+        fn no_bytes_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200), which in 0_usize..7,
+        ) {
             let (algorithm, _) = ALGORITHMS[which];
             let text = general_purpose::STANDARD.encode(bytes);
             let line = format!("{algorithm} {text}");

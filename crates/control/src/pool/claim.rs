@@ -27,8 +27,8 @@ impl Control {
     /// Once accepted it is finished even if this future is dropped.
     ///
     /// # Errors
-    /// Fails when the project has no such pool, or its quota is exceeded. A pool that has all the containers it may is no
-    /// error: the claim waits for one.
+    /// Fails when the project has no such pool, or its quota is exceeded. A pool that has all
+    /// the containers it may is no error: the claim waits for one.
     pub async fn pool_claim(
         &self,
         project: &ProjectId,

@@ -24,9 +24,9 @@ impl Control {
     /// Once accepted it is finished even if this future is dropped.
     ///
     /// # Errors
-    /// Fails when there is none, it does not run, `times` is out of range, the project's quota leaves
-    /// fewer, or the capture fails.
-    /// A copy that does not start is no error, but a sandbox that is pending or terminated.
+    /// Fails when there is none, it does not run, `times` is out of range, the project's quota
+    /// leaves fewer, or the capture fails. A copy that does not start is no error, but a sandbox
+    /// that is pending or terminated.
     pub async fn sandbox_copy(
         &self,
         project: &ProjectId,

@@ -80,7 +80,8 @@ async fn the_second_schema_is_brought_up_and_its_sandboxes_are_listed() {
     assert_eq!(tasks.shutdown(std::time::Duration::from_secs(20)).await, 0);
     // What the later ones have more is taken away again.
     let mut old = raw(&database.path()).await;
-    let back = "DROP TABLE ssh_key; DROP TABLE quota; DROP TABLE secret; DROP TABLE data_key; DROP TABLE pool; DROP INDEX sandbox_page;
+    let back = "DROP TABLE ssh_key; DROP TABLE quota; DROP TABLE secret;
+         DROP TABLE data_key; DROP TABLE pool; DROP INDEX sandbox_page;
          ALTER TABLE sandbox DROP COLUMN unclaimed;
          CREATE INDEX sandbox_page ON sandbox (project, created_at, id, terminated_at, status);
          PRAGMA user_version = 2";
