@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use parking_lot::RwLock;
-use tarn_store::{ProjectRecord, QuotaRecord, StoreError};
+use tarn_store::{ProjectRecord, QuotaRecord};
 use tarn_types::ProjectId;
 
 use crate::{Control, ControlError, ProjectView, table::Place};
@@ -65,23 +65,29 @@ impl Control {
         let named =
             |record: &ProjectRecord| record.id.as_str() == project || record.name == project;
         let record = records.into_iter().find(named).ok_or(ControlError::NotFound("project"))?;
-        match self.0.parts.store.quota_set(&record.id, sandboxes).await {
-            Ok(()) => {}
-            Err(StoreError::NotFound { .. }) => return Err(ControlError::NotFound("project")),
-            Err(failed) => return Err(failed.into()),
-        }
+        let (control, id) = (self.clone(), record.id.clone());
+        self.finish("quota_set", async move { control.put_quota(&id, sandboxes).await }).await?;
+        Ok(self.project_view(record))
+    }
+
+    async fn put_quota(
+        &self,
+        project: &ProjectId,
+        sandboxes: Option<u32>,
+    ) -> Result<(), ControlError> {
+        self.0.parts.store.quota_set(project, sandboxes).await?;
         {
             let mut own = self.0.quotas.own.write();
             match sandboxes {
-                Some(sandboxes) => own.insert(record.id.clone(), sandboxes),
-                None => own.remove(&record.id),
+                Some(sandboxes) => own.insert(project.clone(), sandboxes),
+                None => own.remove(project),
             };
         }
-        tracing::info!(project.id = %record.id, sandboxes, "quota set");
+        tracing::info!(project.id = %project, sandboxes, "quota set");
         // Somebody may be waiting for that.
         self.0.placement.notify_one();
         self.0.pools.ring();
-        Ok(self.project_view(record))
+        Ok(())
     }
 
     /// Takes places in a project's quota, all or none. What does not become a sandbox gives its

@@ -582,6 +582,19 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_unlimited_until_said() {
+        let limit = |text: &str| {
+            toml::from_str::<Config>(text).expect("it is understood").rate_limit.limit()
+        };
+        assert_eq!(limit(""), None);
+        assert_eq!(limit("[rate_limit]\nburst = 5"), None);
+        let said = limit("[rate_limit]\nrequests_per_sec = 10");
+        assert_eq!(said, Some(RateLimit { per_sec: 10, burst: 200 }));
+        let none: Config = toml::from_str("[rate_limit]\nburst = 0").expect("it is understood");
+        assert!(none.check().is_err());
+    }
+
+    #[test]
     fn clear_text_stays_on_this_machine_unless_said() {
         let mut config = Config::default();
         assert!(config.check_exposure(false).is_ok());
