@@ -56,6 +56,12 @@ pub enum ErrorCode {
     ImageNotFound,
     /// No node has that GPU model.
     NoSuchGpu,
+    /// The project has that SSH key already.
+    SshKeyExists,
+    /// A quota of the project leaves less.
+    QuotaExceeded,
+    /// Too many requests with the key.
+    RateLimited,
     /// The body is too large.
     PayloadTooLarge,
     /// A fault of ours.
@@ -89,7 +95,7 @@ pub struct Refusal {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidRequest,
         Self::LimitExceeded,
         Self::NotSupported,
@@ -113,6 +119,9 @@ impl ErrorCode {
         Self::DiskShrinkForbidden,
         Self::ImageNotFound,
         Self::NoSuchGpu,
+        Self::SshKeyExists,
+        Self::QuotaExceeded,
+        Self::RateLimited,
         Self::PayloadTooLarge,
         Self::Internal,
         Self::Unavailable,
@@ -145,6 +154,9 @@ impl ErrorCode {
             Self::DiskShrinkForbidden => "DISK_SHRINK_FORBIDDEN",
             Self::ImageNotFound => "IMAGE_NOT_FOUND",
             Self::NoSuchGpu => "NO_SUCH_GPU",
+            Self::SshKeyExists => "SSH_KEY_EXISTS",
+            Self::QuotaExceeded => "QUOTA_EXCEEDED",
+            Self::RateLimited => "RATE_LIMITED",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
             Self::Internal => "INTERNAL",
             Self::Unavailable => "UNAVAILABLE",
@@ -178,8 +190,10 @@ impl ErrorCode {
             Self::SandboxNameTaken
             | Self::SandboxTerminated
             | Self::SandboxBusy
-            | Self::PoolInUse => 409,
+            | Self::PoolInUse
+            | Self::SshKeyExists => 409,
             Self::PayloadTooLarge => 413,
+            Self::QuotaExceeded | Self::RateLimited => 429,
             Self::Internal => 500,
             Self::Unavailable => 503,
         }
@@ -211,7 +225,9 @@ impl ErrorCode {
             Self::SandboxNameTaken
             | Self::SandboxTerminated
             | Self::SandboxBusy
-            | Self::PoolInUse => ErrorClass::Conflict,
+            | Self::PoolInUse
+            | Self::SshKeyExists => ErrorClass::Conflict,
+            Self::QuotaExceeded | Self::RateLimited => ErrorClass::Quota,
             Self::Internal => ErrorClass::Internal,
             Self::Unavailable => ErrorClass::Unavailable,
         }

@@ -11,9 +11,10 @@ mod pool;
 mod query;
 mod secret;
 mod snapshot;
+mod ssh_key;
 mod update;
 
-pub use admin::CreateKey;
+pub use admin::{CreateKey, ListAllSandboxes, SetQuota};
 pub use change::{ChangeState, CopySandbox};
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use list::{Direction, ListSandboxes};
@@ -23,6 +24,7 @@ pub use pool::{ClaimSandbox, SandboxPool};
 pub(crate) use secret::PutSecret;
 pub use secret::{ListSecrets, PutProjectSecret, PutSecrets, SecretPlace};
 pub use snapshot::CreateSnapshot;
+pub use ssh_key::CreateSshKey;
 pub use update::{NetworkChange, UpdateSandbox};
 
 /// A parsed request, and the keys of it that nobody knew.

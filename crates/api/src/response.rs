@@ -9,10 +9,11 @@ mod pool;
 mod sandbox;
 mod secret;
 mod snapshot;
+mod ssh_key;
 
 pub use admin::{
-    AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, SnapshotVerdict,
-    UnfoundSandbox,
+    AdminProject, AdminProjectList, AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody,
+    OrphanList, SnapshotVerdict, UnfoundSandbox,
 };
 pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums};
@@ -29,3 +30,4 @@ pub use snapshot::{
     CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList, TransferEntry,
     TransferList, TransferTrouble,
 };
+pub use ssh_key::{SshKeyBody, SshKeyList};

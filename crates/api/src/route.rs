@@ -82,6 +82,9 @@ pub enum Operation {
     SecretFetch,
     SecretDelete,
     ProjectFetch,
+    SshKeyList,
+    SshKeyCreate,
+    SshKeyDelete,
     Healthz,
     Readyz,
     Metrics,
@@ -106,6 +109,8 @@ pub enum Operation {
     AdminSecretPut,
     AdminSecretDelete,
     AdminSecretKeyRotate,
+    AdminProjectList,
+    AdminQuotaSet,
 }
 
 /// A row of the table.
@@ -141,7 +146,6 @@ const fn own(method: Method, path: &'static str, access: Access, operation: Oper
 
 const FILE_SYSTEMS: &str = "file systems";
 const IMAGES: &str = "registering and building images";
-const SSH: &str = "SSH";
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
@@ -220,9 +224,9 @@ pub const ROUTES: &[Route] = &[
         FILE_SYSTEMS,
     ),
     // Row 31. Usage of the hosted service is no route: the fallback's 404 is the answer.
-    later(Get, "/platform/v1/users/me/ssh-keys", Exact, SSH),
-    later(Post, "/platform/v1/users/me/ssh-keys", Exact, SSH),
-    later(Delete, "/platform/v1/users/me/ssh-keys/{id}", Exact, SSH),
+    built(Get, "/platform/v1/users/me/ssh-keys", Exact, Operation::SshKeyList),
+    built(Post, "/platform/v1/users/me/ssh-keys", Exact, Operation::SshKeyCreate),
+    built(Delete, "/platform/v1/users/me/ssh-keys/{id}", Exact, Operation::SshKeyDelete),
     built(Get, "/platform/v1/organizations/{o}/projects/{p}", Exact, Operation::ProjectFetch),
     // Our own.
     own(Get, "/healthz", Public, Operation::Healthz),
@@ -249,6 +253,8 @@ pub const ROUTES: &[Route] = &[
     own(Put, "/tarn/v1/secrets", Admin, Operation::AdminSecretPut),
     own(Delete, "/tarn/v1/secrets/{id}", Admin, Operation::AdminSecretDelete),
     own(Post, "/tarn/v1/secrets/key/rotate", Admin, Operation::AdminSecretKeyRotate),
+    own(Get, "/tarn/v1/projects", Admin, Operation::AdminProjectList),
+    own(Put, "/tarn/v1/quotas", Admin, Operation::AdminQuotaSet),
 ];
 
 // === impl Method ===
@@ -303,6 +309,9 @@ impl Operation {
             Self::SecretFetch => "secret_fetch",
             Self::SecretDelete => "secret_delete",
             Self::ProjectFetch => "project_fetch",
+            Self::SshKeyList => "ssh_key_list",
+            Self::SshKeyCreate => "ssh_key_create",
+            Self::SshKeyDelete => "ssh_key_delete",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -327,6 +336,8 @@ impl Operation {
             Self::AdminSecretPut => "admin_secret_put",
             Self::AdminSecretDelete => "admin_secret_delete",
             Self::AdminSecretKeyRotate => "admin_secret_key_rotate",
+            Self::AdminProjectList => "admin_project_list",
+            Self::AdminQuotaSet => "admin_quota_set",
         }
     }
 }

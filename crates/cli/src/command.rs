@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 
 use crate::{
-    CliError, NetworkOptions, SecretCommand, SnapshotCommand,
+    CliError, NetworkOptions, ProjectCommand, SecretCommand, SnapshotCommand,
     client::AdminClient,
-    network, secret, snapshot,
+    network, project, secret, snapshot,
     state::{self, Change},
     table::{table, time},
 };
@@ -34,6 +34,9 @@ pub enum ClientCommand {
     /// Set, list and delete secrets, and replace their key
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// List projects, and set what each may have
+    #[command(subcommand)]
+    Project(ProjectCommand),
     /// Look at sandboxes that a node has and the store does not know
     #[command(subcommand)]
     Orphan(OrphanCommand),
@@ -61,7 +64,7 @@ pub enum KeyCommand {
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum SandboxCommand {
     /// List the sandboxes of all projects, each project's newest first
-    List(ListOptions),
+    List(SandboxListOptions),
     /// Suspend a named sandbox: it keeps files, memory and processes, and frees compute
     Suspend(ChangeOptions),
     /// Have a suspended sandbox go on where it was
@@ -106,6 +109,17 @@ pub struct ListOptions {
     pub json: bool,
 }
 
+/// Which sandboxes are listed, and how that is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct SandboxListOptions {
+    /// Those in the archive, where ended ones go after `retention.archive_after_secs`
+    #[arg(long)]
+    pub archived: bool,
+    /// Print JSON instead of columns
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Runs a command against the server of a data directory, and prints to stdout.
 ///
 /// # Errors
@@ -136,6 +150,7 @@ pub async fn run_to(
         ClientCommand::Sandbox(command) => sandbox(&client, command).await?,
         ClientCommand::Snapshot(command) => snapshot::run(&client, command).await?,
         ClientCommand::Secret(command) => secret::run(&client, command).await?,
+        ClientCommand::Project(command) => project::run(&client, command).await?,
         ClientCommand::Orphan(OrphanCommand::List(options)) => {
             list_orphans(&client, options).await?
         }
@@ -191,8 +206,12 @@ async fn list_keys(client: &AdminClient, options: ListOptions) -> Result<String,
     Ok(table(["ID", "PROJECT", "CREATED", "STATE"], &rows))
 }
 
-async fn list_sandboxes(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
-    let list: AdminSandboxList = client.call(Method::GET, "/tarn/v1/sandboxes", None).await?;
+async fn list_sandboxes(
+    client: &AdminClient,
+    options: SandboxListOptions,
+) -> Result<String, CliError> {
+    let path = format!("/tarn/v1/sandboxes?archived={}", options.archived);
+    let list: AdminSandboxList = client.call(Method::GET, &path, None).await?;
     if options.json {
         return Ok(pretty(&list));
     }

@@ -9,17 +9,19 @@ mod data_dir;
 mod error;
 mod network;
 mod progress;
+mod project;
 mod secret;
 mod snapshot;
 mod state;
 mod table;
 
 pub use command::{
-    ChangeOptions, ClientCommand, KeyCommand, ListOptions, OrphanCommand, SandboxCommand, run,
-    run_to,
+    ChangeOptions, ClientCommand, KeyCommand, ListOptions, OrphanCommand, SandboxCommand,
+    SandboxListOptions, run, run_to,
 };
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;
 pub use network::NetworkOptions;
+pub use project::{ProjectCommand, Quota};
 pub use secret::SecretCommand;
 pub use snapshot::{SnapshotCommand, WaitFor};

@@ -1,6 +1,6 @@
 //! What callers ask of the sandbox service, and what they get: no HTTP, no JSON.
 
-use tarn_store::{Order, PageKey};
+use tarn_store::{Order, PageKey, ProjectRecord};
 use tarn_types::{
     ByteSize, EgressPolicy, ExposedPorts, ImageName, MilliCpu, NodeId, PoolRecord, PortAccess,
     ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretName, SnapshotId,
@@ -167,6 +167,19 @@ pub struct SandboxView {
     /// Why it is frozen, or why the last suspend left it running, or the last resume left it
     /// suspended; for `error_details`. `None` again once its state has changed.
     pub trouble: Option<String>,
+}
+
+/// A project, and how it stands to its quota.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectView {
+    /// Everything stored of it.
+    pub record: ProjectRecord,
+    /// How many sandboxes it has that are not suspended.
+    pub sandboxes: u64,
+    /// How many it may have; 0 = any number.
+    pub quota: u32,
+    /// Whether that is the server's default.
+    pub is_default: bool,
 }
 
 /// Who is calling, as far as a key tells.

@@ -186,6 +186,26 @@ pub enum ControlError {
         /// How many.
         live: usize,
     },
+    /// The project's quota leaves less.
+    #[error(
+        "the project's quota of sandboxes that are not suspended is {most}, of which {taken} are \
+         taken; {asked} more would exceed it: terminate or suspend some, or ask the operator for \
+         more (`tarn project quota`)"
+    )]
+    QuotaExceeded {
+        /// How many there are, or are about to be.
+        taken: u64,
+        /// How many more were asked for.
+        asked: u32,
+        /// How many there may be.
+        most: u32,
+    },
+    /// The project has that SSH key.
+    #[error("the key {fingerprint} is registered already; remove that one first, or use it")]
+    SshKeyExists {
+        /// Its fingerprint.
+        fingerprint: String,
+    },
     /// The capture that a copy needs did not work. The source runs on.
     #[error("sandbox {id} was not copied, and runs on: {reason}")]
     CaptureFailed {
@@ -248,7 +268,9 @@ impl ControlError {
             Self::NameTaken { .. }
             | Self::Terminated(_)
             | Self::PoolInUse { .. }
+            | Self::SshKeyExists { .. }
             | Self::Busy { .. } => ErrorClass::Conflict,
+            Self::QuotaExceeded { .. } => ErrorClass::Quota,
             Self::NoRoom { .. } | Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
         }
@@ -288,6 +310,8 @@ impl ControlError {
             | Self::SecretNotFound(_)
             | Self::PoolNotFound(_)
             | Self::PoolInUse { .. }
+            | Self::QuotaExceeded { .. }
+            | Self::SshKeyExists { .. }
             | Self::CaptureFailed { .. }
             | Self::NotSupported { .. }
             | Self::NotFound(_) => None,

@@ -11,6 +11,7 @@ mod limits;
 mod log;
 mod place;
 mod pool;
+mod project;
 mod reconcile;
 mod resize;
 mod route;
@@ -18,13 +19,15 @@ mod sandbox;
 mod secret;
 mod service;
 mod snapshot;
+mod ssh_key;
 mod suspend;
 mod table;
 mod transition;
+mod usage;
 
 pub use ask::{
     Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, PoolAsk, PoolContainer,
-    PoolView, ResizeAsk, SandboxView,
+    PoolView, ProjectView, ResizeAsk, SandboxView,
 };
 pub use error::ControlError;
 pub use limits::Limits;
@@ -38,6 +41,6 @@ pub use suspend::Settled;
 pub use tarn_node_api::{Direction, Transfer};
 // What callers see of stored things; only this crate uses the store.
 pub use tarn_store::{
-    KeyRecord, Order, PageKey,
+    KeyRecord, Order, PageKey, ProjectRecord,
     log::{LogFilter, LogPlace, LogProcessRecord, LogRecord, LogStart},
 };

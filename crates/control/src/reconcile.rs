@@ -9,7 +9,7 @@ use tarn_scheduler::Placement;
 use tarn_store::StoreError;
 use tarn_types::{SandboxId, SandboxRecord, SandboxStatus};
 
-use crate::{Control, ControlError, transition::Moved};
+use crate::{Control, ControlError, suspend::OverQuota, transition::Moved};
 
 /// How often pending sandboxes are looked at when nothing rings.
 const PLACEMENT_PERIOD: Duration = Duration::from_millis(500);
@@ -158,7 +158,7 @@ impl Control {
         for entry in self.0.table.all() {
             let record = entry.now().record;
             let tried = if waits_to_resume(&record) {
-                self.resume(&record.id).await
+                self.resume(&record.id, OverQuota::Waits).await
             } else if record.intent.node.is_none() && record.member.is_none() {
                 self.place_one(&record).await
             } else {

@@ -7,7 +7,7 @@ use tarn_route_api::{Route, RouteEndpoint, RouteError, Routes};
 use tarn_store::StoreError;
 use tarn_types::{ProjectId, SandboxId, SandboxRecord, SandboxRef, SandboxStatus};
 
-use crate::{Control, ControlError, table::Live};
+use crate::{Control, ControlError, suspend::OverQuota, table::Live};
 
 #[async_trait]
 impl Routes for Control {
@@ -62,7 +62,8 @@ impl Routes for Control {
             return Ok(());
         }
         let (control, id) = (self.clone(), sandbox.clone());
-        match self.finish("sandbox_wake", async move { control.resume(&id).await }).await {
+        let resume = async move { control.resume(&id, OverQuota::Waits).await };
+        match self.finish("sandbox_wake", resume).await {
             Ok(_) => Ok(()),
             Err(failed) => {
                 let detail = failed.detail();

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     Control, ControlError, CreateAsk, ListAsk, ListPage, NetworkPatch, PatchAsk, SandboxView,
-    table::{Entry, Live},
+    table::{Entry, Live, Place},
 };
 
 /// How long a patch waits for its node to put a new policy in force.
@@ -243,8 +243,9 @@ impl Control {
             let spec = limits.check(ask, default_image, &largest(&rooms))?;
             self.check_image(&spec.image).await?;
             self.check_secrets(&project, &spec.secret_names).await?;
+            let in_quota = self.promise(&project, 1)?.pop();
             let placement = place(&self.0.config.admission, &spec.resources, &rooms);
-            return self.enter(project, spec, placement, None).await;
+            return self.enter(project, spec, placement, None, in_quota).await;
         };
         let _needed = self.use_snapshot(&id);
         let snapshot = self.snapshot_fetch(&project, &id).await?;
@@ -261,19 +262,21 @@ impl Control {
         {
             return Err(ControlError::SnapshotIncompatible { id, reason });
         }
+        let in_quota = self.promise(&project, 1)?.pop();
         // Its image is below the snapshot, whether it can still be found by its name or not.
         let placement = self.choose_for(&spec.resources, &snapshot, &rooms);
-        self.enter(project, spec, placement, None).await
+        self.enter(project, spec, placement, None, in_quota).await
     }
 
     /// Stores a new sandbox, or one of a pool's, and has it made. From here on it is finished
-    /// whatever happens.
+    /// whatever happens. It takes the place; a container that nobody has claimed needs none.
     pub(crate) async fn enter(
         &self,
         project: ProjectId,
         spec: SandboxSpec,
         placement: Placement,
         member: Option<PoolMember>,
+        in_quota: Option<Place>,
     ) -> Result<watch::Receiver<Live>, ControlError> {
         let give_up = spec.max_pending_secs == Some(0);
         let mut record = self.new_record(project, spec, &placement, member);
@@ -292,7 +295,7 @@ impl Control {
             node.give_back(id).await;
         }
         inserted?;
-        let entry = self.0.table.insert(record.clone());
+        let entry = self.0.table.insert(record.clone(), in_quota);
         let seen = entry.subscribe();
         match placement {
             Placement::On(node) => {

@@ -14,6 +14,7 @@ use crate::{
     Caller, ControlError, Limits, SecretKeys,
     log::LogCounters,
     pool::Pools,
+    project::Quotas,
     snapshot::{ArchiveTries, SnapshotCounters, SnapshotUses},
     table::Table,
 };
@@ -33,6 +34,9 @@ pub struct ControlConfig {
     pub log_retention_days: u32,
     /// How many copies of a sandbox one request may ask for. Default: 100.
     pub copy_max: u32,
+    /// How many sandboxes that are not suspended a project may have that was given no quota of its
+    /// own; 0 = any number. Default: 0.
+    pub sandbox_quota: u32,
     /// How long after a snapshot was last read it is read again in the background, in seconds; 0 =
     /// never. Default: 7 days.
     pub scrub_interval_secs: u64,
@@ -78,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) pools: Pools,
     /// Held while a resize is decided and sent.
     pub(crate) resizes: tokio::sync::Mutex<()>,
+    pub(crate) quotas: Quotas,
     /// Rung when there may be a snapshot to remove.
     pub(crate) snapshots: Notify,
     /// Counts snapshots that were settled, for those who wait for one.
@@ -95,6 +100,7 @@ impl Default for ControlConfig {
             archive_keep_secs: 30 * 24 * 3600,
             log_retention_days: 7,
             copy_max: 100,
+            sandbox_quota: 0,
             scrub_interval_secs: 7 * 24 * 3600,
             runtime: "gvisor",
         }
@@ -111,6 +117,7 @@ impl Control {
     pub async fn start(parts: ControlParts, config: ControlConfig) -> Result<Self, StoreError> {
         let live = parts.store.sandbox_list_live().await?;
         let pools = Pools::new(parts.store.pool_list().await?);
+        let quotas = Quotas::new(config.sandbox_quota, parts.store.quota_list().await?);
         let control = Self(Arc::new(Inner {
             parts,
             config,
@@ -124,12 +131,13 @@ impl Control {
             archive_tries: ArchiveTries::default(),
             pools,
             resizes: tokio::sync::Mutex::new(()),
+            quotas,
             snapshots: Notify::new(),
             captures: watch::Sender::new(0),
         }));
         tracing::info!(sandboxes = live.len(), "live sandboxes read from the store");
         for record in live {
-            control.0.table.insert(record);
+            control.0.table.insert(record, None);
         }
         control.spawn_reconcilers();
         Ok(control)

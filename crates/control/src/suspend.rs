@@ -19,6 +19,15 @@ pub enum Settled {
     UnderWay,
 }
 
+/// What becomes of a resume that the project's quota does not allow now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OverQuota {
+    /// Its caller is told.
+    Refused,
+    /// It waits, as it does for room.
+    Waits,
+}
+
 /// What a record says about a suspend or resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -62,7 +71,7 @@ impl Control {
     /// that finds no room goes on trying.
     ///
     /// # Errors
-    /// Fails when there is none or it has ended.
+    /// Fails when there is none, it has ended, or the project's quota does not allow it.
     pub async fn sandbox_resume(
         &self,
         project: &ProjectId,
@@ -71,7 +80,8 @@ impl Control {
     ) -> Result<Settled, ControlError> {
         let view = self.sandbox_fetch(project, sandbox).await?;
         let (control, id) = (self.clone(), view.record.id);
-        let moved = self.finish("sandbox_resume", async move { control.resume(&id).await }).await?;
+        let resume = async move { control.resume(&id, OverQuota::Refused).await };
+        let moved = self.finish("sandbox_resume", resume).await?;
         let changed = matches!(moved, Moved::Changed(_));
         let record = moved.into_record();
         match status(&record) {
@@ -93,7 +103,11 @@ impl Control {
     }
 
     /// Has a sandbox go on if there is room, and wait for room if there is none.
-    pub(crate) async fn resume(&self, id: &SandboxId) -> Result<Moved, ControlError> {
+    pub(crate) async fn resume(
+        &self,
+        id: &SandboxId,
+        over_quota: OverQuota,
+    ) -> Result<Moved, ControlError> {
         // One of a pool's takes a container, of which there may be only so many.
         let pool = self.pool_of(id);
         let _turn = match &pool {
@@ -104,7 +118,13 @@ impl Control {
             Some(entry) => self.resume_event(&entry.now().record).await,
             None => Event::ResumeAsked,
         };
-        let moved = self.transition(id, event).await?;
+        let moved = match self.transition(id, event).await {
+            Err(ControlError::QuotaExceeded { .. }) if over_quota == OverQuota::Waits => {
+                let waits = Event::ResumeWaits(PendingReason::MaxCapacityReached);
+                self.transition(id, waits).await?
+            }
+            moved => moved?,
+        };
         if let Moved::Changed(record) = &moved
             && let Some(reason) = record.intent.pending_reason
             && waits_to_resume(record)

@@ -15,6 +15,8 @@ use tarn_types::{
 };
 use tokio::sync::watch;
 
+use crate::usage::{Usage, Usages};
+
 /// What is known of one live sandbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
@@ -35,7 +37,15 @@ pub(crate) struct Entry {
 /// All live sandboxes.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    maps: RwLock<Maps>,
+    maps: Arc<RwLock<Maps>>,
+}
+
+/// A place in a project's quota that was promised to a sandbox. Unless that takes it, it is given
+/// back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    maps: Arc<RwLock<Maps>>,
+    project: Option<ProjectId>,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +53,7 @@ struct Maps {
     by_id: HashMap<SandboxId, Arc<Entry>>,
     by_name: HashMap<(ProjectId, SandboxName), SandboxId>,
     by_pool: HashMap<PoolId, HashSet<SandboxId>>,
+    usages: Usages,
 }
 
 // === impl Entry ===
@@ -62,12 +73,14 @@ impl Entry {
 // === impl Table ===
 
 impl Table {
-    /// Adds a sandbox that was just stored, or read at start.
-    pub(crate) fn insert(&self, record: SandboxRecord) -> Arc<Entry> {
+    /// Adds a sandbox that was just stored and takes its place, or was read at start.
+    pub(crate) fn insert(&self, record: SandboxRecord, place: Option<Place>) -> Arc<Entry> {
         let record = Arc::new(record);
         let (watch, _) = watch::channel(Live { record: Arc::clone(&record), endpoint: None });
         let entry = Arc::new(Entry { watch, turn: tokio::sync::Mutex::new(()) });
         let mut maps = self.maps.write();
+        maps.usages.change(None, &record);
+        take(place, &mut maps);
         maps.by_id.insert(record.id.clone(), Arc::clone(&entry));
         if let Some(name) = record.asked.name.clone() {
             maps.by_name.insert((record.project.clone(), name), record.id.clone());
@@ -94,8 +107,9 @@ impl Table {
         maps.by_id.get(id).cloned()
     }
 
-    /// Publishes a stored record. One that has ended leaves the table; its watchers see it still.
-    pub(crate) fn publish(&self, entry: &Entry, record: SandboxRecord) {
+    /// Publishes a stored record, which takes its place. One that has ended leaves the table; its
+    /// watchers see it still.
+    pub(crate) fn publish(&self, entry: &Entry, record: SandboxRecord, place: Option<Place>) {
         let before = entry.now().record;
         let ended = record.end.is_some();
         let runs = matches!(record.observed, Some(Observed { phase: ObservedPhase::Running, .. }));
@@ -103,6 +117,8 @@ impl Table {
         let (old_name, new_name) = (before.asked.name.clone(), record.asked.name.clone());
         {
             let mut maps = self.maps.write();
+            maps.usages.change(Some(&before), &record);
+            take(place, &mut maps);
             if let Some(old) = old_name.filter(|_| ended || before.asked.name != new_name) {
                 maps.by_name.remove(&(project.clone(), old));
             }
@@ -148,9 +164,47 @@ impl Table {
         found
     }
 
+    /// Promises places in a project's quota, all or none.
+    ///
+    /// # Errors
+    /// Returns how many are taken when fewer are left.
+    pub(crate) fn promise(
+        &self,
+        project: &ProjectId,
+        places: u32,
+        most: u32,
+    ) -> Result<Vec<Place>, u64> {
+        self.maps.write().usages.promise(project, places, most)?;
+        let place = || Place { maps: Arc::clone(&self.maps), project: Some(project.clone()) };
+        Ok((0..places).map(|_| place()).collect())
+    }
+
+    /// Returns what a project uses of its quota.
+    pub(crate) fn usage(&self, project: &ProjectId) -> Usage {
+        self.maps.read().usages.of(project)
+    }
+
     /// Returns the pools that live sandboxes are of.
     pub(crate) fn pools(&self) -> Vec<PoolId> {
         self.maps.read().by_pool.keys().cloned().collect()
+    }
+}
+
+// === impl Place ===
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(project) = self.project.take() {
+            self.maps.write().usages.end_promise(&project);
+        }
+    }
+}
+
+/// Ends the promise of a place, now that what it was promised to counts.
+fn take(place: Option<Place>, maps: &mut Maps) {
+    let project = place.and_then(|mut place| place.project.take());
+    if let Some(project) = project {
+        maps.usages.end_promise(&project);
     }
 }
 

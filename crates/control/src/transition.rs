@@ -12,7 +12,8 @@ use tarn_types::{Generation, ObservedPhase, SandboxId, SandboxRecord, SandboxSta
 
 use crate::{
     Control, ControlError,
-    table::{Entry, Table},
+    table::{Entry, Place, Table},
+    usage::counts,
 };
 
 /// How often a decision is taken anew when the record changed under it.
@@ -49,6 +50,9 @@ impl Control {
     /// Applies an event to a sandbox: decides by `lifecycle`, stores, publishes, performs effects.
     ///
     /// The record is stored before anybody sees it.
+    ///
+    /// # Errors
+    /// Fails with `QuotaExceeded` for a resume or a claim that the project's quota does not allow.
     pub(crate) async fn transition(
         &self,
         id: &SandboxId,
@@ -70,12 +74,13 @@ impl Control {
                 Err(Ignored::Stale | Ignored::NoChange) => return Ok(Moved::Unchanged(before)),
                 Err(Ignored::Refused(refusal)) => return Ok(Moved::Refused(before, refusal)),
             };
+            let place = self.place_for(&event, &before, &next.record)?;
             let stored =
                 self.0.parts.store.sandbox_update(&next.record, status(&next.record)).await;
             match stored {
                 Ok(()) => {
                     log_move(&before, &next.record);
-                    self.0.table.publish(&entry, next.record.clone());
+                    self.0.table.publish(&entry, next.record.clone(), place);
                     drop(turn);
                     self.ring(&before, &next.record);
                     self.perform(&next.record, &next.effects).await;
@@ -89,6 +94,21 @@ impl Control {
         Err(ControlError::Unavailable { detail })
     }
 
+    /// Takes a place in the quota for a sandbox that somebody wants to go on or claims. What a node
+    /// reports is so, whatever the quota.
+    fn place_for(
+        &self,
+        event: &Event,
+        before: &SandboxRecord,
+        after: &SandboxRecord,
+    ) -> Result<Option<Place>, ControlError> {
+        let wanted = matches!(event, Event::ResumeAsked | Event::Claimed { .. });
+        if !wanted || counts(before) || !counts(after) {
+            return Ok(None);
+        }
+        Ok(self.promise(&after.project, 1)?.pop())
+    }
+
     /// The end of a sandbox is stored and nothing changes it; a node may still have to be told.
     async fn transition_ended(&self, id: &SandboxId, event: Event) -> Result<Moved, ControlError> {
         let record = self.0.parts.store.sandbox_fetch(id).await?;
@@ -100,7 +120,7 @@ impl Control {
 
     async fn reload(&self, entry: &Entry, id: &SandboxId) -> Result<(), ControlError> {
         let record = self.0.parts.store.sandbox_fetch(id).await?;
-        self.0.table.publish(entry, record);
+        self.0.table.publish(entry, record, None);
         Ok(())
     }
 

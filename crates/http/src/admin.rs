@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use axum::{
     Json,
     body::Body,
-    extract::{RawPathParams, State},
+    extract::{RawPathParams, RawQuery, State},
 };
 use tarn_api::{
     ErrorCode,
-    request::CreateKey,
+    request::{CreateKey, ListAllSandboxes},
     response::{
         AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
     },
@@ -64,15 +64,12 @@ pub(crate) async fn revoke_key(
 
 pub(crate) async fn list_sandboxes(
     State(app): State<App>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<AdminSandboxList>, Failure> {
+    let ListAllSandboxes { archived } = ListAllSandboxes::parse(query.as_deref())?;
     let projects = projects(&app).await?;
-    let ask = ListAsk {
-        archived: false,
-        status: None,
-        from: None,
-        order: Order::Forward,
-        limit: LIST_LIMIT,
-    };
+    let ask =
+        ListAsk { archived, status: None, from: None, order: Order::Forward, limit: LIST_LIMIT };
     let mut sandboxes = Vec::new();
     for (project, project_name) in projects {
         let page = app.control().sandbox_list(&project, &ask).await?;
@@ -120,9 +117,8 @@ pub(crate) async fn home(app: &App, sandbox: &SandboxRef) -> Result<Home, Failur
 
 /// Returns the projects there are, with their names.
 pub(crate) async fn projects(app: &App) -> Result<BTreeMap<ProjectId, String>, Failure> {
-    // Every project has a key, if only a revoked one: it is made together with its first.
-    let keys = app.control().key_list().await?;
-    Ok(keys.into_iter().map(|key| (key.project, key.project_name)).collect())
+    let projects = app.control().project_list().await?;
+    Ok(projects.into_iter().map(|view| (view.record.id, view.record.name)).collect())
 }
 
 fn entry(view: &SandboxView, project_name: &str) -> AdminSandbox {

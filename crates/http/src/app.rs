@@ -6,7 +6,10 @@ use tarn_api::response::IngressAddress;
 use tarn_control::Control;
 use tarn_task::Entropy;
 
-use crate::metric::HttpMetrics;
+use crate::{
+    metric::HttpMetrics,
+    rate::{RateLimit, Rates},
+};
 
 /// Returns further metrics in the Prometheus text format, each line ended; asked at each scrape.
 pub type MetricsSource = Arc<dyn Fn() -> String + Send + Sync>;
@@ -24,6 +27,8 @@ pub struct HttpConfig {
     pub hold: Duration,
     /// How long a create is held at most, whatever the budget. Default: 1 h.
     pub hold_max: Duration,
+    /// How many requests a key may send. Default: any number.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// What the HTTP layer works with.
@@ -45,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) config: HttpConfig,
     pub(crate) parts: HttpParts,
     pub(crate) metrics: HttpMetrics,
+    pub(crate) rates: Option<Rates>,
 }
 
 // === impl HttpConfig ===
@@ -59,6 +65,7 @@ impl HttpConfig {
             body_timeout: Duration::from_secs(30),
             hold: Duration::from_secs(30),
             hold_max: Duration::from_secs(3600),
+            rate_limit: None,
         }
     }
 }
@@ -75,7 +82,8 @@ impl fmt::Debug for HttpParts {
 
 impl App {
     pub(crate) fn new(config: HttpConfig, parts: HttpParts) -> Self {
-        Self(Arc::new(Inner { config, parts, metrics: HttpMetrics::default() }))
+        let rates = config.rate_limit.map(Rates::new);
+        Self(Arc::new(Inner { config, parts, metrics: HttpMetrics::default(), rates }))
     }
 
     pub(crate) fn control(&self) -> &Control {

@@ -33,6 +33,9 @@ pub(crate) async fn authorise(State(app): State<App>, request: Request, next: Ne
 
 async fn check(app: &App, parts: &mut Parts) -> Result<Caller, Failure> {
     let caller = app.control().authenticate(bearer(&parts.headers)).await?;
+    if let Some(rates) = &app.rates {
+        rates.note(&caller.key).map_err(Failure::rate_limited)?;
+    }
     check_forwarded(&parts.headers, &caller)?;
     check_path(parts, &caller).await?;
     Ok(caller)

@@ -1,5 +1,7 @@
 //! From refusals and errors to answers: status, body, headers and log line, in one place.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -20,6 +22,8 @@ pub(crate) struct Failure {
     text: String,
     /// For our log only.
     detail: Option<String>,
+    /// In how many seconds another try makes sense.
+    retry_after_secs: Option<u64>,
 }
 
 /// Whether the body repeats its text as `message`, where the `tl` CLI looks for it.
@@ -30,13 +34,25 @@ pub(crate) enum BodyStyle {
 }
 
 /// How long a client should wait before it tries again what is not available, in seconds.
-const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
+const RETRY_AFTER_SECS: u64 = 1;
 
 // === impl Failure ===
 
 impl Failure {
     pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, status: status(code), text: text.into(), detail: None }
+        let status = status(code);
+        let retry_after_secs =
+            (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECS);
+        Self { code, status, text: text.into(), detail: None, retry_after_secs }
+    }
+
+    /// Refuses what comes too fast. A whole number of seconds is told, at least one.
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
+        let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let secs = secs.max(1);
+        let text =
+            format!("too many requests with this key; try again in {secs} s, and send fewer");
+        Self { retry_after_secs: Some(secs), ..Self::new(ErrorCode::RateLimited, text) }
     }
 
     /// Answers with another status than the code's usual one.
@@ -63,8 +79,8 @@ impl Failure {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECS);
+        if let Some(secs) = self.retry_after_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }
@@ -133,6 +149,8 @@ impl From<ControlError> for Failure {
             ControlError::PoolNotFound(_) => ErrorCode::PoolNotFound,
             ControlError::PoolInUse { .. } => ErrorCode::PoolInUse,
             ControlError::NotFound(_) => ErrorCode::NotFound,
+            ControlError::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
+            ControlError::SshKeyExists { .. } => ErrorCode::SshKeyExists,
             ControlError::NoRoom { .. } | ControlError::Unavailable { .. } => {
                 ErrorCode::Unavailable
             }

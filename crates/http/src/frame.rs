@@ -100,7 +100,8 @@ mod tests {
             (Method::GET, Some("/snapshots"), "snapshot_list"),
             (Method::GET, Some("/sandbox-pools"), "pool_list"),
             (Method::GET, Some("/platform/v1/secrets"), "secret_list"),
-            (Method::GET, Some("/platform/v1/users/me/ssh-keys"), "not_built"),
+            (Method::GET, Some("/platform/v1/users/me/ssh-keys"), "ssh_key_list"),
+            (Method::POST, Some("/sandboxes/{sid}/file_systems"), "not_built"),
             (Method::GET, None, "none"),
         ];
         for (method, matched, expected) in table {

@@ -18,14 +18,18 @@ mod metric;
 mod platform;
 mod pool;
 mod probe;
+mod project;
+mod rate;
 mod router;
 mod sandbox;
 mod secret;
 mod serve;
 mod snapshot;
+mod ssh_key;
 mod state;
 
 pub use app::{HttpConfig, HttpParts, MetricsSource};
+pub use rate::RateLimit;
 pub use router::{admin_router, router};
 pub use serve::{ServeConfig, bind_unix, serve_tcp, serve_unix};
 pub use tarn_api::openapi_json;

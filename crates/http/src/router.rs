@@ -13,7 +13,7 @@ use tower::util::MapRequest;
 
 use crate::{
     HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, failure::Failure,
-    frame::frame, log, platform, pool, probe, sandbox, secret, snapshot, state,
+    frame::frame, log, platform, pool, probe, project, sandbox, secret, snapshot, ssh_key, state,
 };
 
 /// Makes the router for clients: every row but the administrative ones.
@@ -95,7 +95,12 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::AdminSecretDelete => on(method, secret::admin_delete),
         Operation::AdminSecretKeyRotate => on(method, secret::admin_rotate),
         Operation::KeyIntrospect => on(method, platform::introspect),
-        Operation::ProjectFetch => on(method, platform::fetch_project),
+        Operation::ProjectFetch => on(method, project::fetch),
+        Operation::SshKeyList => on(method, ssh_key::list),
+        Operation::SshKeyCreate => on(method, ssh_key::create),
+        Operation::SshKeyDelete => on(method, ssh_key::delete),
+        Operation::AdminProjectList => on(method, project::admin_list),
+        Operation::AdminQuotaSet => on(method, project::admin_set_quota),
         Operation::Healthz => on(method, probe::healthz),
         Operation::Readyz => on(method, probe::readyz),
         Operation::Metrics => on(method, probe::metrics),

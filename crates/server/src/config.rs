@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
+use tarn_http::RateLimit;
 
 use crate::{
     object_store::ObjectStoreSection,
@@ -29,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) network: NetworkSection,
     pub(crate) dns: DnsSection,
     pub(crate) limits: LimitsSection,
+    pub(crate) quota: QuotaSection,
+    pub(crate) rate_limit: RateLimitSection,
     pub(crate) admission: AdmissionSection,
     pub(crate) retention: RetentionSection,
     pub(crate) process_logs: ProcessLogsSection,
@@ -163,6 +166,25 @@ pub(crate) struct LimitsSection {
     pub(crate) copies_max: u32,
 }
 
+/// `[quota]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct QuotaSection {
+    /// How many sandboxes that are not suspended a project may have that was given no quota of its
+    /// own; 0 = any number. Default: 0.
+    pub(crate) sandboxes: u32,
+}
+
+/// `[rate_limit]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RateLimitSection {
+    /// How many requests a second a key may send to the API over time; 0 = any number. Default: 0.
+    pub(crate) requests_per_sec: u32,
+    /// How many at once, after a silence. Default: 200.
+    pub(crate) burst: u32,
+}
+
 /// `[admission]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -254,6 +276,7 @@ impl Config {
             limits.disk_min_mb <= limits.disk_max_mb,
             "limits.disk_min_mb is above disk_max_mb"
         );
+        ensure!(self.rate_limit.burst > 0, "rate_limit.burst must be at least 1");
         ensure!(self.admission.cpu_overcommit > 0, "admission.cpu_overcommit must be above 0");
         ensure!(
             self.admission.memory_reserve_percent < 100,
@@ -389,6 +412,20 @@ impl Default for LimitsSection {
             timeout_max_secs: None,
             copies_max: 100,
         }
+    }
+}
+
+impl RateLimitSection {
+    /// Returns the limit, if there is one.
+    pub(crate) fn limit(&self) -> Option<RateLimit> {
+        let Self { requests_per_sec: per_sec, burst } = *self;
+        (per_sec > 0).then_some(RateLimit { per_sec, burst })
+    }
+}
+
+impl Default for RateLimitSection {
+    fn default() -> Self {
+        Self { requests_per_sec: 0, burst: 200 }
     }
 }
 
@@ -542,6 +579,19 @@ mod tests {
             assert!(!wrong.contains("hush"), "{wrong}");
             assert!(wrong.contains(line), "{wrong}");
         }
+    }
+
+    #[test]
+    fn rates_are_unlimited_until_said() {
+        let limit = |text: &str| {
+            toml::from_str::<Config>(text).expect("it is understood").rate_limit.limit()
+        };
+        assert_eq!(limit(""), None);
+        assert_eq!(limit("[rate_limit]\nburst = 5"), None);
+        let said = limit("[rate_limit]\nrequests_per_sec = 10");
+        assert_eq!(said, Some(RateLimit { per_sec: 10, burst: 200 }));
+        let none: Config = toml::from_str("[rate_limit]\nburst = 0").expect("it is understood");
+        assert!(none.check().is_err());
     }
 
     #[test]

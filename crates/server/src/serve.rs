@@ -5,7 +5,7 @@ use std::{fmt::Write as _, sync::Arc};
 use anyhow::Context as _;
 use tarn_api::response::IngressAddress;
 use tarn_control::Control;
-use tarn_http::{HttpConfig, HttpParts, MetricsSource, ServeConfig};
+use tarn_http::{HttpConfig, HttpParts, MetricsSource, RateLimit, ServeConfig};
 use tarn_ingress::{IngressStats, IngressStatsSnapshot};
 use tarn_task::{OsEntropy, Tasks};
 use tarn_tls::Acceptor;
@@ -19,13 +19,15 @@ pub(crate) fn api(
     addresses: &Addresses,
     control: &Control,
     metrics: Vec<MetricsSource>,
+    rate_limit: Option<RateLimit>,
     tasks: &Tasks,
     (listener, acceptor): (TcpListener, Acceptor),
 ) -> anyhow::Result<()> {
-    let config = HttpConfig::new(IngressAddress {
+    let ingress = IngressAddress {
         sandbox_url: addresses.ingress.clone(),
         ingress_endpoint: addresses.ingress_endpoint.clone(),
-    });
+    };
+    let config = HttpConfig { rate_limit, ..HttpConfig::new(ingress) };
     let parts = HttpParts { control: control.clone(), entropy: Arc::new(OsEntropy), metrics };
     let socket = data.admin_socket();
     let admin = tarn_http::bind_unix(&socket)

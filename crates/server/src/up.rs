@@ -310,7 +310,8 @@ fn serve_all(
     ];
     let metrics = metrics.into_iter().flatten().collect();
     let api = (api, acceptors.api.clone());
-    crate::serve::api(data, addresses, &started.control, metrics, tasks, api)?;
+    let rate_limit = config.rate_limit.limit();
+    crate::serve::api(data, addresses, &started.control, metrics, rate_limit, tasks, api)?;
     drop(tasks.spawn("ingress", proxy.serve(ingress, acceptors.ingress.clone())));
     if let Some(certificates) = &acceptors.certificates {
         certificates.spawn_keeper(tasks);
@@ -349,6 +350,7 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         archive_keep_secs: config.retention.archive_keep_secs,
         log_retention_days: config.process_logs.retention_days,
         copy_max: config.limits.copies_max,
+        sandbox_quota: config.quota.sandboxes,
         scrub_interval_secs: config.pool.scrub_interval_secs,
         runtime,
     })

@@ -15,10 +15,12 @@ mod key;
 mod log;
 mod pool;
 mod project;
+mod quota;
 mod sandbox;
 mod schema;
 mod secret;
 mod snapshot;
+mod ssh_key;
 mod writer;
 
 use std::{
@@ -32,13 +34,14 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tarn_store::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, SealedSecret, Store,
-    StoreError,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, QuotaRecord, SealedSecret,
+    Store, StoreError,
 };
 use tarn_task::Tasks;
 use tarn_types::{
     KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
+    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord,
+    UnixMillis,
 };
 use thiserror::Error;
 
@@ -301,6 +304,34 @@ impl Store for SqliteStore {
 
     async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError> {
         project::fetch(&self.readers, id).await
+    }
+
+    async fn project_list(&self) -> Result<Vec<ProjectRecord>, StoreError> {
+        project::list(&self.readers).await
+    }
+
+    async fn quota_set(
+        &self,
+        project: &ProjectId,
+        sandboxes: Option<u32>,
+    ) -> Result<(), StoreError> {
+        self.writer.write(quota::Set { project: project.clone(), sandboxes }).await
+    }
+
+    async fn quota_list(&self) -> Result<Vec<QuotaRecord>, StoreError> {
+        quota::list(&self.readers).await
+    }
+
+    async fn ssh_key_insert(&self, key: &SshKeyRecord) -> Result<(), StoreError> {
+        self.writer.write(ssh_key::Insert(key.clone())).await
+    }
+
+    async fn ssh_key_list(&self, project: &ProjectId) -> Result<Vec<SshKeyRecord>, StoreError> {
+        ssh_key::list(&self.readers, project).await
+    }
+
+    async fn ssh_key_delete(&self, project: &ProjectId, id: &SshKeyId) -> Result<(), StoreError> {
+        self.writer.write(ssh_key::Delete { project: project.clone(), id: id.clone() }).await
     }
 
     async fn key_insert(&self, key: &KeyRecord) -> Result<(), StoreError> {

@@ -6,11 +6,13 @@ pub mod log;
 mod page;
 mod pool;
 mod project;
+mod quota;
 mod race;
 mod sample;
 mod sandbox;
 mod secret;
 mod snapshot;
+mod ssh_key;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -38,6 +40,8 @@ pub fn cases() -> Vec<Case> {
         pool::CASES,
         secret::CASES,
         project::CASES,
+        quota::CASES,
+        ssh_key::CASES,
         race::CASES,
     ]
     .concat()

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     ErrorClass, KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord,
-    SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
+    SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId,
+    SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -21,6 +22,15 @@ pub struct ProjectRecord {
     pub name: String,
     /// When it was made.
     pub created_at: UnixMillis,
+}
+
+/// What a project may have, where that differs from the server's default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuotaRecord {
+    /// Whose.
+    pub project: ProjectId,
+    /// How many sandboxes that are not suspended; 0 = without limit.
+    pub sandboxes: u32,
 }
 
 /// An API key, without the key.
@@ -362,6 +372,46 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `NotFound` when there is none.
     async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError>;
+
+    /// Returns every project, oldest first.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn project_list(&self) -> Result<Vec<ProjectRecord>, StoreError>;
+
+    /// Sets the quota of a project, or with `None` gives it back the default.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn quota_set(
+        &self,
+        project: &ProjectId,
+        sandboxes: Option<u32>,
+    ) -> Result<(), StoreError>;
+
+    /// Returns the quotas that were set, in the order of their projects.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn quota_list(&self) -> Result<Vec<QuotaRecord>, StoreError>;
+
+    /// Registers an SSH key.
+    ///
+    /// # Errors
+    /// `Exists` for the same id, and when the project has a key of that fingerprint.
+    async fn ssh_key_insert(&self, key: &SshKeyRecord) -> Result<(), StoreError>;
+
+    /// Returns the SSH keys of a project, oldest first.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn ssh_key_list(&self, project: &ProjectId) -> Result<Vec<SshKeyRecord>, StoreError>;
+
+    /// Removes an SSH key of a project.
+    ///
+    /// # Errors
+    /// `NotFound` when it has none of that id.
+    async fn ssh_key_delete(&self, project: &ProjectId, id: &SshKeyId) -> Result<(), StoreError>;
 
     /// Inserts a key. Its project must exist; `project_name` is not stored with it.
     ///

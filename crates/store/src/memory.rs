@@ -10,11 +10,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
     KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
+    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord,
+    UnixMillis,
 };
 
 use crate::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, QuotaRecord,
     SealedSecret, Store, StoreError, format, rule,
 };
 
@@ -31,6 +32,8 @@ struct Tables {
     snapshots: BTreeMap<SnapshotId, String>,
     pools: BTreeMap<PoolId, String>,
     projects: BTreeMap<ProjectId, ProjectRecord>,
+    quotas: BTreeMap<ProjectId, u32>,
+    ssh_keys: BTreeMap<SshKeyId, SshKeyRecord>,
     keys: BTreeMap<KeyId, KeyRecord>,
     data_keys: BTreeMap<ProjectId, DataKeyRecord>,
     secrets: BTreeMap<(ProjectId, SecretName), SealedSecret>,
@@ -394,6 +397,74 @@ impl Store for MemoryStore {
 
     async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError> {
         self.with(|tables| tables.project(id).cloned()).await
+    }
+
+    async fn project_list(&self) -> Result<Vec<ProjectRecord>, StoreError> {
+        self.with(|tables| {
+            let mut all: Vec<_> = tables.projects.values().cloned().collect();
+            all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn quota_set(
+        &self,
+        project: &ProjectId,
+        sandboxes: Option<u32>,
+    ) -> Result<(), StoreError> {
+        self.with(|tables| {
+            match sandboxes {
+                Some(sandboxes) => tables.quotas.insert(project.clone(), sandboxes),
+                None => tables.quotas.remove(project),
+            };
+            Ok(())
+        })
+        .await
+    }
+
+    async fn quota_list(&self) -> Result<Vec<QuotaRecord>, StoreError> {
+        let record = |(project, sandboxes): (&ProjectId, &u32)| QuotaRecord {
+            project: project.clone(),
+            sandboxes: *sandboxes,
+        };
+        self.with(|tables| Ok(tables.quotas.iter().map(record).collect())).await
+    }
+
+    async fn ssh_key_insert(&self, key: &SshKeyRecord) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let same = |known: &SshKeyRecord| {
+                known.project == key.project && known.key.fingerprint == key.key.fingerprint
+            };
+            if tables.ssh_keys.contains_key(&key.id) || tables.ssh_keys.values().any(same) {
+                return Err(StoreError::Exists { what: "SSH key" });
+            }
+            tables.ssh_keys.insert(key.id.clone(), key.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ssh_key_list(&self, project: &ProjectId) -> Result<Vec<SshKeyRecord>, StoreError> {
+        self.with(|tables| {
+            let theirs = tables.ssh_keys.values().filter(|key| key.project == *project);
+            let mut theirs: Vec<_> = theirs.cloned().collect();
+            theirs.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+            Ok(theirs)
+        })
+        .await
+    }
+
+    async fn ssh_key_delete(&self, project: &ProjectId, id: &SshKeyId) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let theirs = tables.ssh_keys.get(id).is_some_and(|key| key.project == *project);
+            if !theirs {
+                return Err(StoreError::NotFound { what: "SSH key" });
+            }
+            tables.ssh_keys.remove(id);
+            Ok(())
+        })
+        .await
     }
 
     async fn key_insert(&self, key: &KeyRecord) -> Result<(), StoreError> {

@@ -8,12 +8,13 @@ use std::sync::{
 use async_trait::async_trait;
 use tarn_types::{
     KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, UnixMillis,
+    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord,
+    UnixMillis,
 };
 
 use crate::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, SealedSecret, Store,
-    StoreError,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, QuotaRecord, SealedSecret,
+    Store, StoreError,
 };
 
 /// Answers every nth call with [`StoreError::Unavailable`].
@@ -205,6 +206,34 @@ impl Store for UnreliableStore {
 
     async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError> {
         self.through(self.inner.project_fetch(id)).await
+    }
+
+    async fn project_list(&self) -> Result<Vec<ProjectRecord>, StoreError> {
+        self.through(self.inner.project_list()).await
+    }
+
+    async fn quota_set(
+        &self,
+        project: &ProjectId,
+        sandboxes: Option<u32>,
+    ) -> Result<(), StoreError> {
+        self.through(self.inner.quota_set(project, sandboxes)).await
+    }
+
+    async fn quota_list(&self) -> Result<Vec<QuotaRecord>, StoreError> {
+        self.through(self.inner.quota_list()).await
+    }
+
+    async fn ssh_key_insert(&self, key: &SshKeyRecord) -> Result<(), StoreError> {
+        self.through(self.inner.ssh_key_insert(key)).await
+    }
+
+    async fn ssh_key_list(&self, project: &ProjectId) -> Result<Vec<SshKeyRecord>, StoreError> {
+        self.through(self.inner.ssh_key_list(project)).await
+    }
+
+    async fn ssh_key_delete(&self, project: &ProjectId, id: &SshKeyId) -> Result<(), StoreError> {
+        self.through(self.inner.ssh_key_delete(project, id)).await
     }
 
     async fn key_insert(&self, key: &KeyRecord) -> Result<(), StoreError> {

@@ -57,6 +57,11 @@ pub struct PoolId(Arc<str>);
 #[serde(try_from = "String", into = "String")]
 pub struct SecretId(Arc<str>);
 
+/// Identifies a registered SSH key: `ssh_key_` and 16 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SshKeyId(Arc<str>);
+
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// Writes random bytes as characters of `[0-9a-z]`, one byte a character.
@@ -195,6 +200,7 @@ prefixed_id!(NodeId, "node id", "node_");
 prefixed_id!(SnapshotId, "snapshot id", "snap_");
 prefixed_id!(PoolId, "pool id", "pool_");
 prefixed_id!(SecretId, "secret id", "secret_");
+prefixed_id!(SshKeyId, "SSH key id", "ssh_key_");
 
 #[cfg(test)]
 mod tests {

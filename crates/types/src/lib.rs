@@ -18,6 +18,7 @@ mod secret;
 mod size;
 mod snapshot;
 mod spec;
+mod ssh_key;
 mod state;
 mod tag;
 mod time;
@@ -25,7 +26,9 @@ mod token;
 
 pub use class::ErrorClass;
 pub use generation::Generation;
-pub use id::{IdError, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId};
+pub use id::{
+    IdError, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId, SshKeyId,
+};
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
 pub use network::{
@@ -45,6 +48,7 @@ pub use snapshot::{
     SnapshotRecord, SnapshotStatus,
 };
 pub use spec::{ExposedPorts, Launch, PortAccess, PortError, SandboxSpec};
+pub use ssh_key::{SshKeyRecord, SshPublicKey};
 pub use state::{
     EndCause, FailedStep, Outcome, PendingReason, SandboxStatus, StartFailure, TerminationReason,
 };

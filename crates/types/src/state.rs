@@ -38,6 +38,8 @@ pub enum PendingReason {
     NoExecutorForSnapshotLocation,
     /// Its pool has as many containers as it may.
     PoolAtCapacity,
+    /// Its project has as many sandboxes as it may.
+    MaxCapacityReached,
 }
 
 /// The step of a start that failed.
@@ -194,6 +196,7 @@ impl PendingReason {
             Self::NoResourcesAvailable => "no_resources_available",
             Self::NoExecutorForSnapshotLocation => "no_executor_for_snapshot_location",
             Self::PoolAtCapacity => "pool_at_capacity",
+            Self::MaxCapacityReached => "max_capacity_reached",
         }
     }
 }

@@ -162,7 +162,6 @@ NOT_BUILT = [
     ("DELETE", "/sandbox-images/abc"),
     ("GET", "/images/v4/images"),
     ("GET", "/platform/v1/organizations/{o}/projects/{p}/file-systems"),
-    ("GET", "/platform/v1/users/me/ssh-keys"),
 ]
 
 # Toward the daemon of a running sandbox, through the ingress.

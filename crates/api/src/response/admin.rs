@@ -37,6 +37,30 @@ pub struct KeyList {
     pub keys: Vec<KeyEntry>,
 }
 
+/// A project, with what it may have and has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminProject {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made, in milliseconds since the epoch.
+    pub created_at: i64,
+    /// How many sandboxes it has that are not suspended.
+    pub sandboxes: u64,
+    /// How many it may have; 0 = any number.
+    pub quota: u32,
+    /// Whether that is the server's default.
+    pub is_default: bool,
+}
+
+/// All projects, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminProjectList {
+    /// The projects.
+    pub projects: Vec<AdminProject>,
+}
+
 /// A sandbox of any project, in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AdminSandbox {

@@ -1,7 +1,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::WaitFor;
+use crate::{Quota, WaitFor};
 
 #[derive(Debug, Parser)]
 struct TestCli {
@@ -39,8 +39,21 @@ fn commands_are_read() {
     );
     assert_eq!(
         command("sandbox list --json"),
-        ClientCommand::Sandbox(SandboxCommand::List(ListOptions { json: true }))
+        ClientCommand::Sandbox(SandboxCommand::List(SandboxListOptions {
+            archived: false,
+            json: true
+        }))
     );
+    let quota = |sandboxes| {
+        ClientCommand::Project(ProjectCommand::Quota { project: "team".to_owned(), sandboxes })
+    };
+    for (words, expected) in [
+        ("project quota team --sandboxes 5", Quota::Of(5)),
+        ("project quota --sandboxes=unlimited team", Quota::Unlimited),
+        ("project quota team --sandboxes default", Quota::Default),
+    ] {
+        assert_eq!(command(words), quota(expected), "{words}");
+    }
     assert_eq!(
         command("orphan list"),
         ClientCommand::Orphan(OrphanCommand::List(ListOptions { json: false }))
@@ -103,6 +116,9 @@ fn commands_are_read() {
         "snapshot",
         "snapshot get",
         "key list --wat",
+        "project quota team",
+        "project quota team --sandboxes 0",
+        "project quota team --sandboxes -1",
     ] {
         assert!(parse(bad).is_err(), "{bad}");
     }
@@ -189,11 +205,14 @@ async fn a_new_key_is_all_that_is_printed() {
 
 #[tokio::test]
 async fn lists_are_columns_or_json() {
-    let list = |json| ClientCommand::Sandbox(SandboxCommand::List(ListOptions { json }));
+    let list = |json| {
+        let options = SandboxListOptions { archived: false, json };
+        ClientCommand::Sandbox(SandboxCommand::List(options))
+    };
     let body = r#"{"sandboxes":[{"id":"abc","name":null,"project_name":"default",
         "status":"running","image":"debian","created_at":1700000000000,"newer_key":1}]}"#;
     let (request, printed) = run_against(list(false), "200 OK", body).await;
-    assert!(request.starts_with("GET /tarn/v1/sandboxes HTTP/1.1\r\n"), "{request}");
+    assert!(request.starts_with("GET /tarn/v1/sandboxes?archived=false HTTP/1.1\r\n"), "{request}");
     assert_eq!(
         printed.expect("a list"),
         "ID   NAME  PROJECT  STATUS   IMAGE   CREATED\n\
@@ -209,6 +228,43 @@ async fn lists_are_columns_or_json() {
     let (_, printed) = run_against(keys, "200 OK", body).await;
     let printed = printed.expect("a list");
     assert!(printed.contains("revoked 2023-11-14T22:13:21Z"), "{printed}");
+}
+
+#[tokio::test]
+async fn a_quota_says_where_the_project_stands() {
+    let project = |sandboxes: u64, quota: u32, is_default: bool| {
+        json!({"id": "project_1", "name": "team", "created_at": 1_700_000_000_000_i64,
+            "sandboxes": sandboxes, "quota": quota, "is_default": is_default})
+    };
+    let set = |sandboxes| {
+        ClientCommand::Project(ProjectCommand::Quota { project: "team".to_owned(), sandboxes })
+    };
+    for (quota, wire, body, printed) in [
+        (Quota::Of(5), "5", project(2, 5, false), "team: 2 sandboxes of 5\n"),
+        (Quota::Unlimited, "0", project(2, 0, false), "team: 2 sandboxes of unlimited\n"),
+        (Quota::Default, "null", project(2, 7, true), "team: 2 sandboxes of 7 (default)\n"),
+        (
+            Quota::Of(1),
+            "1",
+            project(2, 1, false),
+            "team: 2 sandboxes of 1; what it has more runs on, and nothing new begins until enough \
+             have ended\n",
+        ),
+    ] {
+        let (request, text) = run_against(set(quota), "200 OK", body.to_string().leak()).await;
+        assert!(request.starts_with("PUT /tarn/v1/quotas HTTP/1.1\r\n"), "{request}");
+        let sent = format!(r#"{{"project":"team","sandboxes":{wire}}}"#);
+        assert!(request.ends_with(&sent), "{request}");
+        assert_eq!(text.expect("set"), printed);
+    }
+    let list = ClientCommand::Project(ProjectCommand::List(ListOptions::default()));
+    let body = json!({"projects": [project(2, 0, true)]}).to_string().leak();
+    let (_, text) = run_against(list, "200 OK", body).await;
+    assert_eq!(
+        text.expect("a list"),
+        "ID         NAME  SANDBOXES  QUOTA                CREATED\n\
+         project_1  team  2          unlimited (default)  2023-11-14T22:13:20Z\n"
+    );
 }
 
 #[tokio::test]

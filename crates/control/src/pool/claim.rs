@@ -27,8 +27,8 @@ impl Control {
     /// Once accepted it is finished even if this future is dropped.
     ///
     /// # Errors
-    /// Fails when the project has no such pool. A pool that has all the containers it may is no
-    /// error: the claim waits for one.
+    /// Fails when the project has no such pool, or its quota is exceeded. A pool that has all
+    /// the containers it may is no error: the claim waits for one.
     pub async fn pool_claim(
         &self,
         project: &ProjectId,
@@ -83,9 +83,11 @@ impl Control {
         placement: Placement,
     ) -> Result<watch::Receiver<Live>, ControlError> {
         let spec = spec_of(&pool.definition, pool.timeout_secs);
+        let in_quota = self.promise(&pool.project, 1)?.pop();
         let claimed_at = Some(self.0.parts.clock.now());
         let member = PoolMember { pool: pool.id.clone(), claimed_at };
-        let entered = self.enter(pool.project.clone(), spec, placement, Some(member)).await;
+        let entered =
+            self.enter(pool.project.clone(), spec, placement, Some(member), in_quota).await;
         self.0.pools.ring();
         entered
     }

@@ -94,6 +94,10 @@ impl Control {
     /// Starts containers that wait to be claimed, as many as there is room for.
     async fn start_idle(&self, pool: &PoolRecord, count: u32) -> Result<(), ControlError> {
         for _ in 0..count {
+            if !self.has_room_in_store(&pool.project) {
+                tracing::debug!(pool.id = %pool.id, "no place in the quota for another container");
+                return Ok(());
+            }
             // Nothing limits the time that one waits.
             let spec = spec_of(&pool.definition, 0);
             let placement = self.choose(&spec, &self.rooms().await).await?;
@@ -105,7 +109,7 @@ impl Control {
                 return Ok(());
             }
             let member = PoolMember { pool: pool.id.clone(), claimed_at: None };
-            drop(self.enter(pool.project.clone(), spec, placement, Some(member)).await?);
+            drop(self.enter(pool.project.clone(), spec, placement, Some(member), None).await?);
         }
         Ok(())
     }

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use tarn_lifecycle::status;
 use tarn_types::{
-    ProjectId, Restore, SandboxId, SandboxRef, SandboxSpec, SandboxStatus, SnapshotKind,
-    SnapshotRecord,
+    ProjectId, Restore, SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus,
+    SnapshotKind, SnapshotRecord,
 };
 use tokio::sync::watch;
 
 use super::Shown;
-use crate::{Control, ControlError, SandboxView, table::Live};
+use crate::{
+    Control, ControlError, SandboxView,
+    table::{Live, Place},
+};
 
 // === impl Control ===
 
@@ -21,8 +24,9 @@ impl Control {
     /// Once accepted it is finished even if this future is dropped.
     ///
     /// # Errors
-    /// Fails when there is none, it does not run, `times` is out of range, or the capture fails.
-    /// A copy that does not start is no error, but a sandbox that is pending or terminated.
+    /// Fails when there is none, it does not run, `times` is out of range, the project's quota
+    /// leaves fewer, or the capture fails. A copy that does not start is no error, but a sandbox
+    /// that is pending or terminated.
     pub async fn sandbox_copy(
         &self,
         project: &ProjectId,
@@ -79,7 +83,9 @@ impl Control {
         let id = self.new_snapshot_id();
         // It is removed after this, and after the last copy that was made left its pending state.
         let _needed = self.use_snapshot(&id);
-        let asked = self.capturable(source, &id)?.asked;
+        let SandboxRecord { project, asked, .. } = self.capturable(source, &id)?;
+        // Before the capture, which is in vain if there are none.
+        let places = self.promise(&project, times)?;
         self.capture(source, id.clone(), SnapshotKind::Memory, Shown::ToNobody).await?;
         let failed = |reason: String| ControlError::CaptureFailed { id: source.clone(), reason };
         let Some(snapshot) = self.concluded(&id).await? else {
@@ -88,7 +94,7 @@ impl Control {
         if !snapshot.status.is_ready() {
             return Err(failed(snapshot.error.unwrap_or_default()));
         }
-        let copies = self.restore_copies(&asked, &snapshot, times).await?;
+        let copies = self.restore_copies(&asked, &snapshot, places).await?;
         self.0.snapshot_counters.copied(copies.len() as u64);
         Ok(copies)
     }
@@ -98,13 +104,15 @@ impl Control {
         &self,
         source: &SandboxSpec,
         snapshot: &SnapshotRecord,
-        times: u32,
+        places: Vec<Place>,
     ) -> Result<Vec<watch::Receiver<Live>>, ControlError> {
+        let times = places.len();
         let spec = copy_spec(source, snapshot);
         let mut copies = Vec::new();
-        for _ in 0..times {
+        for place in places {
             let placement = self.choose_for(&spec.resources, snapshot, &self.rooms().await);
-            let entered = self.enter(snapshot.project.clone(), spec.clone(), placement, None).await;
+            let project = snapshot.project.clone();
+            let entered = self.enter(project, spec.clone(), placement, None, Some(place)).await;
             match entered {
                 Ok(copy) => copies.push(copy),
                 Err(failed) if copies.is_empty() => return Err(failed),

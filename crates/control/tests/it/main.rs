@@ -6,6 +6,7 @@ mod create;
 mod fake;
 mod key;
 mod pool;
+mod quota;
 mod reconcile;
 mod resize;
 mod restore;

@@ -41,7 +41,7 @@ async fn every_row_that_is_not_built_says_so_and_names_its_feature() {
             seen += 1;
         }
     }
-    assert!(seen > 35, "{seen}");
+    assert!(seen > 25, "{seen}");
 }
 
 #[tokio::test]

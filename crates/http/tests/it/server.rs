@@ -13,7 +13,7 @@ use serde_json::Value;
 use tarn_api::response::IngressAddress;
 use tarn_control::{Control, ControlConfig, ControlParts, SecretKeys};
 use tarn_host::sim::SimImages;
-use tarn_http::{HttpConfig, HttpParts, MetricsSource};
+use tarn_http::{HttpConfig, HttpParts, MetricsSource, RateLimit};
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::UnixMillis;
@@ -57,6 +57,14 @@ impl Server {
     }
 
     pub(crate) async fn start_with(metrics: Vec<MetricsSource>) -> Self {
+        Self::start_as(metrics, None).await
+    }
+
+    /// Starts one whose keys may send so many requests.
+    pub(crate) async fn start_as(
+        metrics: Vec<MetricsSource>,
+        rate_limit: Option<RateLimit>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
         let entropy = Arc::new(SeededEntropy::new(7));
         let keys = tempfile::tempdir().expect("a directory");
@@ -77,10 +85,11 @@ impl Server {
         *node.control.lock() = Some(control.clone());
         control.attach(Arc::clone(&node) as _).await.expect("attached");
         let key = control.key_create("default").await.expect("a key").secret;
-        let config = HttpConfig::new(IngressAddress {
+        let ingress = IngressAddress {
             sandbox_url: "http://127.0.0.1:9443".to_owned(),
             ingress_endpoint: "http://localhost:9443".to_owned(),
-        });
+        };
+        let config = HttpConfig { rate_limit, ..HttpConfig::new(ingress) };
         let parts = HttpParts { control: control.clone(), entropy, metrics };
         Self {
             router: tarn_http::router(config.clone(), parts.clone()),

@@ -52,6 +52,16 @@ pub(super) async fn fetch(
     record(row.ok_or(StoreError::NotFound { what: "project" })?)
 }
 
+/// Reads every project, oldest first.
+pub(super) async fn list(readers: &SqlitePool) -> Result<Vec<ProjectRecord>, StoreError> {
+    let rows: Vec<Row> =
+        sqlx::query_as("SELECT id, name, created_at FROM project ORDER BY created_at, id")
+            .fetch_all(readers)
+            .await
+            .map_err(|error| failed("list projects", &error))?;
+    rows.into_iter().map(record).collect()
+}
+
 fn record((id, name, created_at): Row) -> Result<ProjectRecord, StoreError> {
     let id = id.parse().map_err(|error: tarn_types::IdError| StoreError::Internal {
         detail: format!("a stored project is damaged: {error}"),

@@ -9,10 +9,11 @@ use super::{
     sample::{T0, key, project, project_record},
     sandbox::expect_not_found,
 };
-use crate::{KeyHash, KeyRecord, Store, StoreError};
+use crate::{KeyHash, KeyRecord, ProjectRecord, Store, StoreError};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("a project is made once for its name", |s| Box::pin(ensure(s))),
+    Case::new("projects are listed oldest first", |s| Box::pin(list(s))),
     Case::new("an unknown project is not found", |s| Box::pin(unknown_project(s))),
     Case::new("a key is found by its hash, with its project's name", |s| Box::pin(key_fetch(s))),
     Case::new("a key needs a project", |s| Box::pin(key_without_project(s))),
@@ -36,6 +37,16 @@ async fn ensure(store: Arc<dyn Store>) {
     assert_eq!(store.project_ensure(&other).await.expect("names have a case"), other);
     assert_eq!(store.project_fetch(&project(1)).await.expect("the first"), first);
     expect_not_found(&store.project_fetch(&project(2)).await, "project");
+}
+
+async fn list(store: Arc<dyn Store>) {
+    assert_eq!(store.project_list().await.expect("a list"), []);
+    let late = ProjectRecord { created_at: T0.plus_secs(1), ..project_record(1, "late") };
+    let (second, third) = (project_record(2, "z"), project_record(3, "a"));
+    for project in [&late, &third, &second] {
+        store.project_ensure(project).await.expect("a project is made");
+    }
+    assert_eq!(store.project_list().await.expect("a list"), [second, third, late]);
 }
 
 async fn unknown_project(store: Arc<dyn Store>) {

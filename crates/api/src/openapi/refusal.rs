@@ -1,0 +1,172 @@
+//! What each operation may be refused for.
+
+use crate::{ErrorCode, Operation};
+
+/// What a pool may be refused for.
+const POOL_SETTINGS: [ErrorCode; 5] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::NoSuchGpu,
+    ErrorCode::ImageNotFound,
+    ErrorCode::PayloadTooLarge,
+];
+
+const POOL_REPLACEMENT: [ErrorCode; 6] = {
+    let [a, b, c, d, e] = POOL_SETTINGS;
+    [a, b, c, d, e, ErrorCode::PoolNotFound]
+};
+
+/// What a sandbox may be refused for.
+const SANDBOX_SETTINGS: [ErrorCode; 15] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::NotSupported,
+    ErrorCode::SandboxEphemeral,
+    ErrorCode::NoSuchGpu,
+    ErrorCode::ImageNotFound,
+    ErrorCode::SandboxNameTaken,
+    ErrorCode::SnapshotNotFound,
+    ErrorCode::SnapshotNotReady,
+    ErrorCode::SnapshotOverrideForbidden,
+    ErrorCode::SnapshotIncompatible,
+    ErrorCode::SecretNotFound,
+    ErrorCode::DiskShrinkForbidden,
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::QuotaExceeded,
+];
+
+/// What a change of a sandbox may be refused for.
+const SANDBOX_CHANGES: [ErrorCode; 11] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::DiskShrinkForbidden,
+    ErrorCode::NotSupported,
+    ErrorCode::SandboxEphemeral,
+    ErrorCode::SandboxNotRunning,
+    ErrorCode::SandboxBusy,
+    ErrorCode::SandboxNotFound,
+    ErrorCode::SandboxNameTaken,
+    ErrorCode::SandboxTerminated,
+    ErrorCode::PayloadTooLarge,
+];
+
+/// What copies of a sandbox may be refused for.
+const SANDBOX_COPIES: [ErrorCode; 7] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::NotSupported,
+    ErrorCode::SandboxNotRunning,
+    ErrorCode::SandboxNotFound,
+    ErrorCode::SandboxBusy,
+    ErrorCode::QuotaExceeded,
+];
+
+/// Returns the errors that are an operation's own.
+pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
+    match operation {
+        Operation::SandboxCreate => &SANDBOX_SETTINGS,
+        Operation::SandboxSuspend | Operation::AdminSandboxSuspend => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::SandboxEphemeral,
+            ErrorCode::SandboxNotRunning,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxTerminated,
+        ],
+        Operation::SandboxResume | Operation::AdminSandboxResume => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxTerminated,
+            ErrorCode::QuotaExceeded,
+        ],
+        Operation::SandboxCopy | Operation::AdminSandboxCopy => &SANDBOX_COPIES,
+        Operation::SnapshotCreate | Operation::AdminSnapshotCreate => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::NotSupported,
+            ErrorCode::SandboxNotRunning,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxBusy,
+            ErrorCode::PayloadTooLarge,
+        ],
+        Operation::SnapshotFetch
+        | Operation::SnapshotDelete
+        | Operation::AdminSnapshotFetch
+        | Operation::AdminSnapshotDelete => &[ErrorCode::SnapshotNotFound],
+        Operation::AdminSnapshotVerify => {
+            &[ErrorCode::SnapshotNotFound, ErrorCode::SnapshotNotReady]
+        }
+        Operation::SandboxUpdate => &SANDBOX_CHANGES,
+        Operation::PoolCreate => &POOL_SETTINGS,
+        Operation::PoolReplace => &POOL_REPLACEMENT,
+        Operation::PoolFetch => &[ErrorCode::PoolNotFound],
+        Operation::PoolDelete => &[ErrorCode::PoolNotFound, ErrorCode::PoolInUse],
+        Operation::PoolClaim => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::NotSupported,
+            ErrorCode::PoolNotFound,
+            ErrorCode::PayloadTooLarge,
+            ErrorCode::QuotaExceeded,
+        ],
+        Operation::SandboxList
+        | Operation::ArchivedSandboxList
+        | Operation::AdminSandboxList
+        | Operation::SecretList => &[ErrorCode::InvalidRequest],
+        Operation::LogList => &[ErrorCode::InvalidRequest, ErrorCode::SandboxNotFound],
+        Operation::AdminSandboxNetwork => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::SandboxNotFound,
+            ErrorCode::SandboxNotRunning,
+            ErrorCode::SandboxTerminated,
+        ],
+        Operation::SandboxFetch
+        | Operation::SandboxDelete
+        | Operation::SandboxSnapshotList
+        | Operation::AdminSandboxFetch
+        | Operation::ArchivedSandboxFetch
+        | Operation::LogProcessList => &[ErrorCode::SandboxNotFound],
+        Operation::SecretPut => {
+            &[ErrorCode::InvalidRequest, ErrorCode::LimitExceeded, ErrorCode::PayloadTooLarge]
+        }
+        Operation::AdminSecretPut => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::LimitExceeded,
+            ErrorCode::NotFound,
+            ErrorCode::PayloadTooLarge,
+        ],
+        Operation::SecretFetch | Operation::SecretDelete | Operation::AdminSecretDelete => {
+            &[ErrorCode::SecretNotFound]
+        }
+        Operation::ProjectFetch | Operation::AdminKeyRevoke | Operation::SshKeyDelete => {
+            &[ErrorCode::NotFound]
+        }
+        Operation::SshKeyCreate => {
+            &[ErrorCode::InvalidRequest, ErrorCode::SshKeyExists, ErrorCode::PayloadTooLarge]
+        }
+        Operation::AdminQuotaSet => {
+            &[ErrorCode::InvalidRequest, ErrorCode::NotFound, ErrorCode::PayloadTooLarge]
+        }
+        Operation::AdminKeyCreate => &[ErrorCode::InvalidRequest, ErrorCode::PayloadTooLarge],
+        Operation::KeyIntrospect
+        | Operation::Healthz
+        | Operation::Readyz
+        | Operation::Metrics
+        | Operation::OpenApi
+        | Operation::SnapshotList
+        | Operation::PoolList
+        | Operation::AdminKeyList
+        | Operation::AdminSecretList
+        | Operation::AdminSecretKeyRotate
+        | Operation::AdminProjectList
+        | Operation::SshKeyList
+        | Operation::AdminSnapshotList
+        | Operation::AdminTransferList
+        | Operation::AdminOrphanList => &[],
+    }
+}
+
+/// Returns the status that an operation answers a code with.
+pub(super) fn status(operation: Operation, code: ErrorCode) -> u16 {
+    if code == ErrorCode::SecretNotFound && operation != Operation::SandboxCreate {
+        return 404;
+    }
+    code.status()
+}
