@@ -149,12 +149,11 @@ impl OciError {
             | Self::TooLarge { .. }
             | Self::NoPlatform { .. }
             | Self::Unsupported { .. } => ErrorClass::Invalid,
-            Self::Disk { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    ErrorClass::Unavailable
-                }
-                _ => ErrorClass::Internal,
-            },
+            Self::Disk { source, .. } => {
+                let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+                let is_full = full.contains(&source.kind());
+                if is_full { ErrorClass::Unavailable } else { ErrorClass::Internal }
+            }
             Self::Cancelled => ErrorClass::Cancelled,
         }
     }

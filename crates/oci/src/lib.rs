@@ -11,13 +11,19 @@
 //! This crate knows no store, no project and no API; where a template lives is its caller's affair.
 
 mod bounds;
+mod config;
 mod credentials;
 mod digest;
 mod error;
+mod import;
+mod manifest;
 mod options;
 mod progress;
 mod pull;
 mod reference;
+mod registry;
+mod unpack;
+mod work;
 
 pub use bounds::Bounds;
 pub use credentials::Credentials;

@@ -124,7 +124,7 @@ impl FromStr for Reference {
         }
         let registry = match registry {
             None | Some("index.docker.io") => DEFAULT_REGISTRY.to_owned(),
-            Some(registry) if is_registry(registry) => registry.to_ascii_lowercase(),
+            Some(registry) if is_registry(registry) => lower_case(registry),
             Some(registry) => return Err(ReferenceError::Registry(shown(registry))),
         };
         if !repository.split('/').all(is_part) {
@@ -184,15 +184,22 @@ pub(crate) fn is_loopback(registry: &str) -> bool {
 /// Splits a name at its first slash if what stands before can be nothing but a registry.
 fn split_registry(name: &str) -> (Option<&str>, &str) {
     match name.split_once('/') {
-        Some((first, rest))
-            if first == "localhost"
-                || first.contains(['.', ':'])
-                || first.bytes().any(|byte| byte.is_ascii_uppercase()) =>
-        {
-            (Some(first), rest)
-        }
+        Some((first, rest)) if is_registry_for_sure(first) => (Some(first), rest),
         Some(_) | None => (None, name),
     }
+}
+
+/// Returns a registry as it is compared: in lower case, unless only its capitals make it one.
+fn lower_case(registry: &str) -> String {
+    let lower = registry.to_ascii_lowercase();
+    if is_registry_for_sure(&lower) { lower } else { registry.to_owned() }
+}
+
+/// Says whether what stands before a first slash can be nothing but a registry.
+fn is_registry_for_sure(first: &str) -> bool {
+    first == "localhost"
+        || first.contains(['.', ':'])
+        || first.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 /// Splits a port off; the colons within brackets are an address's own.

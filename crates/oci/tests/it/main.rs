@@ -1,0 +1,13 @@
+//! Pulls from a registry in this process, imports from files, and hostile images by either way.
+
+mod cut;
+mod hostile;
+mod image;
+mod import;
+mod layers;
+mod login;
+mod mirror;
+mod pull;
+mod registry;
+mod tar;
+mod wrong;
