@@ -1,7 +1,7 @@
 //! Images from files: OCI layouts, as directories or in a tar, and what `docker save` writes.
 //!
-//! An archive is indexed once and then read in place; names in it are looked up in that index, never
-//! on disk. In a directory no link is followed.
+//! An archive is indexed once and then read in place; names in it are looked up in that index,
+//! never on disk. In a directory no link is followed.
 
 use std::{
     fs::File,

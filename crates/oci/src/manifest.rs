@@ -1,4 +1,6 @@
-//! Manifests and indexes: what an image is made of (OCI image specification 1.1; Docker's schema 2).
+//! Manifests and indexes: what an image is made of.
+//!
+//! Source: the OCI image specification 1.1; Docker's "Image Manifest V 2, Schema 2".
 
 use serde::Deserialize;
 

@@ -142,7 +142,8 @@ impl<'a> Session<'a> {
         self.sources.len() > 1
     }
 
-    /// Fetches a manifest by its tag or digest, from the first that has it. Returns its digest, too.
+    /// Fetches a manifest by its tag or digest, from the first that has it. Returns its digest,
+    /// too.
     pub(crate) async fn manifest(
         &self,
         tag: &str,

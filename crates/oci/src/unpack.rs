@@ -1,8 +1,8 @@
 //! Layers, unpacked one above the other to a tree.
 //!
-//! What an entry may be: a file, a directory, a symbolic link, a hard link. Devices below `/dev` are
-//! passed over, because every sandbox gets its own `/dev`; elsewhere they are refused, and so are
-//! named pipes, at which whoever opens the tree would hang. A tar knows no sockets.
+//! What an entry may be: a file, a directory, a symbolic link, a hard link. Devices below `/dev`
+//! are passed over, because every sandbox gets its own `/dev`; elsewhere they are refused, and so
+//! are named pipes, at which whoever opens the tree would hang. A tar knows no sockets.
 
 use std::{
     io::Read,

@@ -35,7 +35,8 @@ fn names_get_docker_s_defaults() {
 fn what_no_registry_takes_is_refused_with_its_reason() {
     let hex = "0123456789abcdef".repeat(4);
     let long = format!("a.b/{}", "c".repeat(252));
-    let cases: [(&str, fn(&ReferenceError) -> bool); 34] = [
+    type IsExpected = fn(&ReferenceError) -> bool;
+    let cases: [(&str, IsExpected); 34] = [
         ("", |e| matches!(e, ReferenceError::Empty(_))),
         (":tag", |e| matches!(e, ReferenceError::Empty(_))),
         ("host.io/", |e| matches!(e, ReferenceError::Empty(_))),

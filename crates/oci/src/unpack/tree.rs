@@ -3,8 +3,8 @@
 //! Every directory is opened by the kernel with `openat2` and `RESOLVE_IN_ROOT`: links of the image
 //! are followed as its own processes would follow them, and end at the tree's root whatever they
 //! say. The last part of a path is never followed; files are made with `O_EXCL`. So no entry
-//! reaches anything outside, whatever came before it. Walking part by part with `O_NOFOLLOW` was the
-//! other way; it would have to follow links within the tree by hand.
+//! reaches anything outside, whatever came before it. Walking part by part with `O_NOFOLLOW` was
+//! the other way; it would have to follow links within the tree by hand.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::RandomState},

@@ -143,7 +143,8 @@ impl Image {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory where that goes: whoever else writes to the disk would be waited for.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         fs::create_dir(dir.path().join("work")).unwrap();
         fs::create_dir(dir.path().join("beside")).unwrap();
         fs::write(dir.path().join("beside/sentinel"), "untouched").unwrap();

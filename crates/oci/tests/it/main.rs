@@ -1,4 +1,6 @@
 //! Pulls from a registry in this process, imports from files, and hostile images by either way.
+//! Needs root: images say whom their files belong to.
+#![cfg(test)]
 
 mod cut;
 mod hostile;
