@@ -16,7 +16,7 @@ pub enum Phase {
     Done,
 }
 
-/// How far a pull is. Its numbers never fall within one pull.
+/// How far a pull is. Its numbers fall only when what came was not right and is fetched anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
     /// What it is doing.

@@ -273,9 +273,13 @@ impl<'a> Session<'a> {
     /// Sends a request and follows where the answer leads. What authorizes it goes to the source
     /// alone.
     async fn follow(&self, source: &Source, url: Url, from: u64) -> Result<Response, Failed> {
+        let is_manifest = url.path().contains("/manifests/");
         let mut url = url;
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.http.get(url.clone()).header(ACCEPT, MEDIA_TYPES.join(", "));
+            let mut request = self.http.get(url.clone());
+            if is_manifest {
+                request = request.header(ACCEPT, MEDIA_TYPES.join(", "));
+            }
             if from > 0 {
                 request = request.header(RANGE, format!("bytes={from}-"));
             }

@@ -100,7 +100,8 @@ fn decompress(file: File, work: &Work, bounds: &Bounds) -> Result<File, OciError
         File::options().read(true).write(true).create_new(true).open(&place).map_err(fail)?;
     // Nobody else needs its name, and a crash leaves nothing.
     std::fs::remove_file(&place).map_err(fail)?;
-    let mut plain = Plain::new(file, bounds.fetched_bytes, &Digest::of(b""), bounds)?;
+    let bounds = Bounds { unpacked_bytes: bounds.fetched_bytes, ..bounds.clone() };
+    let mut plain = Plain::new(file, bounds.unpacked_bytes, &Digest::of(b""), &bounds)?;
     loop {
         let count = {
             let bytes = plain.fill_buf().map_err(tar::unwrap)?;

@@ -1,4 +1,21 @@
+use proptest::prelude::*;
+
 use super::*;
+
+proptest! {
+    /// Whatever passes can stand in an address, and reads as itself when it is written out.
+    #[test]
+    fn nothing_but_names_passes(text in r"[a-zA-Z0-9:/@._\[\]% \-\n\u{e4}]{0,40}|\PC{0,20}") {
+        if let Ok(reference) = text.parse::<Reference>() {
+            prop_assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference.clone());
+            let clean = |text: &str| text.split('/').all(|part| !matches!(part, "" | "." | ".."));
+            prop_assert!(clean(reference.repository()) && reference.tag().is_none_or(clean));
+            let url = format!("https://{}/v2/", reference.registry());
+            let url = url::Url::parse(&url).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            prop_assert!(url.username().is_empty() && url.path() == "/v2/");
+        }
+    }
+}
 
 #[test]
 fn names_get_docker_s_defaults() {

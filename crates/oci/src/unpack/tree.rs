@@ -55,6 +55,8 @@ pub(crate) struct Tree {
     hasher: RandomState,
     /// The directory of the entry before: most are in the same.
     last: Option<(TreePath, Dir)>,
+    /// How many names were looked at to be taken away: a whiteout costs as much as it spares.
+    visits: u64,
     /// The times of the present layer's directories, set when nothing more is made in them.
     times: Vec<(TreePath, Timespec)>,
 }
@@ -102,6 +104,7 @@ impl Tree {
             ours: HashSet::new(),
             hasher: RandomState::new(),
             last: None,
+            visits: 0,
             times: Vec::new(),
         })
     }

@@ -261,6 +261,10 @@ async fn nothing_is_without_a_bound() {
     let wide = record("comment", &vec![b'c'; 70_000]);
     let claims = |size| Header { size, ..Header::new("a", b'0') };
     check(vec![
+        ("whiteouts over the same files for ever", TooLarge, {
+            let files = (0..60).fold(tar(), |tar, number| tar.file(&format!("d/f{number}"), b""));
+            (0..60).fold(files, |tar, _| tar.file("d/.wh..wh..opq", b"")).end()
+        }),
         ("a file larger than all may be", TooLarge, tar().header(&claims(9 << 20)).end()),
         (
             "a size beyond all",

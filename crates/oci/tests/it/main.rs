@@ -9,6 +9,7 @@ mod import;
 mod layers;
 mod login;
 mod mirror;
+mod mutation;
 mod pull;
 mod registry;
 mod tar;

@@ -9,6 +9,10 @@ use crate::OciError;
 
 use super::{Dir, Missing, Tree, TreePath};
 
+/// How often each of the most entries that there may be may stand under a whiteout. Honest images
+/// have a handful of whiteouts; thousands over the same thousands of files would take for ever.
+const VISITS: u64 = 4;
+
 /// Which files go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Which {
@@ -46,7 +50,21 @@ impl Tree {
     }
 
     /// Takes a name away, and what is below it. As deep as the tree may be, and no deeper.
-    fn take(&self, dir: &Dir, name: &[u8], which: Which, path: &TreePath) -> Result<(), OciError> {
+    fn take(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        which: Which,
+        path: &TreePath,
+    ) -> Result<(), OciError> {
+        self.visits += 1;
+        if self.visits / VISITS > self.bounds.entries {
+            let limit = self.bounds.entries.saturating_mul(VISITS);
+            return Err(OciError::TooLarge {
+                what: "the number of files under its whiteouts",
+                limit,
+            });
+        }
         let stays = which == Which::OfLowerLayers && self.is_ours(dir.inode, name);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&dir.fd, name, flags, Mode::empty()) {
@@ -70,7 +88,7 @@ impl Tree {
         }
     }
 
-    fn take_all(&self, dir: &Dir, which: Which, path: &TreePath) -> Result<(), OciError> {
+    fn take_all(&mut self, dir: &Dir, which: Which, path: &TreePath) -> Result<(), OciError> {
         for name in self.names(dir, path)? {
             self.take(dir, &name, which, path)?;
         }
