@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
 
 def main() -> int:
     asked = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=asked.scratch)))
         place = stack.enter_context(registry(asked.docker_registry, scratch))
@@ -77,18 +79,22 @@ def registry(program: str, scratch: pathlib.Path):
     )
     process = subprocess.Popen([program, "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
-                break
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise SystemExit("the registry does not answer")
-            time.sleep(0.05)
+        until_answers(port, process)
         yield f"127.0.0.1:{port}/bench:1"
     finally:
         process.terminate()
         process.wait()
+
+
+def until_answers(port: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+            return
+        if time.monotonic() > deadline or process.poll() is not None:
+            raise SystemExit("the registry does not answer")
+        time.sleep(0.05)
 
 
 def push(asked: argparse.Namespace, scratch: pathlib.Path, place: str) -> int:

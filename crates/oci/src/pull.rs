@@ -183,7 +183,7 @@ impl Puller {
                     if doubtful && trust == Trust::Mirrors =>
                 {
                     tracing::warn!(image = %found.reference, %error, "an image is fetched anew");
-                    self.block(&work, Work::forget_blobs).await?;
+                    self.block(&work, |work| work.forget_blobs()).await?;
                 }
                 done => return done,
             }
@@ -301,7 +301,7 @@ impl Puller {
             }
         };
         let unpacked = unpacked.unwrap_or_else(|_panicked| Err(OciError::Cancelled))?;
-        self.block(work, Work::forget_blobs).await?;
+        self.block(work, |work| work.forget_blobs()).await?;
         progress.send_modify(|progress| progress.phase = Phase::Done);
         Ok(unpacked)
     }
@@ -324,7 +324,7 @@ impl Puller {
     async fn block<T: Send + 'static>(
         &self,
         work: &Arc<Work>,
-        block: impl FnOnce(&Work) -> Result<T, OciError> + Send + 'static,
+        block: impl FnOnce(&Arc<Work>) -> Result<T, OciError> + Send + 'static,
     ) -> Result<T, OciError> {
         let work = Arc::clone(work);
         let done = self.shared.tasks.spawn_blocking(move || block(&work));
@@ -353,7 +353,7 @@ impl Drop for Stop {
 type Opened = (Vec<Arc<Blob>>, Vec<Arc<Blob>>);
 
 /// Opens the blobs of layers; many images have the same layer twice.
-fn open_blobs(work: &Work, layers: &[Descriptor]) -> Result<Opened, OciError> {
+fn open_blobs(work: &Arc<Work>, layers: &[Descriptor]) -> Result<Opened, OciError> {
     let dir = work.blobs(layers)?;
     let mut known: HashMap<&Digest, Arc<Blob>> = HashMap::new();
     let (mut distinct, mut by_layer) = (Vec::new(), Vec::new());
@@ -365,7 +365,7 @@ fn open_blobs(work: &Work, layers: &[Descriptor]) -> Result<Opened, OciError> {
                 return Err(OciError::BadSize { what, expected, found: blob.size() });
             }
             None => {
-                let blob = Arc::new(Blob::open(&dir, layer)?);
+                let blob = Arc::new(Blob::open(work, &dir, layer)?);
                 known.insert(&layer.digest, Arc::clone(&blob));
                 distinct.push(Arc::clone(&blob));
                 blob
@@ -392,8 +392,10 @@ fn unpack<R: Read>(
         for (index, diff_id) in config.diff_ids.iter().enumerate() {
             let mut reader = open(index)?;
             if let Err(error) = unpacker.layer(&mut reader, diff_id) {
-                // A layer that is not what its digest says is worse than what it holds.
-                return Err(read_on(&mut reader).err().unwrap_or(error));
+                // Whether the layer is what its digest says comes before what is in it.
+                let in_it = error.class() == ErrorClass::Invalid;
+                let read = if in_it { read_on(&mut reader) } else { Ok(()) };
+                return Err(read.err().unwrap_or(error));
             }
             progress.send_modify(|progress| progress.layers_done = index + 1);
         }

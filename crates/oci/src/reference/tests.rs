@@ -10,8 +10,8 @@ proptest! {
             prop_assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference.clone());
             let clean = |text: &str| text.split('/').all(|part| !matches!(part, "" | "." | ".."));
             prop_assert!(clean(reference.repository()) && reference.tag().is_none_or(clean));
-            let url = format!("https://{}/v2/", reference.registry());
-            let url = url::Url::parse(&url).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            let url = url::Url::parse(&format!("https://{}/v2/", reference.registry()));
+            let url = url.map_err(|error| TestCaseError::fail(error.to_string()))?;
             prop_assert!(url.username().is_empty() && url.path() == "/v2/");
         }
     }

@@ -20,7 +20,7 @@ use reqwest::{Response, StatusCode, header::CONTENT_RANGE};
 use tarn_task::Tasks;
 use tokio::sync::mpsc;
 
-use crate::{Digest, OciError, digest::Hasher, manifest::Descriptor};
+use crate::{Digest, OciError, digest::Hasher, manifest::Descriptor, work::Work};
 
 use super::{Failed, Session, Source};
 
@@ -41,6 +41,8 @@ pub(crate) struct Blob {
     inherited: u64,
     state: Mutex<State>,
     changed: Condvar,
+    /// Nobody else gets the directory while somebody may write to a file in it.
+    _work: Arc<Work>,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,11 @@ struct Writer {
 
 impl Blob {
     /// Takes what an earlier pull left of a blob in a directory, or begins it. Blocks.
-    pub(crate) fn open(dir: &Path, descriptor: &Descriptor) -> Result<Self, OciError> {
+    pub(crate) fn open(
+        work: &Arc<Work>,
+        dir: &Path,
+        descriptor: &Descriptor,
+    ) -> Result<Self, OciError> {
         let digest = descriptor.digest.clone();
         let path = dir.join(format!("{}-{}", digest.algorithm(), digest.hex()));
         let fail = |error| OciError::disk("open", &path, error);
@@ -92,7 +98,15 @@ impl Blob {
         }
         let state = Mutex::new(State { written: inherited, end: End::Growing });
         let size = descriptor.size;
-        Ok(Self { digest, size, path, inherited, state, changed: Condvar::new() })
+        Ok(Self {
+            digest,
+            size,
+            path,
+            inherited,
+            state,
+            changed: Condvar::new(),
+            _work: Arc::clone(work),
+        })
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -168,6 +182,10 @@ impl Writer {
         let path = blob.path.clone();
         let fail = |error| OciError::disk("write", &path, error);
         let file = options().open(&path).map_err(fail)?;
+        // If the fetch was given up before the file was opened, another may have its name now.
+        if blob.state.lock().end != End::Growing {
+            return Ok(());
+        }
         let hasher = blob.digest.hasher();
         let mut writer = Self { blob, file, hasher };
         writer.hash_inherited().map_err(fail)?;

@@ -230,6 +230,9 @@ async fn nothing_but_files_directories_and_links_is_made() {
         ("a bad capability", Hostile, {
             tar().pax(&[("SCHILY.xattr.security.capability", b"\x01\x02")]).file("x", b"").end()
         }),
+        ("a time beyond all", Harmless, {
+            tar().pax(&[("mtime", b"9223372036854775807")]).file("x", b"").dir("d").end()
+        }),
         ("attributes that steer an overlay", Harmless, {
             let records: [(&str, &[u8]); 3] = [
                 ("SCHILY.xattr.trusted.overlay.opaque", b"y"),

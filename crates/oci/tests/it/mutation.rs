@@ -14,7 +14,7 @@ const SEEDS: u64 = 250;
 /// A layer that has something of everything.
 fn layer() -> Vec<u8> {
     let mut sparse = Header { size: 512, magic: *b"ustar  \0", ..Header::new("s", b'S') }.block();
-    sparse[386..410].copy_from_slice(b"00000001000\000000001000\0");
+    sparse[386..410].copy_from_slice(b"00000001000 00000001000 ");
     sparse[483..494].copy_from_slice(b"00000002000");
     seal(&mut sparse);
     Tar::new()
