@@ -12,7 +12,7 @@ pub mod rule;
 mod unreliable;
 
 pub use contract::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, SealedLogin,
     SealedSecret, Store, StoreError,
 };
 pub use memory::MemoryStore;

@@ -22,6 +22,7 @@ pub(super) const STORE: Schema = Schema {
         include_str!("../../migrations/0002_snapshot.sql"),
         include_str!("../../migrations/0003_pool.sql"),
         include_str!("../../migrations/0004_secret.sql"),
+        include_str!("../../migrations/0005_image.sql"),
     ],
 };
 
