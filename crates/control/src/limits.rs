@@ -70,7 +70,7 @@ impl Limits {
         refuse_gpus(&ask.gpu_models)?;
         let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
         let had = Captured {
-            image: ask.image.clone().unwrap_or(default_image),
+            image: ask.image.clone().unwrap_or(default_image).into(),
             resources,
             entrypoint: ask.entrypoint.clone(),
             secret_names: ask.secret_names.clone().unwrap_or_default(),
@@ -136,7 +136,7 @@ impl Limits {
         }
         Ok(PoolSettings {
             definition: PoolDefinition {
-                image: ask.image,
+                image: ask.image.into(),
                 resources,
                 entrypoint: ask.entrypoint,
                 network: match ask.network {

@@ -11,12 +11,12 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
-    ByteSize, EgressPolicy, NetworkCounters, NetworkLog, NetworkLost, Pace, SandboxId,
-    UnixMillis,
+    ByteSize, EgressPolicy, NetworkCounters, NetworkLog, NetworkLost, Pace, SandboxId, UnixMillis,
 };
 
 use crate::{
-    Capture, CaptureDraft, CaptureError, CaptureName, Captures, LayerError, Layers, PoolSpace, RootFs, Slot, SlotError, SlotId, Slots, Template,
+    Capture, CaptureDraft, CaptureError, CaptureName, Captures, LayerError, Layers, PoolSpace,
+    RootFs, Slot, SlotError, SlotId, Slots, Template,
 };
 
 mod archive;

@@ -87,11 +87,7 @@ impl SimImages {
         *self.pulls.lock()
     }
 
-    fn offered(
-        &self,
-        reference: &str,
-        login: Option<&RegistryLogin>,
-    ) -> Result<Offer, ImageError> {
+    fn offered(&self, reference: &str, login: Option<&RegistryLogin>) -> Result<Offer, ImageError> {
         let offer = self.registry.lock().get(reference).cloned();
         let offer = offer.filter(|offer| offer.login.is_none() || offer.login.as_ref() == login);
         offer.ok_or_else(|| trouble(reference, PullTrouble::NotFound, "the registry has none"))
