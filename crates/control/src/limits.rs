@@ -313,7 +313,7 @@ mod tests {
         let spec = check(CreateAsk::default()).expect("an empty request is fine");
         assert_eq!(spec.resources, Resources::default());
         assert_eq!((spec.timeout_secs, spec.auto_resume), (600, true));
-        assert_eq!(spec.image.as_str(), "tensorlake/ubuntu-minimal");
+        assert_eq!(spec.image.name.as_str(), "tensorlake/ubuntu-minimal");
         let unlimited = check(CreateAsk { timeout_secs: Some(0), ..CreateAsk::default() });
         assert_eq!(unlimited.map(|spec| spec.timeout_secs), Ok(86_400));
     }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     Caller, ControlError, Limits, SecretKeys,
+    image::ImageTable,
     log::LogCounters,
     pool::Pools,
     snapshot::{ArchiveTries, SnapshotCounters, SnapshotUses},
@@ -36,6 +37,10 @@ pub struct ControlConfig {
     /// How long after a snapshot was last read it is read again in the background, in seconds; 0 =
     /// never. Default: 7 days.
     pub scrub_interval_secs: u64,
+    /// How old an answer of a registry about a reference may be, in seconds. Default: 300.
+    pub image_recheck_secs: u64,
+    /// How long an image is kept that nothing needs, in seconds. Default: 7 days.
+    pub image_keep_secs: u64,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -76,6 +81,7 @@ pub(crate) struct Inner {
     pub(crate) snapshot_uses: SnapshotUses,
     pub(crate) archive_tries: ArchiveTries,
     pub(crate) pools: Pools,
+    pub(crate) images: ImageTable,
     /// Rung when there may be a snapshot to remove.
     pub(crate) snapshots: Notify,
     /// Counts snapshots that were settled, for those who wait for one.
@@ -94,6 +100,8 @@ impl Default for ControlConfig {
             log_retention_days: 7,
             copy_max: 100,
             scrub_interval_secs: 7 * 24 * 3600,
+            image_recheck_secs: 300,
+            image_keep_secs: 7 * 24 * 3600,
             runtime: "gvisor",
         }
     }
@@ -109,6 +117,7 @@ impl Control {
     pub async fn start(parts: ControlParts, config: ControlConfig) -> Result<Self, StoreError> {
         let live = parts.store.sandbox_list_live().await?;
         let pools = Pools::new(parts.store.pool_list().await?);
+        let images = ImageTable::new(parts.store.image_name_list().await?);
         let control = Self(Arc::new(Inner {
             parts,
             config,
@@ -121,6 +130,7 @@ impl Control {
             snapshot_uses: SnapshotUses::default(),
             archive_tries: ArchiveTries::default(),
             pools,
+            images,
             snapshots: Notify::new(),
             captures: watch::Sender::new(0),
         }));

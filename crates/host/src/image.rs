@@ -2,7 +2,10 @@
 
 mod hold;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -204,8 +207,14 @@ pub trait Images: Send + Sync + 'static {
     /// Fails when the host does not remove it.
     async fn remove(&self, digest: &ImageDigest, mark: u64) -> Result<Removal, ImageError>;
 
-    /// Removes what pulls have fetched that nobody has gone on with for a while, but for these.
-    async fn forget_pulls(&self, wanted: &[ImageDigest]);
+    /// Says whether there is so little room that images should go that nothing needs.
+    async fn is_short(&self) -> bool;
+
+    /// Says whether there is something of pulls that did not come to an end and are not under way.
+    async fn has_remains(&self) -> bool;
+
+    /// Removes what is left of such pulls, but for those of these images.
+    async fn forget_pulls(&self, needed: &BTreeSet<ImageDigest>);
 }
 
 // === impl ImageError ===

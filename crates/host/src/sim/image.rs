@@ -1,7 +1,7 @@
 //! Images that exist by name alone, and a registry in memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,9 @@ pub struct SimImages {
     /// Whether pulls come to an end.
     flowing: watch::Sender<bool>,
     pulls: Mutex<usize>,
+    /// How often the registry was asked.
+    asked: Mutex<usize>,
+    unreachable: Mutex<bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +59,8 @@ impl SimImages {
             holds: ImageHolds::default(),
             flowing: watch::Sender::new(true),
             pulls: Mutex::default(),
+            asked: Mutex::default(),
+            unreachable: Mutex::default(),
         }
     }
 
@@ -82,12 +87,25 @@ impl SimImages {
         self.flowing.send_replace(flowing);
     }
 
+    /// Cuts the registry off, or lets it be reached again.
+    pub fn set_reachable(&self, reachable: bool) {
+        *self.unreachable.lock() = !reachable;
+    }
+
+    /// Returns how often the registry was asked what a reference means.
+    pub fn asked(&self) -> usize {
+        *self.asked.lock()
+    }
+
     /// Returns how many images were brought here by pulls.
     pub fn pulled(&self) -> usize {
         *self.pulls.lock()
     }
 
     fn offered(&self, reference: &str, login: Option<&RegistryLogin>) -> Result<Offer, ImageError> {
+        if *self.unreachable.lock() {
+            return Err(trouble(reference, PullTrouble::Unreachable, "nobody answers"));
+        }
         let offer = self.registry.lock().get(reference).cloned();
         let offer = offer.filter(|offer| offer.login.is_none() || offer.login.as_ref() == login);
         offer.ok_or_else(|| trouble(reference, PullTrouble::NotFound, "the registry has none"))
@@ -137,6 +155,7 @@ impl Images for SimImages {
         reference: &str,
         login: Option<&RegistryLogin>,
     ) -> Result<ImagePin, ImageError> {
+        *self.asked.lock() += 1;
         let offer = self.offered(reference, login)?;
         Ok(ImagePin { digest: offer.digest, source: Some(reference.to_owned()) })
     }
@@ -196,7 +215,15 @@ impl Images for SimImages {
         })
     }
 
-    async fn forget_pulls(&self, _wanted: &[ImageDigest]) {}
+    async fn is_short(&self) -> bool {
+        false
+    }
+
+    async fn has_remains(&self) -> bool {
+        false
+    }
+
+    async fn forget_pulls(&self, _needed: &BTreeSet<ImageDigest>) {}
 }
 
 fn template(digest: String) -> Template {
