@@ -9,23 +9,31 @@ use utoipa::OpenApi as _;
 use crate::{
     Access, ErrorBody, ErrorCode, Family, Operation, ROUTES, Route, Serving,
     request::{
-        ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, PutSecret,
-        ResourcesRequest, SandboxPool, UpdateSandbox,
+        ClaimSandbox, CreateKey, CreateSandbox, CreateSnapshot, GpuRequest, ImageRequest,
+        PutSecret, RegistryLoginRequest, ResourcesRequest, SandboxPool, UpdateSandbox,
     },
     response::{
-        AdminSandbox, AdminSandboxList, AdminSecret, AdminSecretList, CopySandboxResponse,
-        CreatePoolResponse, CreateSandboxResponse, CreateSnapshotResponse, ErrorDetails, GpuInfo,
-        HealthBody, KeyEntry, KeyIdentity, KeyList, LogList, LogProcessEntry, LogProcessList,
-        LogRecord, NetworkConfig, NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums,
-        NewKeyBody, OrphanList, Pagination, PoolContainerInfo, PoolInfo, PoolList, ProjectBody,
-        ResourcesInfo, SandboxInfo, SandboxList, SecretBody, SecretKeyReplaced, SecretList,
-        SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry, TransferList, TransferTrouble,
-        UnfoundSandbox,
+        AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull, AdminRegistryLogin,
+        AdminRegistryLoginList, AdminSandbox, AdminSandboxList, AdminSecret, AdminSecretList,
+        CopySandboxResponse, CreatePoolResponse, CreateSandboxResponse, CreateSnapshotResponse,
+        ErrorDetails, GpuInfo, HealthBody, KeyEntry, KeyIdentity, KeyList, LogList,
+        LogProcessEntry, LogProcessList, LogRecord, NetworkConfig, NetworkMissing, NetworkReport,
+        NetworkReportEntry, NetworkSums, NewKeyBody, OrphanList, Pagination, PoolContainerInfo,
+        PoolInfo, PoolList, ProjectBody, ResourcesInfo, SandboxInfo, SandboxList, SecretBody,
+        SecretKeyReplaced, SecretList, SnapshotInfo, SnapshotList, SnapshotVerdict, TransferEntry,
+        TransferList, TransferTrouble, UnfoundSandbox,
     },
 };
 
 #[derive(utoipa::OpenApi)]
 #[openapi(components(schemas(
+    AdminImage,
+    AdminImageList,
+    AdminImageName,
+    AdminImageNames,
+    AdminPull,
+    AdminRegistryLogin,
+    AdminRegistryLoginList,
     AdminSandbox,
     AdminSandboxList,
     AdminSecret,
@@ -43,6 +51,7 @@ use crate::{
     GpuInfo,
     GpuRequest,
     HealthBody,
+    ImageRequest,
     KeyEntry,
     KeyIdentity,
     KeyList,
@@ -63,6 +72,7 @@ use crate::{
     PoolList,
     ProjectBody,
     PutSecret,
+    RegistryLoginRequest,
     ResourcesInfo,
     ResourcesRequest,
     SandboxInfo,
@@ -351,6 +361,17 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminSecretKeyRotate => {
             ("admin", "Replaces the key that the secrets of all projects hang on")
         }
+        Operation::AdminImageList => ("admin", "Lists pulled and imported images, and pulls"),
+        Operation::AdminImagePull => {
+            ("admin", "Pulls an image and names it; waits until it is here")
+        }
+        Operation::AdminImageImport => ("admin", "Imports an image from a file and names it"),
+        Operation::AdminImageRemove => {
+            ("admin", "Takes names of an image away; it goes when nothing needs it")
+        }
+        Operation::AdminLoginList => ("admin", "Lists what projects show to registries"),
+        Operation::AdminLoginPut => ("admin", "Sets what a project shows to a registry"),
+        Operation::AdminLoginDelete => ("admin", "Removes what a project shows to a registry"),
         Operation::KeyIntrospect => ("platform", "Tells what the key opens"),
         Operation::ProjectFetch => ("platform", "Returns the key's project"),
         Operation::Healthz => ("server", "Says that the process answers"),
@@ -401,6 +422,10 @@ fn request(operation: Operation) -> Option<&'static str> {
         Operation::SandboxUpdate => Some("UpdateSandboxRequest"),
         Operation::AdminKeyCreate => Some("CreateKeyRequest"),
         Operation::SecretPut | Operation::AdminSecretPut => Some("PutSecretRequest"),
+        Operation::AdminImagePull | Operation::AdminImageImport | Operation::AdminImageRemove => {
+            Some("ImageRequest")
+        }
+        Operation::AdminLoginPut | Operation::AdminLoginDelete => Some("RegistryLoginRequest"),
         Operation::PoolCreate | Operation::PoolReplace => Some("SandboxPoolRequest"),
         Operation::PoolClaim => Some("ClaimSandboxRequest"),
         Operation::SnapshotCreate | Operation::AdminSnapshotCreate => Some("CreateSnapshotRequest"),
@@ -435,6 +460,8 @@ fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminSecretList
         | Operation::AdminSecretDelete
         | Operation::AdminSecretKeyRotate
+        | Operation::AdminImageList
+        | Operation::AdminLoginList
         | Operation::KeyIntrospect
         | Operation::ProjectFetch
         | Operation::Healthz
@@ -514,6 +541,18 @@ fn success(operation: Operation) -> &'static [(u16, &'static str, Answer)] {
         Operation::AdminSecretKeyRotate => {
             &[(200, "It is replaced", Answer::Json("SecretKeyReplaced"))]
         }
+        Operation::AdminImageList => &[(200, "All of them", Answer::Json("AdminImageList"))],
+        Operation::AdminImagePull | Operation::AdminImageImport => {
+            &[(200, "It is here, under this name", Answer::Json("AdminImageNames"))]
+        }
+        Operation::AdminImageRemove => {
+            &[(200, "It has these names no more", Answer::Json("AdminImageNames"))]
+        }
+        Operation::AdminLoginList => {
+            &[(200, "All of them", Answer::Json("AdminRegistryLoginList"))]
+        }
+        Operation::AdminLoginPut => &[(200, "It is set", Answer::Json("AdminRegistryLogin"))],
+        Operation::AdminLoginDelete => &[(200, "It is gone", Answer::AnyJson)],
         Operation::KeyIntrospect => &[(200, "The key's identity", Answer::Json("KeyIdentity"))],
         Operation::ProjectFetch => &[(200, "The project", Answer::Json("ProjectBody"))],
         Operation::Healthz => &[(200, "It does", Answer::Json("HealthBody"))],
@@ -567,6 +606,14 @@ const SANDBOX_SETTINGS: [ErrorCode; 14] = [
     ErrorCode::SnapshotIncompatible,
     ErrorCode::SecretNotFound,
     ErrorCode::DiskShrinkForbidden,
+    ErrorCode::PayloadTooLarge,
+];
+
+/// What an order about an image may be refused for.
+const IMAGE_ORDERS: [ErrorCode; 4] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::NotFound,
+    ErrorCode::ImageNotFound,
     ErrorCode::PayloadTooLarge,
 ];
 
@@ -654,6 +701,10 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
             ErrorCode::NotFound,
             ErrorCode::PayloadTooLarge,
         ],
+        Operation::AdminImagePull | Operation::AdminImageImport => &IMAGE_ORDERS,
+        Operation::AdminImageRemove | Operation::AdminLoginPut | Operation::AdminLoginDelete => {
+            &[ErrorCode::InvalidRequest, ErrorCode::NotFound, ErrorCode::PayloadTooLarge]
+        }
         Operation::SecretFetch | Operation::SecretDelete | Operation::AdminSecretDelete => {
             &[ErrorCode::SecretNotFound]
         }
@@ -670,6 +721,8 @@ fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::AdminSandboxList
         | Operation::AdminSecretList
         | Operation::AdminSecretKeyRotate
+        | Operation::AdminImageList
+        | Operation::AdminLoginList
         | Operation::AdminSnapshotList
         | Operation::AdminTransferList
         | Operation::AdminOrphanList => &[],

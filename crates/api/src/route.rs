@@ -106,6 +106,13 @@ pub enum Operation {
     AdminSecretPut,
     AdminSecretDelete,
     AdminSecretKeyRotate,
+    AdminImageList,
+    AdminImagePull,
+    AdminImageImport,
+    AdminImageRemove,
+    AdminLoginList,
+    AdminLoginPut,
+    AdminLoginDelete,
 }
 
 /// A row of the table.
@@ -249,6 +256,13 @@ pub const ROUTES: &[Route] = &[
     own(Put, "/tarn/v1/secrets", Admin, Operation::AdminSecretPut),
     own(Delete, "/tarn/v1/secrets/{id}", Admin, Operation::AdminSecretDelete),
     own(Post, "/tarn/v1/secrets/key/rotate", Admin, Operation::AdminSecretKeyRotate),
+    own(Get, "/tarn/v1/images", Admin, Operation::AdminImageList),
+    own(Post, "/tarn/v1/images/pull", Admin, Operation::AdminImagePull),
+    own(Post, "/tarn/v1/images/import", Admin, Operation::AdminImageImport),
+    own(Post, "/tarn/v1/images/remove", Admin, Operation::AdminImageRemove),
+    own(Get, "/tarn/v1/registry-logins", Admin, Operation::AdminLoginList),
+    own(Put, "/tarn/v1/registry-logins", Admin, Operation::AdminLoginPut),
+    own(Post, "/tarn/v1/registry-logins/remove", Admin, Operation::AdminLoginDelete),
 ];
 
 // === impl Method ===
@@ -327,6 +341,13 @@ impl Operation {
             Self::AdminSecretPut => "admin_secret_put",
             Self::AdminSecretDelete => "admin_secret_delete",
             Self::AdminSecretKeyRotate => "admin_secret_key_rotate",
+            Self::AdminImageList => "admin_image_list",
+            Self::AdminImagePull => "admin_image_pull",
+            Self::AdminImageImport => "admin_image_import",
+            Self::AdminImageRemove => "admin_image_remove",
+            Self::AdminLoginList => "admin_login_list",
+            Self::AdminLoginPut => "admin_login_put",
+            Self::AdminLoginDelete => "admin_login_delete",
         }
     }
 }

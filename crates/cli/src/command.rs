@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 
 use crate::{
-    CliError, NetworkOptions, SecretCommand, SnapshotCommand,
+    CliError, ImageCommand, NetworkOptions, SecretCommand, SnapshotCommand,
     client::AdminClient,
-    network, secret, snapshot,
+    image, network, secret, snapshot,
     state::{self, Change},
     table::{table, time},
 };
@@ -34,6 +34,9 @@ pub enum ClientCommand {
     /// Set, list and delete secrets, and replace their key
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Pull, import, list and remove images; set what projects show to registries
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at sandboxes that a node has and the store does not know
     #[command(subcommand)]
     Orphan(OrphanCommand),
@@ -136,6 +139,7 @@ pub async fn run_to(
         ClientCommand::Sandbox(command) => sandbox(&client, command).await?,
         ClientCommand::Snapshot(command) => snapshot::run(&client, command).await?,
         ClientCommand::Secret(command) => secret::run(&client, command).await?,
+        ClientCommand::Image(command) => image::run(&client, command).await?,
         ClientCommand::Orphan(OrphanCommand::List(options)) => {
             list_orphans(&client, options).await?
         }

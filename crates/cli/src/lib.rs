@@ -7,6 +7,7 @@ mod client;
 mod command;
 mod data_dir;
 mod error;
+mod image;
 mod network;
 mod progress;
 mod secret;
@@ -20,6 +21,7 @@ pub use command::{
 };
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;
+pub use image::{ImageCommand, ScopeOptions};
 pub use network::NetworkOptions;
 pub use secret::SecretCommand;
 pub use snapshot::{SnapshotCommand, WaitFor};

@@ -133,7 +133,9 @@ impl From<ControlError> for Failure {
             ControlError::PoolNotFound(_) => ErrorCode::PoolNotFound,
             ControlError::PoolInUse { .. } => ErrorCode::PoolInUse,
             ControlError::NotFound(_) => ErrorCode::NotFound,
-            ControlError::Unavailable { .. } => ErrorCode::Unavailable,
+            ControlError::ImageUnavailable { .. } | ControlError::Unavailable { .. } => {
+                ErrorCode::Unavailable
+            }
             ControlError::CaptureFailed { .. } | ControlError::Internal { .. } => {
                 ErrorCode::Internal
             }

@@ -349,6 +349,8 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         log_retention_days: config.process_logs.retention_days,
         copy_max: config.limits.copies_max,
         scrub_interval_secs: config.pool.scrub_interval_secs,
+        image_recheck_secs: config.images.recheck_secs,
+        image_keep_secs: config.images.keep_unused_secs,
         runtime,
     })
 }

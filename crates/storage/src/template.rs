@@ -17,6 +17,7 @@ mod shelf;
 
 use std::{
     collections::BTreeSet,
+    fmt,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -39,10 +40,9 @@ use crate::{
 };
 
 /// The images of a node: the stock images, and those that were pulled or imported.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HostImages(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     stock: StockImages,
     shelf: Shelf,
@@ -88,6 +88,12 @@ impl HostImages {
         let trash = Arc::clone(&shared);
         shared.tasks.spawn_blocking(move || trash.shelf.empty_trash());
         Ok(Self(shared))
+    }
+}
+
+impl fmt::Debug for HostImages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostImages").field("shelf", &self.0.shelf).finish_non_exhaustive()
     }
 }
 

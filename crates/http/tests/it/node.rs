@@ -14,9 +14,9 @@ use tarn_node_api::{
     ReportSink as _, Transfer, Unfound, VerifyError,
 };
 use tarn_types::{
-    ArchiveFacts, BootImage, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, ImageDigest,
-    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId, SnapshotId,
-    StartFailure, UnixMillis,
+    ArchiveFacts, BootImage, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation,
+    ImageDigest, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId,
+    SnapshotId, StartFailure, UnixMillis,
 };
 
 /// What the node does with an intent.

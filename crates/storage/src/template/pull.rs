@@ -1,7 +1,7 @@
 //! Pulls and imports under way. A pull is a task of its own, which whoever needs the image joins;
 //! it ends with the image on the shelf, or with what kept it from there.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use parking_lot::Mutex;
 use tarn_host::{ImageError, PullProgress, PullTrouble, StoredImage};
