@@ -33,6 +33,7 @@ pub enum ImageCommand {
         /// The name it gets [default: the reference]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
+        /// Whose name it is
         #[command(flatten)]
         scope: ScopeOptions,
     },
@@ -45,6 +46,7 @@ pub enum ImageCommand {
         /// Which image, if the file holds several: its reference or tag there
         #[arg(long, value_name = "REF")]
         choose: Option<String>,
+        /// Whose name it is
         #[command(flatten)]
         scope: ScopeOptions,
     },
@@ -56,6 +58,7 @@ pub enum ImageCommand {
     Rm {
         /// The name, or `sha256:` and the first digits of the digest
         image: String,
+        /// Whose name it is
         #[command(flatten)]
         scope: ScopeOptions,
     },

@@ -39,6 +39,15 @@ pub enum OciError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Something is at an address to which no request may go.
+    #[error(
+        "{host} is at no public address, and this server asks no others for images; its operator \
+         can allow that host"
+    )]
+    NotPublic {
+        /// The registry, or where it sent us.
+        host: String,
+    },
     /// The registry answered that it does not do it.
     #[error("the registry {registry} refused the request with status {status}{detail}")]
     Refused {
@@ -135,7 +144,7 @@ impl OciError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound { .. } => ErrorClass::NotFound,
-            Self::Unauthorized { .. } => ErrorClass::Denied,
+            Self::Unauthorized { .. } | Self::NotPublic { .. } => ErrorClass::Denied,
             Self::Unreachable { .. } => ErrorClass::Unavailable,
             Self::Refused { status, .. } => match status {
                 429 | 500..=599 => ErrorClass::Unavailable,

@@ -8,6 +8,8 @@ use std::{
 
 use url::Url;
 
+use crate::Reach;
+
 /// How registries are reached. The default is right for public ones.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
@@ -18,6 +20,8 @@ pub struct RegistryOptions {
     /// The registries, `host` or `host:port`, that are spoken to in plain HTTP. Those on a loopback
     /// address are, too.
     pub plain_http: BTreeSet<String>,
+    /// Where requests may go, mirrors apart.
+    pub reach: Reach,
     /// Files of PEM certificates that are trusted beside the system's.
     pub extra_roots: Vec<PathBuf>,
     /// How long a connection may take to be made.
@@ -39,6 +43,7 @@ impl Default for RegistryOptions {
         Self {
             mirrors: BTreeMap::new(),
             plain_http: BTreeSet::new(),
+            reach: Reach::default(),
             extra_roots: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),

@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     import,
     manifest::{Descriptor, Document, Manifest, Platform, choose},
-    registry::{self, Session, Trust, blob::Blob},
+    registry::{self, Clients, Session, Trust, blob::Blob},
     unpack::Unpacker,
     work::Work,
 };
@@ -65,7 +65,7 @@ struct Shared {
     tasks: Tasks,
     machine: Platform,
     /// Made when it is first needed: that reads certificates.
-    http: OnceCell<reqwest::Client>,
+    http: OnceCell<Clients>,
 }
 
 /// Tells whoever works on a pull to stop, when it is dropped.
@@ -267,10 +267,11 @@ impl Puller {
                 Ok::<_, OciError>(Unpacked { manifest, config: config.run, bytes, entries })
             }
         });
-        let arrived = |count| progress.send_modify(|progress| progress.bytes_done += count);
+        let arrived = &|count| progress.send_modify(|progress| progress.bytes_done += count);
         let mut fetching = pin!(
-            stream::iter(&distinct)
-                .map(|blob| session.fetch(blob, tasks, &arrived))
+            // Owned, so that whoever pulls can be a task.
+            stream::iter(distinct.clone())
+                .map(|blob| async move { session.fetch(&blob, tasks, arrived).await })
                 .buffer_unordered(options.parallel.max(1))
                 .try_collect::<()>()
         );
@@ -306,10 +307,10 @@ impl Puller {
         Ok(unpacked)
     }
 
-    async fn http(&self) -> Result<&reqwest::Client, OciError> {
+    async fn http(&self) -> Result<&Clients, OciError> {
         let make = || async {
             let shared = Arc::clone(&self.shared);
-            let made = self.shared.tasks.spawn_blocking(move || registry::client(&shared.options));
+            let made = self.shared.tasks.spawn_blocking(move || registry::clients(&shared.options));
             made.await.unwrap_or_else(|_panicked| Err(OciError::Cancelled))
         };
         self.shared.http.get_or_try_init(make).await

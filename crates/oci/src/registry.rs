@@ -4,12 +4,12 @@
 //! is taken, tries no mirrors, and keeps tokens across callers. Redirects are followed here, not by
 //! `reqwest`, because where one may lead, and what may go along, is a matter of safety.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use base64::Engine as _;
 use parking_lot::Mutex;
 use reqwest::{
-    Certificate, Response, StatusCode,
+    Certificate, RequestBuilder, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use secrecy::ExposeSecret as _;
@@ -17,9 +17,10 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::{
-    Bounds, Credentials, Digest, OciError, Reference, RegistryOptions,
+    Bounds, Credentials, Digest, OciError, Reach, Reference, RegistryOptions,
     digest::shown,
     manifest::{Descriptor, MEDIA_TYPES},
+    reach::{NotPublic, PublicResolver},
     reference::is_loopback,
 };
 
@@ -49,7 +50,7 @@ pub(crate) enum Trust {
 /// The conversation about one image with its registry and the mirrors of that.
 #[derive(Debug)]
 pub(crate) struct Session<'a> {
-    http: &'a reqwest::Client,
+    http: &'a Clients,
     options: &'a RegistryOptions,
     reference: &'a Reference,
     credentials: Option<&'a Credentials>,
@@ -83,8 +84,17 @@ struct TokenAnswer {
     access_token: Option<String>,
 }
 
-/// Makes the HTTP client for registries. Blocks: it reads the certificates.
-pub(crate) fn client(options: &RegistryOptions) -> Result<reqwest::Client, OciError> {
+/// The HTTP clients for registries.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    /// Connects to public addresses alone.
+    public: reqwest::Client,
+    /// Connects to wherever a name leads.
+    free: reqwest::Client,
+}
+
+/// Makes the HTTP clients for registries. Blocks: it reads the certificates.
+pub(crate) fn clients(options: &RegistryOptions) -> Result<Clients, OciError> {
     let mut roots = Vec::new();
     for path in &options.extra_roots {
         let pem = std::fs::read(path)
@@ -103,18 +113,24 @@ pub(crate) fn client(options: &RegistryOptions) -> Result<reqwest::Client, OciEr
             .connect_timeout(options.connect_timeout)
             .read_timeout(options.idle_timeout)
     };
-    let built = builder().tls_certs_merge(roots.clone()).build().or_else(|error| {
-        tracing::warn!(%error, "the system's certificates cannot be used; only configured ones are");
-        builder().tls_certs_only(roots).build()
-    });
-    built.map_err(|error| OciError::disk("set up TLS", "", std::io::Error::other(error)))
+    let build = |builder: &dyn Fn() -> reqwest::ClientBuilder| {
+        let built = builder().tls_certs_merge(roots.clone()).build().or_else(|error| {
+            tracing::warn!(
+                %error, "the system's certificates cannot be used; only configured ones are"
+            );
+            builder().tls_certs_only(roots.clone()).build()
+        });
+        built.map_err(|error| OciError::disk("set up TLS", "", std::io::Error::other(error)))
+    };
+    let public = || builder().dns_resolver(Arc::new(PublicResolver));
+    Ok(Clients { public: build(&public)?, free: build(&builder)? })
 }
 
 // === impl Session ===
 
 impl<'a> Session<'a> {
     pub(crate) fn new(
-        http: &'a reqwest::Client,
+        http: &'a Clients,
         options: &'a RegistryOptions,
         reference: &'a Reference,
         credentials: Option<&'a Credentials>,
@@ -276,7 +292,7 @@ impl<'a> Session<'a> {
         let is_manifest = url.path().contains("/manifests/");
         let mut url = url;
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.http.get(url.clone());
+            let mut request = self.request(source, &url)?;
             if is_manifest {
                 request = request.header(ACCEPT, MEDIA_TYPES.join(", "));
             }
@@ -287,8 +303,8 @@ impl<'a> Session<'a> {
             if let Some(authorization) = authorization.filter(|_| source.is_same_place(&url)) {
                 request = request.header(AUTHORIZATION, authorization);
             }
-            let response =
-                request.send().await.map_err(|error| source.unreachable(error, "ask"))?;
+            let response = request.send().await;
+            let response = response.map_err(|error| source.not_reached(&url, error, "ask"))?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
@@ -302,6 +318,19 @@ impl<'a> Session<'a> {
         }
         let detail = ": it redirects without end".to_owned();
         Err(Failed::finally(source.refused(StatusCode::LOOP_DETECTED, detail)))
+    }
+
+    /// Begins a request, unless it must not go there.
+    fn request(&self, source: &Source, url: &Url) -> Result<RequestBuilder, Failed> {
+        // Who runs the machine has said where its mirrors are.
+        let is_mirror = source.is_mirror && source.is_same_place(url);
+        if is_mirror || self.options.reach.is_free(url) {
+            return Ok(self.http.free.get(url.clone()));
+        }
+        if Reach::may_be_public(url) {
+            return Ok(self.http.public.get(url.clone()));
+        }
+        Err(Failed::not_public(url))
     }
 
     /// Says whether a source may send us somewhere: to any HTTPS, and in plain HTTP only to where
@@ -372,15 +401,16 @@ impl<'a> Session<'a> {
         if let Some(service) = service {
             url.query_pairs_mut().append_pair("service", service);
         }
-        let mut request = self.http.get(url);
+        let mut request = self.request(source, &url)?;
         if let Some(credentials) = credentials {
             let mut header =
                 HeaderValue::try_from(basic(credentials)).expect("base64 is fit for a header");
             header.set_sensitive(true);
             request = request.header(AUTHORIZATION, header);
         }
+        let response = request.send().await;
         let response =
-            request.send().await.map_err(|error| source.unreachable(error, "fetch a token"))?;
+            response.map_err(|error| source.not_reached(&url, error, "fetch a token"))?;
         let status = response.status();
         match status.as_u16() {
             200 => {}
@@ -477,6 +507,14 @@ impl Source {
         OciError::Refused { registry: self.name.clone(), status: status.as_u16(), detail }
     }
 
+    /// What the network said to a request; it is worth another try unless it must not go there.
+    fn not_reached(&self, url: &Url, error: reqwest::Error, step: &'static str) -> Failed {
+        if NotPublic::is_cause_of(&error) {
+            return Failed::not_public(url);
+        }
+        self.unreachable(error, step)
+    }
+
     /// What the network said; it is worth another try.
     fn unreachable(&self, error: reqwest::Error, step: &'static str) -> Failed {
         // The address may carry a signature that lets its bearer read the blob.
@@ -491,6 +529,11 @@ impl Source {
 impl Failed {
     fn finally(error: OciError) -> Self {
         Self { error, again: None }
+    }
+
+    fn not_public(url: &Url) -> Self {
+        let host = host_of(url).unwrap_or_default();
+        Self::finally(OciError::NotPublic { host })
     }
 }
 

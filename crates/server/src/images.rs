@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use tarn_oci::{Bounds, Reference, RegistryOptions};
+use tarn_oci::{Bounds, Reach, Reference, RegistryOptions};
 use tarn_storage::ImageRules;
 use tarn_types::ByteSize;
 
@@ -98,9 +98,15 @@ impl ImagesSection {
             allowed: self.registries.iter().map(|host| registry(host)).collect::<Result<_, _>>()?,
             registries: RegistryOptions {
                 mirrors,
-                plain_http: self.plain_http.iter().map(|host| registry(host)).collect::<Result<_, _>>()?,
+                plain_http: self
+                    .plain_http
+                    .iter()
+                    .map(|host| registry(host))
+                    .collect::<Result<_, _>>()?,
                 extra_roots: self.ca_files.clone(),
-                internal: self.internal.iter().map(|host| host.to_ascii_lowercase()).collect(),
+                reach: Reach::PublicAnd(
+                    self.internal.iter().map(|host| host.to_ascii_lowercase()).collect(),
+                ),
                 ..RegistryOptions::default()
             },
             bounds: Bounds {

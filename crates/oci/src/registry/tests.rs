@@ -31,7 +31,7 @@ fn a_registry_is_spoken_to_in_its_own_way() {
         .into(),
         ..RegistryOptions::default()
     };
-    let http = reqwest::Client::new();
+    let http = clients(&RegistryOptions::default()).unwrap();
     for (name, trust, bases) in [
         (
             "alpine",

@@ -1,6 +1,6 @@
 //! Mirrors: asked first, trusted with nothing.
 
-use tarn_oci::{Credentials, OciError, Puller, RegistryOptions};
+use tarn_oci::{Credentials, OciError, Puller, Reach, RegistryOptions};
 
 use crate::{
     image::{By, Image, Place, progress},
@@ -96,4 +96,32 @@ async fn what_nobody_has_is_said_of_the_registry() {
     let puller = mirrored(&registry, &mirror);
     let error = puller.look_up(&registry.reference("app"), None).await.unwrap_err();
     assert!(matches!(error, OciError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_what_is_allowed_is_asked_at_addresses_that_are_not_public() {
+    let image = image();
+    let inner = Server::honest(image.clone()).await;
+    let target = format!("http://{}/v2/app/manifests/latest", inner.address);
+    let leading = Server::start(move |_| Answer::redirect(&target)).await;
+    let realm = format!("Bearer realm=\"http://{}/token\"", inner.address);
+    let wanting =
+        Server::start(move |_| Answer::new(401, "").with("WWW-Authenticate", realm.as_str())).await;
+    let reach = |hosts: &[&Server]| {
+        let hosts = hosts.iter().map(|server| server.address.to_string());
+        let reach = Reach::PublicAnd(hosts.collect());
+        puller_with(RegistryOptions { reach, ..RegistryOptions::default() })
+    };
+    let localhost = format!("localhost:{}/app", inner.address.port()).parse().unwrap();
+    for (case, puller, reference) in [
+        ("its address", reach(&[]), inner.reference("app")),
+        ("a name of it", reach(&[]), localhost),
+        ("a redirect to it", reach(&[&leading]), leading.reference("app")),
+        ("a token from it", reach(&[&wanting]), wanting.reference("app")),
+    ] {
+        let refused = puller.look_up(&reference, None).await.unwrap_err();
+        assert!(matches!(refused, OciError::NotPublic { .. }), "{case}: {refused}");
+    }
+    assert_eq!(inner.requests().len(), 0);
+    reach(&[&leading, &inner]).look_up(&leading.reference("app"), None).await.unwrap();
 }
