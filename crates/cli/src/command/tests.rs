@@ -1,7 +1,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::WaitFor;
+use crate::{ImageCommand, ScopeOptions, WaitFor};
 
 #[derive(Debug, Parser)]
 struct TestCli {
@@ -59,6 +59,24 @@ fn commands_are_read() {
     assert_eq!(command("secret rotate-key"), ClientCommand::Secret(SecretCommand::RotateKey));
     assert!(
         parse("secret set API_KEY value").is_err(),
+        "an argument is in every list of processes"
+    );
+    let scope = |global| ScopeOptions { project: "default".to_owned(), global };
+    assert_eq!(
+        command("image pull python:3.12 --global"),
+        ClientCommand::Image(ImageCommand::Pull {
+            reference: "python:3.12".to_owned(),
+            name: None,
+            scope: scope(true)
+        })
+    );
+    assert_eq!(
+        command("image remove app"),
+        ClientCommand::Image(ImageCommand::Rm { image: "app".to_owned(), scope: scope(false) })
+    );
+    assert!(parse("image pull app --global --project p").is_err());
+    assert!(
+        parse("image login ghcr.io -u bob --password hush").is_err(),
         "an argument is in every list of processes"
     );
     let options = ChangeOptions { sandbox: "box".to_owned(), wait: true };
