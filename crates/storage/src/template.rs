@@ -206,8 +206,9 @@ impl Images for HostImages {
         let shared = Arc::clone(&self.0);
         let removing = self.0.tasks.spawn_blocking(move || {
             for digest in &remains {
-                shared.pulls.if_idle(digest, || shared.shelf.remove_work(digest));
+                shared.pulls.if_idle(digest, || shared.shelf.bin_work(digest));
             }
+            shared.shelf.empty_trash();
         });
         // It says itself what it could not remove.
         drop(removing.await);

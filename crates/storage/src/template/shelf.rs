@@ -38,6 +38,8 @@ pub(super) struct Shelf {
     dir: PathBuf,
     trash: Trash,
     here: Mutex<BTreeMap<ImageDigest, Entry>>,
+    /// Held while something is put there or taken away, which waits for the disk.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Shelf {
             dir: dir.to_owned(),
             trash: Trash::new(dir.join(".trash")),
             here: Mutex::default(),
+            changing: Mutex::default(),
         };
         for entry in fs::read_dir(dir).step("list", dir)? {
             let entry = entry.step("list", dir)?;
@@ -192,9 +195,9 @@ impl Shelf {
         now: UnixMillis,
     ) -> Result<(), HostStepError> {
         let place = self.place(&made.digest);
-        // Held to the end: two could come by the same image in two ways.
-        let mut here = self.here.lock();
-        if !here.contains_key(&made.digest) {
+        // Two could come by the same image in two ways.
+        let changing = self.changing.lock();
+        if !self.has(&made.digest) {
             if place.exists() {
                 self.bin(&place, "half")?;
             }
@@ -208,20 +211,20 @@ impl Shelf {
             let Made { digest, config, origin, size } = made;
             let template = Template { digest: digest.to_string(), root, config };
             let entry = Entry { template, origin, size, used_at: now, noted_at: now };
-            here.insert(digest, entry);
+            self.here.lock().insert(digest, entry);
         }
-        drop(here);
+        drop(changing);
         self.bin(work, "work")
     }
 
     /// Takes a template away; says whether there was one.
     pub(super) fn discard(&self, digest: &ImageDigest) -> Result<bool, HostStepError> {
-        let mut here = self.here.lock();
-        if !here.contains_key(digest) {
+        let _changing = self.changing.lock();
+        if !self.has(digest) {
             return Ok(false);
         }
         self.bin(&self.place(digest), "image")?;
-        here.remove(digest);
+        self.here.lock().remove(digest);
         Ok(true)
     }
 
@@ -236,14 +239,14 @@ impl Shelf {
         entries.filter_map(|entry| digest_of(entry.file_name().to_str()?)).collect()
     }
 
-    pub(super) fn remove_work(&self, digest: &ImageDigest) {
+    /// Moves away what pulls of an image have fetched.
+    pub(super) fn bin_work(&self, digest: &ImageDigest) {
         let work = self.dir.join(".work").join(name_of(digest));
         if work.exists()
             && let Err(bad) = self.bin(&work, "work")
         {
             tracing::warn!(error = chain(&bad), "what a pull left is not removed");
         }
-        self.trash.empty();
     }
 
     pub(super) fn empty_trash(&self) {
@@ -423,7 +426,7 @@ mod tests {
         assert!(!work.join("rootfs").exists() && work.join("blobs/1").exists());
         assert_eq!(shelf.works_before(UnixMillis(1)), []);
         assert_eq!(shelf.works_before(UnixMillis(i64::MAX)), [digest()]);
-        shelf.remove_work(&digest());
+        shelf.bin_work(&digest());
         assert!(!work.exists());
     }
 }
