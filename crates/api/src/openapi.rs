@@ -346,9 +346,7 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::LogList => {
             ("sandboxes", "Returns what a sandbox's processes printed, oldest first, ended or not")
         }
-        Operation::LogProcessList => {
-            ("sandboxes", "Lists the processes of a sandbox whose output is kept")
-        }
+        Operation::LogProcessList => ("sandboxes", "Lists processes whose output is kept"),
         Operation::SecretList => ("secrets", "Lists secrets by name, without their values"),
         Operation::SecretPut => {
             ("secrets", "Sets one secret, or a list of them all or none; new boots have the values")
@@ -366,9 +364,7 @@ fn summary(operation: Operation) -> (&'static str, &'static str) {
             ("admin", "Pulls an image and names it; waits until it is here")
         }
         Operation::AdminImageImport => ("admin", "Imports an image from a file and names it"),
-        Operation::AdminImageRemove => {
-            ("admin", "Takes names of an image away; it goes when nothing needs it")
-        }
+        Operation::AdminImageRemove => ("admin", "Takes names of an image away"),
         Operation::AdminLoginList => ("admin", "Lists what projects show to registries"),
         Operation::AdminLoginPut => ("admin", "Sets what a project shows to a registry"),
         Operation::AdminLoginDelete => ("admin", "Removes what a project shows to a registry"),

@@ -17,8 +17,8 @@ pub enum Reach {
     /// Anywhere: whoever names images may reach all that this machine does.
     #[default]
     Anywhere,
-    /// To public addresses, to mirrors, and to these hosts wherever they are: `host`, or `host:port`
-    /// for one port alone.
+    /// To public addresses, to mirrors, and to these hosts wherever they are: `host`, or
+    /// `host:port` for one port alone.
     PublicAnd(BTreeSet<String>),
 }
 

@@ -4,7 +4,7 @@
 //! for sandboxes to write to, and a template is read like any file of the host.
 //!
 //! ```text
-//!  <data>/images/sha256-<hex>/   rootfs/, then image.json: a template, for whoever knows its digest
+//!  <data>/images/sha256-<hex>/   rootfs/, then image.json: a template, found by its digest
 //!                .work/<hex>/    what a pull has fetched; the next one goes on with it
 //!                .trash/         what is removed
 //! ```

@@ -19,7 +19,7 @@ SHAPE = {"cpus": 0.25, "memory_mb": 256, "disk_mb": 1024}
 RUNS = {
     "Env": ["PATH=/bin", "GREETING=hello from the image"],
     "User": "1234:5678",
-    "WorkingDir": "/work/here",
+    "WorkingDir": "/srv/here",
     "Entrypoint": ["/bin/sh", "-c", "echo started > /tmp/mark; sleep 3600"],
 }
 
@@ -89,7 +89,7 @@ def test_by_tag_and_digest_with_all_that_the_image_says(server, registry, sdk):
     box = sdk.create(image=tag)
     script = 'echo "$GREETING|$(id -u):$(id -g)|$PWD|$(cat /etc/owned)|$(test -e /unique || echo gone)"'
     ran = box.run("sh", args=["-c", script])
-    assert ran.stdout.strip() == "hello from the image|1234:5678|/work/here|mine|gone", ran
+    assert ran.stdout.strip() == "hello from the image|1234:5678|/srv/here|mine|gone", ran
     until(lambda: server.run(box.sandbox_id, "cat /tmp/mark", user="root").out == "started", 60, "its ENTRYPOINT")
     assert server.info(box.sandbox_id)["image"] == tag, "the caller's own words"
     other = made(server, f"{registry.address}/team/app@{image.digest}")
@@ -112,6 +112,18 @@ def test_a_list_of_images_and_zstd(server, registry):
     server.delete(sandbox)
     reply = create(server, f"{registry.address}/multi:theirs")
     assert reply.status == 200 and "s390x" in reply.json()["error_details"]["message"], reply
+
+
+def test_an_image_of_next_to_nothing_runs(server, registry):
+    sandbox = made(server, registry.push(Image({"data": uuid.uuid4().hex}), "scratch:1"))
+    read = server.sandbox_call(sandbox, "GET", "/api/v1/files?path=/data")
+    assert read.status == 200 and len(read.body) == 32, read
+    ran = server.sandbox_call(sandbox, "POST", "/api/v1/processes/run", {"command": "sh"})
+    assert ran.status == 400 and b"sh" in ran.body, ran
+    server.delete(sandbox)
+    reply = create(server, registry.push(app(config={"User": "nobody-here"}), "scratch:user"))
+    assert reply.json()["termination_reason"] == "ConfigurationError", reply
+    assert "nobody-here" in reply.json()["error_details"]["message"], reply
 
 
 def test_what_cannot_be_had_says_why(server, registry, front):
@@ -243,7 +255,7 @@ if env.FULL:
         sandbox = made(server, registry.push(app(*layers), "deep:1"))
         assert server.run(sandbox, "cat layer0 layer58; test -e layer1 || echo gone").out == "overwritten58gone"
         server.delete(sandbox)
-        big = app(*({f"big{n}": os.urandom(128 << 20)} for n in range(8)))
+        big = app(*({f"big{n}": os.urandom(128 << 20)} for n in range(8)), by="tar")
         name = registry.push(big, "big:1")
         begun = time.monotonic()
         sandbox = made(server, name)

@@ -37,6 +37,16 @@ fn login() -> RegistryLogin {
     RegistryLogin { username: "bob".to_owned(), password }
 }
 
+/// Waits until what registries said counts no more; time is paused.
+async fn until_answers_are_old() {
+    tokio::time::sleep(Duration::from_secs(301)).await;
+}
+
+/// Waits until the collector had its turn; time is paused.
+async fn until_images_were_looked_through() {
+    tokio::time::sleep(Duration::from_secs(130)).await;
+}
+
 async fn refused(world: &World, image: &str) -> ControlError {
     let hold = Duration::from_secs(1);
     let created = world.control.sandbox_create(&world.project, ask(image), hold).await;
@@ -85,12 +95,12 @@ async fn a_reference_is_pinned_when_it_is_asked_for() {
     world.images.offer(APP, &digest('b'), None);
     assert_eq!(image_of(&world, APP).await, Some('a'), "it was asked just now");
     assert_eq!(world.images.asked(), 1);
-    tokio::time::sleep(Duration::from_secs(301)).await;
+    until_answers_are_old().await;
     assert_eq!(image_of(&world, APP).await, Some('b'));
     let again = world.view(&first.record.id).await;
     assert_eq!(again.record.asked.image, pinned(APP, 'a'), "what runs is what it was");
     // Of an answer that cannot be renewed the image must be here.
-    tokio::time::sleep(Duration::from_secs(301)).await;
+    until_answers_are_old().await;
     world.images.set_reachable(false);
     let away = refused(&world, APP).await;
     assert!(matches!(away, ControlError::ImageUnavailable { .. }), "{away}");
@@ -98,7 +108,7 @@ async fn a_reference_is_pinned_when_it_is_asked_for() {
     world.images.set_reachable(true);
     world.images.pull(&pin, None).await.expect("pulled");
     assert_eq!(image_of(&world, APP).await, Some('b'));
-    tokio::time::sleep(Duration::from_secs(301)).await;
+    until_answers_are_old().await;
     world.images.set_reachable(false);
     assert_eq!(image_of(&world, APP).await, Some('b'));
 }
@@ -149,7 +159,7 @@ async fn an_image_is_kept_as_long_as_anything_needs_it() {
         world.images.pull(&pin, None).await.expect("pulled");
     }
     let here = async || {
-        tokio::time::sleep(Duration::from_secs(130)).await;
+        until_images_were_looked_through().await;
         let stored = world.images.stored().await;
         stored.iter().filter_map(|image| image.digest.short().chars().next()).collect::<String>()
     };
