@@ -30,9 +30,9 @@ use crate::{Control, ControlError};
 pub(crate) struct ImageTable {
     names: RwLock<BTreeMap<NameKey, ImageNameRecord>>,
     /// What registries said lately.
-    answers: Mutex<HashMap<(ProjectId, ImageName), Answer>>,
+    answers: Mutex<HashMap<AskKey, Answer>>,
     /// Held while a registry is asked, so that those who come meanwhile share its answer.
-    asking: Mutex<HashMap<(ProjectId, ImageName), Arc<tokio::sync::Mutex<()>>>>,
+    asking: Mutex<HashMap<AskKey, Turn>>,
     /// Rung when there may be an image to remove.
     pub(crate) unneeded: Notify,
     /// What an operator wants gone as soon as nothing needs it.
@@ -40,6 +40,8 @@ pub(crate) struct ImageTable {
 }
 
 type NameKey = (Option<ProjectId>, ImageName);
+type AskKey = (ProjectId, ImageName);
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// What a registry said that a reference means.
 #[derive(Debug, Clone)]
@@ -257,6 +259,7 @@ impl Control {
         let now = self.0.parts.clock.now();
         let record = ImageNameRecord { project, name, pin, created_at: now, updated_at: now };
         let stored = self.0.parts.store.image_name_put(&record).await?;
+        self.0.images.unwanted.lock().retain(|digest| *digest != stored.pin.digest);
         self.0.images.insert(stored.clone());
         tracing::info!(image = %stored.name, digest = %stored.pin.digest, "an image was named");
         Ok(stored)

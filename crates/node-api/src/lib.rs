@@ -33,6 +33,7 @@ pub struct NodeIntent {
 /// Where a node must bring a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "target", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "few are kept, and most of them are the large one")]
 pub enum NodeTarget {
     /// It runs with these settings; on a running sandbox policy and clock change in place, and the
     /// rest of `Launch` is what it already is.

@@ -138,7 +138,7 @@ impl Images for HostImages {
         let reference = self.0.rules.check(reference)?;
         let credentials = login.map(credentials);
         let found = self.0.puller.look_up(&reference, credentials.as_ref()).await;
-        let found = found.map_err(|bad| trouble_of(&reference.to_string(), bad))?;
+        let found = found.map_err(|bad| trouble_of(&reference.to_string(), &bad))?;
         let digest = found.manifest();
         let pin = digest.as_str().parse().map_err(|bad: tarn_types::ImageDigestError| {
             trouble(&reference.to_string(), PullTrouble::Unusable, bad.to_string())

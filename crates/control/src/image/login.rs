@@ -60,11 +60,11 @@ impl Control {
         // One that the configuration does not allow any more can be removed, too.
         let registry = self.registry(registry).unwrap_or_else(|_| registry.to_owned());
         let deleted = self.0.parts.store.login_delete(project, &registry).await;
-        deleted.map_err(|failed| match failed {
-            StoreError::NotFound { .. } => {
-                ControlError::NotFound("login; `tarn image logins` shows those there are")
+        deleted.map_err(|failed| {
+            if matches!(failed, StoreError::NotFound { .. }) {
+                return ControlError::NotFound("login; `tarn image logins` shows those there are");
             }
-            other => other.into(),
+            failed.into()
         })?;
         self.0.images.forget_answers(project);
         tracing::info!(project.id = %project, registry, "registry login removed");

@@ -7,7 +7,7 @@ use tarn_host::{ImageError, ImageHold, PullTrouble};
 use tarn_types::{BootImage, ImageName, ImagePin, ProjectId};
 use tokio::time::Instant;
 
-use super::{Answer, ImageTable, refusal};
+use super::{Answer, AskKey, ImageTable, Turn, refusal};
 use crate::{Control, ControlError};
 
 /// How long a create waits for what a registry says.
@@ -121,7 +121,7 @@ impl Control {
     }
 
     /// Returns an old answer whose image is here.
-    fn last_known(&self, key: &(ProjectId, ImageName)) -> Option<ImagePin> {
+    fn last_known(&self, key: &AskKey) -> Option<ImagePin> {
         let pin = self.0.images.answer(key, Duration::MAX)?;
         self.0.parts.images.is_here(&pin.digest).then_some(pin)
     }
@@ -130,13 +130,13 @@ impl Control {
 // === impl ImageTable ===
 
 impl ImageTable {
-    fn answer(&self, key: &(ProjectId, ImageName), fresh: Duration) -> Option<ImagePin> {
+    fn answer(&self, key: &AskKey, fresh: Duration) -> Option<ImagePin> {
         let answers = self.answers.lock();
         let answer = answers.get(key).filter(|answer| answer.at.elapsed() < fresh)?;
         Some(answer.pin.clone())
     }
 
-    fn remember(&self, key: (ProjectId, ImageName), pin: ImagePin) {
+    fn remember(&self, key: AskKey, pin: ImagePin) {
         let mut answers = self.answers.lock();
         if answers.len() >= ANSWERS
             && let Some(oldest) = answers.iter().min_by_key(|(_, answer)| answer.at)
@@ -147,7 +147,7 @@ impl ImageTable {
         answers.insert(key, Answer { pin, at: Instant::now() });
     }
 
-    fn turn(&self, key: &(ProjectId, ImageName)) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn(&self, key: &AskKey) -> Turn {
         let mut asking = self.asking.lock();
         // What only the table holds is in nobody's hands.
         asking.retain(|_, turn| Arc::strong_count(turn) > 1);

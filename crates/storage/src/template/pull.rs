@@ -189,7 +189,7 @@ impl Shared {
         let reference = self.rules.check(source)?;
         tracing::info!(image = source, "pulling an image");
         let found = self.puller.look_up(&reference, credentials.as_ref()).await;
-        let found = found.map_err(|bad| trouble_of(source, bad))?;
+        let found = found.map_err(|bad| trouble_of(source, &bad))?;
         if found.manifest().as_str() != digest.as_str() {
             let reason = format!("its registry now has {} under that digest", found.manifest());
             return Err(trouble(source, PullTrouble::Unusable, reason));
@@ -200,7 +200,7 @@ impl Shared {
         let watched = progress.subscribe();
         let pulled = tokio::select! {
             pulled = self.puller.pull(&found, credentials.as_ref(), &work, progress) => {
-                pulled.map_err(|bad| trouble_of(source, bad))
+                pulled.map_err(|bad| trouble_of(source, &bad))
             }
             () = self.full() => Err(no_room(source)),
             () = tell_log(source, watched) => unreachable!("it never ends"),
@@ -232,7 +232,7 @@ impl Shared {
         let (progress, _) = watch::channel(Progress::default());
         let imported = tokio::select! {
             imported = self.puller.import(file, choose, &work, progress) => {
-                imported.map_err(|bad| trouble_of(&origin, bad))
+                imported.map_err(|bad| trouble_of(&origin, &bad))
             }
             () = self.full() => Err(no_room(&origin)),
         };
@@ -364,7 +364,7 @@ fn no_room(image: &str) -> ImageError {
 fn fault(image: &str, bad: &HostStepError) -> ImageError {
     let (step, path) = (bad.step, bad.path.clone());
     let source = std::io::Error::new(bad.source.kind(), bad.source.to_string());
-    trouble_of(image, OciError::Disk { step, path, source })
+    trouble_of(image, &OciError::Disk { step, path, source })
 }
 
 /// Adds up the files of a directory, or returns the size of a file.

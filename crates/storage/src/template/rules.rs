@@ -64,13 +64,13 @@ pub(super) fn trouble(image: &str, trouble: PullTrouble, reason: String) -> Imag
 }
 
 /// Says what a pull ran into. What the disk says is for the log alone.
-pub(super) fn trouble_of(image: &str, bad: OciError) -> ImageError {
-    let kind = kind_of(&bad);
+pub(super) fn trouble_of(image: &str, bad: &OciError) -> ImageError {
+    let kind = kind_of(bad);
     if kind == PullTrouble::Internal {
-        tracing::error!(image, error = chain(&bad), "an image cannot be had for a fault of ours");
+        tracing::error!(image, error = chain(bad), "an image cannot be had for a fault of ours");
     }
     let reason = match (bad.is_for_the_caller(), kind) {
-        (true, _) => chain(&bad),
+        (true, _) => chain(bad),
         (false, PullTrouble::NoRoom) => "the server's disk is full; try again later".to_owned(),
         (false, _) => "the server's disk failed; its log says more".to_owned(),
     };
@@ -80,10 +80,10 @@ pub(super) fn trouble_of(image: &str, bad: OciError) -> ImageError {
 fn kind_of(bad: &OciError) -> PullTrouble {
     match bad.class() {
         ErrorClass::NotFound | ErrorClass::Denied => PullTrouble::NotFound,
-        ErrorClass::Unavailable | ErrorClass::Quota => match bad {
-            OciError::Disk { .. } => PullTrouble::NoRoom,
-            _other => PullTrouble::Unreachable,
-        },
+        ErrorClass::Unavailable | ErrorClass::Quota if matches!(bad, OciError::Disk { .. }) => {
+            PullTrouble::NoRoom
+        }
+        ErrorClass::Unavailable | ErrorClass::Quota => PullTrouble::Unreachable,
         ErrorClass::Invalid | ErrorClass::Conflict => PullTrouble::Unusable,
         ErrorClass::Cancelled | ErrorClass::Internal => PullTrouble::Internal,
     }
