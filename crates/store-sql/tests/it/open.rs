@@ -142,7 +142,7 @@ async fn a_damaged_file_is_an_error_with_a_remedy() {
     let mut bytes = std::fs::read(database.path()).expect("read");
     assert!(bytes.len() > 50_000, "the log was merged when the store closed");
     // The first pages hold the schema; the rest becomes noise.
-    bytes.iter_mut().skip(14 * 4096).for_each(|byte| *byte = 0xa5);
+    bytes.iter_mut().skip(44 * 4096).for_each(|byte| *byte = 0xa5);
     std::fs::write(database.path(), bytes).expect("written");
 
     let (store, _tasks) = database.open().await;
