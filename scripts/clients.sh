@@ -13,6 +13,8 @@ readonly CLIENT_S3='github.com/versity/versitygw/cmd/versitygw@v1.8.0'
 # nginx and wrk from Debian, unpacked and not installed: that would start an
 # nginx on port 80.
 readonly CLIENT_PROXIES='nginx wrk libluajit-5.1-2'
+# A registry that images are pulled from, and one program to put into them, likewise.
+readonly CLIENT_REGISTRY='docker-registry busybox-static'
 
 setup_clients() {
 	mkdir -p "$TARN_TEST_CACHE"
@@ -21,6 +23,7 @@ setup_clients() {
 	client_venv node "$CLIENT_NODE"
 	client_npm
 	client_s3
+	client_registry
 }
 
 # For one bench alone.
@@ -59,6 +62,10 @@ client_npm() {
 
 client_s3() {
 	client_is_there bin "$CLIENT_S3" || with_lock install_client bin "$CLIENT_S3" install_s3
+}
+
+client_registry() {
+	client_is_there registry "$CLIENT_REGISTRY" || with_lock install_client registry "$CLIENT_REGISTRY" install_registry
 }
 
 # pip and npm bring certificates of their own; a machine behind an inspecting
@@ -125,8 +132,16 @@ install_s3() (
 	"$1/versitygw" --version
 )
 
+install_proxies() {
+	unpack_packages "$1" "$2" && "$1/usr/sbin/nginx" -v
+}
+
+install_registry() {
+	unpack_packages "$1" "$2" && "$1/usr/bin/docker-registry" --version && "$1/bin/busybox" true
+}
+
 # What of each they need otherwise every Debian has.
-install_proxies() (
+unpack_packages() (
 	cd "$1" || return 1
 	# shellcheck disable=SC2086 # a list of packages
 	apt-get -q download $2 || { apt-get -q update && apt-get -q download $2; } || return 1
@@ -135,5 +150,4 @@ install_proxies() (
 		dpkg -x "$package" . || return 1
 	done
 	rm -- ./*.deb
-	usr/sbin/nginx -v
 )

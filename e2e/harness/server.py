@@ -101,6 +101,8 @@ class Server:
             "pool": {"initial_mb": 2048, "max_mb": 3072},
             # Where it is what is tested, a module asks for it.
             "prestart": {"most": 0},
+            # An unknown name is no reason to ask the internet.
+            "images": {"pull": False},
             "dns": {"upstream": [self._dns or "127.0.0.1:9"]},
         }
         for name, keys in self._config.items():

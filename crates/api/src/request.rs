@@ -4,6 +4,7 @@ mod admin;
 mod change;
 mod create;
 mod fields;
+mod image;
 mod list;
 mod log;
 mod network;
@@ -17,6 +18,10 @@ mod update;
 pub use admin::{CreateKey, ListAllSandboxes, SetQuota};
 pub use change::{ChangeState, CopySandbox};
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
+pub use image::{
+    DeleteRegistryLogin, ImageScope, ImportImage, PullImage, PutRegistryLogin, RemoveImage,
+};
+pub(crate) use image::{ImageRequest, RegistryLoginRequest};
 pub use list::{Direction, ListSandboxes};
 pub use log::{ListLogs, LogPart, LogToken};
 pub use network::ReadNetwork;

@@ -2,6 +2,7 @@
 //! keys may be `null`, which must be absent, and which must be there is spec 00 §5.
 
 mod admin;
+mod image;
 mod log;
 mod network;
 mod platform;
@@ -14,6 +15,10 @@ mod ssh_key;
 pub use admin::{
     AdminProject, AdminProjectList, AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody,
     OrphanList, SnapshotVerdict, UnfoundSandbox,
+};
+pub use image::{
+    AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull, AdminRegistryLogin,
+    AdminRegistryLoginList,
 };
 pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums};

@@ -109,6 +109,13 @@ pub enum Operation {
     AdminSecretPut,
     AdminSecretDelete,
     AdminSecretKeyRotate,
+    AdminImageImport,
+    AdminImageList,
+    AdminImagePull,
+    AdminImageRemove,
+    AdminLoginDelete,
+    AdminLoginList,
+    AdminLoginPut,
     AdminProjectList,
     AdminQuotaSet,
 }
@@ -255,6 +262,13 @@ pub const ROUTES: &[Route] = &[
     own(Post, "/tarn/v1/secrets/key/rotate", Admin, Operation::AdminSecretKeyRotate),
     own(Get, "/tarn/v1/projects", Admin, Operation::AdminProjectList),
     own(Put, "/tarn/v1/quotas", Admin, Operation::AdminQuotaSet),
+    own(Get, "/tarn/v1/images", Admin, Operation::AdminImageList),
+    own(Post, "/tarn/v1/images/pull", Admin, Operation::AdminImagePull),
+    own(Post, "/tarn/v1/images/import", Admin, Operation::AdminImageImport),
+    own(Post, "/tarn/v1/images/remove", Admin, Operation::AdminImageRemove),
+    own(Get, "/tarn/v1/registry-logins", Admin, Operation::AdminLoginList),
+    own(Put, "/tarn/v1/registry-logins", Admin, Operation::AdminLoginPut),
+    own(Post, "/tarn/v1/registry-logins/remove", Admin, Operation::AdminLoginDelete),
 ];
 
 // === impl Method ===
@@ -338,6 +352,13 @@ impl Operation {
             Self::AdminSecretKeyRotate => "admin_secret_key_rotate",
             Self::AdminProjectList => "admin_project_list",
             Self::AdminQuotaSet => "admin_quota_set",
+            Self::AdminImageList => "admin_image_list",
+            Self::AdminImagePull => "admin_image_pull",
+            Self::AdminImageImport => "admin_image_import",
+            Self::AdminImageRemove => "admin_image_remove",
+            Self::AdminLoginList => "admin_login_list",
+            Self::AdminLoginPut => "admin_login_put",
+            Self::AdminLoginDelete => "admin_login_delete",
         }
     }
 }

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 
 use crate::{
-    CliError, NetworkOptions, ProjectCommand, SecretCommand, SnapshotCommand,
+    CliError, ImageCommand, NetworkOptions, ProjectCommand, SecretCommand, SnapshotCommand,
     client::AdminClient,
-    network, project, secret, snapshot,
+    image, network, project, secret, snapshot,
     state::{self, Change},
     table::{table, time},
 };
@@ -37,6 +37,9 @@ pub enum ClientCommand {
     /// List projects, and set what each may have
     #[command(subcommand)]
     Project(ProjectCommand),
+    /// Pull, import, list and remove images; set what projects show to registries
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at sandboxes that a node has and the store does not know
     #[command(subcommand)]
     Orphan(OrphanCommand),
@@ -151,6 +154,7 @@ pub async fn run_to(
         ClientCommand::Snapshot(command) => snapshot::run(&client, command).await?,
         ClientCommand::Secret(command) => secret::run(&client, command).await?,
         ClientCommand::Project(command) => project::run(&client, command).await?,
+        ClientCommand::Image(command) => image::run(&client, command).await?,
         ClientCommand::Orphan(OrphanCommand::List(options)) => {
             list_orphans(&client, options).await?
         }

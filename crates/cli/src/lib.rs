@@ -7,6 +7,7 @@ mod client;
 mod command;
 mod data_dir;
 mod error;
+mod image;
 mod network;
 mod progress;
 mod project;
@@ -21,6 +22,7 @@ pub use command::{
 };
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;
+pub use image::{ImageCommand, ScopeOptions};
 pub use network::NetworkOptions;
 pub use project::{ProjectCommand, Quota};
 pub use secret::SecretCommand;

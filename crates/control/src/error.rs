@@ -37,12 +37,20 @@ pub enum ControlError {
     #[error("resources.gpus[0].model: no node has a GPU of model `{0}`")]
     NoSuchGpu(String),
     /// No image has that name.
-    #[error("image: no image is named `{name}`; known are {known}")]
+    #[error("image: no image is named `{name}`. {tried}")]
     ImageNotFound {
         /// The name asked for.
         name: ImageName,
-        /// The names there are, joined.
-        known: String,
+        /// What there is, and what was tried.
+        tried: String,
+    },
+    /// The image cannot be had just now.
+    #[error("image: `{name}` cannot be had now: {reason}")]
+    ImageUnavailable {
+        /// The name asked for.
+        name: ImageName,
+        /// Why, and what to do.
+        reason: String,
     },
     /// The name is that of a stock image which was not made yet.
     #[error(
@@ -271,7 +279,9 @@ impl ControlError {
             | Self::SshKeyExists { .. }
             | Self::Busy { .. } => ErrorClass::Conflict,
             Self::QuotaExceeded { .. } => ErrorClass::Quota,
-            Self::NoRoom { .. } | Self::Unavailable { .. } => ErrorClass::Unavailable,
+            Self::NoRoom { .. } | Self::ImageUnavailable { .. } | Self::Unavailable { .. } => {
+                ErrorClass::Unavailable
+            }
             Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
         }
     }
@@ -292,6 +302,7 @@ impl ControlError {
             | Self::NoSuchGpu(_)
             | Self::ImageNotFound { .. }
             | Self::ImageNotBuilt { .. }
+            | Self::ImageUnavailable { .. }
             | Self::SandboxNotFound(_)
             | Self::NameTaken { .. }
             | Self::Terminated(_)

@@ -6,6 +6,7 @@
 
 mod ask;
 mod error;
+mod image;
 mod key;
 mod limits;
 mod log;
@@ -30,12 +31,15 @@ pub use ask::{
     PoolView, ProjectView, ResizeAsk, SandboxView,
 };
 pub use error::ControlError;
+pub use image::{ImageTarget, ImageView};
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use pool::PoolCounts;
 pub use secret::{SecretKeyError, SecretKeys};
 pub use service::{Control, ControlConfig, ControlParts};
 pub use snapshot::{ArchiveStatus, ArchiveTrouble, Attempt, SnapshotCounts, Verdict};
+// What callers see of images.
+pub use tarn_host::{PullProgress, StoredImage};
 // What callers see of transfers.
 pub use suspend::Settled;
 pub use tarn_node_api::{Direction, Transfer};

@@ -70,7 +70,7 @@ impl Limits {
         refuse_gpus(&ask.gpu_models)?;
         let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
         let had = Captured {
-            image: ask.image.clone().unwrap_or(default_image),
+            image: ask.image.clone().unwrap_or(default_image).into(),
             resources,
             entrypoint: ask.entrypoint.clone(),
             secret_names: ask.secret_names.clone().unwrap_or_default(),
@@ -136,7 +136,7 @@ impl Limits {
         }
         Ok(PoolSettings {
             definition: PoolDefinition {
-                image: ask.image,
+                image: ask.image.into(),
                 resources,
                 entrypoint: ask.entrypoint,
                 network: match ask.network {
@@ -356,7 +356,7 @@ mod tests {
         let spec = check(CreateAsk::default()).expect("an empty request is fine");
         assert_eq!(spec.resources, Resources::default());
         assert_eq!((spec.timeout_secs, spec.auto_resume), (600, true));
-        assert_eq!(spec.image.as_str(), "tensorlake/ubuntu-minimal");
+        assert_eq!(spec.image.name.as_str(), "tensorlake/ubuntu-minimal");
         let unlimited = check(CreateAsk { timeout_secs: Some(0), ..CreateAsk::default() });
         assert_eq!(unlimited.map(|spec| spec.timeout_secs), Ok(86_400));
     }

@@ -21,8 +21,8 @@ use tarn_lifecycle::status;
 use tarn_scheduler::{PoolPlace, PoolRule};
 use tarn_store::StoreError;
 use tarn_types::{
-    EgressPolicy, EndCause, PoolDefinition, PoolId, PoolRecord, PortAccess, ProjectId, SandboxId,
-    SandboxRecord, SandboxSpec, SandboxStatus, Target,
+    BootImage, EgressPolicy, EndCause, PoolDefinition, PoolId, PoolRecord, PortAccess, ProjectId,
+    SandboxId, SandboxRecord, SandboxSpec, SandboxStatus, Target,
 };
 use tokio::{
     sync::{MutexGuard, Notify},
@@ -31,6 +31,7 @@ use tokio::{
 
 use crate::{
     Control, ControlError, PoolAsk, PoolContainer, PoolView,
+    image::FoundImage,
     limits::PoolSettings,
     sandbox::largest,
     table::{Entry, Live},
@@ -129,6 +130,11 @@ impl Pools {
         self.map.read().values().cloned().collect()
     }
 
+    /// Returns what the containers of all pools boot.
+    pub(crate) fn images(&self) -> Vec<BootImage> {
+        self.all().iter().map(|pool| pool.now().definition.image.clone()).collect()
+    }
+
     /// Says whether a pool is not deleted yet; asked in its turn.
     fn has(&self, pool: &Arc<Pool>) -> bool {
         self.get(&pool.now().id).is_some_and(|known| Arc::ptr_eq(&known, pool))
@@ -184,7 +190,7 @@ impl Control {
         project: &ProjectId,
         ask: PoolAsk,
     ) -> Result<PoolView, ControlError> {
-        let settings = self.pool_settings(ask, None).await?;
+        let (settings, found) = self.pool_settings(project, ask, None).await?;
         let now = self.0.parts.clock.now();
         let record = PoolRecord {
             id: PoolId::from_random(self.0.parts.entropy.bytes()),
@@ -205,6 +211,7 @@ impl Control {
                 warm = record.warm_containers, max = record.max_containers, "pool made"
             );
             control.0.pools.insert(record.clone());
+            drop(found);
             control.0.pools.ring();
             Ok(PoolView { record, containers: Vec::new() })
         })
@@ -252,7 +259,8 @@ impl Control {
                 return Err(ControlError::PoolNotFound(before.id.to_string()));
             }
             let network = before.definition.network.as_ref();
-            let settings = self.pool_settings(ask.clone(), network).await?;
+            let project = &before.project;
+            let (settings, _found) = self.pool_settings(project, ask.clone(), network).await?;
             let after = PoolRecord {
                 updated_at: self.0.parts.clock.now(),
                 definition: settings.definition,
@@ -382,15 +390,18 @@ impl Control {
         pool.ok_or_else(|| ControlError::PoolNotFound(id.to_string()))
     }
 
+    /// Checks what is asked of a pool. Its image stays at least as long as what comes with it.
     async fn pool_settings(
         &self,
+        project: &ProjectId,
         ask: PoolAsk,
         network: Option<&EgressPolicy>,
-    ) -> Result<PoolSettings, ControlError> {
+    ) -> Result<(PoolSettings, FoundImage), ControlError> {
         let largest = largest(&self.rooms().await);
-        let settings = self.0.config.limits.check_pool(ask, network, &largest)?;
-        self.check_image(&settings.definition.image).await?;
-        Ok(settings)
+        let mut settings = self.0.config.limits.check_pool(ask, network, &largest)?;
+        let found = self.find_image(project, &settings.definition.image.name).await?;
+        settings.definition.image = found.image.clone();
+        Ok((settings, found))
     }
 
     fn pool_view(&self, record: &PoolRecord) -> PoolView {

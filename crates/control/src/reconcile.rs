@@ -107,6 +107,7 @@ impl Control {
     pub(crate) fn spawn_reconcilers(&self) {
         self.spawn_scrubber();
         self.spawn_pool_reconciler();
+        self.spawn_image_collector();
         let control = self.clone();
         drop(self.0.parts.tasks.spawn("placement_reconciler", async move {
             let stopping = control.0.parts.tasks.stopping();

@@ -2,15 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tarn_host::ImageError;
 use tarn_lifecycle::{Event, Patch, status};
 use tarn_node_api::Unfound;
 use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
-    Generation, ImageName, Intent, NetworkLog, NodeId, PendingReason, PoolMember, PortAccess,
-    ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus,
-    SnapshotKind, Target, UnixMillis,
+    Generation, Intent, NetworkLog, NodeId, PendingReason, PoolMember, PortAccess, ProjectId,
+    Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, SnapshotKind,
+    Target, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -240,10 +239,13 @@ impl Control {
         let limits = &self.0.config.limits;
         let Some(id) = ask.restore.clone() else {
             let default_image = self.0.parts.images.default_image();
-            let spec = limits.check(ask, default_image, &largest(&rooms))?;
-            self.check_image(&spec.image).await?;
+            let mut spec = limits.check(ask, default_image, &largest(&rooms))?;
+            let found = self.find_image(&project, &spec.image.name).await?;
+            spec.image = found.image.clone();
             self.check_secrets(&project, &spec.secret_names).await?;
             let in_quota = self.promise(&project, 1)?.pop();
+            // While a registry was asked, others may have taken the room.
+            let rooms = if found.asked { self.rooms().await } else { rooms };
             let placement = place(&self.0.config.admission, &spec.resources, &rooms);
             return self.enter(project, spec, placement, None, in_quota).await;
         };
@@ -279,6 +281,9 @@ impl Control {
         in_quota: Option<Place>,
     ) -> Result<watch::Receiver<Live>, ControlError> {
         let give_up = spec.max_pending_secs == Some(0);
+        // Until the record says that it is needed.
+        let pin = spec.image.pin.as_ref();
+        let _hold = pin.map(|pin| self.0.parts.images.holds().hold(&pin.digest));
         let mut record = self.new_record(project, spec, &placement, member);
         // What waits in a pool is in no hurry, and what is ready is for those who are.
         let ready = match record.is_unclaimed() {
@@ -352,23 +357,6 @@ impl Control {
             capturing: None,
             member,
             resize: None,
-        }
-    }
-
-    pub(crate) async fn check_image(&self, image: &ImageName) -> Result<(), ControlError> {
-        match self.0.parts.images.resolve(image).await {
-            Ok(_template) => Ok(()),
-            Err(ImageError::NotFound { name }) => {
-                let names = self.0.parts.images.names().await;
-                let known: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-                Err(ControlError::ImageNotFound { name, known: known.join(", ") })
-            }
-            Err(ImageError::NotBuilt { name, command }) => {
-                Err(ControlError::ImageNotBuilt { name, command })
-            }
-            Err(unusable @ ImageError::Unusable { .. }) => {
-                Err(ControlError::Internal { detail: unusable.to_string() })
-            }
         }
     }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tarn_node_api::{SecretSource, SecretSourceError};
 use tarn_seal::{Key, OVERHEAD};
 use tarn_store::{SealedSecret, StoreError};
-use tarn_types::{ProjectId, SecretId, SecretName, SecretRecord, SecretValue};
+use tarn_types::{ProjectId, RegistryLogin, SecretId, SecretName, SecretRecord, SecretValue};
 
 pub use self::key::{SecretKeyError, SecretKeys};
 use crate::{Control, ControlError};
@@ -160,7 +160,7 @@ impl Control {
     }
 
     /// Returns the data key of a project, making it first if there is none.
-    async fn data_key(&self, project: &ProjectId) -> Result<Key, ControlError> {
+    pub(crate) async fn data_key(&self, project: &ProjectId) -> Result<Key, ControlError> {
         let parts = &self.0.parts;
         let masters = parts.secret_keys.masters.read().await;
         let record = match parts.store.data_key_fetch(project).await {
@@ -206,12 +206,23 @@ impl SecretSource for Control {
         project: &ProjectId,
         names: &[SecretName],
     ) -> Result<Vec<(SecretName, SecretValue)>, SecretSourceError> {
-        let opened = self.open(project, names).await.map_err(|failed| {
-            let detail = failed.detail().map_or_else(|| failed.to_string(), str::to_owned);
-            SecretSourceError { detail }
-        })?;
+        let opened = self.open(project, names).await.map_err(source_error)?;
         Ok(opened.into_iter().collect())
     }
+
+    async fn registry_login(
+        &self,
+        project: &ProjectId,
+        registry: &str,
+    ) -> Result<Option<RegistryLogin>, SecretSourceError> {
+        self.open_login(project, registry).await.map_err(source_error)
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+fn source_error(failed: ControlError) -> SecretSourceError {
+    let detail = failed.detail().map_or_else(|| failed.to_string(), str::to_owned);
+    SecretSourceError { detail }
 }
 
 /// Says what is sealed, so that no row can take the place of another.

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     Caller, ControlError, Limits, SecretKeys,
+    image::ImageTable,
     log::LogCounters,
     pool::Pools,
     project::Quotas,
@@ -40,6 +41,10 @@ pub struct ControlConfig {
     /// How long after a snapshot was last read it is read again in the background, in seconds; 0 =
     /// never. Default: 7 days.
     pub scrub_interval_secs: u64,
+    /// How old an answer of a registry about a reference may be, in seconds. Default: 300.
+    pub image_recheck_secs: u64,
+    /// How long an image is kept that nothing needs, in seconds. Default: 7 days.
+    pub image_keep_secs: u64,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -83,6 +88,7 @@ pub(crate) struct Inner {
     /// Held while a resize is decided and sent.
     pub(crate) resizes: tokio::sync::Mutex<()>,
     pub(crate) quotas: Quotas,
+    pub(crate) images: ImageTable,
     /// Rung when there may be a snapshot to remove.
     pub(crate) snapshots: Notify,
     /// Counts snapshots that were settled, for those who wait for one.
@@ -102,6 +108,8 @@ impl Default for ControlConfig {
             copy_max: 100,
             sandbox_quota: 0,
             scrub_interval_secs: 7 * 24 * 3600,
+            image_recheck_secs: 300,
+            image_keep_secs: 7 * 24 * 3600,
             runtime: "gvisor",
         }
     }
@@ -118,6 +126,7 @@ impl Control {
         let live = parts.store.sandbox_list_live().await?;
         let pools = Pools::new(parts.store.pool_list().await?);
         let quotas = Quotas::new(config.sandbox_quota, parts.store.quota_list().await?);
+        let images = ImageTable::new(parts.store.image_name_list().await?);
         let control = Self(Arc::new(Inner {
             parts,
             config,
@@ -132,6 +141,7 @@ impl Control {
             pools,
             resizes: tokio::sync::Mutex::new(()),
             quotas,
+            images,
             snapshots: Notify::new(),
             captures: watch::Sender::new(0),
         }));

@@ -13,7 +13,10 @@ mod slot;
 mod snapshot;
 
 pub use archive::{Archive, ArchiveError, Archived, Collected, OnProgress, Progress};
-pub use image::{ImageConfig, ImageError, Images, Template};
+pub use image::{
+    ImageConfig, ImageError, ImageHold, ImageHolds, Images, PullProgress, PullTrouble, Removal,
+    StoredImage, Template,
+};
 pub use layer::{LayerError, Layers, PoolSpace, RootFs};
 pub use slot::{Slot, SlotError, SlotId, Slots};
 pub use snapshot::{Capture, CaptureDraft, CaptureError, CaptureName, Captures};

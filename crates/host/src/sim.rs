@@ -11,27 +11,21 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
-    ByteSize, EgressPolicy, ImageName, NetworkCounters, NetworkLog, NetworkLost, Pace, SandboxId,
-    UnixMillis,
+    ByteSize, EgressPolicy, NetworkCounters, NetworkLog, NetworkLost, Pace, SandboxId, UnixMillis,
 };
 
 use crate::{
-    Capture, CaptureDraft, CaptureError, CaptureName, Captures, ImageConfig, ImageError, Images,
-    LayerError, Layers, PoolSpace, RootFs, Slot, SlotError, SlotId, Slots, Template,
+    Capture, CaptureDraft, CaptureError, CaptureName, Captures, LayerError, Layers, PoolSpace,
+    RootFs, Slot, SlotError, SlotId, Slots, Template,
 };
 
 mod archive;
+mod image;
 
-pub use self::archive::SimArchive;
+pub use self::{archive::SimArchive, image::SimImages};
 
 /// What a fault says.
 const MADE_TO_FAIL: &str = "it was made to fail";
-
-/// Images that exist by name alone.
-#[derive(Debug)]
-pub struct SimImages {
-    names: Vec<ImageName>,
-}
 
 /// Layers that are entries of a table.
 #[derive(Debug, Default)]
@@ -85,56 +79,6 @@ struct SimDraft {
 /// How many of the next adoptions, or commits, fail for a reason that passes.
 #[derive(Debug, Default)]
 struct Faults(AtomicUsize);
-
-// === impl SimImages ===
-
-impl SimImages {
-    /// Makes a set of images; the first is the default.
-    ///
-    /// # Panics
-    /// Panics when `names` is empty or holds a name that is not one: it is written in a test.
-    #[must_use]
-    pub fn new(names: &[&str]) -> Self {
-        let names: Vec<_> = names
-            .iter()
-            .map(|name| name.parse().expect("a simulated image has a good name"))
-            .collect();
-        assert!(!names.is_empty(), "a simulated host has at least one image");
-        Self { names }
-    }
-}
-
-#[async_trait]
-impl Images for SimImages {
-    async fn resolve(&self, name: &ImageName) -> Result<Template, ImageError> {
-        if !self.names.contains(name) {
-            return Err(ImageError::NotFound { name: name.clone() });
-        }
-        Ok(Template {
-            digest: format!("sha256:{}", "0".repeat(64)),
-            root: PathBuf::from("/sim/template"),
-            config: ImageConfig::default(),
-        })
-    }
-
-    async fn resolve_digest(&self, digest: &str, name: &ImageName) -> Result<Template, ImageError> {
-        let template = self.resolve(name).await?;
-        if template.digest == digest {
-            return Ok(template);
-        }
-        Err(ImageError::NotFound { name: name.clone() })
-    }
-
-    async fn names(&self) -> Vec<ImageName> {
-        let mut names = self.names.clone();
-        names.sort();
-        names
-    }
-
-    fn default_image(&self) -> ImageName {
-        self.names[0].clone()
-    }
-}
 
 // === impl SimLayers ===
 

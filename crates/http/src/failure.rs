@@ -151,9 +151,9 @@ impl From<ControlError> for Failure {
             ControlError::NotFound(_) => ErrorCode::NotFound,
             ControlError::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
             ControlError::SshKeyExists { .. } => ErrorCode::SshKeyExists,
-            ControlError::NoRoom { .. } | ControlError::Unavailable { .. } => {
-                ErrorCode::Unavailable
-            }
+            ControlError::NoRoom { .. }
+            | ControlError::ImageUnavailable { .. }
+            | ControlError::Unavailable { .. } => ErrorCode::Unavailable,
             ControlError::CaptureFailed { .. } | ControlError::Internal { .. } => {
                 ErrorCode::Internal
             }

@@ -13,6 +13,7 @@ mod body;
 mod deadline;
 mod failure;
 mod frame;
+mod image;
 mod log;
 mod metric;
 mod platform;

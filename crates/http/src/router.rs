@@ -13,7 +13,8 @@ use tower::util::MapRequest;
 
 use crate::{
     HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, failure::Failure,
-    frame::frame, log, platform, pool, probe, project, sandbox, secret, snapshot, ssh_key, state,
+    frame::frame, image, log, platform, pool, probe, project, sandbox, secret, snapshot, ssh_key,
+    state,
 };
 
 /// Makes the router for clients: every row but the administrative ones.
@@ -94,6 +95,13 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::AdminSecretPut => on(method, secret::admin_put),
         Operation::AdminSecretDelete => on(method, secret::admin_delete),
         Operation::AdminSecretKeyRotate => on(method, secret::admin_rotate),
+        Operation::AdminImageList => on(method, image::list),
+        Operation::AdminImagePull => on(method, image::pull),
+        Operation::AdminImageImport => on(method, image::import),
+        Operation::AdminImageRemove => on(method, image::remove),
+        Operation::AdminLoginList => on(method, image::list_logins),
+        Operation::AdminLoginPut => on(method, image::put_login),
+        Operation::AdminLoginDelete => on(method, image::delete_login),
         Operation::KeyIntrospect => on(method, platform::introspect),
         Operation::ProjectFetch => on(method, project::fetch),
         Operation::SshKeyList => on(method, ssh_key::list),

@@ -94,8 +94,8 @@ fn over_files(captured: &Captured, ask: &Overrides) -> Result<Captured, RestoreR
     if resources.disk < least {
         return Err(RestoreRefusal::DiskShrink { asked: resources.disk, least });
     }
-    if ask.image.as_ref().is_some_and(|asked| asked != image) {
-        return Err(RestoreRefusal::OtherImage(image.clone()));
+    if ask.image.as_ref().is_some_and(|asked| *asked != image.name) {
+        return Err(RestoreRefusal::OtherImage(image.name.clone()));
     }
     let entrypoint = ask.entrypoint.clone().or_else(|| entrypoint.clone());
     let secret_names = ask.secret_names.as_ref().unwrap_or(secret_names).clone();

@@ -5,14 +5,15 @@
 //! refused on both sides, so late, doubled and reordered messages are harmless. In one process
 //! both sides are the same code behind the same traits, without sockets.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass, Generation,
-    ImageName, Lasting, Launch, LogBatch, MilliCpu, NetworkLog, NodeId, Observed, Pace, ProjectId,
-    Resources, SandboxId, SecretName, SecretValue, SnapshotId, SnapshotKind,
+    ArchiveFacts, BootImage, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass,
+    Generation, ImageDigest, Lasting, Launch, LogBatch, MilliCpu, NetworkLog, NodeId, Observed,
+    Pace, ProjectId, RegistryLogin, Resources, SandboxId, SecretName, SecretValue, SnapshotId,
+    SnapshotKind,
 };
 use thiserror::Error;
 
@@ -32,6 +33,7 @@ pub struct NodeIntent {
 /// Where a node must bring a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "target", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "few are kept, and most of them are the large one")]
 pub enum NodeTarget {
     /// It runs with these settings; on a running sandbox policy, clock and resources change in
     /// place, and the rest of `Launch` is what it already is. Resources that it could not be given
@@ -260,7 +262,7 @@ pub trait Node: Send + Sync + 'static {
 
     /// Takes a sandbox that the node has started ahead, if it has one of that image and shape. Its
     /// id is the caller's to create a sandbox under, on this node and in that image and shape.
-    async fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<SandboxId>;
+    async fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<SandboxId>;
 
     /// Gives back what was reserved for a sandbox that is not created after all.
     async fn give_back(&self, id: &SandboxId);
@@ -350,6 +352,12 @@ pub trait Node: Send + Sync + 'static {
     /// Says why the node cannot tell.
     async fn network_log(&self, id: &SandboxId) -> Result<Option<NetworkLog>, String>;
 
+    /// Returns which images something on the node is made of, or is about to be.
+    ///
+    /// # Errors
+    /// Says why that cannot be known now; then any may be.
+    async fn images_in_use(&self) -> Result<BTreeSet<ImageDigest>, String>;
+
     /// Returns the sandboxes that are orphaned.
     async fn orphans(&self) -> Vec<SandboxId>;
 
@@ -410,6 +418,16 @@ pub trait SecretSource: Send + Sync + 'static {
         project: &ProjectId,
         names: &[SecretName],
     ) -> Result<Vec<(SecretName, SecretValue)>, SecretSourceError>;
+
+    /// Returns what a project shows to a registry, if anything.
+    ///
+    /// # Errors
+    /// Fails when it cannot be known.
+    async fn registry_login(
+        &self,
+        project: &ProjectId,
+        registry: &str,
+    ) -> Result<Option<RegistryLogin>, SecretSourceError>;
 }
 
 // === impl VerifyError ===

@@ -98,7 +98,7 @@ impl SandboxTask {
 }
 
 /// Resolves when a sandbox that is being started shall be gone.
-async fn moot(mut wanted: watch::Receiver<Wanted>) {
+pub(crate) async fn moot(mut wanted: watch::Receiver<Wanted>) {
     let ends = |wanted: &Wanted| {
         wanted
             .intent

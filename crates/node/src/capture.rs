@@ -134,7 +134,7 @@ impl Note {
     }
 
     pub(crate) fn image_name(&self) -> &ImageName {
-        &self.captured.image
+        &self.captured.image.name
     }
 }
 

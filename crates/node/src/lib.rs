@@ -12,6 +12,7 @@ mod clock;
 mod daemon;
 mod gauge;
 mod handle;
+mod image;
 mod ledger;
 mod log;
 mod prestart;

@@ -23,14 +23,16 @@ use std::{
 use parking_lot::Mutex;
 use tarn_runtime::CpuShare;
 use tarn_scheduler::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
-use tarn_types::{EgressPolicy, Generation, ImageName, Launch, ProjectId, Resources, SandboxId};
+use tarn_types::{
+    BootImage, EgressPolicy, Generation, ImageName, Launch, ProjectId, Resources, SandboxId,
+};
 use tokio::{
     sync::{Notify, futures::Notified, watch},
     time::Instant,
 };
 
 use crate::{
-    daemon,
+    daemon, image,
     ledger::{Entry, State},
     room::Room,
     sandbox::blank_entry,
@@ -98,7 +100,7 @@ pub struct PrestartCounts {
     pub build_micros: u64,
 }
 
-type Shape = (ImageName, Resources);
+type Shape = (BootImage, Resources);
 
 /// What a node has ready.
 #[derive(Debug, Default)]
@@ -159,7 +161,7 @@ struct Surroundings {
     /// How many are wanted, by shape.
     targets: Vec<(Shape, u32)>,
     /// The digests of the images, by name.
-    digests: HashMap<ImageName, String>,
+    digests: HashMap<BootImage, String>,
     /// Whether there is room for more.
     may_build: bool,
     /// The CPUs of the host.
@@ -171,7 +173,7 @@ struct Surroundings {
 impl Prestarts {
     /// Takes one of a shape for a request; it is that request's from now on. Says whether it is
     /// still being built.
-    fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<(SandboxId, bool)> {
+    fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<(SandboxId, bool)> {
         let shape = (image.clone(), *resources);
         let mut shelf = self.shelf.lock();
         let found = shelf.ready.iter().rposition(|ready| ready.shape() == shape && !ready.died);
@@ -249,6 +251,16 @@ impl Prestarts {
     pub(crate) fn making(&self) -> Making<'_> {
         self.shelf.lock().making += 1;
         Making(self)
+    }
+
+    /// Returns the digests of the templates of all that waits, and of those that are being built.
+    pub(crate) fn templates(&self) -> Vec<String> {
+        let shelf = self.shelf.lock();
+        let reserved = shelf.reserved.values().map(|(ready, _)| ready);
+        let there = shelf.ready.iter().chain(reserved);
+        let there = there.filter_map(|ready| ready.entry.template.clone());
+        let pins = shelf.building.iter().filter_map(|building| building.shape.0.pin.as_ref());
+        there.chain(pins.map(|pin| pin.digest.to_string())).collect()
     }
 
     pub(crate) fn counts(&self) -> PrestartCounts {
@@ -403,7 +415,7 @@ impl Ready {
 /// waiting for others from now on.
 pub(crate) async fn reserve(
     shared: &Shared,
-    image: &ImageName,
+    image: &BootImage,
     resources: &Resources,
 ) -> Option<SandboxId> {
     let (id, building) = shared.prestarts.reserve(image, resources)?;
@@ -446,7 +458,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, config: PrestartConfig) {
 }
 
 async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
-    let default = (config.image.clone(), config.resources);
+    let default = (BootImage::from(config.image.clone()), config.resources);
     let (demands, ready) = {
         let mut shelf = shared.prestarts.shelf.lock();
         (shelf.demands(&default), shelf.ready.len())
@@ -458,7 +470,7 @@ async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
     let mut digests = HashMap::new();
     for (image, _) in &shapes {
         if !digests.contains_key(image)
-            && let Ok(template) = shared.parts.images.resolve(image).await
+            && let Ok(template) = image::find_template(shared, image).await
         {
             digests.insert(image.clone(), template.digest);
         }

@@ -169,7 +169,11 @@ impl SandboxTask {
 
     /// Builds it. The start is counted already.
     async fn build(&mut self) {
-        let started = match self.bring().await {
+        let brought = match self.bring_image().await {
+            Brought::Here => self.bring().await,
+            other @ (Brought::Moot | Brought::Failed(_)) => other,
+        };
+        let started = match brought {
             Brought::Here => Some(self.start().await),
             // Nothing was built: what is wanted is done now, or the next server builds it.
             Brought::Moot => None,

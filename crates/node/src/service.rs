@@ -1,7 +1,7 @@
 //! The node as control sees it, and the start of it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -22,8 +22,8 @@ use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, Generation, ImageName, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase,
-    Pace, Resources, SandboxId, SnapshotId,
+    BootId, BootImage, ByteSize, Generation, ImageDigest, MilliCpu, NetworkLog, NodeId, Observed,
+    ObservedPhase, Pace, Resources, SandboxId, SnapshotId,
 };
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -35,6 +35,7 @@ use crate::{
     daemon,
     gauge::MemoryGauge,
     handle::Handle,
+    image,
     ledger::{Durability, Entry, Ledger, LedgerError},
     log::{self, LogRate},
     prestart::{self, PrestartConfig, PrestartCounts, Prestarts},
@@ -360,7 +361,7 @@ impl Node for NodeService {
         Ok(())
     }
 
-    async fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<SandboxId> {
+    async fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<SandboxId> {
         if self.0.config.prestart.rule.most == 0 || self.0.parts.tasks.is_stopping() {
             return None;
         }
@@ -511,6 +512,10 @@ impl Node for NodeService {
 
     async fn network_log(&self, id: &SandboxId) -> Result<Option<NetworkLog>, String> {
         self.0.parts.slots.network_log(id).await.map_err(|bad| chain(&bad))
+    }
+
+    async fn images_in_use(&self) -> Result<BTreeSet<ImageDigest>, String> {
+        image::in_use(&self.0).await
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {

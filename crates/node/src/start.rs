@@ -21,6 +21,7 @@ use crate::{
     capture::{Note, unseal, unseal_request},
     daemon::{self, DaemonError, knock_delay},
     handle::Wanted,
+    image,
     ledger::{Durability, Entry, Kept},
     prestart::Ready,
     service::Shared,
@@ -253,11 +254,12 @@ pub(crate) fn runtime_spec(
 }
 
 async fn find_template(shared: &Shared, launch: &Launch) -> Result<Template, EndCause> {
-    shared.parts.images.resolve(&launch.image).await.map_err(|bad| {
+    image::find_template(shared, &launch.image).await.map_err(|bad| {
         let failure = match bad {
             ImageError::NotFound { .. }
             | ImageError::NotBuilt { .. }
-            | ImageError::Unusable { .. } => StartFailure::Image,
+            | ImageError::Unusable { .. }
+            | ImageError::Pull { .. } => StartFailure::Image,
         };
         EndCause::StartFailed { step: FailedStep::Image, failure, message: chain(&bad) }
     })
@@ -332,10 +334,10 @@ async fn own_capture(shared: &Shared, entry: &Entry) -> Result<Source, String> {
 
 /// Finds what the restart of the host left.
 async fn own_files(shared: &Shared, entry: &mut Entry) -> Result<Source, String> {
-    let (images, name) = (&shared.parts.images, &entry.launch.image);
+    let image = &entry.launch.image;
     let template = match &entry.template {
-        Some(digest) => images.resolve_digest(digest, name).await,
-        None => images.resolve(name).await,
+        Some(digest) => shared.parts.images.resolve_digest(digest, &image.name).await,
+        None => image::find_template(shared, image).await,
     };
     let template = template.map_err(|bad| chain(&bad))?;
     // Nothing of it remembers an older one.

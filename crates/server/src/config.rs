@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tarn_http::RateLimit;
 
 use crate::{
+    images::ImagesSection,
     object_store::ObjectStoreSection,
     tls::{TlsMode, TlsSection},
 };
@@ -27,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) prestart: PrestartSection,
     pub(crate) pool: PoolSection,
     pub(crate) object_store: ObjectStoreSection,
+    pub(crate) images: ImagesSection,
     pub(crate) network: NetworkSection,
     pub(crate) dns: DnsSection,
     pub(crate) limits: LimitsSection,
@@ -297,6 +299,7 @@ impl Config {
         ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
         self.tls.check(self)?;
         self.object_store.check()?;
+        self.images.check()?;
         ensure!(
             self.object_store.url.is_none() || self.node.runtime == RuntimeChoice::Gvisor,
             "object_store.url needs node.runtime = \"gvisor\""

@@ -10,8 +10,10 @@ use tarn_host::{
 use tarn_hostnet::{HostSlots, SlotLimits, SlotsConfig};
 use tarn_runtime::{Runtime, RuntimeEvent, sim::SimRuntime};
 use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
-use tarn_storage::{Daemons, HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, StockImages};
-use tarn_task::Tasks;
+use tarn_storage::{
+    Daemons, HostCaptures, HostImages, HostLayers, Pool, PoolOptions, PoolSizing, StockImages,
+};
+use tarn_task::{SystemClock, Tasks};
 use tarn_types::{BootId, ByteSize, InstanceTag, Resources};
 use tokio::sync::mpsc;
 
@@ -75,12 +77,13 @@ impl Host {
         let object_store = plan.config.object_store.open(plan.data, &captures).await?;
         let layers = HostLayers::start(pool, tasks);
         layers.prepare(Resources::default().disk).await.context("prepare a blank layer")?;
+        let images = open_images(plan).context("open the images")?;
         let slots = HostSlots::start(slots_config(plan)?, tasks.clone())
             .await
             .context("start the network slots")?;
         Ok(Self {
             runtime: Arc::new(runtime),
-            images: Arc::new(StockImages::open(plan.assets, tasks.clone())),
+            images: Arc::new(images),
             layers: Arc::new(layers),
             slots: Arc::new(slots),
             captures,
@@ -121,6 +124,12 @@ pub(crate) fn runsc_dir(assets: &Path) -> anyhow::Result<PathBuf> {
 
 pub(crate) fn gvisor_config(plan: &HostPlan<'_>) -> anyhow::Result<GvisorConfig> {
     Ok(GvisorConfig::new(runsc_dir(plan.assets)?, plan.data.runsc(), plan.tag.clone()))
+}
+
+fn open_images(plan: &HostPlan<'_>) -> anyhow::Result<HostImages> {
+    let stock = StockImages::open(plan.assets, plan.tasks.clone());
+    let (rules, tasks) = (plan.config.images.rules()?, plan.tasks.clone());
+    Ok(HostImages::open(stock, &plan.data.root, rules, tasks, Arc::new(SystemClock))?)
 }
 
 fn open_pool(plan: &HostPlan<'_>) -> anyhow::Result<Pool> {

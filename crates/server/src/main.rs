@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod host;
 mod identity;
+mod images;
 mod listen;
 mod metric;
 mod object_store;

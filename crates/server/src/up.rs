@@ -352,6 +352,8 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         copy_max: config.limits.copies_max,
         sandbox_quota: config.quota.sandboxes,
         scrub_interval_secs: config.pool.scrub_interval_secs,
+        image_recheck_secs: config.images.recheck_secs,
+        image_keep_secs: config.images.keep_unused_secs,
         runtime,
     })
 }

@@ -12,10 +12,9 @@ use std::{
     time::SystemTime,
 };
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tarn_host::{ImageConfig, ImageError, Images, Template};
+use tarn_host::{ImageConfig, ImageError, Template};
 use tarn_task::Tasks;
 use tarn_types::ImageName;
 
@@ -23,6 +22,9 @@ use tarn_types::ImageName;
 const FORMAT_VERSION: u64 = 1;
 /// The image a create gets when no image says that it is the default (spec 01 §2).
 const DEFAULT_NAME: &str = "tensorlake/ubuntu-minimal";
+/// Names of stock images begin so. What is wrong with one whose name cannot be read is said to who
+/// asks for such a one.
+const PREFIX: &str = "tensorlake/";
 
 /// A stock image that the set-up leaves out, because few need it and it is large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,9 +109,9 @@ impl StockImages {
     }
 }
 
-#[async_trait]
-impl Images for StockImages {
-    async fn resolve(&self, name: &ImageName) -> Result<Template, ImageError> {
+impl StockImages {
+    /// Returns the template of an image.
+    pub(crate) async fn resolve(&self, name: &ImageName) -> Result<Template, ImageError> {
         let unusable = |reason| ImageError::Unusable { name: name.clone(), reason };
         let mut found = self
             .scan()
@@ -117,6 +119,9 @@ impl Images for StockImages {
             .map_err(|error| unusable(format!("{} cannot be read: {error}", self.dir.display())))?;
         if let Some(entry) = found.by_name.remove(name) {
             return entry.template.map_err(unusable);
+        }
+        if !name.as_str().starts_with(PREFIX) {
+            return Err(ImageError::NotFound { name: name.clone() });
         }
         if let Some(reason) = found.nameless.pop() {
             return Err(unusable(reason));
@@ -131,7 +136,12 @@ impl Images for StockImages {
         Err(ImageError::NotFound { name: name.clone() })
     }
 
-    async fn resolve_digest(&self, digest: &str, name: &ImageName) -> Result<Template, ImageError> {
+    /// Returns the template of a digest, whatever its image is called now.
+    pub(crate) async fn resolve_digest(
+        &self,
+        digest: &str,
+        name: &ImageName,
+    ) -> Result<Template, ImageError> {
         let unusable = |reason| ImageError::Unusable { name: name.clone(), reason };
         let dir = self.dir.display();
         let mut found = self
@@ -146,13 +156,15 @@ impl Images for StockImages {
         )))
     }
 
-    async fn names(&self) -> Vec<ImageName> {
+    /// Returns every name that resolves, sorted.
+    pub(crate) async fn names(&self) -> Vec<ImageName> {
         let found = self.scan().await.unwrap_or_default();
         let usable = found.by_name.into_iter().filter(|(_, entry)| entry.template.is_ok());
         usable.map(|(name, _)| name).collect()
     }
 
-    fn default_image(&self) -> ImageName {
+    /// Returns the image that a create without `image` gets.
+    pub(crate) fn default_image(&self) -> ImageName {
         let marked = self.default.lock().clone();
         marked.unwrap_or_else(|| DEFAULT_NAME.parse().expect("the constant is a good name"))
     }

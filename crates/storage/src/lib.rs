@@ -1,4 +1,4 @@
-//! The storage of a node: the pool, the layers and captures in it, the stock images, the daemon's
+//! The storage of a node: the pool, the layers and captures in it, the images, the daemon's
 //! binaries.
 //!
 //! Knows nothing of runtimes, networks or the control plane; reads no environment. What it makes
@@ -19,6 +19,7 @@ mod loopdev;
 mod mount;
 mod pool;
 mod step;
+mod template;
 mod tool;
 mod trash;
 
@@ -30,3 +31,4 @@ pub use image::{OnDemandImage, StockImages, on_demand_images};
 pub use layer::HostLayers;
 pub use pool::{Pool, PoolChoice, PoolError, PoolKind, PoolOptions, PoolSizing, remove_all_mounts};
 pub use step::HostStepError;
+pub use template::{HostImages, ImageRules};

@@ -11,6 +11,7 @@
 
 mod error;
 mod fact;
+mod image;
 mod key;
 mod log;
 mod pool;
@@ -34,14 +35,14 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tarn_store::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, QuotaRecord, SealedSecret,
-    Store, StoreError,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, QuotaRecord, SealedLogin,
+    SealedSecret, Store, StoreError,
 };
 use tarn_task::Tasks;
 use tarn_types::{
-    KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord,
-    UnixMillis,
+    BootImage, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
+    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
+    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -231,6 +232,10 @@ impl Store for SqliteStore {
         snapshot::list_unsettled(&self.readers).await
     }
 
+    async fn snapshot_images(&self) -> Result<Vec<BootImage>, StoreError> {
+        image::below_snapshots(&self.readers).await
+    }
+
     async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.writer.write(snapshot::Delete(id.clone())).await
     }
@@ -296,6 +301,47 @@ impl Store for SqliteStore {
 
     async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError> {
         self.writer.write(secret::Delete { project: project.clone(), id: id.clone() }).await
+    }
+
+    async fn image_name_put(
+        &self,
+        record: &ImageNameRecord,
+    ) -> Result<ImageNameRecord, StoreError> {
+        self.writer.write(image::PutName(record.clone())).await
+    }
+
+    async fn image_name_delete(
+        &self,
+        project: Option<&ProjectId>,
+        name: &ImageName,
+    ) -> Result<(), StoreError> {
+        let (project, name) = (project.cloned(), name.clone());
+        self.writer.write(image::DeleteName { project, name }).await
+    }
+
+    async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError> {
+        image::list_names(&self.readers).await
+    }
+
+    async fn login_put(&self, login: &SealedLogin) -> Result<(), StoreError> {
+        self.writer.write(image::PutLogin(login.clone())).await
+    }
+
+    async fn login_find(
+        &self,
+        project: &ProjectId,
+        registry: &str,
+    ) -> Result<Option<SealedLogin>, StoreError> {
+        image::find_login(&self.readers, project, registry).await
+    }
+
+    async fn login_list(&self) -> Result<Vec<RegistryLoginRecord>, StoreError> {
+        image::list_logins(&self.readers).await
+    }
+
+    async fn login_delete(&self, project: &ProjectId, registry: &str) -> Result<(), StoreError> {
+        let (project, registry) = (project.clone(), registry.to_owned());
+        self.writer.write(image::DeleteLogin { project, registry }).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

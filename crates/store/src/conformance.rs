@@ -2,6 +2,7 @@
 //!
 //! Each case gets a fresh, empty store and panics, with the reason, when the store is wrong.
 
+mod image;
 pub mod log;
 mod page;
 mod pool;
@@ -39,6 +40,7 @@ pub fn cases() -> Vec<Case> {
         snapshot::CASES,
         pool::CASES,
         secret::CASES,
+        image::CASES,
         project::CASES,
         quota::CASES,
         ssh_key::CASES,

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ErrorClass, KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord,
-    SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId,
-    SshKeyRecord, UnixMillis,
+    BootImage, ErrorClass, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
+    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
+    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -67,6 +67,15 @@ pub struct SealedSecret {
     /// All but the value.
     pub record: SecretRecord,
     /// The value, sealed.
+    pub sealed: Vec<u8>,
+}
+
+/// What a project shows to a registry, its password sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedLogin {
+    /// All but the password.
+    pub record: RegistryLoginRecord,
+    /// The password, sealed.
     pub sealed: Vec<u8>,
 }
 
@@ -266,6 +275,12 @@ pub trait Store: Send + Sync + 'static {
     /// Fails only when the store does.
     async fn snapshot_list_unsettled(&self) -> Result<Vec<SnapshotRecord>, StoreError>;
 
+    /// Returns the images below all snapshots, hidden ones too, each once.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn snapshot_images(&self) -> Result<Vec<BootImage>, StoreError>;
+
     /// Removes a snapshot's record; a second time changes nothing.
     ///
     /// # Errors
@@ -360,6 +375,58 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `NotFound` when it has none of that id.
     async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError>;
+
+    /// Gives an image a name, and returns what is stored. A name that is there keeps the time at
+    /// which it was first given.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn image_name_put(&self, record: &ImageNameRecord)
+    -> Result<ImageNameRecord, StoreError>;
+
+    /// Takes a name away that is a project's, or for `None` counts in all.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn image_name_delete(
+        &self,
+        project: Option<&ProjectId>,
+        name: &ImageName,
+    ) -> Result<(), StoreError>;
+
+    /// Returns every name of an image.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError>;
+
+    /// Sets what a project shows to a registry.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn login_put(&self, login: &SealedLogin) -> Result<(), StoreError>;
+
+    /// Returns what a project shows to a registry, if anything.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn login_find(
+        &self,
+        project: &ProjectId,
+        registry: &str,
+    ) -> Result<Option<SealedLogin>, StoreError>;
+
+    /// Returns what all projects show to registries, by project and registry.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn login_list(&self) -> Result<Vec<RegistryLoginRecord>, StoreError>;
+
+    /// Removes what a project shows to a registry.
+    ///
+    /// # Errors
+    /// `NotFound` when it shows nothing.
+    async fn login_delete(&self, project: &ProjectId, registry: &str) -> Result<(), StoreError>;
 
     /// Returns the project of a name, inserting `candidate` (which has that name) if there is none.
     ///

@@ -13,7 +13,7 @@ mod unreliable;
 
 pub use contract::{
     DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, QuotaRecord,
-    SealedSecret, Store, StoreError,
+    SealedLogin, SealedSecret, Store, StoreError,
 };
 pub use memory::MemoryStore;
 pub use unreliable::{Loss, UnreliableStore};

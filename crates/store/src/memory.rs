@@ -4,19 +4,19 @@
 //! survive them is noticed; and every verb first gives way to other tasks, so callers meet the
 //! interleavings that a real store would show them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
-    KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord,
-    UnixMillis,
+    BootImage, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
+    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
+    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 
 use crate::{
     DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, QuotaRecord,
-    SealedSecret, Store, StoreError, format, rule,
+    SealedLogin, SealedSecret, Store, StoreError, format, rule,
 };
 
 /// Keeps everything in memory, for tests and for comparison with real stores.
@@ -37,6 +37,8 @@ struct Tables {
     keys: BTreeMap<KeyId, KeyRecord>,
     data_keys: BTreeMap<ProjectId, DataKeyRecord>,
     secrets: BTreeMap<(ProjectId, SecretName), SealedSecret>,
+    image_names: BTreeMap<(Option<ProjectId>, ImageName), ImageNameRecord>,
+    logins: BTreeMap<(ProjectId, String), SealedLogin>,
     facts: BTreeMap<String, String>,
 }
 
@@ -224,6 +226,15 @@ impl Store for MemoryStore {
         self.with(|tables| tables.snapshots_that(SnapshotRecord::is_unsettled)).await
     }
 
+    async fn snapshot_images(&self) -> Result<Vec<BootImage>, StoreError> {
+        self.with(|tables| {
+            let all = tables.snapshots_that(|_| true)?;
+            let images: BTreeSet<_> = all.into_iter().map(|record| record.captured.image).collect();
+            Ok(images.into_iter().collect())
+        })
+        .await
+    }
+
     async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.with(|tables| {
             tables.snapshots.remove(id);
@@ -376,6 +387,69 @@ impl Store for MemoryStore {
             let name = name.ok_or(StoreError::NotFound { what: "secret" })?;
             tables.secrets.remove(&(project.clone(), name));
             Ok(())
+        })
+        .await
+    }
+
+    async fn image_name_put(
+        &self,
+        record: &ImageNameRecord,
+    ) -> Result<ImageNameRecord, StoreError> {
+        self.with(|tables| {
+            let key = (record.project.clone(), record.name.clone());
+            let mut stored = record.clone();
+            if let Some(known) = tables.image_names.get(&key) {
+                stored.created_at = known.created_at;
+            }
+            tables.image_names.insert(key, stored.clone());
+            Ok(stored)
+        })
+        .await
+    }
+
+    async fn image_name_delete(
+        &self,
+        project: Option<&ProjectId>,
+        name: &ImageName,
+    ) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let removed = tables.image_names.remove(&(project.cloned(), name.clone()));
+            removed.map(drop).ok_or(StoreError::NotFound { what: "image name" })
+        })
+        .await
+    }
+
+    async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError> {
+        self.with(|tables| Ok(tables.image_names.values().cloned().collect())).await
+    }
+
+    async fn login_put(&self, login: &SealedLogin) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let RegistryLoginRecord { project, registry, .. } = &login.record;
+            tables.logins.insert((project.clone(), registry.clone()), login.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn login_find(
+        &self,
+        project: &ProjectId,
+        registry: &str,
+    ) -> Result<Option<SealedLogin>, StoreError> {
+        self.with(|tables| Ok(tables.logins.get(&(project.clone(), registry.to_owned())).cloned()))
+            .await
+    }
+
+    async fn login_list(&self) -> Result<Vec<RegistryLoginRecord>, StoreError> {
+        self.with(|tables| Ok(tables.logins.values().map(|login| login.record.clone()).collect()))
+            .await
+    }
+
+    async fn login_delete(&self, project: &ProjectId, registry: &str) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let removed = tables.logins.remove(&(project.clone(), registry.to_owned()));
+            removed.map(drop).ok_or(StoreError::NotFound { what: "registry login" })
         })
         .await
     }

@@ -7,14 +7,14 @@ use std::sync::{
 
 use async_trait::async_trait;
 use tarn_types::{
-    KeyId, PoolId, PoolRecord, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus,
-    SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord,
-    UnixMillis,
+    BootImage, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
+    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
+    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 
 use crate::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, QuotaRecord, SealedSecret,
-    Store, StoreError,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, QuotaRecord, SealedLogin,
+    SealedSecret, Store, StoreError,
 };
 
 /// Answers every nth call with [`StoreError::Unavailable`].
@@ -133,6 +133,10 @@ impl Store for UnreliableStore {
         self.through(self.inner.snapshot_list_unsettled()).await
     }
 
+    async fn snapshot_images(&self) -> Result<Vec<BootImage>, StoreError> {
+        self.through(self.inner.snapshot_images()).await
+    }
+
     async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.through(self.inner.snapshot_delete(id)).await
     }
@@ -198,6 +202,45 @@ impl Store for UnreliableStore {
 
     async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError> {
         self.through(self.inner.secret_delete(project, id)).await
+    }
+
+    async fn image_name_put(
+        &self,
+        record: &ImageNameRecord,
+    ) -> Result<ImageNameRecord, StoreError> {
+        self.through(self.inner.image_name_put(record)).await
+    }
+
+    async fn image_name_delete(
+        &self,
+        project: Option<&ProjectId>,
+        name: &ImageName,
+    ) -> Result<(), StoreError> {
+        self.through(self.inner.image_name_delete(project, name)).await
+    }
+
+    async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError> {
+        self.through(self.inner.image_name_list()).await
+    }
+
+    async fn login_put(&self, login: &SealedLogin) -> Result<(), StoreError> {
+        self.through(self.inner.login_put(login)).await
+    }
+
+    async fn login_find(
+        &self,
+        project: &ProjectId,
+        registry: &str,
+    ) -> Result<Option<SealedLogin>, StoreError> {
+        self.through(self.inner.login_find(project, registry)).await
+    }
+
+    async fn login_list(&self) -> Result<Vec<RegistryLoginRecord>, StoreError> {
+        self.through(self.inner.login_list()).await
+    }
+
+    async fn login_delete(&self, project: &ProjectId, registry: &str) -> Result<(), StoreError> {
+        self.through(self.inner.login_delete(project, registry)).await
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {

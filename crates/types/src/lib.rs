@@ -7,6 +7,7 @@
 mod class;
 mod generation;
 mod id;
+mod image;
 mod log;
 mod name;
 mod network;
@@ -28,6 +29,10 @@ pub use class::ErrorClass;
 pub use generation::Generation;
 pub use id::{
     IdError, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId, SshKeyId,
+};
+pub use image::{
+    BootImage, ImageDigest, ImageDigestError, ImageNameRecord, ImagePin, RegistryLogin,
+    RegistryLoginRecord,
 };
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};

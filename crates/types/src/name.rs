@@ -58,7 +58,8 @@ pub enum ImageNameError {
     BadCharacter(char),
 }
 
-/// Names an image as the caller wrote it, lower-cased (spec 06).
+/// Names an image as the caller wrote it, lower-cased (spec 06) but for a tag: registries tell the
+/// cases of tags apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(Arc<str>);
@@ -163,7 +164,8 @@ impl FromStr for ImageName {
         if let Some(bad) = text.chars().find(|c| !allowed(*c)) {
             return Err(ImageNameError::BadCharacter(bad));
         }
-        Ok(Self(text.to_ascii_lowercase().into()))
+        let (path, tag) = text.split_at(tag_start(text));
+        Ok(Self(format!("{}{tag}", path.to_ascii_lowercase()).into()))
     }
 }
 
@@ -185,6 +187,18 @@ impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Returns where a tag begins, with its colon; the end if there is none. A colon before a `/` is
+/// that of a port, and one after an `@` that of a digest.
+fn tag_start(text: &str) -> usize {
+    let end = text.find('@').unwrap_or(text.len());
+    let name = text[..end].rfind('/').map_or(0, |slash| slash + 1);
+    if end < text.len() {
+        // A tag before a digest says nothing that the digest does not.
+        return text.len();
+    }
+    text[name..].find(':').map_or(text.len(), |colon| name + colon)
 }
 
 #[cfg(test)]
@@ -225,5 +239,13 @@ mod tests {
         let name: ImageName = "Tensorlake/Ubuntu-Minimal".parse().expect("a good name");
         assert_eq!(name.as_str(), "tensorlake/ubuntu-minimal");
         assert_eq!("a b".parse::<ImageName>(), Err(ImageNameError::BadCharacter(' ')));
+        for (text, kept) in [
+            ("Python:3.12-Slim", "python:3.12-Slim"),
+            ("Host:5000/A/B", "host:5000/a/b"),
+            ("Host:5000/A/B:V1", "host:5000/a/b:V1"),
+            ("A@SHA256:0A", "a@sha256:0a"),
+        ] {
+            assert_eq!(text.parse::<ImageName>().expect("a name").as_str(), kept);
+        }
     }
 }

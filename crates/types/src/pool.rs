@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EgressPolicy, ImageName, PoolId, ProjectId, Resources, UnixMillis};
+use crate::{BootImage, EgressPolicy, PoolId, ProjectId, Resources, UnixMillis};
 
 /// What the containers of a pool are started with. Those that were started with another are
 /// replaced as long as nobody has claimed them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolDefinition {
     /// The image.
-    pub image: ImageName,
+    pub image: BootImage,
     /// The shape.
     pub resources: Resources,
     /// Command run at start, replacing the image's.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ByteSize, ImageName, NodeId, ProjectId, Resources, SandboxId, SecretName, SnapshotId,
+    BootImage, ByteSize, NodeId, ProjectId, Resources, SandboxId, SecretName, SnapshotId,
     UnixMillis,
 };
 
@@ -64,7 +64,7 @@ pub struct Restore {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Captured {
     /// The image below the files.
-    pub image: ImageName,
+    pub image: BootImage,
     /// The shape.
     pub resources: Resources,
     /// The command that was run at start.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{EgressPolicy, ImageName, Resources, Restore, SandboxName, SecretName, UnixMillis};
+use crate::{BootImage, EgressPolicy, Resources, Restore, SandboxName, SecretName, UnixMillis};
 
 /// Says why a list of ports cannot be exposed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -36,7 +36,7 @@ pub struct SandboxSpec {
     /// Makes the sandbox a named one.
     pub name: Option<SandboxName>,
     /// The image as asked, default filled in.
-    pub image: ImageName,
+    pub image: BootImage,
     /// The shape.
     pub resources: Resources,
     /// The limit in seconds; 0 = unlimited (spec 01 §7).
@@ -63,7 +63,7 @@ pub struct SandboxSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The image to boot.
-    pub image: ImageName,
+    pub image: BootImage,
     /// The shape.
     pub resources: Resources,
     /// Command run at start, replacing the image's.

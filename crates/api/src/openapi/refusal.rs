@@ -35,6 +35,14 @@ const SANDBOX_SETTINGS: [ErrorCode; 15] = [
     ErrorCode::QuotaExceeded,
 ];
 
+/// What an order about an image may be refused for.
+const IMAGE_ORDERS: [ErrorCode; 4] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::NotFound,
+    ErrorCode::ImageNotFound,
+    ErrorCode::PayloadTooLarge,
+];
+
 /// What a change of a sandbox may be refused for.
 const SANDBOX_CHANGES: [ErrorCode; 11] = [
     ErrorCode::InvalidRequest,
@@ -141,7 +149,11 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
         Operation::SshKeyCreate => {
             &[ErrorCode::InvalidRequest, ErrorCode::SshKeyExists, ErrorCode::PayloadTooLarge]
         }
-        Operation::AdminQuotaSet => {
+        Operation::AdminImagePull | Operation::AdminImageImport => &IMAGE_ORDERS,
+        Operation::AdminQuotaSet
+        | Operation::AdminImageRemove
+        | Operation::AdminLoginPut
+        | Operation::AdminLoginDelete => {
             &[ErrorCode::InvalidRequest, ErrorCode::NotFound, ErrorCode::PayloadTooLarge]
         }
         Operation::AdminKeyCreate => &[ErrorCode::InvalidRequest, ErrorCode::PayloadTooLarge],
@@ -156,6 +168,8 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::AdminSecretList
         | Operation::AdminSecretKeyRotate
         | Operation::AdminProjectList
+        | Operation::AdminImageList
+        | Operation::AdminLoginList
         | Operation::SshKeyList
         | Operation::AdminSnapshotList
         | Operation::AdminTransferList

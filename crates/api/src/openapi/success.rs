@@ -81,6 +81,18 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
         Operation::AdminProjectList => {
             &[(200, "The projects, oldest first", Answer::Json("AdminProjectList"))]
         }
+        Operation::AdminImageList => &[(200, "All of them", Answer::Json("AdminImageList"))],
+        Operation::AdminImagePull | Operation::AdminImageImport => {
+            &[(200, "It is here, under this name", Answer::Json("AdminImageNames"))]
+        }
+        Operation::AdminImageRemove => {
+            &[(200, "It has these names no more", Answer::Json("AdminImageNames"))]
+        }
+        Operation::AdminLoginList => {
+            &[(200, "All of them", Answer::Json("AdminRegistryLoginList"))]
+        }
+        Operation::AdminLoginPut => &[(200, "It is set", Answer::Json("AdminRegistryLogin"))],
+        Operation::AdminLoginDelete => &[(200, "It is gone", Answer::AnyJson)],
         Operation::AdminQuotaSet => &[(200, "The project", Answer::Json("AdminProject"))],
         Operation::Healthz => &[(200, "It does", Answer::Json("HealthBody"))],
         Operation::Readyz => &[(200, "They can", Answer::Json("HealthBody"))],

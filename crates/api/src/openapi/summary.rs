@@ -73,6 +73,15 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminProjectList => {
             ("admin", "Lists the projects, with what each may have and has")
         }
+        Operation::AdminImageList => ("admin", "Lists pulled and imported images, and pulls"),
+        Operation::AdminImagePull => {
+            ("admin", "Pulls an image and names it; waits until it is here")
+        }
+        Operation::AdminImageImport => ("admin", "Imports an image from a file and names it"),
+        Operation::AdminImageRemove => ("admin", "Takes names of an image away"),
+        Operation::AdminLoginList => ("admin", "Lists what projects show to registries"),
+        Operation::AdminLoginPut => ("admin", "Sets what a project shows to a registry"),
+        Operation::AdminLoginDelete => ("admin", "Removes what a project shows to a registry"),
         Operation::AdminQuotaSet => ("admin", "Sets what a project may have"),
         Operation::Healthz => ("server", "Says that the process answers"),
         Operation::Readyz => ("server", "Says whether sandboxes can be created"),
@@ -123,6 +132,10 @@ pub(super) fn request(operation: Operation) -> Option<&'static str> {
         Operation::AdminKeyCreate => Some("CreateKeyRequest"),
         Operation::SecretPut | Operation::AdminSecretPut => Some("PutSecretRequest"),
         Operation::SshKeyCreate => Some("CreateSshKeyRequest"),
+        Operation::AdminImagePull | Operation::AdminImageImport | Operation::AdminImageRemove => {
+            Some("ImageRequest")
+        }
+        Operation::AdminLoginPut | Operation::AdminLoginDelete => Some("RegistryLoginRequest"),
         Operation::AdminQuotaSet => Some("SetQuotaRequest"),
         Operation::PoolCreate | Operation::PoolReplace => Some("SandboxPoolRequest"),
         Operation::PoolClaim => Some("ClaimSandboxRequest"),
@@ -159,6 +172,8 @@ pub(super) fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminSecretDelete
         | Operation::AdminSecretKeyRotate
         | Operation::AdminProjectList
+        | Operation::AdminImageList
+        | Operation::AdminLoginList
         | Operation::KeyIntrospect
         | Operation::ProjectFetch
         | Operation::SshKeyList

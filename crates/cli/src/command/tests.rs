@@ -1,7 +1,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::{Quota, WaitFor};
+use crate::{ImageCommand, Quota, ScopeOptions, WaitFor};
 
 #[derive(Debug, Parser)]
 struct TestCli {
@@ -358,4 +358,27 @@ async fn a_network_log_is_columns_with_advice_or_json() {
     let (_, printed) = run_against(ask(true), "200 OK", body).await;
     let printed: Value = serde_json::from_str(&printed.expect("a log")).expect("JSON");
     assert_eq!(printed["entries"][0]["reason"], "not_in_allow_out");
+}
+
+#[test]
+fn commands_about_images_are_read() {
+    let command = |line| parse(line).expect(line).command;
+    let scope = |global| ScopeOptions { project: "default".to_owned(), global };
+    assert_eq!(
+        command("image pull python:3.12 --global"),
+        ClientCommand::Image(ImageCommand::Pull {
+            reference: "python:3.12".to_owned(),
+            name: None,
+            scope: scope(true)
+        })
+    );
+    assert_eq!(
+        command("image remove app"),
+        ClientCommand::Image(ImageCommand::Rm { image: "app".to_owned(), scope: scope(false) })
+    );
+    assert!(parse("image pull app --global --project p").is_err());
+    assert!(
+        parse("image login ghcr.io -u bob --password hush").is_err(),
+        "an argument is in every list of processes"
+    );
 }

@@ -19,9 +19,9 @@ use tarn_node_api::{
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
-    ArchiveFacts, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation, ImageName,
-    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources, SandboxId,
-    SandboxRef, SandboxStatus, Shape, SnapshotId, UnixMillis,
+    ArchiveFacts, BootImage, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation,
+    ImageDigest, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources,
+    SandboxId, SandboxRef, SandboxStatus, Shape, SnapshotId, UnixMillis,
 };
 
 /// How a fake node behaves on its own.
@@ -46,7 +46,9 @@ pub(crate) struct FakeNode {
     /// What it has started ahead.
     pub(crate) ready: Mutex<Vec<SandboxId>>,
     /// What was to be reserved.
-    pub(crate) reserved: Mutex<Vec<(ImageName, Resources)>>,
+    pub(crate) reserved: Mutex<Vec<(BootImage, Resources)>>,
+    /// What it says that it needs.
+    pub(crate) images: Mutex<Result<BTreeSet<ImageDigest>, String>>,
     pub(crate) orders: Mutex<Vec<CaptureOrder>>,
     pub(crate) held: Mutex<BTreeMap<SnapshotId, HeldSnapshot>>,
     pub(crate) discarded: Mutex<Vec<SnapshotId>>,
@@ -70,6 +72,7 @@ pub(crate) struct FakeNode {
 pub(crate) struct World {
     pub(crate) control: Control,
     pub(crate) node: Arc<FakeNode>,
+    pub(crate) images: Arc<SimImages>,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) project: ProjectId,
@@ -91,6 +94,7 @@ impl FakeNode {
             memory_available: Mutex::new(ByteSize::from_mib(8192)),
             starts_in_flight: Mutex::default(),
             ready: Mutex::default(),
+            images: Mutex::new(Ok(BTreeSet::new())),
             reserved: Mutex::default(),
             orders: Mutex::default(),
             held: Mutex::default(),
@@ -255,7 +259,7 @@ impl Node for FakeNode {
         Ok(())
     }
 
-    async fn reserve(&self, image: &ImageName, resources: &Resources) -> Option<SandboxId> {
+    async fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<SandboxId> {
         self.reserved.lock().push((image.clone(), *resources));
         self.ready.lock().pop()
     }
@@ -369,6 +373,10 @@ impl Node for FakeNode {
         Ok(None)
     }
 
+    async fn images_in_use(&self) -> Result<BTreeSet<ImageDigest>, String> {
+        self.images.lock().clone()
+    }
+
     async fn orphans(&self) -> Vec<SandboxId> {
         self.orphaned.lock().clone()
     }
@@ -432,11 +440,12 @@ impl World {
         let run = runs.map_or(0, |runs| runs.len()) + 1;
         store.fact_set("runs", &"x".repeat(run)).await.expect("it is in memory");
         let clock = Arc::new(ManualClock::at(UnixMillis(1_000_000)));
+        let images = Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal", "other"]));
         let control = Control::start(
             ControlParts {
                 logs: Arc::new(MemoryLogStore::default()),
                 store: seen,
-                images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal", "other"])),
+                images: Arc::clone(&images) as _,
                 clock: Arc::clone(&clock) as _,
                 secret_keys: secret_keys(),
                 entropy: Arc::new(SeededEntropy::new(run as u64)),
@@ -447,7 +456,7 @@ impl World {
         .await
         .expect("an empty store is read");
         let project = ProjectId::from_random([2; 16]);
-        Self { control, node, store, clock, project, tasks }
+        Self { control, node, images, store, clock, project, tasks }
     }
 
     pub(crate) async fn create(&self, ask: CreateAsk) -> SandboxView {

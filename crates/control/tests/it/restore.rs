@@ -56,7 +56,7 @@ async fn a_restore_has_what_its_snapshot_had() {
         let view = world.create(of(&id)).await;
         assert_eq!(view.status, SandboxStatus::Running);
         let asked = &view.record.asked;
-        assert_eq!((asked.image.as_str(), asked.resources.memory.mib()), ("other", 2048));
+        assert_eq!((asked.image.name.as_str(), asked.resources.memory.mib()), ("other", 2048));
         assert_eq!(asked.entrypoint, Some(vec!["serve".to_owned()]));
         assert_eq!((asked.timeout_secs, &asked.name, &asked.network), (600, &None, &None));
         let launch = told(&world, &view.record.id);

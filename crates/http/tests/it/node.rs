@@ -1,6 +1,9 @@
 //! A node that is nothing but its reports.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -11,9 +14,9 @@ use tarn_node_api::{
     ReportSink as _, Transfer, Unfound, VerifyError,
 };
 use tarn_types::{
-    ArchiveFacts, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation, ImageName,
-    MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId, Shape,
-    SnapshotId, StartFailure, UnixMillis,
+    ArchiveFacts, BootImage, ByteSize, CaptureFacts, DaemonToken, EndCause, FailedStep, Generation,
+    ImageDigest, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, Resources, SandboxId,
+    Shape, SnapshotId, StartFailure, UnixMillis,
 };
 
 /// What the node does with an intent.
@@ -105,7 +108,7 @@ impl Node for FakeNode {
         Ok(())
     }
 
-    async fn reserve(&self, _image: &ImageName, _resources: &Resources) -> Option<SandboxId> {
+    async fn reserve(&self, _image: &BootImage, _resources: &Resources) -> Option<SandboxId> {
         None
     }
 
@@ -224,6 +227,10 @@ impl Node for FakeNode {
 
     async fn network_log(&self, _id: &SandboxId) -> Result<Option<NetworkLog>, String> {
         Ok(self.network.lock().clone())
+    }
+
+    async fn images_in_use(&self) -> Result<BTreeSet<ImageDigest>, String> {
+        Ok(BTreeSet::new())
     }
 
     async fn orphans(&self) -> Vec<SandboxId> {

@@ -29,7 +29,7 @@ fn names(texts: &[&str]) -> Vec<SecretName> {
 
 fn captured() -> Captured {
     Captured {
-        image: image("mine"),
+        image: image("mine").into(),
         resources: Resources {
             cpu: MilliCpu::from_milli(2000),
             memory: ByteSize::from_mib(512),
@@ -130,7 +130,7 @@ fn a_memory_snapshot_allows_nothing_not_even_the_same() {
         (Override::Memory, with(|ask| ask.memory = Some(had.resources.memory))),
         (Override::Disk, with(|ask| ask.disk = Some(had.resources.disk))),
         (Override::Gpus, with(|ask| ask.gpus = true)),
-        (Override::Image, with(|ask| ask.image = Some(had.image.clone()))),
+        (Override::Image, with(|ask| ask.image = Some(had.image.name.clone()))),
         (Override::Entrypoint, with(|ask| ask.entrypoint = had.entrypoint.clone())),
         (Override::Entrypoint, with(|ask| ask.entrypoint = Some(vec![]))),
         (Override::SecretNames, with(|ask| ask.secret_names = Some(vec![]))),

@@ -34,8 +34,8 @@ use tarn_scheduler::PrestartRule;
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     BootId, ByteSize, EgressPolicy, EndCause, Generation, Lasting, Launch, LogBatch, MilliCpu,
-    NodeId, ObservedPhase, ProjectId, Resources, SandboxId, SecretName, SecretValue, SnapshotId,
-    SnapshotKind, UnixMillis,
+    NodeId, ObservedPhase, ProjectId, RegistryLogin, Resources, SandboxId, SecretName, SecretValue,
+    SnapshotId, SnapshotKind, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -62,6 +62,7 @@ pub(crate) struct Logs {
 pub(crate) struct Host {
     dir: tempfile::TempDir,
     pub(crate) sim: SimHost,
+    pub(crate) images: Arc<SimImages>,
     pub(crate) layers: Arc<SimLayers>,
     pub(crate) slots: Arc<SimSlots>,
     pub(crate) clock: Arc<ManualClock>,
@@ -128,6 +129,8 @@ impl Sink {
 #[derive(Debug, Default)]
 pub(crate) struct Secrets {
     pub(crate) values: Mutex<BTreeMap<String, String>>,
+    /// What is shown to every registry.
+    pub(crate) login: Mutex<Option<RegistryLogin>>,
 }
 
 #[async_trait]
@@ -143,6 +146,14 @@ impl SecretSource for Secrets {
             Some((name.clone(), SecretValue::new(value).expect("a value")))
         };
         Ok(names.iter().filter_map(value).collect())
+    }
+
+    async fn registry_login(
+        &self,
+        _project: &ProjectId,
+        _registry: &str,
+    ) -> Result<Option<RegistryLogin>, SecretSourceError> {
+        Ok(self.login.lock().clone())
     }
 }
 
@@ -235,6 +246,7 @@ impl Host {
             keep_warm: Mutex::new(Duration::from_secs(3600)),
             dir,
             sim: SimHost::new(Tasks::new()),
+            images: Arc::new(SimImages::new(&["img"])),
             layers: Arc::default(),
             slots: Arc::default(),
             clock: Arc::new(ManualClock::at(UnixMillis(1_000_000))),
@@ -293,7 +305,7 @@ impl World {
         let gib = ByteSize::from_mib(16 * 1024);
         let parts = NodeParts {
             runtime: Arc::new(SimRuntime::on(&host.sim, events)),
-            images: Arc::new(SimImages::new(&["img"])),
+            images: Arc::clone(&host.images) as _,
             layers: Arc::clone(&host.layers) as _,
             slots: Arc::clone(&host.slots) as _,
             captures: Arc::clone(&host.captures) as _,

@@ -63,13 +63,21 @@ async fn absent_fields_pass() -> anyhow::Result<()> {
 async fn what_is_wrong_is_said() -> anyhow::Result<()> {
     // (image.json, with its rootfs?, what the error says)
     let table = [
-        (r#"{"format_version":2,DIGEST,"names":["x"]}"#, true, "format 2, not 1"),
-        (r#"{DIGEST,"names":["x"]}"#, true, "no `format_version`"),
-        (r#"{"format_version":1,"digest":"sha256:12","names":["x"]}"#, true, "64 hex digits"),
-        (r#"{"format_version":1,"names":["x"]}"#, true, "missing field `digest`"),
-        (r#"{"format_version":1,DIGEST,"names":["x"],"config":{"env":["A"]}}"#, true, "NAME=value"),
-        (r#"{"format_version":1,DIGEST,"names":["x"]}"#, false, "`rootfs` is missing"),
-        (r#"{"format_version":1,DIGEST,"names":"x"}"#, true, "invalid type"),
+        (r#"{"format_version":2,DIGEST,"names":["tensorlake/x"]}"#, true, "format 2, not 1"),
+        (r#"{DIGEST,"names":["tensorlake/x"]}"#, true, "no `format_version`"),
+        (
+            r#"{"format_version":1,"digest":"sha256:12","names":["tensorlake/x"]}"#,
+            true,
+            "64 hex digits",
+        ),
+        (r#"{"format_version":1,"names":["tensorlake/x"]}"#, true, "missing field `digest`"),
+        (
+            r#"{"format_version":1,DIGEST,"names":["tensorlake/x"],"config":{"env":["A"]}}"#,
+            true,
+            "NAME=value",
+        ),
+        (r#"{"format_version":1,DIGEST,"names":["tensorlake/x"]}"#, false, "`rootfs` is missing"),
+        (r#"{"format_version":1,DIGEST,"names":"tensorlake/x"}"#, true, "invalid type"),
         (r#"{"format_ver"#, true, "not JSON"),
     ];
     for (json, rootfs, expected) in table {
@@ -79,7 +87,7 @@ async fn what_is_wrong_is_said() -> anyhow::Result<()> {
             fs::remove_dir(image.join("rootfs"))?;
         }
         let images = StockImages::open(assets.path(), Tasks::new());
-        let error = images.resolve(&name("x")).await.expect_err(json).to_string();
+        let error = images.resolve(&name("tensorlake/x")).await.expect_err(json).to_string();
         assert!(error.contains(expected), "{json}: {error}");
         assert!(error.contains("./x setup"), "{json}: {error}");
         assert!(images.names().await.is_empty(), "{json}");

@@ -23,6 +23,7 @@ pub(super) const STORE: Schema = Schema {
         include_str!("../../migrations/0003_pool.sql"),
         include_str!("../../migrations/0004_secret.sql"),
         include_str!("../../migrations/0005_quota.sql"),
+        include_str!("../../migrations/0006_image.sql"),
     ],
 };
 

@@ -37,7 +37,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let mut raw = database.raw().await;
     sqlx::query("PRAGMA user_version = 7").execute(&mut raw).await.expect("set");
     let error = refusal(&database).await;
-    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 5, .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Newer { found: 7, known: 6, .. }), "{error:?}");
     assert!(error.to_string().contains("start the newer release"), "{error}");
     let version: i64 =
         sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut raw).await.expect("read");
@@ -80,8 +80,8 @@ async fn the_second_schema_is_brought_up_and_its_sandboxes_are_listed() {
     assert_eq!(tasks.shutdown(std::time::Duration::from_secs(20)).await, 0);
     // What the later ones have more is taken away again.
     let mut old = raw(&database.path()).await;
-    let back = "DROP TABLE ssh_key; DROP TABLE quota; DROP TABLE secret;
-         DROP TABLE data_key; DROP TABLE pool; DROP INDEX sandbox_page;
+    let back = "DROP TABLE image_name; DROP TABLE registry_login; DROP TABLE ssh_key;
+         DROP TABLE quota; DROP TABLE secret; DROP TABLE data_key; DROP TABLE pool; DROP INDEX sandbox_page;
          ALTER TABLE sandbox DROP COLUMN unclaimed;
          CREATE INDEX sandbox_page ON sandbox (project, created_at, id, terminated_at, status);
          PRAGMA user_version = 2";
@@ -142,7 +142,7 @@ async fn a_damaged_file_is_an_error_with_a_remedy() {
     let mut bytes = std::fs::read(database.path()).expect("read");
     assert!(bytes.len() > 300_000, "the log was merged when the store closed");
     // The first pages hold the schema; the rest becomes noise.
-    bytes.iter_mut().skip(48 * 4096).for_each(|byte| *byte = 0xa5);
+    bytes.iter_mut().skip(56 * 4096).for_each(|byte| *byte = 0xa5);
     std::fs::write(database.path(), bytes).expect("written");
 
     let (store, _tasks) = database.open().await;

@@ -36,7 +36,7 @@ fn snapshot_id(number: u8) -> SnapshotId {
 }
 
 /// Returns a snapshot in progress of sandbox 1 in project 1; numbers sort as they were taken.
-fn snapshot(number: u8) -> SnapshotRecord {
+pub(super) fn snapshot(number: u8) -> SnapshotRecord {
     SnapshotRecord {
         id: snapshot_id(number),
         project: project(1),

@@ -1,0 +1,221 @@
+//! The commands about images and registries.
+
+use std::{
+    io::{self, IsTerminal as _, Read as _},
+    path::{self, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Value, json};
+use tarn_api::response::{
+    AdminImage, AdminImageList, AdminImageNames, AdminRegistryLogin, AdminRegistryLoginList,
+};
+
+use crate::{
+    CliError, ListOptions,
+    client::AdminClient,
+    command::pretty,
+    table::{table, time},
+};
+
+/// How long an image may take to come.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
+
+/// What can be done with images.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ImageCommand {
+    /// Pull an image and give it a name; stdout is its digest, once it is here
+    Pull {
+        /// What to pull, such as `python:3.12-slim` or `ghcr.io/team/app@sha256:…`
+        reference: String,
+        /// The name it gets [default: the reference]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Whose name it is
+        #[command(flatten)]
+        scope: ScopeOptions,
+    },
+    /// Import an image from a file and give it a name; stdout is its digest
+    Import {
+        /// An OCI layout, as a directory or a tar, or what `docker save` writes
+        file: PathBuf,
+        /// The name it gets
+        name: String,
+        /// Which image, if the file holds several: its reference or tag there
+        #[arg(long, value_name = "REF")]
+        choose: Option<String>,
+        /// Whose name it is
+        #[command(flatten)]
+        scope: ScopeOptions,
+    },
+    /// List pulled and imported images, and pulls under way
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    /// Take a name away, or with digits of a digest all names; the image goes when nothing needs it
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// The name, or `sha256:` and the first digits of the digest
+        image: String,
+        /// Whose name it is
+        #[command(flatten)]
+        scope: ScopeOptions,
+    },
+    /// Set what a project shows to a registry; stdin is the password or token
+    Login {
+        /// The registry's host, with its port if it has one; `docker.io` is Docker's
+        registry: String,
+        /// The user's name there
+        #[arg(long, short, value_name = "NAME")]
+        username: String,
+        /// The name of the project
+        #[arg(long, value_name = "NAME", default_value = "default")]
+        project: String,
+    },
+    /// List what projects show to registries, without the passwords
+    Logins(ListOptions),
+    /// Remove what a project shows to a registry
+    Logout {
+        /// The registry
+        registry: String,
+        /// The name of the project
+        #[arg(long, value_name = "NAME", default_value = "default")]
+        project: String,
+    },
+}
+
+/// Whose a name is.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ScopeOptions {
+    /// The name of the project whose name it is
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub project: String,
+    /// The name counts in every project; no login is used
+    #[arg(long, conflicts_with = "project")]
+    pub global: bool,
+}
+
+pub(crate) async fn run(client: &AdminClient, command: ImageCommand) -> Result<String, CliError> {
+    match command {
+        ImageCommand::Pull { reference, name, scope } => {
+            let body = scope.body(json!({"reference": reference, "name": name}));
+            order(client, "/tarn/v1/images/pull", &body).await
+        }
+        ImageCommand::Import { file, name, choose, scope } => {
+            // The server has another working directory.
+            let file = path::absolute(&file).map_err(|source| CliError::Input { source })?;
+            let body = scope.body(json!({"file": file, "name": name, "choose": choose}));
+            order(client, "/tarn/v1/images/import", &body).await
+        }
+        ImageCommand::List(options) => list(client, options).await,
+        ImageCommand::Rm { image, scope } => {
+            let digits = image.strip_prefix("sha256:").or_else(|| image.strip_prefix("sha512:"));
+            let body = match digits {
+                Some(digits) => json!({"digest": digits}),
+                None => scope.body(json!({"name": image})),
+            };
+            let path = "/tarn/v1/images/remove";
+            client.call::<AdminImageNames>(Method::POST, path, Some(&body)).await?;
+            Ok(String::new())
+        }
+        ImageCommand::Login { registry, username, project } => {
+            let password = password()?;
+            let body = json!({"project": project, "registry": registry, "username": username,
+                "password": password});
+            let path = "/tarn/v1/registry-logins";
+            let set: AdminRegistryLogin = client.call(Method::PUT, path, Some(&body)).await?;
+            Ok(format!("{}\n", set.registry))
+        }
+        ImageCommand::Logins(options) => list_logins(client, options).await,
+        ImageCommand::Logout { registry, project } => {
+            let body = json!({"project": project, "registry": registry});
+            let path = "/tarn/v1/registry-logins/remove";
+            client.call::<Value>(Method::POST, path, Some(&body)).await?;
+            Ok(String::new())
+        }
+    }
+}
+
+/// Has an image brought, which may take long.
+async fn order(client: &AdminClient, path: &str, body: &Value) -> Result<String, CliError> {
+    let client = client.patient(PATIENCE);
+    let done: AdminImageNames = client.call(Method::POST, path, Some(body)).await?;
+    Ok(done.names.into_iter().map(|name| format!("{}\n", name.digest)).collect())
+}
+
+/// Reads a password. An editor or `echo` ends a file with a line break that is no part of it.
+fn password() -> Result<String, CliError> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let text = "give the password on stdin, such as by `tarn image login … < token`: a \
+                    terminal would show it";
+        return Err(CliError::Input { source: io::Error::other(text) });
+    }
+    let mut text = String::new();
+    let read = stdin.lock().read_to_string(&mut text);
+    read.map_err(|source| CliError::Input { source })?;
+    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+}
+
+async fn list(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
+    let list: AdminImageList = client.call(Method::GET, "/tarn/v1/images", None).await?;
+    if options.json {
+        return Ok(pretty(&list));
+    }
+    let rows: Vec<_> = list.images.iter().map(row).collect();
+    Ok(table(["DIGEST", "NAMES", "SIZE", "STATE", "SANDBOXES", "USED", "FROM"], &rows))
+}
+
+fn row(image: &AdminImage) -> [String; 7] {
+    let names = image.names.iter().map(|name| match &name.project_name {
+        Some(project) => format!("{} ({project})", name.name),
+        None => format!("{} (all)", name.name),
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    let (state, used) = match &image.pulling {
+        None => ("here".to_owned(), time(image.used_at)),
+        Some(pull) => {
+            let percent = pull.bytes_done.saturating_mul(100).checked_div(pull.bytes);
+            let percent = percent.unwrap_or(0);
+            let layers = format!("{}/{} layers", pull.layers_done, pull.layers);
+            (format!("pulling, {percent} %, {layers}"), "-".to_owned())
+        }
+    };
+    [
+        image.digest.chars().take("sha256:".len() + 12).collect(),
+        if names.is_empty() { "-".to_owned() } else { names },
+        format!("{} MB", image.size_bytes.div_ceil(1_000_000)),
+        state,
+        image.sandboxes.to_string(),
+        used,
+        image.origin.split('@').next().unwrap_or_default().to_owned(),
+    ]
+}
+
+async fn list_logins(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
+    let path = "/tarn/v1/registry-logins";
+    let list: AdminRegistryLoginList = client.call(Method::GET, path, None).await?;
+    if options.json {
+        return Ok(pretty(&list));
+    }
+    let row = |login: AdminRegistryLogin| {
+        [login.registry, login.username, login.project_name, time(login.updated_at)]
+    };
+    let rows: Vec<_> = list.logins.into_iter().map(row).collect();
+    Ok(table(["REGISTRY", "USER", "PROJECT", "SET"], &rows))
+}
+
+// === impl ScopeOptions ===
+
+impl ScopeOptions {
+    /// Adds to a body whose the name is.
+    fn body(&self, mut body: Value) -> Value {
+        if self.global {
+            body["global"] = Value::Bool(true);
+        } else {
+            body["project"] = Value::String(self.project.clone());
+        }
+        body
+    }
+}

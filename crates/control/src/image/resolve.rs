@@ -1,0 +1,161 @@
+//! From the name in a request to one image (spec 06 §1): the project's name, a name for all, a
+//! stock image, and at last a reference that its registry is asked about.
+
+use std::{sync::Arc, time::Duration};
+
+use tarn_host::{ImageError, ImageHold, PullTrouble};
+use tarn_types::{BootImage, ImageName, ImagePin, ProjectId};
+use tokio::time::Instant;
+
+use super::{Answer, AskKey, ImageTable, Turn, refusal};
+use crate::{Control, ControlError};
+
+/// How long a create waits for what a registry says.
+const LOOK_UP: Duration = Duration::from_secs(20);
+
+/// How many answers are remembered.
+const ANSWERS: usize = 4096;
+
+/// Names below this are stock images, registered ones, or nothing: no registry is asked for them.
+const STOCK: &str = "tensorlake/";
+
+/// An image that was found, kept until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FoundImage {
+    pub(crate) image: BootImage,
+    /// Whether a registry was asked, which takes its time.
+    pub(crate) asked: bool,
+    /// Until a record says who needs it.
+    _hold: Option<ImageHold>,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Finds the image that a project means by a name.
+    pub(crate) async fn find_image(
+        &self,
+        project: &ProjectId,
+        name: &ImageName,
+    ) -> Result<FoundImage, ControlError> {
+        if let Some(pin) = self.0.images.find(project, name) {
+            return Ok(self.found(name, pin, false));
+        }
+        match self.0.parts.images.resolve(name).await {
+            Ok(_template) => {
+                return Ok(FoundImage { image: name.clone().into(), asked: false, _hold: None });
+            }
+            Err(ImageError::NotFound { .. }) => {}
+            Err(other) => return Err(refusal(name, other)),
+        }
+        if name.as_str().starts_with(STOCK) {
+            let tried = format!("{} No registry is asked for `{STOCK}…`.", self.known().await);
+            return Err(ControlError::ImageNotFound { name: name.clone(), tried });
+        }
+        match self.ask_registry(project, name).await {
+            Ok(pin) => Ok(self.found(name, pin, true)),
+            Err(ControlError::ImageNotFound { name, tried }) => {
+                let tried = format!("{} As a reference: {tried}", self.known().await);
+                Err(ControlError::ImageNotFound { name, tried })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn found(&self, name: &ImageName, pin: ImagePin, asked: bool) -> FoundImage {
+        let hold = self.0.parts.images.holds().hold(&pin.digest);
+        let image = BootImage { name: name.clone(), pin: Some(pin) };
+        FoundImage { image, asked, _hold: Some(hold) }
+    }
+
+    async fn known(&self) -> String {
+        let names = self.0.parts.images.names().await;
+        let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        format!("Stock images are {}.", names.join(", "))
+    }
+
+    /// Asks a registry, unless it said lately.
+    async fn ask_registry(
+        &self,
+        project: &ProjectId,
+        name: &ImageName,
+    ) -> Result<ImagePin, ControlError> {
+        let (table, key) = (&self.0.images, (project.clone(), name.clone()));
+        let fresh = Duration::from_secs(self.0.config.image_recheck_secs);
+        if let Some(pin) = table.answer(&key, fresh) {
+            return Ok(pin);
+        }
+        let turn = table.turn(&key);
+        let _turn = turn.lock().await;
+        if let Some(pin) = table.answer(&key, fresh) {
+            return Ok(pin);
+        }
+        let login = self.login_for(project, name.as_str()).await?;
+        let images = &self.0.parts.images;
+        let look_up = images.look_up(name.as_str(), login.as_ref());
+        let looked = tokio::time::timeout(LOOK_UP, look_up).await.unwrap_or_else(|_elapsed| {
+            let reason = format!("its registry did not answer within {} s", LOOK_UP.as_secs());
+            let (image, trouble) = (name.to_string(), PullTrouble::Unreachable);
+            Err(ImageError::Pull { image, trouble, reason })
+        });
+        match looked {
+            Ok(pin) => {
+                table.remember(key, pin.clone());
+                Ok(pin)
+            }
+            Err(ImageError::Pull { trouble: PullTrouble::Unreachable, reason, .. })
+                if let Some(pin) = self.last_known(&key) =>
+            {
+                tracing::warn!(
+                    image = %name, reason, digest = %pin.digest,
+                    "a registry does not say what a reference means; what it said last is used"
+                );
+                Ok(pin)
+            }
+            Err(bad) => {
+                // Whatever it was, it is that no more.
+                table.answers.lock().remove(&key);
+                Err(refusal(name, bad))
+            }
+        }
+    }
+
+    /// Returns an old answer whose image is here.
+    fn last_known(&self, key: &AskKey) -> Option<ImagePin> {
+        let pin = self.0.images.answer(key, Duration::MAX)?;
+        self.0.parts.images.is_here(&pin.digest).then_some(pin)
+    }
+}
+
+// === impl ImageTable ===
+
+impl ImageTable {
+    fn answer(&self, key: &AskKey, fresh: Duration) -> Option<ImagePin> {
+        let answers = self.answers.lock();
+        let answer = answers.get(key).filter(|answer| answer.at.elapsed() < fresh)?;
+        Some(answer.pin.clone())
+    }
+
+    fn remember(&self, key: AskKey, pin: ImagePin) {
+        let mut answers = self.answers.lock();
+        if answers.len() >= ANSWERS
+            && let Some(oldest) = answers.iter().min_by_key(|(_, answer)| answer.at)
+        {
+            let oldest = oldest.0.clone();
+            answers.remove(&oldest);
+        }
+        answers.insert(key, Answer { pin, at: Instant::now() });
+    }
+
+    fn turn(&self, key: &AskKey) -> Turn {
+        let mut asking = self.asking.lock();
+        // What only the table holds is in nobody's hands.
+        asking.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(asking.entry(key.clone()).or_default())
+    }
+
+    /// Forgets what registries said to a project, as it shows them something else now.
+    pub(super) fn forget_answers(&self, project: &ProjectId) {
+        self.answers.lock().retain(|(of, _), _| of != project);
+    }
+}
