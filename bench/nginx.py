@@ -197,7 +197,9 @@ def nginx(upstream: int):
     with tempfile.TemporaryDirectory(prefix="tarn-bench-nginx-", dir="/var/tmp") as home:
         config = pathlib.Path(home, "nginx.conf")
         config.write_text(NGINX.format(home=home, upstream=upstream, port=port))
-        with started(PROXIES / "usr/sbin/nginx", "-p", home, "-e", "stderr", "-c", config) as process:
+        command = [PROXIES / "usr/sbin/nginx", "-p", home, "-e", "stderr", "-c", config]
+        # A session of its own, as our server has: Linux shares the processors out by session first.
+        with started(*command, start_new_session=True) as process:
             until(lambda: answers(port) or process.poll() is not None, what="nginx")
             assert process.poll() is None, f"nginx ended with {process.returncode}"
             yield port
