@@ -69,6 +69,15 @@ const SANDBOX_COPIES: [ErrorCode; 7] = [
     ErrorCode::QuotaExceeded,
 ];
 
+/// What a claim may be refused for.
+const POOL_CLAIMS: [ErrorCode; 5] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::NotSupported,
+    ErrorCode::PoolNotFound,
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::QuotaExceeded,
+];
+
 /// Returns the errors that are an operation's own.
 pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
     match operation {
@@ -107,13 +116,7 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
         Operation::PoolReplace => &POOL_REPLACEMENT,
         Operation::PoolFetch => &[ErrorCode::PoolNotFound],
         Operation::PoolDelete => &[ErrorCode::PoolNotFound, ErrorCode::PoolInUse],
-        Operation::PoolClaim => &[
-            ErrorCode::InvalidRequest,
-            ErrorCode::NotSupported,
-            ErrorCode::PoolNotFound,
-            ErrorCode::PayloadTooLarge,
-            ErrorCode::QuotaExceeded,
-        ],
+        Operation::PoolClaim => &POOL_CLAIMS,
         Operation::SandboxList
         | Operation::ArchivedSandboxList
         | Operation::AdminSandboxList

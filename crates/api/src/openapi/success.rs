@@ -42,15 +42,18 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
         Operation::SnapshotFetch | Operation::AdminSnapshotFetch => {
             &[(200, "The snapshot", Answer::Json("SnapshotInfo"))]
         }
-        Operation::SnapshotDelete | Operation::AdminSnapshotDelete => {
-            &[(200, "It is gone", Answer::AnyJson)]
-        }
+        Operation::SnapshotDelete
+        | Operation::AdminSnapshotDelete
+        | Operation::PoolDelete
+        | Operation::SecretDelete
+        | Operation::AdminSecretDelete
+        | Operation::SshKeyDelete
+        | Operation::AdminLoginDelete => &[(200, "It is gone", Answer::AnyJson)],
         Operation::PoolCreate => &[(200, "It is made", Answer::Json("CreatePoolResponse"))],
         Operation::PoolList => &[(200, "All of them", Answer::Json("PoolList"))],
         Operation::PoolFetch | Operation::PoolReplace => {
             &[(200, "The pool", Answer::Json("PoolInfo"))]
         }
-        Operation::PoolDelete => &[(200, "It is gone", Answer::AnyJson)],
         Operation::PoolClaim => {
             &[(200, "Running, ended, or still pending", Answer::Json("CreateSandboxResponse"))]
         }
@@ -65,9 +68,6 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
             &[(200, "It is set; for a list, a list of these", Answer::Json("SecretBody"))]
         }
         Operation::SecretFetch => &[(200, "The secret", Answer::Json("SecretBody"))],
-        Operation::SecretDelete | Operation::AdminSecretDelete => {
-            &[(200, "It is gone", Answer::AnyJson)]
-        }
         Operation::AdminSecretList => &[(200, "All of them", Answer::Json("AdminSecretList"))],
         Operation::AdminSecretPut => &[(200, "It is set", Answer::Json("AdminSecretList"))],
         Operation::AdminSecretKeyRotate => {
@@ -77,22 +77,17 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
         Operation::ProjectFetch => &[(200, "The project", Answer::Json("ProjectBody"))],
         Operation::SshKeyList => &[(200, "All of them, oldest first", Answer::Json("SshKeyList"))],
         Operation::SshKeyCreate => &[(200, "It is registered", Answer::Json("SshKeyBody"))],
-        Operation::SshKeyDelete => &[(200, "It is gone", Answer::AnyJson)],
         Operation::AdminProjectList => {
             &[(200, "The projects, oldest first", Answer::Json("AdminProjectList"))]
         }
         Operation::AdminImageList => &[(200, "All of them", Answer::Json("AdminImageList"))],
-        Operation::AdminImagePull | Operation::AdminImageImport => {
-            &[(200, "It is here, under this name", Answer::Json("AdminImageNames"))]
-        }
-        Operation::AdminImageRemove => {
-            &[(200, "It has these names no more", Answer::Json("AdminImageNames"))]
+        Operation::AdminImagePull | Operation::AdminImageImport | Operation::AdminImageRemove => {
+            &[(200, "The names that it got, or lost", Answer::Json("AdminImageNames"))]
         }
         Operation::AdminLoginList => {
             &[(200, "All of them", Answer::Json("AdminRegistryLoginList"))]
         }
         Operation::AdminLoginPut => &[(200, "It is set", Answer::Json("AdminRegistryLogin"))],
-        Operation::AdminLoginDelete => &[(200, "It is gone", Answer::AnyJson)],
         Operation::AdminQuotaSet => &[(200, "The project", Answer::Json("AdminProject"))],
         Operation::Healthz => &[(200, "It does", Answer::Json("HealthBody"))],
         Operation::Readyz => &[(200, "They can", Answer::Json("HealthBody"))],

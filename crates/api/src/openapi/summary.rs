@@ -50,9 +50,7 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::LogList => {
             ("sandboxes", "Returns what a sandbox's processes printed, oldest first, ended or not")
         }
-        Operation::LogProcessList => {
-            ("sandboxes", "Lists the processes of a sandbox whose output is kept")
-        }
+        Operation::LogProcessList => ("sandboxes", "Lists processes whose output is kept"),
         Operation::SecretList => ("secrets", "Lists secrets by name, without their values"),
         Operation::SecretPut => {
             ("secrets", "Sets one secret, or a list of them all or none; new boots have the values")
@@ -70,13 +68,9 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::SshKeyList => ("platform", "Lists the SSH keys of the key's project"),
         Operation::SshKeyCreate => ("platform", "Registers a public SSH key"),
         Operation::SshKeyDelete => ("platform", "Removes an SSH key"),
-        Operation::AdminProjectList => {
-            ("admin", "Lists the projects, with what each may have and has")
-        }
+        Operation::AdminProjectList => ("admin", "Lists projects, what each may have and has"),
         Operation::AdminImageList => ("admin", "Lists pulled and imported images, and pulls"),
-        Operation::AdminImagePull => {
-            ("admin", "Pulls an image and names it; waits until it is here")
-        }
+        Operation::AdminImagePull => ("admin", "Pulls an image, waits for it and names it"),
         Operation::AdminImageImport => ("admin", "Imports an image from a file and names it"),
         Operation::AdminImageRemove => ("admin", "Takes names of an image away"),
         Operation::AdminLoginList => ("admin", "Lists what projects show to registries"),
@@ -94,9 +88,7 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminKeyRevoke => ("admin", "Revokes a key; again changes nothing"),
         Operation::AdminSandboxList => ("admin", "Lists the sandboxes of all projects"),
         Operation::AdminSandboxFetch => ("admin", "Returns a sandbox of any project, in short"),
-        Operation::AdminSandboxNetwork => {
-            ("admin", "Returns what a sandbox reached, what it was denied and why, and counters")
-        }
+        Operation::AdminSandboxNetwork => ("admin", "Returns a sandbox's network log"),
         Operation::AdminSnapshotList => {
             ("admin", "Lists the snapshots of all projects, each project's newest first")
         }
