@@ -26,6 +26,11 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// How many times the size of what is fetched is needed at least: itself, and what it unpacks to.
 const ROOM_FACTOR: u64 = 3;
 
+/// How long a pull may take: this, and as long as a slow line needs. A registry that sends a byte
+/// now and then must not keep a turn from others.
+const PULL_LIMIT: Duration = Duration::from_secs(600);
+const SLOWEST_BYTES_PER_SEC: u64 = 256 << 10;
+
 /// The pulls under way.
 #[derive(Debug)]
 pub(super) struct Pulls {
@@ -197,12 +202,13 @@ impl Shared {
         let fetched = found.layer_bytes().iter().fold(0_u64, |sum, size| sum.saturating_add(*size));
         self.check_room(source, fetched.saturating_mul(ROOM_FACTOR)).await?;
         let work = self.shelf.work(digest).map_err(|bad| fault(source, &bad))?;
-        let watched = progress.subscribe();
+        let (watched, limit) = (progress.subscribe(), limit(fetched));
         let pulled = tokio::select! {
             pulled = self.puller.pull(&found, credentials.as_ref(), &work, progress) => {
                 pulled.map_err(|bad| trouble_of(source, &bad))
             }
             () = self.full() => Err(no_room(source)),
+            () = tokio::time::sleep(limit) => Err(late(source, limit)),
             () = tell_log(source, watched) => unreachable!("it never ends"),
         };
         match pulled {
@@ -355,6 +361,19 @@ async fn tell_log(source: &str, progress: watch::Receiver<Progress>) {
     }
 }
 
+/// Returns how long a pull of so many bytes may take.
+fn limit(fetched: u64) -> Duration {
+    PULL_LIMIT.saturating_add(Duration::from_secs(fetched / SLOWEST_BYTES_PER_SEC))
+}
+
+fn late(image: &str, limit: Duration) -> ImageError {
+    let limit = limit.as_secs();
+    let reason = format!(
+        "its registry did not send it within {limit} s; ask again: it goes on where it was"
+    );
+    trouble(image, PullTrouble::Unreachable, reason)
+}
+
 fn no_room(image: &str) -> ImageError {
     let reason = "the server's disk has no room for it beside what images.reserve_mb keeps free; \
                   ask its operator to free space, or use a smaller image";
@@ -378,4 +397,16 @@ async fn tree_size(path: std::path::PathBuf, tasks: &tarn_task::Tasks) -> u64 {
         entries.flatten().map(|entry| sum(&entry.path())).fold(0, u64::saturating_add)
     }
     tasks.spawn_blocking(move || sum(&path)).await.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_line_has_its_time_and_a_dripping_one_has_not() {
+        assert_eq!(limit(0).as_secs(), 600);
+        assert_eq!(limit(1 << 30).as_secs(), 600 + 4096);
+        assert_eq!(limit(u64::MAX).as_secs(), 600 + (u64::MAX >> 18));
+    }
 }
