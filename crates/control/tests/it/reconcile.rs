@@ -87,8 +87,8 @@ async fn late_and_doubled_reports_move_nothing_back() {
 async fn a_report_outlives_a_store_that_is_away() {
     let node = FakeNode::new(Manner::Prompt);
     let store = Arc::new(MemoryStore::default());
-    // The start itself asks three times.
-    let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 4, Loss::Request));
+    // The start itself asks four times.
+    let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 5, Loss::Request));
     let world = World::on(flaky, store, node).await;
     for _ in 0..20 {
         let hold = std::time::Duration::from_secs(60);
