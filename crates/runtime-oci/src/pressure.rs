@@ -10,7 +10,8 @@
 //!  calm ──demand ≥ soft──▶ pressed: announce, again while it lasts
 //!    ▲                        │ ▲   +64 MiB when the limit is near, at most 8 times
 //!    │ demand < soft,         ▼ │ room
-//!    └─ loans taken back ◀─ stuck: announce, +64 MiB while it lasts, of the same 8
+//!    └─ loans taken back ◀─ stuck: announce, +64 MiB while it lasts, of the same 8, then +8 MiB
+//!                             │        with each announcement
 //!                             │ stuck for 2 s on end, or more than its own for 5 s
 //!                             ▼
 //!                           given up: the sandbox is ended
@@ -27,6 +28,10 @@ use crate::limits::MemoryBounds;
 pub(crate) const LOAN: u64 = 64 << 20;
 
 const MOST_LOANS: u32 = 8;
+
+/// What one gets that stands still with all loans used, each time that the end of a process is
+/// asked for: whoever waits in the kernel for a page does not hear of its end before it has one.
+const BREATH: u64 = 8 << 20;
 
 /// How far ahead of the demand the limit is kept, as far as loans go. Found too late on a busy
 /// machine, the limit is reached; this is the time to find out.
@@ -81,6 +86,7 @@ pub(crate) struct Reading {
 #[derive(Debug, Default)]
 pub(crate) struct Round {
     loans: u32,
+    breaths: u32,
     /// When it first had more than its own.
     first_over: Option<Duration>,
     /// Since when it has stood still for want of memory.
@@ -167,7 +173,7 @@ impl Round {
 
     /// Records that all loans are back.
     pub(crate) fn repaid(&mut self) {
-        self.loans = 0;
+        (self.loans, self.breaths) = (0, 0);
         self.first_over = None;
     }
 
@@ -193,8 +199,12 @@ impl Round {
     }
 
     fn judge_stuck(&mut self, bounds: MemoryBounds, elapsed: Duration) -> Verdict {
-        let limit = self.lend(bounds);
+        let loan = self.lend(bounds);
         let announce = self.announce_after(HOPELESS_SETTLE, elapsed);
+        let limit = loan.or_else(|| {
+            self.breaths += u32::from(announce);
+            announce.then(|| NewLimit::Raised(self.limit(bounds)))
+        });
         Verdict { announce, limit, then: Then::Again(STUCK_PAUSE) }
     }
 
@@ -214,7 +224,8 @@ impl Round {
 
     /// Returns the limit with all loans.
     pub(crate) fn limit(&self, bounds: MemoryBounds) -> u64 {
-        bounds.hard.saturating_add(LOAN * u64::from(self.loans))
+        let lent = LOAN * u64::from(self.loans) + BREATH * u64::from(self.breaths);
+        bounds.hard.saturating_add(lent)
     }
 
     fn lend(&mut self, bounds: MemoryBounds) -> Option<NewLimit> {
@@ -321,14 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn loans_grow_to_eight_and_announcements_wait_for_them_to_settle() {
+    fn loans_grow_to_eight_and_then_each_announcement_brings_a_breath() {
         let mut steps: Vec<Step> = (0..9).map(|n| (n * 2, 348 + 64 * n, true)).collect();
         steps.extend([(20, 860, true), (200, 860, true), (220, 860, true)]);
         assert_eq!(
             run(&steps),
             [
                 "!+64 2", "+128 2", "+192 2", "+256 2", "+320 2", "+384 2", "+448 2", "+512 2",
-                " 2", "! 2", " 2", "! 2",
+                " 2", "!+520 2", " 2", "!+528 2",
             ]
         );
     }

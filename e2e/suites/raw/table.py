@@ -115,7 +115,8 @@ OBJECT = {
     "patch dead": ("PATCH", f"{S}/{{dead}}", {"name": "abc"}, 409, "SANDBOX_TERMINATED"),
     "patch auto_resume": ("PATCH", f"{S}/{{id}}", {"auto_resume": False}, 400, "SANDBOX_EPHEMERAL"),
     "patch resources with name": ("PATCH", f"{S}/{{id}}", {"resources": {"cpus": 2}, "name": "abc"}, *BAD),
-    "patch resources": ("PATCH", f"{S}/{{id}}", {"resources": {"cpus": 2}}, *LATER),
+    "patch gpus": ("PATCH", f"{S}/{{id}}", {"resources": {"gpus": [{"count": 1, "model": "A10"}]}}, *BAD),
+    "patch smaller disk": ("PATCH", f"{S}/{{id}}", {"resources": {"disk_mb": 1024}}, 400, "DISK_SHRINK_FORBIDDEN"),
     # --- list ---
     "limit zero": ("GET", f"{S}?limit=0", None, *BAD),
     "limit text": ("GET", f"{S}?limit=many", None, *BAD),
