@@ -7,9 +7,9 @@ use tarn_node_api::Unfound;
 use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
-    Generation, Intent, NetworkLog, NodeId, PendingReason, PoolMember, PortAccess, ProjectId,
-    Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus, SnapshotKind,
-    Target, UnixMillis,
+    ByteSize, Generation, Intent, NetworkLog, NodeId, PendingReason, PoolMember, PortAccess,
+    ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus,
+    SnapshotKind, Target, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -441,12 +441,14 @@ impl Control {
     }
 }
 
-/// The shape of the largest node; what the defaults need when there is none yet.
+/// The shape of the largest node, in whole MiB as it is asked for; what the defaults need when there
+/// is none yet.
 pub(crate) fn largest(rooms: &[Room]) -> Resources {
     let default = Resources::default();
+    let memory = rooms.iter().map(|room| room.memory).max().unwrap_or(default.memory);
     Resources {
         cpu: rooms.iter().map(|room| room.cpu).max().unwrap_or(default.cpu),
-        memory: rooms.iter().map(|room| room.memory).max().unwrap_or(default.memory),
+        memory: ByteSize::from_mib(memory.mib()),
         disk: default.disk,
     }
 }
