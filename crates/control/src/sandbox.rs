@@ -441,8 +441,8 @@ impl Control {
     }
 }
 
-/// The shape of the largest node, in whole MiB as it is asked for; what the defaults need when there
-/// is none yet.
+/// The shape of the largest node, in whole MiB as it is asked for; what the defaults need when
+/// there is none yet.
 pub(crate) fn largest(rooms: &[Room]) -> Resources {
     let default = Resources::default();
     let memory = rooms.iter().map(|room| room.memory).max().unwrap_or(default.memory);
