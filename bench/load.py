@@ -315,11 +315,11 @@ def groups(server: Server) -> set[str]:
 
 
 def group_number(server: Server, sandbox: str, *files: str) -> int:
-    """A number of a sandbox's cgroup, by the first of the files that is there."""
+    """A number of a sandbox's cgroup, from the first of the files that is there."""
     for group in host.cgroups(host.tag_of(server.data)):
         for path in (pathlib.Path(group) / file for file in files if group.endswith(sandbox)):
             if path.exists():
-                return int(path.read_text().split()[-1 if path.name == "cpu.stat" else 0])
+                return int(path.read_text())
     raise RuntimeError(f"{sandbox} has no {files}")
 
 
