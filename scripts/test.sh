@@ -23,6 +23,7 @@ run_tests() {
 	say test "set-up: ready ($(elapsed))"
 	gates
 	export TARN_TEST_VERSITYGW="$TARN_TEST_CACHE/bin/versitygw"
+	export TARN_TEST_PEBBLE="$TARN_TEST_CACHE/acme"
 	export TARN_TEST_REGISTRY="$TARN_TEST_CACHE/registry"
 	suite unit "unit and component tests" limit 30m scripts/unit
 	suite fuzz "fuzz targets, a second each or more" limit 15m "$ROOT/x" fuzz all "$((${#full[@]} ? 60 : 1))"

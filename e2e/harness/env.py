@@ -12,6 +12,8 @@ ASSETS = os.environ["TARN_ASSETS_DIR"]
 NODE = os.environ.get("TARN_NODE", "")
 # An S3 server's program.
 VERSITYGW = os.environ.get("TARN_TEST_VERSITYGW", "")
+# Where an ACME authority's programs are.
+PEBBLE = os.environ.get("TARN_TEST_PEBBLE", "")
 # Where a registry and a busybox are unpacked.
 REGISTRY = os.environ.get("TARN_TEST_REGISTRY", "")
 NODE_MODULES = os.environ.get("TARN_NODE_MODULES", "")

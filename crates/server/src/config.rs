@@ -316,8 +316,8 @@ impl Config {
             if !listen.ip().is_loopback() && !insecure_http {
                 bail!(
                     "{key}.listen is {listen}, which other machines can reach, and tls.mode is \
-                     \"off\": keys and data would travel in clear text. Say tls.mode = \"files\" \
-                     or \"local_ca\", listen on 127.0.0.1 behind a proxy that speaks TLS, or say \
+                     \"off\": keys and data would travel in clear text. Say tls.mode = \"files\", \
+                     \"acme\" or \"local_ca\", listen on 127.0.0.1 behind a proxy that speaks TLS, or say \
                      --insecure-http if the network is trusted"
                 );
             }
@@ -506,6 +506,11 @@ impl DataDir {
         self.root.join("secrets.key")
     }
 
+    /// Account, certificate and state of ACME.
+    pub(crate) fn acme(&self) -> PathBuf {
+        self.root.join("acme")
+    }
+
     pub(crate) fn node_id(&self) -> PathBuf {
         self.root.join("node.id")
     }
@@ -605,7 +610,7 @@ mod tests {
         let refused = config.check_exposure(false).expect_err("clear text").to_string();
         assert!(refused.contains("tls.mode") && refused.contains("0.0.0.0"), "{refused}");
         assert!(config.check_exposure(true).is_ok());
-        for mode in [TlsMode::Files, TlsMode::LocalCa] {
+        for mode in [TlsMode::Files, TlsMode::LocalCa, TlsMode::Acme] {
             config.tls.mode = mode;
             assert!(config.check_exposure(false).is_ok(), "{mode:?}");
         }

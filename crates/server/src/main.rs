@@ -3,6 +3,7 @@
 //! This crate reads the configuration, names the concrete adapters, wires them and waits for a
 //! signal. Everything else lives elsewhere.
 
+mod acme;
 mod addresses;
 mod ca;
 mod config;

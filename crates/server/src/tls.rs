@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::{Context as _, anyhow, ensure};
 use serde::Deserialize;
+use tarn_acme::AcmeKeeper;
 use tarn_http::MetricsSource;
-use tarn_task::{Clock as _, SystemClock};
+use tarn_task::{Clock as _, SystemClock, Tasks};
 use tarn_tls::{
     Acceptor, AuthorityCertificate, CertificateFiles, Certificates, HandshakeStats, LocalAuthority,
     Protocols, ServerNames,
@@ -18,7 +19,10 @@ use tarn_tls::{
 use tarn_types::UnixMillis;
 use url::{Host, Url};
 
-use crate::config::{Config, DataDir};
+use crate::{
+    acme::{self, AcmeSection},
+    config::{Config, DataDir},
+};
 
 /// `[tls]`
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -30,6 +34,8 @@ pub(crate) struct TlsSection {
     pub(crate) cert_file: Option<PathBuf>,
     /// With `files`: its key in PEM.
     pub(crate) key_file: Option<PathBuf>,
+    /// With `acme`: who is asked, and how.
+    pub(crate) acme: AcmeSection,
 }
 
 /// Where a certificate comes from.
@@ -43,6 +49,8 @@ pub(crate) enum TlsMode {
     Files,
     /// An authority of the server's own, in the data directory.
     LocalCa,
+    /// An authority that speaks ACME.
+    Acme,
 }
 
 /// What makes streams of the connections of both listeners.
@@ -52,6 +60,8 @@ pub(crate) struct Acceptors {
     pub(crate) certificates: Option<Certificates>,
     /// What clients are to trust, where nobody else has them trust it.
     pub(crate) authority: Option<AuthorityCertificate>,
+    /// What has the certificate issued, where somebody else does.
+    pub(crate) acme: Option<Arc<AcmeKeeper>>,
 }
 
 /// How the certificate of a configuration stands.
@@ -68,7 +78,7 @@ impl TlsMode {
     pub(crate) fn scheme(self) -> &'static str {
         match self {
             Self::Off => "http",
-            Self::Files | Self::LocalCa => "https",
+            Self::Files | Self::LocalCa | Self::Acme => "https",
         }
     }
 }
@@ -84,12 +94,17 @@ impl TlsSection {
                 (TlsMode::Files, None) => {
                     return Err(anyhow!("tls.mode = \"files\" needs tls.{key}"));
                 }
-                (TlsMode::Off | TlsMode::LocalCa, Some(_)) => {
+                (TlsMode::Off | TlsMode::LocalCa | TlsMode::Acme, Some(_)) => {
                     return Err(anyhow!("tls.{key} is for tls.mode = \"files\" alone"));
                 }
-                (TlsMode::Files, Some(_)) | (TlsMode::Off | TlsMode::LocalCa, None) => {}
+                (TlsMode::Files, Some(_))
+                | (TlsMode::Off | TlsMode::LocalCa | TlsMode::Acme, None) => {}
             }
         }
+        ensure!(
+            self.mode == TlsMode::Acme || self.acme == AcmeSection::default(),
+            "tls.acme is for tls.mode = \"acme\" alone"
+        );
         if self.mode == TlsMode::Off {
             return Ok(());
         }
@@ -99,7 +114,8 @@ impl TlsSection {
                 "{key} is {url}, but with tls.mode set only https:// is spoken"
             );
         }
-        public_names(config).map(drop)
+        let names = public_names(config)?;
+        if self.mode == TlsMode::Acme { self.acme.check(&names) } else { Ok(()) }
     }
 
     /// Names the two files; relative paths are in the data directory.
@@ -117,22 +133,28 @@ impl TlsSection {
     /// Gets the certificate, if there is to be one.
     pub(crate) fn open(&self, config: &Config, data: &DataDir) -> anyhow::Result<Acceptors> {
         let clock = Arc::new(SystemClock);
-        let (certificates, authority) = match self.mode {
+        let (mut authority, mut acme) = (None, None);
+        let certificates = match self.mode {
             TlsMode::Off => {
                 let (api, ingress) = (Acceptor::plain(), Acceptor::plain());
-                return Ok(Acceptors { api, ingress, certificates: None, authority: None });
+                return Ok(Acceptors { api, ingress, certificates: None, authority, acme });
             }
             TlsMode::Files => {
                 let files = self.files(data)?;
                 let read = Certificates::from_files(files, public_names(config)?, clock);
-                (read.context("use tls.cert_file and tls.key_file")?, None)
+                read.context("use tls.cert_file and tls.key_file")?
             }
             TlsMode::LocalCa => {
-                let authority = LocalAuthority::open_or_make(&data.root, clock.now())
+                let opened = LocalAuthority::open_or_make(&data.root, clock.now())
                     .context("open the local CA")?;
-                let certificate = authority.certificate().clone();
-                let made = Certificates::from_authority(authority, local_names(config)?, clock);
-                (made.context("make the server's certificate")?, Some(certificate))
+                authority = Some(opened.certificate().clone());
+                let made = Certificates::from_authority(opened, local_names(config)?, clock);
+                made.context("make the server's certificate")?
+            }
+            TlsMode::Acme => {
+                let (certificates, keeper) = self.acme.open(public_names(config)?, data)?;
+                acme = Some(keeper);
+                certificates
             }
         };
         Ok(Acceptors {
@@ -141,6 +163,7 @@ impl TlsSection {
             ingress: certificates.acceptor(Protocols::Http2),
             certificates: Some(certificates),
             authority,
+            acme,
         })
     }
 }
@@ -152,7 +175,24 @@ impl Acceptors {
     pub(crate) fn metrics(&self) -> Option<MetricsSource> {
         let certificates = self.certificates.clone()?;
         let stats = [("api", self.api.stats()), ("ingress", self.ingress.stats())];
-        Some(Arc::new(move || render(&stats, certificates.not_after().0 / 1000)))
+        let acme = self.acme.as_ref().map(|keeper| keeper.stats());
+        Some(Arc::new(move || {
+            // A temporary certificate is as good as none.
+            let is_served = acme.is_none() || certificates.issued().is_some();
+            let until = if is_served { certificates.not_after().0 / 1000 } else { 0 };
+            let acme = acme.as_deref().map(acme::render).unwrap_or_default();
+            render(&stats, until) + &acme
+        }))
+    }
+
+    /// Keeps certificates current until shutdown.
+    pub(crate) fn spawn_keepers(&self, tasks: &Tasks) {
+        if let Some(certificates) = &self.certificates {
+            certificates.spawn_keeper(tasks);
+        }
+        if let Some(acme) = &self.acme {
+            Arc::clone(acme).spawn(tasks);
+        }
     }
 }
 
@@ -182,6 +222,7 @@ pub(crate) fn outlook(config: Option<&Path>, data: &DataDir) -> anyhow::Result<O
                           new one";
             (what, authority.not_after(), remedy)
         }
+        TlsMode::Acme => return config.tls.acme.outlook(public_names(&config)?, data),
     };
     let soon = Certificates::is_soon(until, now);
     let detail = format!("{what} is valid until {}", date(until));
@@ -338,8 +379,9 @@ mod tests {
             ("[tls]\nmode = \"off\"", None),
             ("[tls]\nmode = \"local_ca\"", None),
             (files, None),
-            ("[tls]\nmode = \"acme\"", Some("acme")),
+            ("[tls]\nmode = \"letsencrypt\"", Some("letsencrypt")),
             ("[tls]\nacme_email = \"a@b\"", Some("acme_email")),
+            ("[tls]\nmode = \"acme\"\ncert_file = \"a\"", Some("tls.cert_file")),
             ("[tls]\nmode = \"files\"\nkey_file = \"b\"", Some("tls.cert_file")),
             ("[tls]\nmode = \"files\"\ncert_file = \"a\"", Some("tls.key_file")),
             ("[tls]\ncert_file = \"a\"", Some("tls.cert_file")),

@@ -313,9 +313,7 @@ fn serve_all(
     let rate_limit = config.rate_limit.limit();
     crate::serve::api(data, addresses, &started.control, metrics, rate_limit, tasks, api)?;
     drop(tasks.spawn("ingress", proxy.serve(ingress, acceptors.ingress.clone())));
-    if let Some(certificates) = &acceptors.certificates {
-        certificates.spawn_keeper(tasks);
-    }
+    acceptors.spawn_keepers(tasks);
     let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;
     identity::write_private(&data.addresses(), &text)
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{HandshakeStats, ServerStream};
+use crate::{HandshakeStats, ServerStream, challenge::CHALLENGE_PROTOCOL};
 
 /// How long a client that spoke plain HTTP may go on sending after our answer; a socket that is
 /// closed with unread bytes takes the answer with it.
@@ -53,6 +53,9 @@ pub enum AcceptError {
     /// It spoke plain HTTP, and was told.
     #[error("the client spoke plain HTTP")]
     PlainHttp,
+    /// It asked whose name this is (TLS-ALPN-01), and was told; there is nothing more to say.
+    #[error("the client had a challenge")]
+    Challenge,
     /// The two sides could not agree.
     #[error("the handshake failed")]
     Handshake(#[source] io::Error),
@@ -61,11 +64,15 @@ pub enum AcceptError {
 // === impl Protocols ===
 
 impl Protocols {
-    fn names(self) -> Vec<Vec<u8>> {
-        match self {
+    pub(crate) fn names(self, answers_challenges: bool) -> Vec<Vec<u8>> {
+        let mut names = match self {
             Self::Http1 => vec![b"http/1.1".to_vec()],
             Self::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        };
+        if answers_challenges {
+            names.push(CHALLENGE_PROTOCOL.to_vec());
         }
+        names
     }
 }
 
@@ -78,14 +85,14 @@ impl Acceptor {
         Self { tls: None, stats: Arc::default() }
     }
 
-    pub(crate) fn new(certificates: Arc<dyn ResolvesServerCert>, protocols: Protocols) -> Self {
+    pub(crate) fn new(certificates: Arc<dyn ResolvesServerCert>, protocols: Vec<Vec<u8>>) -> Self {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
             .expect("the provider has suites for both versions")
             .with_no_client_auth()
             .with_cert_resolver(certificates);
-        config.alpn_protocols = protocols.names();
+        config.alpn_protocols = protocols;
         Self { tls: Some(TlsAcceptor::from(Arc::new(config))), stats: Arc::default() }
     }
 
@@ -132,6 +139,9 @@ async fn open(tls: &TlsAcceptor, stream: TcpStream) -> Result<ServerStream, Acce
         return Err(AcceptError::PlainHttp);
     }
     let opened = tls.accept(stream).await.map_err(AcceptError::Handshake)?;
+    if opened.get_ref().1.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
+        return Err(AcceptError::Challenge);
+    }
     Ok(ServerStream::Tls(Box::new(opened)))
 }
 

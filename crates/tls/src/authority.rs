@@ -144,8 +144,8 @@ pub enum AuthorityError {
 /// The key of the server's certificates, from one renewal to the next.
 #[derive(Debug)]
 pub(crate) struct LeafKey {
-    pair: KeyPair,
-    signing: Arc<dyn SigningKey>,
+    pub(crate) pair: KeyPair,
+    pub(crate) signing: Arc<dyn SigningKey>,
 }
 
 // === impl AuthorityCertificate ===
@@ -336,7 +336,7 @@ fn authority_params(key: &KeyPair, now: UnixMillis) -> CertificateParams {
     params
 }
 
-fn named(common_name: &str) -> DistinguishedName {
+pub(crate) fn named(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
@@ -351,12 +351,12 @@ fn serial() -> SerialNumber {
     SerialNumber::from_slice(&bytes)
 }
 
-fn backdated(now: UnixMillis) -> UnixMillis {
+pub(crate) fn backdated(now: UnixMillis) -> UnixMillis {
     let back = i64::try_from(BACKDATED_SECS * 1000).unwrap_or(0);
     UnixMillis(now.0.saturating_sub(back).max(0))
 }
 
-fn set_dates(params: &mut CertificateParams, dates: Validity) {
+pub(crate) fn set_dates(params: &mut CertificateParams, dates: Validity) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + Duration::from_millis(dates.from.millis_since(UnixMillis(0)));
     params.not_after = epoch + Duration::from_millis(dates.until.millis_since(UnixMillis(0)));

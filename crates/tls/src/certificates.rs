@@ -13,7 +13,9 @@ use tarn_types::UnixMillis;
 use crate::{
     Acceptor, AuthorityError, CertificateFiles, LocalAuthority, PairError, Protocols, ServerNames,
     authority::{LeafKey, RENEW_BEFORE_SECS},
-    pair::{Pair, date},
+    challenge::{ChallengeAnswer, Challenges, is_challenge},
+    pair::{Pair, Validity, date},
+    temporary,
     watch::{Look, Watch, stamp},
 };
 
@@ -39,12 +41,38 @@ struct Shown {
 }
 
 enum Source {
-    Files { files: CertificateFiles, wanted: ServerNames, watch: Mutex<Watch> },
-    Authority { authority: LocalAuthority, names: ServerNames },
+    Files {
+        files: CertificateFiles,
+        wanted: ServerNames,
+        watch: Mutex<Watch>,
+    },
+    Authority {
+        authority: Box<LocalAuthority>,
+        names: ServerNames,
+    },
+    /// Whoever gets certificates issued writes the files, and says so.
+    Issued {
+        files: CertificateFiles,
+        wanted: ServerNames,
+        challenges: Challenges,
+    },
+}
+
+/// What is served with of the certificates that somebody gets issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IssuedCertificate {
+    /// When it becomes valid.
+    pub from: UnixMillis,
+    /// When it expires.
+    pub until: UnixMillis,
+    /// Whether it is for every name that is wanted.
+    pub has_all_names: bool,
 }
 
 struct Current {
     pair: Pair,
+    /// Nobody vouches for it: there is none yet that somebody issued.
+    is_temporary: bool,
     /// Only where we sign ourselves.
     leaf: Option<Leaf>,
 }
@@ -83,7 +111,7 @@ impl Certificates {
         let pair = Pair::read(&files, clock.now())?;
         warn_of_names(&wanted, &pair);
         let source = Source::Files { files, wanted, watch };
-        Ok(Self::new(source, clock, Current { pair, leaf: None }))
+        Ok(Self::new(source, clock, Current { pair, is_temporary: false, leaf: None }))
     }
 
     /// Makes a certificate for some names, which [`Self::check`] renews.
@@ -96,7 +124,35 @@ impl Certificates {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuthorityError> {
         let current = Current::signed(&authority, &names, clock.now())?;
+        let authority = Box::new(authority);
         Ok(Self::new(Source::Authority { authority, names }, clock, current))
+    }
+
+    /// Serves with a certificate that somebody else gets issued: what is in the files, else a
+    /// temporary one that no client trusts, until [`Self::reload`] finds a better one. Blocks.
+    ///
+    /// # Errors
+    /// Fails when the names are none, or the cryptography does.
+    pub fn from_issued(
+        files: CertificateFiles,
+        wanted: ServerNames,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AuthorityError> {
+        let (pair, is_temporary) = match Pair::read(&files, clock.now()) {
+            Ok(pair) => (pair, false),
+            Err(error) => {
+                if !error.is_absence() {
+                    let error = chain(&error);
+                    tracing::warn!(error, "the certificate that was issued is not usable");
+                }
+                tracing::warn!(
+                    "a temporary certificate is shown, which no client trusts, until one is issued"
+                );
+                (temporary::pair(&wanted, clock.now())?, true)
+            }
+        };
+        let source = Source::Issued { files, wanted, challenges: Challenges::default() };
+        Ok(Self::new(source, clock, Current { pair, is_temporary, leaf: None }))
     }
 
     fn new(source: Source, clock: Arc<dyn Clock>, current: Current) -> Self {
@@ -109,7 +165,61 @@ impl Certificates {
     /// Makes what a listener accepts with.
     #[must_use]
     pub fn acceptor(&self, protocols: Protocols) -> Acceptor {
-        Acceptor::new(Arc::clone(&self.0) as Arc<dyn ResolvesServerCert>, protocols)
+        let answers_challenges = matches!(self.0.source, Source::Issued { .. });
+        let resolver = Arc::clone(&self.0) as Arc<dyn ResolvesServerCert>;
+        Acceptor::new(resolver, protocols.names(answers_challenges))
+    }
+
+    /// Reads the files of an issued certificate, and serves with it from now on. Blocks.
+    ///
+    /// Connections that are open go on as they are.
+    ///
+    /// # Errors
+    /// Fails when it cannot be served with; the one before stays.
+    pub fn reload(&self) -> Result<(), PairError> {
+        let Source::Issued { files, .. } = &self.0.source else { return Ok(()) };
+        let pair = Pair::read(files, self.0.clock.now())?;
+        *self.0.current.write() = Current { pair, is_temporary: false, leaf: None };
+        self.note_health();
+        Ok(())
+    }
+
+    /// Returns what was issued and is served with; none while it is a temporary one.
+    #[must_use]
+    pub fn issued(&self) -> Option<IssuedCertificate> {
+        let current = self.0.current.read();
+        let Validity { from, until } = current.pair.validity;
+        let has_all_names = match &self.0.source {
+            Source::Issued { wanted, .. } => wanted.lacking_in(&current.pair).is_empty(),
+            Source::Files { .. } | Source::Authority { .. } => true,
+        };
+        (!current.is_temporary).then_some(IssuedCertificate { from, until, has_all_names })
+    }
+
+    /// Returns the DER of the certificate that was issued, without its chain.
+    #[must_use]
+    pub fn issued_der(&self) -> Option<Vec<u8>> {
+        let current = self.0.current.read();
+        let first = current.pair.key.cert.first().map(|certificate| certificate.to_vec());
+        first.filter(|_| !current.is_temporary)
+    }
+
+    /// Answers handshakes that ask for a name whether it is ours (TLS-ALPN-01, RFC 8737), until
+    /// the answer is dropped.
+    ///
+    /// # Errors
+    /// Fails when there is no such name, or the cryptography does.
+    pub fn answer_challenge(
+        &self,
+        name: &str,
+        digest: &[u8],
+    ) -> Result<ChallengeAnswer, AuthorityError> {
+        let challenges = match &self.0.source {
+            Source::Issued { challenges, .. } => challenges.clone(),
+            // Nobody asks; the answer is to nobody.
+            Source::Files { .. } | Source::Authority { .. } => Challenges::default(),
+        };
+        challenges.answer(name, digest, self.0.clock.now())
     }
 
     /// Returns when the certificate that is shown now expires.
@@ -121,7 +231,7 @@ impl Certificates {
     /// Says whether a time is so close that somebody should act.
     #[must_use]
     pub fn is_soon(not_after: UnixMillis, now: UnixMillis) -> bool {
-        Health::at(not_after, now) != Health::Good
+        Health::at(not_after, SOON_SECS, now) != Health::Good
     }
 
     /// Keeps the certificates current until shutdown.
@@ -150,6 +260,7 @@ impl Certificates {
         match &self.0.source {
             Source::Files { files, wanted, watch } => self.check_files(files, wanted, watch),
             Source::Authority { authority, names } => self.renew(authority, names),
+            Source::Issued { .. } => {}
         }
         self.note_health();
     }
@@ -165,7 +276,7 @@ impl Certificates {
                 let until = date(pair.validity.until);
                 tracing::info!(tls.not_after = %until, "the certificate was read again");
                 warn_of_names(wanted, &pair);
-                *self.0.current.write() = Current { pair, leaf: None };
+                *self.0.current.write() = Current { pair, is_temporary: false, leaf: None };
             }
             Err(error) => {
                 let error = chain(&error);
@@ -197,8 +308,15 @@ impl Certificates {
 
     /// Says, when it begins to be so, that the certificate's time is nearly or quite over.
     fn note_health(&self) {
-        let until = self.not_after();
-        let health = Health::at(until, self.0.clock.now());
+        let (validity, is_temporary) = {
+            let current = self.0.current.read();
+            (current.pair.validity, current.is_temporary)
+        };
+        if is_temporary {
+            return;
+        }
+        let until = validity.until;
+        let health = Health::of(validity, self.0.clock.now());
         if std::mem::replace(&mut *self.0.health.lock(), health) == health {
             return;
         }
@@ -219,6 +337,11 @@ impl Certificates {
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Source::Issued { challenges, .. } = &self.source
+            && is_challenge(&hello)
+        {
+            return challenges.resolve(hello.server_name());
+        }
         let current = self.current.read();
         if let Source::Authority { authority, names } = &self.source
             && let Some(leaf) = &current.leaf
@@ -247,7 +370,8 @@ impl Current {
     ) -> Result<Self, AuthorityError> {
         let key = LeafKey::new()?;
         let pair = authority.sign(names.alternative_names(), &key, now)?;
-        Ok(Self { pair, leaf: Some(Leaf { key, named: Mutex::default() }) })
+        let leaf = Some(Leaf { key, named: Mutex::default() });
+        Ok(Self { pair, is_temporary: false, leaf })
     }
 }
 
@@ -284,10 +408,16 @@ impl Leaf {
 // === impl Health ===
 
 impl Health {
-    fn at(until: UnixMillis, now: UnixMillis) -> Self {
+    /// A certificate of a few days is not complained about for all of them.
+    fn of(validity: Validity, now: UnixMillis) -> Self {
+        let sixth = validity.until.millis_since(validity.from) / 6000;
+        Self::at(validity.until, SOON_SECS.min(sixth), now)
+    }
+
+    fn at(until: UnixMillis, soon_secs: u64, now: UnixMillis) -> Self {
         if now > until {
             Self::Over
-        } else if now.plus_secs(SOON_SECS) > until {
+        } else if now.plus_secs(soon_secs) > until {
             Self::Soon
         } else {
             Self::Good
@@ -337,7 +467,14 @@ mod tests {
             (100, Health::Soon),
             (101, Health::Over),
         ] {
-            assert_eq!(Health::at(until, UnixMillis(days * day)), expected, "day {days}");
+            let now = UnixMillis(days * day);
+            assert_eq!(Health::at(until, SOON_SECS, now), expected, "day {days}");
+            let validity = Validity { from: UnixMillis(0), until };
+            assert_eq!(Health::of(validity, now), expected, "day {days}");
+        }
+        let week = Validity { from: UnixMillis(93 * day), until };
+        for (days, expected) in [(93, Health::Good), (98, Health::Good), (99, Health::Soon)] {
+            assert_eq!(Health::of(week, UnixMillis(days * day)), expected, "day {days}");
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  two files ──▶ Pair ─┐                        ┌─▶ ServerStream (TLS)
-//!  local CA  ──▶ Pair ─┴▶ Certificates ─▶ Acceptor ─▶ 400 to plain HTTP
-//!                 ▲           │ check(): read again, renew
+//!  local CA  ──▶ Pair ─┼▶ Certificates ─▶ Acceptor ─▶ 400 to plain HTTP
+//!  issued    ──▶ Pair ─┘      │ check(): read again, renew
+//!                 ▲           │ reload(): issued anew
 //!                 └───────────┘
 //! ```
 //!
@@ -14,16 +15,19 @@
 mod acceptor;
 mod authority;
 mod certificates;
+mod challenge;
 mod name;
 mod pair;
 mod stats;
 mod stream;
+mod temporary;
 mod watch;
 
 pub use acceptor::{AcceptError, Acceptor, Protocols};
 pub use authority::{AuthorityCertificate, AuthorityError, LocalAuthority};
-pub use certificates::Certificates;
+pub use certificates::{Certificates, IssuedCertificate};
+pub use challenge::ChallengeAnswer;
 pub use name::{NameError, ServerNames};
-pub use pair::{CertificateFiles, PairError};
+pub use pair::{CertificateFiles, PairError, date};
 pub use stats::{HandshakeCounts, HandshakeStats};
 pub use stream::ServerStream;

@@ -62,6 +62,25 @@ impl ServerNames {
         self.hosts.iter().cloned().chain(wildcards.map(|domain| format!("*.{domain}"))).collect()
     }
 
+    /// Returns the names to ask an authority for: none that a wildcard covers, as some refuse an
+    /// order with both.
+    #[must_use]
+    pub fn names_to_order(&self) -> Vec<String> {
+        let is_covered = |name: &String| {
+            let domain = name.split_once('.').map(|(_label, domain)| domain);
+            domain.is_some_and(|domain| domain.contains('.') && self.domains.contains(domain))
+        };
+        self.alternative_names()
+            .into_iter()
+            .filter(|name| name.starts_with('*') || !is_covered(name))
+            .collect()
+    }
+
+    /// Returns the domains below which every name is ours.
+    pub fn domains(&self) -> impl Iterator<Item = &str> {
+        self.domains.iter().map(String::as_str)
+    }
+
     /// Says whether a name is one of ours that no wildcard can cover.
     pub(crate) fn needs_own(&self, name: &str) -> bool {
         name.split_once('.').is_some_and(|(label, domain)| {
@@ -118,6 +137,23 @@ mod tests {
         let none = ["localhost", "a.b.localhost", ".localhost", "a.sandbox.example.com", "a.other"];
         assert!(own.iter().all(|name| names.needs_own(name)), "{names:?}");
         assert!(!none.iter().any(|name| names.needs_own(name)), "{names:?}");
+    }
+
+    #[test]
+    fn what_a_wildcard_covers_is_not_ordered() {
+        for (hosts, domains, expected) in [
+            (&["api.a.com"][..], &[][..], &["api.a.com"][..]),
+            (&["api.a.com", "sandbox.a.com"], &["a.com"], &["a.com", "*.a.com"]),
+            (&["api.a.com"], &["sb.a.com"], &["api.a.com", "sb.a.com", "*.sb.a.com"]),
+            (&["x.y.a.com"], &["a.com"], &["a.com", "x.y.a.com", "*.a.com"]),
+            (&[], &["a.com", "sb.a.com"], &["a.com", "*.a.com", "*.sb.a.com"]),
+            (&["a.localhost"], &["localhost"], &["a.localhost", "localhost"]),
+        ] {
+            let mut names = ServerNames::default();
+            hosts.iter().for_each(|host| names.add_host(host).expect(host));
+            domains.iter().for_each(|domain| names.add_domain(domain).expect(domain));
+            assert_eq!(names.names_to_order(), expected, "{hosts:?} {domains:?}");
+        }
     }
 
     #[test]

@@ -125,6 +125,27 @@ pub enum PairError {
     },
 }
 
+// === impl CertificateFiles ===
+
+impl CertificateFiles {
+    /// Says whether they can be served with. Blocks.
+    ///
+    /// # Errors
+    /// Fails when they cannot.
+    pub fn check(&self, now: UnixMillis) -> Result<(), PairError> {
+        Pair::read(self, now).map(drop)
+    }
+}
+
+// === impl PairError ===
+
+impl PairError {
+    /// Says whether there is just no file.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 // === impl Pair ===
 
 impl Pair {
@@ -190,7 +211,8 @@ impl Validity {
 }
 
 /// Writes a time as `2023-11-14T22:13:20Z`.
-pub(crate) fn date(at: UnixMillis) -> String {
+#[must_use]
+pub fn date(at: UnixMillis) -> String {
     jiff::Timestamp::from_millisecond(at.0).map_or_else(|_| at.to_string(), |at| at.to_string())
 }
 

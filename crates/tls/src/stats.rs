@@ -13,7 +13,8 @@ pub struct HandshakeStats {
     plain: AtomicU64,
 }
 
-/// The counters at one moment. A client that left before it said anything is in none of them.
+/// The counters at one moment. A client that left before it said anything,
+/// or had a challenge, is in none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HandshakeCounts {
     /// Handshakes that were finished.
@@ -47,7 +48,7 @@ impl HandshakeStats {
             Err(AcceptError::Handshake(_)) => &self.refused,
             Err(AcceptError::Slow) => &self.slow,
             Err(AcceptError::PlainHttp) => &self.plain,
-            Err(AcceptError::Gone) => return,
+            Err(AcceptError::Gone | AcceptError::Challenge) => return,
         };
         counter.fetch_add(1, Relaxed);
     }

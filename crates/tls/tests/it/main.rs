@@ -1,6 +1,7 @@
-//! Certificates from files and from the local CA, and handshakes with real clients.
+//! Certificates from files, from the local CA and issued, and handshakes with real clients.
 
 mod authority;
 mod files;
 mod handshake;
+mod issued;
 mod world;
