@@ -231,6 +231,16 @@ pub enum ControlError {
     /// There is no such key or project.
     #[error("no such {0}")]
     NotFound(&'static str),
+    /// The key service cannot open the keys of the secrets just now.
+    #[error(
+        "the secrets and registry logins of this project cannot be opened or stored just now, \
+         because the server's key service does not answer as it should; try again later, or do \
+         without `secret_names`"
+    )]
+    KeysUnavailable {
+        /// For our log only.
+        detail: String,
+    },
     /// The store or the node cannot take work just now.
     #[error("the control plane cannot do this just now; try again")]
     Unavailable {
@@ -279,9 +289,10 @@ impl ControlError {
             | Self::SshKeyExists { .. }
             | Self::Busy { .. } => ErrorClass::Conflict,
             Self::QuotaExceeded { .. } => ErrorClass::Quota,
-            Self::NoRoom { .. } | Self::ImageUnavailable { .. } | Self::Unavailable { .. } => {
-                ErrorClass::Unavailable
-            }
+            Self::NoRoom { .. }
+            | Self::ImageUnavailable { .. }
+            | Self::KeysUnavailable { .. }
+            | Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
         }
     }
@@ -295,7 +306,9 @@ impl ControlError {
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Self::Unavailable { detail } | Self::Internal { detail } => Some(detail),
+            Self::KeysUnavailable { detail }
+            | Self::Unavailable { detail }
+            | Self::Internal { detail } => Some(detail),
             Self::Unauthenticated
             | Self::Invalid { .. }
             | Self::LimitExceeded { .. }

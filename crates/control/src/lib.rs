@@ -35,7 +35,7 @@ pub use image::{ImageTarget, ImageView};
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use pool::PoolCounts;
-pub use secret::{SecretKeyError, SecretKeys};
+pub use secret::{SecretKeyError, SecretKeys, ServiceKey};
 pub use service::{Control, ControlConfig, ControlParts};
 pub use snapshot::{ArchiveStatus, ArchiveTrouble, Attempt, SnapshotCounts, Verdict};
 // What callers see of images.

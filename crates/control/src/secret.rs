@@ -3,6 +3,9 @@
 //! Values are sealed before they reach the store, and leave this module only for a node.
 
 mod key;
+mod opened;
+#[cfg(test)]
+mod service_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +15,7 @@ use tarn_seal::{Key, OVERHEAD};
 use tarn_store::{SealedSecret, StoreError};
 use tarn_types::{ProjectId, RegistryLogin, SecretId, SecretName, SecretRecord, SecretValue};
 
-pub use self::key::{SecretKeyError, SecretKeys};
+pub use self::key::{SecretKeyError, SecretKeys, ServiceKey};
 use crate::{Control, ControlError};
 
 // === impl Control ===
@@ -75,32 +78,40 @@ impl Control {
     /// # Errors
     /// Fails when a file or the store does; it may then be tried again, and secrets can be used.
     pub async fn secret_key_rotate(&self) -> Result<usize, SecretKeyError> {
-        let mut masters = self.0.parts.secret_keys.masters.write().await;
-        masters.begin()?;
+        let (parts, keys) = (&self.0.parts, &self.0.parts.secret_keys);
+        let _no_new_ones = keys.creation.write().await;
+        keys.begin().await?;
         let mut anew = Vec::new();
-        for record in self.0.parts.store.data_key_list().await? {
-            let key = masters.unwrap(&record)?;
-            anew.push(masters.wrap(&record.project, &key, &*self.0.parts.entropy));
+        for record in parts.store.data_key_list().await? {
+            let key = keys.unwrap(&record, parts.clock.now()).await?;
+            anew.push(keys.wrap(&record.project, &key, &*parts.entropy).await?);
         }
-        self.0.parts.store.data_key_rewrap(&anew).await?;
-        masters.finish()?;
+        parts.store.data_key_rewrap(&anew).await?;
+        keys.finish().await?;
         tracing::info!(projects = anew.len(), "the key of the secrets was replaced");
         Ok(anew.len())
     }
 
-    /// Ends a replacement of the key that was cut off, and checks that every data key opens.
+    /// Ends a replacement of the key that was cut off, and checks that every data key opens. A key
+    /// service is not asked.
     ///
     /// # Errors
     /// Names the first that does not.
     pub async fn secret_keys_check(&self) -> Result<(), SecretKeyError> {
-        let masters = self.0.parts.secret_keys.masters.read().await;
-        let changing = masters.is_changing();
+        let keys = &self.0.parts.secret_keys;
+        let mut others = 0;
         for record in self.0.parts.store.data_key_list().await? {
-            masters.unwrap(&record)?;
+            keys.check(&record).await?;
+            others += usize::from(!keys.is_of_master(&record));
         }
-        drop(masters);
-        if changing {
+        if keys.is_changing().await {
             self.secret_key_rotate().await?;
+        } else if others > 0 {
+            tracing::warn!(
+                projects = others,
+                "the keys of some projects are not yet sealed by what secrets.master says; `tarn \
+                 secret rotate-key` does that"
+            );
         }
         Ok(())
     }
@@ -130,7 +141,8 @@ impl Control {
                 limit: format!("at most {most}"),
             });
         }
-        Ok(())
+        // A sandbox that could not boot for want of a key service is not begun.
+        self.data_key(project).await.map(drop)
     }
 
     async fn put(
@@ -161,17 +173,26 @@ impl Control {
 
     /// Returns the data key of a project, making it first if there is none.
     pub(crate) async fn data_key(&self, project: &ProjectId) -> Result<Key, ControlError> {
-        let parts = &self.0.parts;
-        let masters = parts.secret_keys.masters.read().await;
+        match self.find_data_key(project).await {
+            // Its key was replaced between the look at the store and the one at the key.
+            Err(SecretKeyError::Foreign { .. }) => self.find_data_key(project).await,
+            found => found,
+        }
+        .map_err(key_error)
+    }
+
+    async fn find_data_key(&self, project: &ProjectId) -> Result<Key, SecretKeyError> {
+        let (parts, keys) = (&self.0.parts, &self.0.parts.secret_keys);
         let record = match parts.store.data_key_fetch(project).await {
             Err(StoreError::NotFound { .. }) => {
+                let _no_replacement = keys.creation.read().await;
                 let key = Key::random(&*parts.entropy);
-                let candidate = masters.wrap(project, &key, &*parts.entropy);
+                let candidate = keys.wrap(project, &key, &*parts.entropy).await?;
                 parts.store.data_key_ensure(&candidate).await?
             }
             fetched => fetched?,
         };
-        masters.unwrap(&record).map_err(internal)
+        keys.unwrap(&record, parts.clock.now()).await
     }
 
     async fn open(
@@ -238,6 +259,17 @@ fn missing(failed: StoreError, id: &SecretId) -> ControlError {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it is given to map_err")]
-fn internal(failed: SecretKeyError) -> ControlError {
-    ControlError::Internal { detail: failed.to_string() }
+fn key_error(failed: SecretKeyError) -> ControlError {
+    let detail = failed.to_string();
+    match failed {
+        SecretKeyError::Service { source, .. } => {
+            ControlError::KeysUnavailable { detail: format!("{detail}: {source}") }
+        }
+        SecretKeyError::WrongAnswer { .. } => ControlError::KeysUnavailable { detail },
+        SecretKeyError::Store(failed) => failed.into(),
+        SecretKeyError::File { .. }
+        | SecretKeyError::Foreign { .. }
+        | SecretKeyError::NoService { .. }
+        | SecretKeyError::Damaged { .. } => ControlError::Internal { detail },
+    }
 }

@@ -153,6 +153,7 @@ impl From<ControlError> for Failure {
             ControlError::SshKeyExists { .. } => ErrorCode::SshKeyExists,
             ControlError::NoRoom { .. }
             | ControlError::ImageUnavailable { .. }
+            | ControlError::KeysUnavailable { .. }
             | ControlError::Unavailable { .. } => ErrorCode::Unavailable,
             ControlError::CaptureFailed { .. } | ControlError::Internal { .. } => {
                 ErrorCode::Internal
@@ -176,7 +177,17 @@ impl From<SecretKeyError> for Failure {
             detail = format!("{detail}: {next}");
             cause = next.source();
         }
-        Self { detail: Some(detail), ..Self::new(ErrorCode::Internal, text) }
+        let code = match error {
+            SecretKeyError::Service { .. } | SecretKeyError::WrongAnswer { .. } => {
+                ErrorCode::Unavailable
+            }
+            SecretKeyError::File { .. }
+            | SecretKeyError::Foreign { .. }
+            | SecretKeyError::NoService { .. }
+            | SecretKeyError::Damaged { .. }
+            | SecretKeyError::Store(_) => ErrorCode::Internal,
+        };
+        Self { detail: Some(detail), ..Self::new(code, text) }
     }
 }
 

@@ -14,6 +14,7 @@ use tarn_http::RateLimit;
 use crate::{
     images::ImagesSection,
     object_store::ObjectStoreSection,
+    secrets::SecretsSection,
     tls::{TlsMode, TlsSection},
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) limits: LimitsSection,
     pub(crate) quota: QuotaSection,
     pub(crate) rate_limit: RateLimitSection,
+    pub(crate) secrets: SecretsSection,
     pub(crate) admission: AdmissionSection,
     pub(crate) retention: RetentionSection,
     pub(crate) process_logs: ProcessLogsSection,
@@ -298,6 +300,7 @@ impl Config {
         }
         ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
         self.tls.check(self)?;
+        self.secrets.check()?;
         self.object_store.check()?;
         self.images.check()?;
         ensure!(

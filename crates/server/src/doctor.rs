@@ -20,7 +20,7 @@ use tarn_types::SnapshotStatus;
 use crate::{
     config::DataDir,
     host::runsc_dir,
-    identity,
+    identity, secrets,
     tls::{self, Outlook},
 };
 
@@ -60,6 +60,7 @@ pub(crate) fn run(args: &DoctorArgs, data: &DataDir) -> ExitCode {
         findings = look(&assets, data).await;
         findings.extend(on_demand_findings(&assets));
         findings.push(certificate(args.config.as_deref(), data));
+        findings.extend(key_service(args.config.as_deref(), data).await);
         findings.extend(server_findings(data).await);
         print(&findings, args.json)
     });
@@ -210,6 +211,24 @@ fn certificate(config: Option<&Path>, data: &DataDir) -> Finding {
         }
     };
     Finding { name: "TLS certificate".to_owned(), ok, detail, remedy, optional }
+}
+
+/// The key service, where one is configured. The server starts without it.
+async fn key_service(config: Option<&Path>, data: &DataDir) -> Option<Finding> {
+    let tried = secrets::outlook(config, data).await.transpose()?;
+    let (ok, detail) = match tried {
+        Ok(outlook) => (outlook.is_well, outlook.detail),
+        Err(bad) => (false, format!("{bad:#}")),
+    };
+    Some(Finding {
+        name: "key service (secrets.kms_command)".to_owned(),
+        ok,
+        detail: if ok { detail } else { format!("{detail}; what needs secrets is refused") },
+        remedy: (!ok).then(|| {
+            "put right what it says; docs/secrets.md shows what the program must do".to_owned()
+        }),
+        optional: true,
+    })
 }
 
 /// What only a running server knows: sandboxes that it keeps and does not serve, and how it goes

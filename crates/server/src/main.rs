@@ -16,6 +16,7 @@ mod metric;
 mod object_store;
 mod prestart;
 mod purge;
+mod secrets;
 mod serve;
 mod tls;
 mod up;

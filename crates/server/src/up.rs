@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use tarn_control::{Control, ControlConfig, ControlParts, Limits, SecretKeys};
+use tarn_control::{Control, ControlConfig, ControlParts, Limits};
 use tarn_ingress::{ActivityLog, Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeArchive, NodeConfig, NodeParts,
@@ -186,7 +186,7 @@ async fn start(
             store: Arc::new(store),
             logs: Arc::new(logs),
             images: Arc::clone(&host.images),
-            secret_keys: Arc::new(open_secret_keys(data)?),
+            secret_keys: Arc::new(config.secrets.open(data)?),
             clock: Arc::new(SystemClock),
             entropy: Arc::clone(&entropy),
             tasks: tasks.clone(),
@@ -316,10 +316,6 @@ fn serve_all(
     acceptors.spawn_keepers(tasks);
     let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;
     identity::write_private(&data.addresses(), &text)
-}
-
-fn open_secret_keys(data: &DataDir) -> anyhow::Result<SecretKeys> {
-    SecretKeys::open(&data.secrets_key()).context("open the key of the secrets")
 }
 
 fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<ControlConfig> {
