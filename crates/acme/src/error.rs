@@ -81,6 +81,9 @@ pub enum AcmeError {
         /// Why not.
         source: PairError,
     },
+    /// The authority left names out.
+    #[error("what was issued is not for all names that were ordered")]
+    Lacking,
     /// It all took too long.
     #[error("there was no certificate within {} s", .after.as_secs())]
     Slow {

@@ -20,7 +20,7 @@ use crate::{
     http::AuthorityClient,
     order::order,
     proof::Shown,
-    schedule::{Issued, pause, renewal},
+    schedule::{Issued, next_order, pause, renewal},
     state::Advice,
 };
 
@@ -42,6 +42,15 @@ pub struct AcmeKeeper {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     stats: Arc<AcmeStats>,
+}
+
+/// What became of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Issued,
+    Failed,
+    /// The server is stopping.
+    Stopped,
 }
 
 // === impl AcmeKeeper ===
@@ -80,7 +89,7 @@ impl AcmeKeeper {
             AcmeStanding::default()
         });
         let mut standing = read.started();
-        let mut ask_at = UnixMillis(0);
+        let (mut ask_at, mut ordered_at) = (UnixMillis(0), None);
         loop {
             if self.clock.now() >= ask_at {
                 ask_at = tokio::select! {
@@ -88,12 +97,14 @@ impl AcmeKeeper {
                     again = self.ask_advice(&mut standing) => again,
                 };
             }
-            let at = self.next_try(&standing);
+            let at = self.next_try(&standing, ordered_at);
             self.note(&mut standing, at);
             let wait = Duration::from_millis(at.millis_since(self.clock.now()));
             if wait.is_zero() {
-                if self.attempt(&mut standing, tasks).await {
-                    return;
+                match self.attempt(&mut standing, tasks).await {
+                    Attempt::Stopped => return,
+                    Attempt::Issued => ordered_at = Some(self.clock.now()),
+                    Attempt::Failed => {}
                 }
                 ask_at = UnixMillis(0);
                 continue;
@@ -105,13 +116,14 @@ impl AcmeKeeper {
         }
     }
 
-    fn next_try(&self, standing: &AcmeStanding) -> UnixMillis {
+    fn next_try(&self, standing: &AcmeStanding, ordered_at: Option<UnixMillis>) -> UnixMillis {
         let issued = self.certificates.issued().map(|it| self.issued(it, standing));
         let advice = self.certificate_name().and_then(|name| standing.window(&name));
         let drawn = advice.map_or(0, |(_, drawn)| drawn);
         let wanted = renewal(issued, advice.map(|(window, _)| window), drawn);
         let not_before = standing.failure.as_ref().map(|failure| failure.not_before);
-        wanted.max(not_before.unwrap_or(UnixMillis(0)))
+        let next = ordered_at.map(|at| next_order(at, issued));
+        [not_before, next].into_iter().flatten().fold(wanted, UnixMillis::max)
     }
 
     fn issued(&self, it: IssuedCertificate, standing: &AcmeStanding) -> Issued {
@@ -177,8 +189,8 @@ impl AcmeKeeper {
         }
     }
 
-    /// Tries once. Says whether the server is stopping.
-    async fn attempt(&self, standing: &mut AcmeStanding, tasks: &Tasks) -> bool {
+    /// Tries once.
+    async fn attempt(&self, standing: &mut AcmeStanding, tasks: &Tasks) -> Attempt {
         let mut shown = Shown::default();
         let tried = tokio::select! {
             () = tasks.stopping() => None,
@@ -186,7 +198,7 @@ impl AcmeKeeper {
         };
         shown.clear(&self.config.proof).await;
         let outcome = match tried {
-            None => return true,
+            None => return Attempt::Stopped,
             Some(Ok(outcome)) => outcome,
             Some(Err(_elapsed)) => Err(AcmeError::Slow { after: TRY_DEADLINE }),
         };
@@ -200,13 +212,18 @@ impl AcmeKeeper {
                 let until = self.certificates.not_after();
                 let until = tarn_tls::date(until);
                 tracing::info!(names, tls.not_after = %until, "a certificate was issued");
+                // Ordered again at once, it would lack the same.
+                if self.certificates.issued().is_none_or(|issued| !issued.has_all_names) {
+                    self.fail(standing, &AcmeError::Lacking, asked);
+                }
+                Attempt::Issued
             }
             Err(error) => {
                 account::forget_if_unknown(&self.config, &error);
                 self.fail(standing, &error, asked);
+                Attempt::Failed
             }
         }
-        false
     }
 
     fn fail(&self, standing: &mut AcmeStanding, error: &AcmeError, asked: Option<Duration>) {

@@ -16,6 +16,9 @@ const FREE_STARTS: u32 = 3;
 /// wrong is there and watches.
 const START_PAUSE_SECS: u64 = 12 * 60;
 
+/// The least time between two orders that are successes; less for certificates of a shorter life.
+const LEAST_BETWEEN_MILLIS: u64 = 3600 * 1000;
+
 /// What is served with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Issued {
@@ -42,6 +45,13 @@ pub(crate) fn renewal(issued: Option<Issued>, window: Option<Window>, drawn: u16
     let drawn = u64::from(drawn.min(1000));
     let length = window.until.millis_since(window.from);
     window.from.plus_millis(length / 1000 * drawn).min(from.plus_millis(life / 6 * 5))
+}
+
+/// Says before when there is no other order after one that was a success: a clock that goes wrong
+/// can make each certificate look old at once, and authorities count them.
+pub(crate) fn next_order(ordered_at: UnixMillis, issued: Option<Issued>) -> UnixMillis {
+    let sixth = issued.map_or(u64::MAX, |issued| issued.until.millis_since(issued.from) / 6);
+    ordered_at.plus_millis(sixth.min(LEAST_BETWEEN_MILLIS))
 }
 
 /// Says how long to wait after so many failures in a row, where the authority may have asked for
@@ -99,6 +109,22 @@ mod tests {
         ] {
             assert_eq!(renewal(issued, window, drawn), UnixMillis(expected * DAY), "{what}");
         }
+    }
+
+    #[test]
+    fn a_wrong_clock_orders_no_certificate_after_the_other() {
+        let hour = 3600 * 1000;
+        for (what, issued, after) in [
+            ("of 90 days", issued(100, 190, true), hour),
+            ("of other names", issued(100, 190, false), hour),
+            ("that is not shown", None, hour),
+            ("without a life", issued(190, 100, true), 0),
+        ] {
+            assert_eq!(next_order(UnixMillis(7), issued), UnixMillis(7 + after), "{what}");
+        }
+        let (from, until) = (UnixMillis(0), UnixMillis(60_000));
+        let short = Some(Issued { from, until, fits: true });
+        assert_eq!(next_order(UnixMillis(7), short), UnixMillis(10_007), "of a minute");
     }
 
     #[test]

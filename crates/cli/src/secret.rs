@@ -34,7 +34,8 @@ pub enum SecretCommand {
         /// The secret's id, as `tarn secret list` shows it
         id: String,
     },
-    /// Replace the key that the secrets of all projects are sealed with, the file `secrets.key`
+    /// Replace the key that the secrets of all projects are sealed with: the file `secrets.key`, or
+    /// what `secrets.master` says by now
     RotateKey,
 }
 

@@ -70,6 +70,8 @@ def test_from_an_answer_to_a_wildcard_and_its_renewal(new_server, authority, pla
     first = until(lambda: shown(ingress, "sandbox.box.test", trusted), 5, "the same for the ingress")
     modes = {path.name: path.stat().st_mode & 0o777 for path in (server.data / "acme").iterdir()}
     assert modes == {"account.json": 0o600, "certificate.pem": 0o600, "state.json": 0o600}
+    # The authority knows it by the name that we have read from it, and says when to renew it.
+    until(lambda: json.loads((server.data / "acme/state.json").read_text())["advice"], 15, "advice on renewal")
 
     # A wildcard needs a record.
     server.stop()

@@ -256,6 +256,11 @@ impl SecretKeys {
             return self.masters.read().await.unwrap(record);
         };
         let project = &record.project;
+        // It becomes an argument of a program.
+        if key_id.starts_with('-') || !key_id.chars().all(|char| char.is_ascii_graphic()) {
+            let detail = "it names no key of a service".to_owned();
+            return Err(SecretKeyError::Damaged { project: project.clone(), detail });
+        }
         let Some(service) = &self.service else {
             let (key_id, project) = (key_id.to_owned(), project.clone());
             return Err(SecretKeyError::NoService { key_id, project });

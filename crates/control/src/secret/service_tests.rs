@@ -123,6 +123,12 @@ async fn a_row_that_was_moved_or_a_wrong_answer_does_not_open() {
     let moved = DataKeyRecord { project: project(2), ..record.clone() };
     let refused = keys.unwrap(&moved, NOW).await.expect_err("it was moved");
     assert!(matches!(refused, SecretKeyError::WrongAnswer { .. }), "{refused}");
+    for key_id in ["-k", "a b", "a\n"] {
+        let wrapping = format!("kms:{key_id}");
+        let odd = DataKeyRecord { wrapping, ..record.clone() };
+        let refused = keys.unwrap(&odd, NOW).await.expect_err("no argument for a program");
+        assert!(matches!(refused, SecretKeyError::Damaged { .. }), "{refused}");
+    }
     *service.mood.lock() = Mood::Lying;
     let refused = keys.unwrap(&record, NOW).await.expect_err("a wrong answer");
     assert!(matches!(refused, SecretKeyError::WrongAnswer { .. }), "{refused}");
