@@ -92,6 +92,15 @@ class Authority:
         path.chmod(0o700)
         return path
 
+    def advise(self, certificate: str, start: str, end: str) -> None:
+        """Says when one that it has issued is to be renewed."""
+        window = json.dumps({"suggestedWindow": {"start": start, "end": end}})
+        body = json.dumps({"certificate": certificate, "ariResponse": window}).encode()
+        # It answers nobody without a name.
+        named, context = {"User-Agent": "tarn-e2e"}, self.context(self.ca)
+        reply = http.request(f"{self.management}/set-renewal-info/", "POST", headers=named, body=body, context=context)
+        assert reply.status == 200, reply
+
     def calls(self) -> list[list[str]]:
         """What the hook was called with, in order."""
         path = self.home / "calls"

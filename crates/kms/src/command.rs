@@ -152,6 +152,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_hangs_is_ended() {
+        let service = service("cat; sleep 600", Duration::from_millis(200));
+        let slow = service.unwrap("k", b"x").await.expect_err("slow");
+        assert!(slow.detail.contains("/bin/sh did not end within"), "{slow}");
+    }
+
+    #[tokio::test]
     async fn a_failure_answers_the_next_questions() {
         let dir = tempfile::tempdir().expect("a directory");
         let count = dir.path().join("count");

@@ -6,7 +6,7 @@ import socket
 import ssl
 
 import pytest
-from harness import acme
+from harness import acme, env
 from harness.wait import until
 
 SECONDS = 10
@@ -51,27 +51,38 @@ class Kept(http.client.HTTPSConnection):
         return answer.status
 
 
-def test_from_an_answer_to_a_wildcard_and_its_renewal(new_server, authority, places):
+@pytest.fixture
+def server(new_server, authority, places):
+    """One that is not started, with an account that the authority knows."""
     api, ingress = places
-    trusted, anything = authority.context(), ssl._create_unverified_context()
     key = authority.home / "account.key"
     key.write_text(acme.KEY)
-    server = new_server(start=False, runtime="sim", config={"tls": {"mode": "acme"}})
-    server.allow("the certificate has expired")
-    server.configure("api", listen=f"127.0.0.1:{api}", public_url=f"https://api.box.test:{api}")
-    server.configure("ingress", listen=f"127.0.0.1:{ingress}")
+    made = new_server(start=False, runtime="sim", config={"tls": {"mode": "acme"}})
+    made.configure("api", listen=f"127.0.0.1:{api}", public_url=f"https://api.box.test:{api}")
+    made.configure("ingress", listen=f"127.0.0.1:{ingress}")
     account = {"eab_key_id": acme.KEY_ID, "eab_key_file": str(key), "accept_terms": True}
     account |= {"directory": authority.directory, "ca_file": str(authority.ca)}
-    server.configure("tls.acme", profile="ordinary", **account)
+    made.configure("tls.acme", profile="ordinary", **account)
+    return made
+
+
+def state(server) -> dict:
+    return json.loads((server.data / "acme/state.json").read_text())
+
+
+def test_from_an_answer_to_a_wildcard_and_its_renewal(server, authority, places):
+    api, ingress = places
+    trusted, anything = authority.context(), ssl._create_unverified_context()
+    server.allow("the certificate has expired")
 
     # Names alone: the server itself answers, on the port of the API.
     server.start()
     until(lambda: shown(api, "api.box.test", trusted), 30, "a certificate by TLS-ALPN-01")
     first = until(lambda: shown(ingress, "sandbox.box.test", trusted), 5, "the same for the ingress")
+    # The authority knows it by the name that we have read from it, and says when to renew it.
+    until(lambda: state(server)["advice"], 15, "advice on renewal")
     modes = {path.name: path.stat().st_mode & 0o777 for path in (server.data / "acme").iterdir()}
     assert modes == {"account.json": 0o600, "certificate.pem": 0o600, "state.json": 0o600}
-    # The authority knows it by the name that we have read from it, and says when to renew it.
-    until(lambda: json.loads((server.data / "acme/state.json").read_text())["advice"], 15, "advice on renewal")
 
     # A wildcard needs a record.
     server.stop()
@@ -123,3 +134,20 @@ def test_from_an_answer_to_a_wildcard_and_its_renewal(new_server, authority, pla
     called = {verb: {tuple(call[1:]) for call in authority.calls() if call[0] == verb} for verb in ("set", "unset")}
     assert {name for name, _text in called["set"]} == {"_acme-challenge.box.test"}
     assert called["set"] <= called["unset"]
+
+
+@pytest.mark.skipif(not env.FULL, reason="with --full")
+def test_renewal_when_the_authority_wants_it(server, authority):
+    server.start()
+    file = server.data / "acme/certificate.pem"
+    until(lambda: file.exists() and state(server)["advice"], 30, "a certificate")
+    first = file.read_text()
+    certificate = first[first.index("-----BEGIN CERTIFICATE") :].split("-----END")[0] + "-----END CERTIFICATE-----\n"
+    authority.advise(certificate, "2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z")
+    server.stop()
+    # It asks again some hours later; as if they were over.
+    later = state(server)
+    later["advice"]["ask_again"] = 0
+    (server.data / "acme/state.json").write_text(json.dumps(later))
+    server.start()
+    until(lambda: file.read_text() != first, 30, "another certificate")

@@ -27,10 +27,17 @@ def made(server, *names: str):
     return server.call("POST", "/sandboxes", {"resources": SHAPE, "secret_names": list(names)})
 
 
-def test_a_kms_and_the_way_back(new_server, kms):
-    section = {"kms_command": [str(kms / "kms")], "kms_key": "first", "kms_cache_secs": 0}
-    server = new_server(runtime="sim", config={"secrets": {"master": "kms", **section}})
+def test_to_a_kms_and_back(new_server, kms):
+    server = new_server(runtime="sim")
     put(server, API_KEY="value")
+    section = {"kms_command": [str(kms / "kms")], "kms_key": "first", "kms_cache_secs": 0}
+    server.configure("secrets", master="kms", **section)
+    server.restart()
+    assert "`tarn secret rotate-key` does that" in server.log_text()
+    assert made(server, "API_KEY").status == 200, "the file still opens what it sealed"
+    assert server.command("secret", "rotate-key").returncode == 0
+    (server.data / "secrets.key").unlink()
+    server.restart()
     assert made(server, "API_KEY").status == 200
     assert not (server.data / "secrets.key").exists()
     calls = {tuple(line.split()) for line in (kms / "calls").read_text().splitlines()}
