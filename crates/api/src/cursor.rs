@@ -19,13 +19,14 @@ pub(crate) const LENIENT: GeneralPurpose = GeneralPurpose::new(
 /// The longest text that is looked at: a timestamp, a dot and an id need 56 characters.
 const MAX_LENGTH: usize = 128;
 
-/// A sandbox's place in a list, which is ordered by creation time, then id.
+/// The place of a sandbox, or of what else has such an id, in a list that is ordered by creation
+/// time, then id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
-    /// When the sandbox was accepted.
+pub struct Cursor<Id = SandboxId> {
+    /// When it was accepted.
     pub created_at: UnixMillis,
     /// Its id.
-    pub id: SandboxId,
+    pub id: Id,
 }
 
 /// Says that a text is no cursor of ours.
@@ -33,14 +34,14 @@ pub struct Cursor {
 #[error("not a cursor that this server gave out; start again without it")]
 pub struct CursorError;
 
-impl fmt::Display for Cursor {
+impl<Id: fmt::Display> fmt::Display for Cursor<Id> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = format!("{}.{}", self.created_at, self.id);
         f.write_str(&general_purpose::URL_SAFE_NO_PAD.encode(plain))
     }
 }
 
-impl FromStr for Cursor {
+impl<Id: FromStr> FromStr for Cursor<Id> {
     type Err = CursorError;
 
     fn from_str(text: &str) -> Result<Self, CursorError> {

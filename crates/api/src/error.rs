@@ -54,6 +54,12 @@ pub enum ErrorCode {
     DiskShrinkForbidden,
     /// No image has that name.
     ImageNotFound,
+    /// No registered image has that id.
+    TemplateNotFound,
+    /// A request names two images.
+    TemplateMismatch,
+    /// Another project, or a pulled image, has the name.
+    ImageNameTaken,
     /// No node has that GPU model.
     NoSuchGpu,
     /// The project has that SSH key already.
@@ -95,7 +101,7 @@ pub struct Refusal {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::InvalidRequest,
         Self::LimitExceeded,
         Self::NotSupported,
@@ -118,6 +124,9 @@ impl ErrorCode {
         Self::SecretNotFound,
         Self::DiskShrinkForbidden,
         Self::ImageNotFound,
+        Self::TemplateNotFound,
+        Self::TemplateMismatch,
+        Self::ImageNameTaken,
         Self::NoSuchGpu,
         Self::SshKeyExists,
         Self::QuotaExceeded,
@@ -153,6 +162,9 @@ impl ErrorCode {
             Self::SecretNotFound => "SECRET_NOT_FOUND",
             Self::DiskShrinkForbidden => "DISK_SHRINK_FORBIDDEN",
             Self::ImageNotFound => "IMAGE_NOT_FOUND",
+            Self::TemplateNotFound => "TEMPLATE_NOT_FOUND",
+            Self::TemplateMismatch => "TEMPLATE_MISMATCH",
+            Self::ImageNameTaken => "IMAGE_NAME_TAKEN",
             Self::NoSuchGpu => "NO_SUCH_GPU",
             Self::SshKeyExists => "SSH_KEY_EXISTS",
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
@@ -178,6 +190,7 @@ impl ErrorCode {
             | Self::SnapshotIncompatible
             | Self::SecretNotFound
             | Self::DiskShrinkForbidden
+            | Self::TemplateMismatch
             | Self::NoSuchGpu => 400,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
@@ -185,12 +198,14 @@ impl ErrorCode {
             | Self::SandboxNotFound
             | Self::SnapshotNotFound
             | Self::PoolNotFound
-            | Self::ImageNotFound => 404,
+            | Self::ImageNotFound
+            | Self::TemplateNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::SandboxNameTaken
             | Self::SandboxTerminated
             | Self::SandboxBusy
             | Self::PoolInUse
+            | Self::ImageNameTaken
             | Self::SshKeyExists => 409,
             Self::PayloadTooLarge => 413,
             Self::QuotaExceeded | Self::RateLimited => 429,
@@ -214,6 +229,7 @@ impl ErrorCode {
             | Self::SnapshotIncompatible
             | Self::SecretNotFound
             | Self::DiskShrinkForbidden
+            | Self::TemplateMismatch
             | Self::NoSuchGpu
             | Self::PayloadTooLarge => ErrorClass::Invalid,
             Self::Unauthenticated | Self::Forbidden => ErrorClass::Denied,
@@ -221,11 +237,13 @@ impl ErrorCode {
             | Self::SandboxNotFound
             | Self::SnapshotNotFound
             | Self::PoolNotFound
-            | Self::ImageNotFound => ErrorClass::NotFound,
+            | Self::ImageNotFound
+            | Self::TemplateNotFound => ErrorClass::NotFound,
             Self::SandboxNameTaken
             | Self::SandboxTerminated
             | Self::SandboxBusy
             | Self::PoolInUse
+            | Self::ImageNameTaken
             | Self::SshKeyExists => ErrorClass::Conflict,
             Self::QuotaExceeded | Self::RateLimited => ErrorClass::Quota,
             Self::Internal => ErrorClass::Internal,

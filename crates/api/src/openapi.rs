@@ -3,6 +3,7 @@
 //! It shows what is built, nothing else. Paths are written here and not by macros at the handlers,
 //! because the table is what the router is made from.
 
+mod image;
 mod parameter;
 mod refusal;
 mod schema;
@@ -29,6 +30,8 @@ pub fn openapi_json() -> String {
     for route in ROUTES {
         let Serving::Built(operation) = route.serving else { continue };
         for path in route.paths() {
+            // The document has no word for the rest of a path.
+            let path = path.replace("{*", "{");
             let item = operation_item(route, &path, operation);
             let methods = paths.entry(path).or_insert_with(|| json!({}));
             methods[route.method.as_str().to_ascii_lowercase()] = item;

@@ -7,6 +7,7 @@ mod log;
 mod network;
 mod platform;
 mod pool;
+mod registered_image;
 mod sandbox;
 mod secret;
 mod snapshot;
@@ -24,6 +25,9 @@ pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums};
 pub use platform::{HealthBody, KeyIdentity, ORGANIZATION_ID, ProjectBody, rfc3339_secs};
 pub use pool::{CreatePoolResponse, PoolContainerInfo, PoolInfo, PoolList};
+pub use registered_image::{
+    CasImageBody, CasImageId, CasImageList, NextPage, TemplateBody, TemplateList,
+};
 pub use sandbox::{
     CreateSandboxResponse, ErrorDetails, GpuInfo, IngressAddress, NetworkConfig, ResizeInfo,
     ResourcesInfo, SandboxFacts, SandboxInfo, SandboxList,

@@ -1,6 +1,10 @@
 //! Every route there is: the one table that the router, the OpenAPI document and their tests are
 //! made from. Its rows are those of spec 00 §4 and our own under `/tarn/v1` (design §3).
 
+mod image;
+
+pub use self::image::ImageOperation;
+
 /// An HTTP method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
@@ -85,6 +89,7 @@ pub enum Operation {
     SshKeyList,
     SshKeyCreate,
     SshKeyDelete,
+    Image(ImageOperation),
     Healthz,
     Readyz,
     Metrics,
@@ -137,6 +142,11 @@ pub struct Route {
 
 use Access::{Admin, Key, Public};
 use Family::{Exact, Platform, Project};
+use ImageOperation::{
+    CasDelete, CasDeleteByName, CasFetch, CasFetchByName, CasList, CasResolve, NamedDelete,
+    TemplateDelete, TemplateDeleteByName, TemplateFetch, TemplateFetchByName, TemplateList,
+    TemplateRegister,
+};
 use Method::{Delete, Get, Patch, Post, Put};
 
 const fn built(method: Method, path: &'static str, family: Family, operation: Operation) -> Route {
@@ -151,8 +161,17 @@ const fn own(method: Method, path: &'static str, access: Access, operation: Oper
     Route { method, path, family: Exact, access, serving: Serving::Built(operation) }
 }
 
+const fn image(
+    method: Method,
+    path: &'static str,
+    family: Family,
+    operation: ImageOperation,
+) -> Route {
+    built(method, path, family, Operation::Image(operation))
+}
+
 const FILE_SYSTEMS: &str = "file systems";
-const IMAGES: &str = "registering and building images";
+const IMAGES: &str = "building images";
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
@@ -194,22 +213,22 @@ pub const ROUTES: &[Route] = &[
     built(Get, "/secrets/{id}", Platform, Operation::SecretFetch),
     built(Delete, "/secrets/{id}", Platform, Operation::SecretDelete),
     // Row 28: the legacy image family.
-    later(Get, "/sandbox-templates", Platform, IMAGES),
-    later(Post, "/sandbox-templates", Platform, IMAGES),
-    later(Get, "/sandbox-templates/by-name/{name}", Platform, IMAGES),
-    later(Delete, "/sandbox-templates/by-name/{name}", Platform, IMAGES),
-    later(Get, "/sandbox-templates/{id}", Platform, IMAGES),
-    later(Delete, "/sandbox-templates/{id}", Platform, IMAGES),
+    image(Get, "/sandbox-templates", Platform, TemplateList),
+    image(Post, "/sandbox-templates", Platform, TemplateRegister),
+    image(Get, "/sandbox-templates/by-name/{name}", Platform, TemplateFetchByName),
+    image(Delete, "/sandbox-templates/by-name/{name}", Platform, TemplateDeleteByName),
+    image(Get, "/sandbox-templates/{id}", Platform, TemplateFetch),
+    image(Delete, "/sandbox-templates/{id}", Platform, TemplateDelete),
     later(Post, "/sandbox-template-builds", Platform, IMAGES),
     later(Post, "/sandbox-template-builds/{id}/complete", Platform, IMAGES),
-    later(Delete, "/sandbox-images/{name}", Project, IMAGES),
+    image(Delete, "/sandbox-images/{name}", Project, NamedDelete),
     // Row 29: the CAS image family. Names keep a raw `/` here.
-    later(Get, "/images/v4/images", Exact, IMAGES),
-    later(Get, "/images/v4/images/name/{*name}", Exact, IMAGES),
-    later(Delete, "/images/v4/images/name/{*name}", Exact, IMAGES),
-    later(Get, "/images/v4/images/{id}", Exact, IMAGES),
-    later(Delete, "/images/v4/images/{id}", Exact, IMAGES),
-    later(Get, "/images/v4/names/{*reference}", Exact, IMAGES),
+    image(Get, "/images/v4/images", Exact, CasList),
+    image(Get, "/images/v4/images/name/{*name}", Exact, CasFetchByName),
+    image(Delete, "/images/v4/images/name/{*name}", Exact, CasDeleteByName),
+    image(Get, "/images/v4/images/{id}", Exact, CasFetch),
+    image(Delete, "/images/v4/images/{id}", Exact, CasDelete),
+    image(Get, "/images/v4/names/{*name}", Exact, CasResolve),
     later(Post, "/images/v4/builds", Exact, IMAGES),
     later(Get, "/images/v4/builds/{id}", Exact, IMAGES),
     later(Post, "/images/v4/builds/{id}/context/seal", Exact, IMAGES),
@@ -326,6 +345,7 @@ impl Operation {
             Self::SshKeyList => "ssh_key_list",
             Self::SshKeyCreate => "ssh_key_create",
             Self::SshKeyDelete => "ssh_key_delete",
+            Self::Image(operation) => operation.as_str(),
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",

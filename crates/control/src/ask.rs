@@ -40,7 +40,7 @@ pub struct CreateAsk {
     pub resources_present: bool,
     /// The secrets asked for; an empty list is a wish too.
     pub secret_names: Option<Vec<SecretName>>,
-    /// The template asked for.
+    /// The registered image asked for by its id, as it was written.
     pub template_id: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 use tarn_store::StoreError;
 use tarn_types::{
     ByteSize, ErrorClass, ImageName, PoolId, SandboxId, SandboxName, SandboxStatus, SecretName,
-    SnapshotId, SnapshotRecord, SnapshotStatus,
+    SnapshotId, SnapshotRecord, SnapshotStatus, TemplateId,
 };
 use thiserror::Error;
 
@@ -50,6 +50,46 @@ pub enum ControlError {
         /// The name asked for.
         name: ImageName,
         /// Why, and what to do.
+        reason: String,
+    },
+    /// The caller's project sees no such registered image.
+    #[error("no image `{0}` is registered here")]
+    NoSuchImage(String),
+    /// The same, of a create's field.
+    #[error("template_id: no image `{0}` is registered here; `image` takes names")]
+    TemplateNotFound(String),
+    /// A request names two images.
+    #[error("template_id: `{id}` is not {other}; send one of them, or leave `template_id` out")]
+    TemplateMismatch {
+        /// The one that it names by its id.
+        id: TemplateId,
+        /// What else it names.
+        other: String,
+    },
+    /// The name is one that another project has given to an image, for all.
+    #[error("name: `{0}` is another project's name for all; choose another name")]
+    ImageNameTaken(ImageName),
+    /// The project may give no names for all.
+    #[error(
+        "name: only the projects in `images.publishers` of the server's configuration may give an \
+         image a name for all projects; leave that out, or ask the operator"
+    )]
+    NoPublisher,
+    /// The project has as many images as it may.
+    #[error(
+        "the project has {most} registered images, which is all it may have \
+         (`images.per_project`); delete some first"
+    )]
+    TooManyImages {
+        /// How many it may have.
+        most: u32,
+    },
+    /// The capture that an image needs did not work. The sandbox runs on.
+    #[error("the files of sandbox {id} were not taken: {reason}")]
+    ImageNotCaptured {
+        /// The sandbox.
+        id: SandboxId,
+        /// Why.
         reason: String,
     },
     /// The name is that of a stock image which was not made yet.
@@ -145,7 +185,7 @@ pub enum ControlError {
     /// A disk can only grow.
     #[error("resources.disk_mb: {asked} is less than the {least} of the {of}; a disk only grows")]
     DiskShrinkForbidden {
-        /// Whose disk it is: "snapshot" or "sandbox".
+        /// Whose disk it is: "snapshot", "image" or "sandbox".
         of: &'static str,
         /// What was asked.
         asked: ByteSize,
@@ -262,7 +302,7 @@ impl ControlError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unauthenticated => ErrorClass::Denied,
+            Self::Unauthenticated | Self::NoPublisher => ErrorClass::Denied,
             Self::Invalid { .. }
             | Self::LimitExceeded { .. }
             | Self::NoSuchGpu(_)
@@ -275,25 +315,31 @@ impl ControlError {
             | Self::DiskShrinkForbidden { .. }
             | Self::SnapshotIncompatible { .. }
             | Self::NoSuchSecret(_)
+            | Self::TemplateMismatch { .. }
             | Self::NotSupported { .. } => ErrorClass::Invalid,
             Self::ImageNotFound { .. }
             | Self::ImageNotBuilt { .. }
+            | Self::NoSuchImage(_)
+            | Self::TemplateNotFound(_)
             | Self::SandboxNotFound(_)
             | Self::SnapshotNotFound(_)
             | Self::PoolNotFound(_)
             | Self::SecretNotFound(_)
             | Self::NotFound(_) => ErrorClass::NotFound,
             Self::NameTaken { .. }
+            | Self::ImageNameTaken(_)
             | Self::Terminated(_)
             | Self::PoolInUse { .. }
             | Self::SshKeyExists { .. }
             | Self::Busy { .. } => ErrorClass::Conflict,
-            Self::QuotaExceeded { .. } => ErrorClass::Quota,
+            Self::QuotaExceeded { .. } | Self::TooManyImages { .. } => ErrorClass::Quota,
             Self::NoRoom { .. }
             | Self::ImageUnavailable { .. }
             | Self::KeysUnavailable { .. }
             | Self::Unavailable { .. } => ErrorClass::Unavailable,
-            Self::CaptureFailed { .. } | Self::Internal { .. } => ErrorClass::Internal,
+            Self::CaptureFailed { .. } | Self::ImageNotCaptured { .. } | Self::Internal { .. } => {
+                ErrorClass::Internal
+            }
         }
     }
 
@@ -316,6 +362,13 @@ impl ControlError {
             | Self::ImageNotFound { .. }
             | Self::ImageNotBuilt { .. }
             | Self::ImageUnavailable { .. }
+            | Self::NoSuchImage(_)
+            | Self::TemplateNotFound(_)
+            | Self::TemplateMismatch { .. }
+            | Self::ImageNameTaken(_)
+            | Self::NoPublisher
+            | Self::TooManyImages { .. }
+            | Self::ImageNotCaptured { .. }
             | Self::SandboxNotFound(_)
             | Self::NameTaken { .. }
             | Self::Terminated(_)

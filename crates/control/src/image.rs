@@ -6,6 +6,7 @@
 
 mod collect;
 mod login;
+mod registered;
 mod resolve;
 
 use std::{
@@ -14,12 +15,15 @@ use std::{
     sync::Arc,
 };
 
+use self::registered::Registered;
+pub use self::registered::{ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace};
 pub(crate) use self::resolve::FoundImage;
 use parking_lot::{Mutex, RwLock};
 use tarn_host::{ImageError, StoredImage};
 use tarn_store::StoreError;
 use tarn_types::{
-    ImageDigest, ImageName, ImageNameRecord, ImagePin, ProjectId, SandboxRecord, SandboxStatus,
+    ImageDigest, ImageName, ImageNameRecord, ImagePin, ImageRecord, ProjectId, SandboxRecord,
+    SandboxStatus,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -29,6 +33,9 @@ use crate::{Control, ControlError};
 #[derive(Debug, Default)]
 pub(crate) struct ImageTable {
     names: RwLock<BTreeMap<NameKey, ImageNameRecord>>,
+    registered: RwLock<Registered>,
+    /// Held while a name is given or taken, so that store and memory agree.
+    turn: tokio::sync::Mutex<()>,
     /// What registries said lately.
     answers: Mutex<HashMap<AskKey, Answer>>,
     /// Held while a registry is asked, so that those who come meanwhile share its answer.
@@ -48,6 +55,15 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 struct Answer {
     pin: ImagePin,
     at: Instant,
+}
+
+/// What has a name.
+#[derive(Debug, Clone)]
+enum Named {
+    /// A pulled or imported image.
+    Pulled(ImagePin),
+    /// A registered one.
+    Registered(Arc<ImageRecord>),
 }
 
 /// A pulled or imported image, as an operator sees it.
@@ -73,10 +89,13 @@ pub enum ImageTarget {
 // === impl ImageTable ===
 
 impl ImageTable {
-    pub(crate) fn new(names: Vec<ImageNameRecord>) -> Self {
+    pub(crate) fn new(names: Vec<ImageNameRecord>, registered: Vec<ImageRecord>) -> Self {
         let table = Self::default();
         for record in names {
             table.insert(record);
+        }
+        for record in registered {
+            table.registered.write().insert(record);
         }
         table
     }
@@ -87,14 +106,22 @@ impl ImageTable {
     }
 
     /// Finds what a project means by a name: its own comes before one that counts in all.
-    fn find(&self, project: &ProjectId, name: &ImageName) -> Option<ImagePin> {
+    fn find(&self, project: &ProjectId, name: &ImageName) -> Option<Named> {
+        let own = self.find_in(Some(project), name);
+        own.or_else(|| self.find_in(None, name))
+    }
+
+    /// Finds the image that has a name, of a project or for `None` of all; never two have it.
+    fn find_in(&self, scope: Option<&ProjectId>, name: &ImageName) -> Option<Named> {
+        if let Some(record) = self.registered.read().find(scope, name) {
+            return Some(Named::Registered(record));
+        }
         let names = self.names.read();
         if names.is_empty() {
             return None;
         }
-        let own = names.get(&(Some(project.clone()), name.clone()));
-        let found = own.or_else(|| names.get(&(None, name.clone())));
-        found.map(|record| record.pin.clone())
+        let record = names.get(&(scope.cloned(), name.clone()))?;
+        Some(Named::Pulled(record.pin.clone()))
     }
 
     fn all(&self) -> Vec<ImageNameRecord> {
@@ -182,7 +209,7 @@ impl Control {
     }
 
     /// Takes a name, or all names of an image, away. The image goes when nothing needs it.
-    /// Returns the names that were taken.
+    /// Returns the names that were taken of such images; a registered one is deleted.
     ///
     /// # Errors
     /// Fails when there is no such name or image, or several begin with the same digits.
@@ -190,6 +217,12 @@ impl Control {
         &self,
         target: &ImageTarget,
     ) -> Result<Vec<ImageNameRecord>, ControlError> {
+        if let ImageTarget::Name(scope, name) = target
+            && let Some(Named::Registered(record)) = self.0.images.find_in(scope.as_ref(), name)
+        {
+            self.image_delete(&record.project, &ImageKey::Id(record.id.clone())).await?;
+            return Ok(Vec::new());
+        }
         let names = self.0.images.all();
         let (digest, taken): (ImageDigest, Vec<_>) = match target {
             ImageTarget::Name(project, name) => {
@@ -210,6 +243,7 @@ impl Control {
         };
         let (control, records) = (self.clone(), taken.clone());
         self.finish("image_forget", async move {
+            let _turn = control.0.images.turn.lock().await;
             for ImageNameRecord { project, name, .. } in records {
                 let deleted = control.0.parts.store.image_name_delete(project.as_ref(), &name);
                 match deleted.await {
@@ -256,6 +290,14 @@ impl Control {
         name: ImageName,
         pin: ImagePin,
     ) -> Result<ImageNameRecord, ControlError> {
+        let _turn = self.0.images.turn.lock().await;
+        if let Some(Named::Registered(_)) = self.0.images.find_in(project.as_ref(), &name) {
+            let reason = format!(
+                "`{name}` is the name of a registered image; `tarn image rm {name}` deletes that, \
+                 or choose another name"
+            );
+            return Err(ControlError::Invalid { field: "name", reason });
+        }
         let now = self.0.parts.clock.now();
         let record = ImageNameRecord { project, name, pin, created_at: now, updated_at: now };
         let stored = self.0.parts.store.image_name_put(&record).await?;

@@ -31,7 +31,7 @@ pub use ask::{
     PoolView, ProjectView, ResizeAsk, SandboxView,
 };
 pub use error::ControlError;
-pub use image::{ImageTarget, ImageView};
+pub use image::{ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace, ImageTarget, ImageView};
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use pool::PoolCounts;

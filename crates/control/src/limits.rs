@@ -66,7 +66,6 @@ impl Limits {
         default_image: ImageName,
         largest: &Resources,
     ) -> Result<SandboxSpec, ControlError> {
-        refuse_unsupported(&ask)?;
         refuse_gpus(&ask.gpu_models)?;
         let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
         let had = Captured {
@@ -101,7 +100,6 @@ impl Limits {
             secret_names: ask.secret_names.clone(),
         };
         let had = restored(snapshot, &overrides).map_err(|why| refused(snapshot, why))?;
-        refuse_unsupported(&ask)?;
         refuse_gpus(&ask.gpu_models)?;
         // What the snapshot brings along was within the limits when it was made.
         self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
@@ -204,6 +202,7 @@ impl Limits {
             max_pending_secs: ask.max_pending_secs,
             restore,
             secret_names: had.secret_names,
+            template_id: None,
         })
     }
 
@@ -247,12 +246,43 @@ impl Limits {
     }
 }
 
-/// Refuses what this build has no notion of.
-fn refuse_unsupported(ask: &CreateAsk) -> Result<(), ControlError> {
-    if ask.template_id.is_some() {
-        return Err(ControlError::NotSupported { field: "template_id" });
+/// Makes of a request one for the files of a registered image. `asked` is the disk that the request
+/// names, and `node` the shape of the node that has the files, if it is there.
+///
+/// # Errors
+/// Fails when the disk would be smaller than the image's, or the node can never hold it.
+pub(crate) fn over_image(
+    spec: &mut SandboxSpec,
+    asked: Option<ByteSize>,
+    files: &SnapshotRecord,
+    node: Option<&Resources>,
+) -> Result<(), ControlError> {
+    spec.resources.disk = disk_over(asked, spec.resources.disk, files)?;
+    if let Some(node) = node {
+        fits(files, &spec.resources, node)?;
     }
+    spec.restore = spec.image.files();
     Ok(())
+}
+
+/// Returns the disk of what is made from a registered image: what is asked for, else the default or
+/// more if the image's is larger.
+///
+/// # Errors
+/// Fails when the one asked for is smaller than the image's.
+pub(crate) fn disk_over(
+    asked: Option<ByteSize>,
+    default: ByteSize,
+    files: &SnapshotRecord,
+) -> Result<ByteSize, ControlError> {
+    let least = files.captured.resources.disk;
+    match asked {
+        Some(asked) if asked < least => {
+            Err(ControlError::DiskShrinkForbidden { of: "image", asked, least })
+        }
+        Some(asked) => Ok(asked),
+        None => Ok(default.max(least)),
+    }
 }
 
 fn refuse_gpus(models: &[String]) -> Result<(), ControlError> {

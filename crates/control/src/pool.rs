@@ -33,6 +33,7 @@ use crate::{
     Control, ControlError, PoolAsk, PoolContainer, PoolView,
     image::FoundImage,
     limits::PoolSettings,
+    limits::disk_over,
     sandbox::largest,
     table::{Entry, Live},
 };
@@ -397,10 +398,14 @@ impl Control {
         ask: PoolAsk,
         network: Option<&EgressPolicy>,
     ) -> Result<(PoolSettings, FoundImage), ControlError> {
-        let largest = largest(&self.rooms().await);
+        let (largest, disk) = (largest(&self.rooms().await), ask.disk);
         let mut settings = self.0.config.limits.check_pool(ask, network, &largest)?;
         let found = self.find_image(project, &settings.definition.image.name).await?;
         settings.definition.image = found.image.clone();
+        if let Some(files) = &found.files {
+            let resources = &mut settings.definition.resources;
+            resources.disk = disk_over(disk, resources.disk, files.snapshot())?;
+        }
         Ok((settings, found))
     }
 
@@ -496,9 +501,10 @@ fn spec_of(definition: &PoolDefinition, timeout_secs: u64) -> SandboxSpec {
         ports: PortAccess::default(),
         auto_resume: true,
         max_pending_secs: None,
-        restore: None,
-        // No field of a pool (spec 03).
+        restore: definition.image.files(),
+        // No fields of a pool (spec 03).
         secret_names: Vec::new(),
+        template_id: None,
     }
 }
 

@@ -7,14 +7,15 @@ use tarn_node_api::Unfound;
 use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
-    ByteSize, Generation, Intent, NetworkLog, NodeId, PendingReason, PoolMember, PortAccess,
-    ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec, SandboxStatus,
-    SnapshotKind, Target, UnixMillis,
+    BootImage, ByteSize, Generation, Intent, NetworkLog, NodeId, PendingReason, PoolMember,
+    PortAccess, ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec,
+    SandboxStatus, SnapshotKind, Target, TemplateId, UnixMillis,
 };
 use tokio::sync::watch;
 
 use crate::{
     Control, ControlError, CreateAsk, ListAsk, ListPage, NetworkPatch, PatchAsk, SandboxView,
+    limits::over_image,
     table::{Entry, Live, Place},
 };
 
@@ -235,25 +236,21 @@ impl Control {
         project: ProjectId,
         ask: CreateAsk,
     ) -> Result<watch::Receiver<Live>, ControlError> {
+        let Some(id) = ask.restore.clone() else { return self.accept_new(project, ask).await };
         let rooms = self.rooms().await;
         let limits = &self.0.config.limits;
-        let Some(id) = ask.restore.clone() else {
-            let default_image = self.0.parts.images.default_image();
-            let mut spec = limits.check(ask, default_image, &largest(&rooms))?;
-            let found = self.find_image(&project, &spec.image.name).await?;
-            spec.image = found.image.clone();
-            self.check_secrets(&project, &spec.secret_names).await?;
-            let in_quota = self.promise(&project, 1)?.pop();
-            // While a registry was asked, others may have taken the room.
-            let rooms = if found.asked { self.rooms().await } else { rooms };
-            let placement = place(&self.0.config.admission, &spec.resources, &rooms);
-            return self.enter(project, spec, placement, None, in_quota).await;
-        };
+        let template = self.find_template(&project, ask.template_id.as_deref())?;
         let _needed = self.use_snapshot(&id);
         let snapshot = self.snapshot_fetch(&project, &id).await?;
         let node = rooms.iter().find(|room| room.node == snapshot.node);
         let node = node.map(|room| largest(std::slice::from_ref(room)));
-        let spec = limits.check_restore(ask, &snapshot, &largest(&rooms), node.as_ref())?;
+        let mut spec = limits.check_restore(ask, &snapshot, &largest(&rooms), node.as_ref())?;
+        if let Some((id, _)) = template {
+            if snapshot.kind == SnapshotKind::Filesystem {
+                agree(&id, &snapshot.captured.image, "the snapshot's image")?;
+            }
+            spec.template_id = Some(id);
+        }
         if snapshot.kind == SnapshotKind::Filesystem {
             // In memory they are what they were, whatever became of them.
             self.check_secrets(&project, &spec.secret_names).await?;
@@ -267,6 +264,45 @@ impl Control {
         let in_quota = self.promise(&project, 1)?.pop();
         // Its image is below the snapshot, whether it can still be found by its name or not.
         let placement = self.choose_for(&spec.resources, &snapshot, &rooms);
+        self.enter(project, spec, placement, None, in_quota).await
+    }
+
+    /// Accepts a sandbox that is made from an image.
+    async fn accept_new(
+        &self,
+        project: ProjectId,
+        ask: CreateAsk,
+    ) -> Result<watch::Receiver<Live>, ControlError> {
+        let (rooms, disk, named) = (self.rooms().await, ask.disk, ask.image.is_some());
+        let template = self.find_template(&project, ask.template_id.as_deref())?;
+        let default_image = match &template {
+            Some((_, name)) => name.clone(),
+            None => self.0.parts.images.default_image(),
+        };
+        let mut spec = self.0.config.limits.check(ask, default_image, &largest(&rooms))?;
+        let found = match &template {
+            Some((id, name)) if !named => self.find_image_of(&project, id, name).await?,
+            Some(_) | None => self.find_image(&project, &spec.image.name).await?,
+        };
+        if let Some((id, _)) = template {
+            agree(&id, &found.image, "the one that `image` names")?;
+            spec.template_id = Some(id);
+        }
+        spec.image = found.image.clone();
+        self.check_secrets(&project, &spec.secret_names).await?;
+        let Some(files) = &found.files else {
+            let in_quota = self.promise(&project, 1)?.pop();
+            // While a registry was asked, others may have taken the room.
+            let rooms = if found.asked { self.rooms().await } else { rooms };
+            let placement = place(&self.0.config.admission, &spec.resources, &rooms);
+            return self.enter(project, spec, placement, None, in_quota).await;
+        };
+        let snapshot = files.snapshot();
+        let node = rooms.iter().find(|room| room.node == snapshot.node);
+        let node = node.map(|room| largest(std::slice::from_ref(room)));
+        over_image(&mut spec, disk, snapshot, node.as_ref())?;
+        let in_quota = self.promise(&project, 1)?.pop();
+        let placement = self.choose_for(&spec.resources, snapshot, &rooms);
         self.enter(project, spec, placement, None, in_quota).await
     }
 
@@ -450,6 +486,17 @@ pub(crate) fn largest(rooms: &[Room]) -> Resources {
         cpu: rooms.iter().map(|room| room.cpu).max().unwrap_or(default.cpu),
         memory: ByteSize::from_mib(memory.mib()),
         disk: default.disk,
+    }
+}
+
+/// Refuses a template that is another image than what else a request names.
+fn agree(id: &TemplateId, image: &BootImage, other: &str) -> Result<(), ControlError> {
+    match &image.registered {
+        Some(registered) if registered.id == id.image => Ok(()),
+        Some(_) | None => {
+            let other = format!("{other}, `{image}`");
+            Err(ControlError::TemplateMismatch { id: id.clone(), other })
+        }
     }
 }
 

@@ -45,6 +45,10 @@ pub struct ControlConfig {
     pub image_recheck_secs: u64,
     /// How long an image is kept that nothing needs, in seconds. Default: 7 days.
     pub image_keep_secs: u64,
+    /// The names of the projects that may give an image a name for all projects.
+    pub image_publishers: Vec<String>,
+    /// How many registered images a project may have; 0 = any number. Default: 1000.
+    pub images_per_project: u32,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -110,6 +114,8 @@ impl Default for ControlConfig {
             scrub_interval_secs: 7 * 24 * 3600,
             image_recheck_secs: 300,
             image_keep_secs: 7 * 24 * 3600,
+            image_publishers: Vec::new(),
+            images_per_project: 1000,
             runtime: "gvisor",
         }
     }
@@ -126,7 +132,8 @@ impl Control {
         let live = parts.store.sandbox_list_live().await?;
         let pools = Pools::new(parts.store.pool_list().await?);
         let quotas = Quotas::new(config.sandbox_quota, parts.store.quota_list().await?);
-        let images = ImageTable::new(parts.store.image_name_list().await?);
+        let images =
+            ImageTable::new(parts.store.image_name_list().await?, parts.store.image_list().await?);
         let control = Self(Arc::new(Inner {
             parts,
             config,

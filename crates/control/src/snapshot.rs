@@ -25,9 +25,13 @@ use tarn_types::{
     SnapshotId, SnapshotKind, SnapshotRecord, SnapshotStatus,
 };
 
-use crate::{Control, ControlError, suspend::refusal, transition::Moved};
+use crate::{Control, ControlError, ImageFiles, suspend::refusal, transition::Moved};
 
-pub(crate) use self::{archive::ArchiveTries, counts::SnapshotCounters, settle::SnapshotUses};
+pub(crate) use self::{
+    archive::ArchiveTries,
+    counts::SnapshotCounters,
+    settle::{SnapshotUse, SnapshotUses},
+};
 pub use self::{
     archive::{ArchiveStatus, ArchiveTrouble, Attempt},
     counts::SnapshotCounts,
@@ -40,6 +44,8 @@ enum Shown {
     ToAll,
     /// It is made for a copy.
     ToNobody,
+    /// It is made for an image.
+    AsImage,
 }
 
 // === impl Shown ===
@@ -49,7 +55,7 @@ impl Shown {
     /// host; while others wait for room, it is made durable.
     fn lasting(self) -> Lasting {
         match self {
-            Self::ToAll => Lasting::Always,
+            Self::ToAll | Self::AsImage => Lasting::Always,
             Self::ToNobody => Lasting::Boot,
         }
     }
@@ -131,6 +137,36 @@ impl Control {
         let record = self.snapshot_fetch(project, snapshot).await?;
         let control = self.clone();
         self.finish("snapshot_delete", async move { control.hide(&record.id).await }).await
+    }
+
+    /// Takes the files of a running sandbox for an image. Nobody is shown them, and they go when
+    /// the answer is dropped and no image is made of them.
+    ///
+    /// # Errors
+    /// Fails when there is no such sandbox, it does not run, a snapshot of it is under way, or the
+    /// capture does not work.
+    pub async fn image_capture(
+        &self,
+        project: &ProjectId,
+        sandbox: &SandboxRef,
+    ) -> Result<ImageFiles, ControlError> {
+        let source = self.sandbox_fetch(project, sandbox).await?.record.id;
+        let control = self.clone();
+        self.finish("image_capture", async move {
+            let id = control.new_snapshot_id();
+            let needed = control.use_snapshot(&id);
+            let kind = SnapshotKind::Filesystem;
+            control.capture(&source, id.clone(), kind, Shown::AsImage).await?;
+            let failed = |reason| ControlError::ImageNotCaptured { id: source.clone(), reason };
+            match control.concluded(&id).await? {
+                Some(snapshot) if snapshot.status.is_ready() => {
+                    Ok(ImageFiles::new(snapshot, needed))
+                }
+                Some(snapshot) => Err(failed(snapshot.error.unwrap_or_default())),
+                None => Err(failed("its snapshot vanished; try again".to_owned())),
+            }
+        })
+        .await
     }
 
     /// Returns what became of snapshots since the start.
@@ -248,7 +284,7 @@ impl Control {
             created_at: self.0.parts.clock.now(),
             kind,
             status: SnapshotStatus::InProgress,
-            hidden: shown == Shown::ToNobody,
+            hidden: shown != Shown::ToAll,
             captured: Captured {
                 image: source.asked.image.clone(),
                 resources: source.asked.resources,

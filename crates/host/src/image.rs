@@ -8,33 +8,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use tarn_types::{
-    ByteSize, ErrorClass, ImageDigest, ImageName, ImagePin, RegistryLogin, UnixMillis,
+    ByteSize, ErrorClass, ImageConfig, ImageDigest, ImageName, ImagePin, RegistryLogin, UnixMillis,
 };
 use thiserror::Error;
 
 pub use self::hold::{ImageHold, ImageHolds};
-
-/// The run-time part of an image's configuration (spec 01 §10).
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ImageConfig {
-    /// `ENV`, in order.
-    #[serde(default)]
-    pub env: Vec<(String, String)>,
-    /// `USER`; `None` = root.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// `WORKDIR`; `None` = the user's home.
-    #[serde(default)]
-    pub working_dir: Option<String>,
-    /// `ENTRYPOINT`.
-    #[serde(default)]
-    pub entrypoint: Vec<String>,
-    /// `CMD`.
-    #[serde(default)]
-    pub cmd: Vec<String>,
-}
 
 /// A read-only root file system made from an image, shared by all its sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq)]

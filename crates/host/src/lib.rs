@@ -14,8 +14,8 @@ mod snapshot;
 
 pub use archive::{Archive, ArchiveError, Archived, Collected, OnProgress, Progress};
 pub use image::{
-    ImageConfig, ImageError, ImageHold, ImageHolds, Images, PullProgress, PullTrouble, Removal,
-    StoredImage, Template,
+    ImageError, ImageHold, ImageHolds, Images, PullProgress, PullTrouble, Removal, StoredImage,
+    Template,
 };
 pub use layer::{LayerError, Layers, PoolSpace, RootFs};
 pub use slot::{Slot, SlotError, SlotId, Slots};

@@ -124,6 +124,11 @@ impl From<ControlError> for Failure {
             ControlError::ImageNotFound { .. } | ControlError::ImageNotBuilt { .. } => {
                 ErrorCode::ImageNotFound
             }
+            ControlError::NoSuchImage(_) => ErrorCode::ImageNotFound,
+            ControlError::TemplateNotFound(_) => ErrorCode::TemplateNotFound,
+            ControlError::TemplateMismatch { .. } => ErrorCode::TemplateMismatch,
+            ControlError::ImageNameTaken(_) => ErrorCode::ImageNameTaken,
+            ControlError::NoPublisher => ErrorCode::Forbidden,
             ControlError::SandboxNotFound(_) => ErrorCode::SandboxNotFound,
             ControlError::NameTaken { .. } => ErrorCode::SandboxNameTaken,
             ControlError::Terminated(_) => ErrorCode::SandboxTerminated,
@@ -149,15 +154,17 @@ impl From<ControlError> for Failure {
             ControlError::PoolNotFound(_) => ErrorCode::PoolNotFound,
             ControlError::PoolInUse { .. } => ErrorCode::PoolInUse,
             ControlError::NotFound(_) => ErrorCode::NotFound,
-            ControlError::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
+            ControlError::QuotaExceeded { .. } | ControlError::TooManyImages { .. } => {
+                ErrorCode::QuotaExceeded
+            }
             ControlError::SshKeyExists { .. } => ErrorCode::SshKeyExists,
             ControlError::NoRoom { .. }
             | ControlError::ImageUnavailable { .. }
             | ControlError::KeysUnavailable { .. }
             | ControlError::Unavailable { .. } => ErrorCode::Unavailable,
-            ControlError::CaptureFailed { .. } | ControlError::Internal { .. } => {
-                ErrorCode::Internal
-            }
+            ControlError::CaptureFailed { .. }
+            | ControlError::ImageNotCaptured { .. }
+            | ControlError::Internal { .. } => ErrorCode::Internal,
         };
         let detail = error.detail().map(str::to_owned);
         let failure = Self { detail, ..Self::new(code, error.to_string()) };

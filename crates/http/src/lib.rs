@@ -21,6 +21,7 @@ mod pool;
 mod probe;
 mod project;
 mod rate;
+mod registered_image;
 mod router;
 mod sandbox;
 mod secret;

@@ -26,7 +26,7 @@ pub use limit::{Limit, limit};
 pub use resize::may_resize;
 pub use restore::{Override, Overrides, RestoreRefusal, restored};
 pub use snapshot::{
-    CAPTURE_LIMIT_MILLIS, Care, ObjectStore, archived, begun, captured, care, completed,
+    CAPTURE_LIMIT_MILLIS, Care, Kept, ObjectStore, archived, begun, captured, care, completed,
     retry_delay,
 };
 pub use step::{Effect, Event, Ignored, Patch, Refusal, Step, status, step, waits_to_resume};

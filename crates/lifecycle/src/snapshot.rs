@@ -30,6 +30,15 @@ pub enum ObjectStore {
     Unknown,
 }
 
+/// Who needs a snapshot that nobody is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Registered images are made of it: it stays, as those do that are shown.
+    ByImages,
+    /// Nobody, for long.
+    ByNobody,
+}
+
 /// What is to be done about a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Care {
@@ -47,7 +56,7 @@ pub enum Care {
 
 /// Decides what is to be done about a snapshot at a time.
 #[must_use]
-pub fn care(record: &SnapshotRecord, store: ObjectStore, now: UnixMillis) -> Care {
+pub fn care(record: &SnapshotRecord, kept: Kept, store: ObjectStore, now: UnixMillis) -> Care {
     let late = now.millis_since(record.created_at) >= CAPTURE_LIMIT_MILLIS;
     match (record.status, store) {
         // Of a node that is away nobody knows what it did.
@@ -55,7 +64,7 @@ pub fn care(record: &SnapshotRecord, store: ObjectStore, now: UnixMillis) -> Car
             Care::GiveUp
         }
         (SnapshotStatus::InProgress, _) => Care::Nothing,
-        _ if record.hidden => Care::Remove,
+        _ if !stays(record, kept) => Care::Remove,
         (SnapshotStatus::LocalReady, ObjectStore::There) => Care::Archive,
         (SnapshotStatus::LocalReady, ObjectStore::Absent) => Care::Complete,
         (SnapshotStatus::Completed, ObjectStore::There) => match record.archive {
@@ -92,18 +101,18 @@ pub fn captured(
 /// Returns what a snapshot is before its first upload is ordered, so that a removal knows of it;
 /// `None` if that is known, or there is to be no upload.
 #[must_use]
-pub fn begun(before: &SnapshotRecord) -> Option<SnapshotRecord> {
+pub fn begun(before: &SnapshotRecord, kept: Kept) -> Option<SnapshotRecord> {
     let first = before.archive == Archival::Nothing;
-    let wanted = !before.hidden && before.status.is_ready() && first;
+    let wanted = stays(before, kept) && before.status.is_ready() && first;
     wanted.then(|| SnapshotRecord { archive: Archival::Begun, ..before.clone() })
 }
 
 /// Returns what a snapshot is once it is in the object store; `None` if that is known, or it was
 /// deleted meanwhile.
 #[must_use]
-pub fn archived(before: &SnapshotRecord, uri: &str) -> Option<SnapshotRecord> {
+pub fn archived(before: &SnapshotRecord, kept: Kept, uri: &str) -> Option<SnapshotRecord> {
     let known = matches!(before.archive, Archival::Whole { .. });
-    if before.hidden || known || !before.status.is_ready() {
+    if !stays(before, kept) || known || !before.status.is_ready() {
         return None;
     }
     let archive = Archival::Whole { uri: uri.to_owned() };
@@ -115,6 +124,11 @@ pub fn archived(before: &SnapshotRecord, uri: &str) -> Option<SnapshotRecord> {
 pub fn completed(before: &SnapshotRecord) -> Option<SnapshotRecord> {
     (before.status == SnapshotStatus::LocalReady)
         .then(|| SnapshotRecord { status: SnapshotStatus::Completed, ..before.clone() })
+}
+
+/// Says whether a snapshot is to stay where it is.
+fn stays(record: &SnapshotRecord, kept: Kept) -> bool {
+    !record.hidden || kept == Kept::ByImages
 }
 
 /// Returns how long after its last of so many failures a transfer is tried again, in milliseconds.

@@ -36,6 +36,7 @@ fn fresh() -> SandboxRecord {
             max_pending_secs: None,
             restore: None,
             secret_names: Vec::new(),
+            template_id: None,
         },
         intent: Intent {
             generation: Generation::FIRST,

@@ -69,8 +69,11 @@ impl SandboxTask {
             Err(CaptureError::Missing { .. }) => None,
             Err(CaptureError::Damaged { detail, .. }) => Some(detail),
         };
-        let order =
-            ArchiveOrder { snapshot: snapshot.clone(), project: self.entry.project.clone() };
+        // The files of an image may be another project's.
+        let registered = self.entry.launch.image.registered.as_ref();
+        let registered = registered.filter(|image| image.snapshot == *snapshot);
+        let project = registered.map_or(&self.entry.project, |image| &image.project).clone();
+        let order = ArchiveOrder { snapshot: snapshot.clone(), project };
         let fetching = async {
             match damage {
                 None => fetch(shared, &**archive, &order).await,

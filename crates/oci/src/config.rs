@@ -1,7 +1,7 @@
 //! The configuration of an image: what runs in it, and the digests of its unpacked layers.
 
 use serde::Deserialize;
-use tarn_host::ImageConfig;
+use tarn_types::ImageConfig;
 
 use crate::{Digest, OciError, manifest::Platform};
 

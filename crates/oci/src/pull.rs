@@ -12,9 +12,8 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tarn_host::ImageConfig;
 use tarn_task::Tasks;
-use tarn_types::ErrorClass;
+use tarn_types::{ErrorClass, ImageConfig};
 use tokio::sync::{OnceCell, watch};
 
 use crate::{

@@ -39,6 +39,11 @@ pub(crate) struct ImagesSection {
     pub(crate) recheck_secs: u64,
     /// How long an image is kept that nothing needs, in seconds. Default: 7 days.
     pub(crate) keep_unused_secs: u64,
+    /// The names of the projects that may give an image a name for all projects.
+    /// Default: `default`.
+    pub(crate) publishers: Vec<String>,
+    /// How many registered images a project may have; 0 = any number. Default: 1000.
+    pub(crate) per_project: u32,
 }
 
 // === impl ImagesSection ===
@@ -59,6 +64,8 @@ impl Default for ImagesSection {
             reserve_mb: 2048,
             recheck_secs: 300,
             keep_unused_secs: 7 * 24 * 3600,
+            publishers: vec!["default".to_owned()],
+            per_project: 1000,
         }
     }
 }

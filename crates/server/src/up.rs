@@ -348,6 +348,8 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         scrub_interval_secs: config.pool.scrub_interval_secs,
         image_recheck_secs: config.images.recheck_secs,
         image_keep_secs: config.images.keep_unused_secs,
+        image_publishers: config.images.publishers.clone(),
+        images_per_project: config.images.per_project,
         runtime,
     })
 }

@@ -51,7 +51,7 @@ async fn measure(data: &Path) -> Result<()> {
     let template = tarn_host::Template {
         digest: format!("sha256:{}", "0".repeat(64)),
         root: lower,
-        config: tarn_host::ImageConfig::default(),
+        config: tarn_types::ImageConfig::default(),
     };
     let texts: [(&str, Vec<u8>); 2] = [("random", noise(1, IMAGE)), ("text", text(IMAGE))];
     for (number, (kind, content)) in texts.into_iter().enumerate() {

@@ -14,10 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tarn_host::{Captures as _, ImageConfig, Layers as _, Template};
+use tarn_host::{Captures as _, Layers as _, Template};
 use tarn_storage::{HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, remove_all_mounts};
 use tarn_task::Tasks;
-use tarn_types::{BootId, ByteSize, InstanceTag, SandboxId};
+use tarn_types::{BootId, ByteSize, ImageConfig, InstanceTag, SandboxId};
 use tokio::time::Instant;
 
 const MIB: u64 = 1 << 20;

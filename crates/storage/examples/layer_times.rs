@@ -6,10 +6,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tarn_host::{ImageConfig, Layers as _, Template};
+use tarn_host::{Layers as _, Template};
 use tarn_storage::{HostLayers, Pool, PoolOptions, remove_all_mounts};
 use tarn_task::Tasks;
-use tarn_types::{ByteSize, InstanceTag, SandboxId};
+use tarn_types::{ByteSize, ImageConfig, InstanceTag, SandboxId};
 use tokio::time::Instant;
 
 const ROUNDS: u8 = 50;

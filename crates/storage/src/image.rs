@@ -14,9 +14,9 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tarn_host::{ImageConfig, ImageError, Template};
+use tarn_host::{ImageError, Template};
 use tarn_task::Tasks;
-use tarn_types::ImageName;
+use tarn_types::{ImageConfig, ImageName};
 
 /// The version of `image.json` that this code reads.
 const FORMAT_VERSION: u64 = 1;

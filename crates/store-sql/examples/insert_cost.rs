@@ -80,6 +80,7 @@ fn record(number: u32) -> SandboxRecord {
             max_pending_secs: None,
             restore: None,
             secret_names: Vec::new(),
+            template_id: None,
         },
         intent: Intent {
             generation: Generation::FIRST,

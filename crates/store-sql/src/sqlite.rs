@@ -17,6 +17,7 @@ mod log;
 mod pool;
 mod project;
 mod quota;
+mod registered_image;
 mod sandbox;
 mod schema;
 mod secret;
@@ -40,8 +41,8 @@ use tarn_store::{
 };
 use tarn_task::Tasks;
 use tarn_types::{
-    BootImage, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
-    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
+    BootImage, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId, PoolRecord,
+    ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
     SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
@@ -321,6 +322,18 @@ impl Store for SqliteStore {
 
     async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError> {
         image::list_names(&self.readers).await
+    }
+
+    async fn image_put(&self, record: &ImageRecord) -> Result<ImageRecord, StoreError> {
+        self.writer.write(registered_image::Put(record.clone())).await
+    }
+
+    async fn image_delete(&self, id: &ImageId) -> Result<(), StoreError> {
+        self.writer.write(registered_image::Delete(id.clone())).await
+    }
+
+    async fn image_list(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        registered_image::list(&self.readers).await
     }
 
     async fn login_put(&self, login: &SealedLogin) -> Result<(), StoreError> {

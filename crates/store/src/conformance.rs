@@ -9,6 +9,7 @@ mod pool;
 mod project;
 mod quota;
 mod race;
+mod registered_image;
 mod sample;
 mod sandbox;
 mod secret;
@@ -41,6 +42,7 @@ pub fn cases() -> Vec<Case> {
         pool::CASES,
         secret::CASES,
         image::CASES,
+        registered_image::CASES,
         project::CASES,
         quota::CASES,
         ssh_key::CASES,

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    BootImage, ErrorClass, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
-    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
-    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
+    BootImage, ErrorClass, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId,
+    PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord,
+    SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId,
+    SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -269,7 +270,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<SnapshotRecord>, StoreError>;
 
     /// Returns every snapshot of every project that somebody must still look after, oldest first:
-    /// those in progress, those on their way to the object store, and hidden ones.
+    /// those in progress, those on their way to the object store, and hidden ones that no
+    /// registered image is made of.
     ///
     /// # Errors
     /// Fails only when the store does.
@@ -399,6 +401,25 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Fails only when the store does.
     async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError>;
+
+    /// Registers an image, and returns what is stored. One of the same scope and name keeps its id
+    /// and the time it was made; a name of a pulled image that is the same goes, both at once.
+    ///
+    /// # Errors
+    /// `Exists` when a new one's id is taken, or another project has the name for all.
+    async fn image_put(&self, record: &ImageRecord) -> Result<ImageRecord, StoreError>;
+
+    /// Removes a registered image. Its snapshot stays.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    async fn image_delete(&self, id: &ImageId) -> Result<(), StoreError>;
+
+    /// Returns every registered image of every project, oldest first.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn image_list(&self) -> Result<Vec<ImageRecord>, StoreError>;
 
     /// Sets what a project shows to a registry.
     ///

@@ -7,7 +7,7 @@
 use std::fmt::Display;
 
 use serde::{Serialize, de::DeserializeOwned};
-use tarn_types::{PoolRecord, SandboxRecord, SnapshotRecord};
+use tarn_types::{ImageRecord, PoolRecord, SandboxRecord, SnapshotRecord};
 
 use crate::StoreError;
 
@@ -19,6 +19,9 @@ pub const SNAPSHOT_FORMAT: u32 = 1;
 
 /// The version that [`encode_pool`] writes.
 pub const POOL_FORMAT: u32 = 1;
+
+/// The version that [`encode_image`] writes.
+pub const IMAGE_FORMAT: u32 = 1;
 
 /// Writes a sandbox's record.
 ///
@@ -66,6 +69,22 @@ pub fn encode_pool(record: &PoolRecord) -> Result<String, StoreError> {
 /// `Internal` when the version is newer than this program, or the bytes are damaged.
 pub fn decode_pool(version: u32, id: &str, text: &str) -> Result<PoolRecord, StoreError> {
     read("pool", POOL_FORMAT, version, id, text)
+}
+
+/// Writes a registered image's record.
+///
+/// # Errors
+/// `Internal` when it cannot be written as JSON.
+pub fn encode_image(record: &ImageRecord) -> Result<String, StoreError> {
+    write("image", &record.id, record)
+}
+
+/// Reads a registered image's record of a stored version.
+///
+/// # Errors
+/// `Internal` when the version is newer than this program, or the bytes are damaged.
+pub fn decode_image(version: u32, id: &str, text: &str) -> Result<ImageRecord, StoreError> {
+    read("image", IMAGE_FORMAT, version, id, text)
 }
 
 fn write(what: &str, id: impl Display, record: &impl Serialize) -> Result<String, StoreError> {

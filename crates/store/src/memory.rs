@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
-    BootImage, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
-    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
+    BootImage, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId, PoolRecord,
+    ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
     SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 
@@ -37,6 +37,8 @@ struct Tables {
     keys: BTreeMap<KeyId, KeyRecord>,
     data_keys: BTreeMap<ProjectId, DataKeyRecord>,
     secrets: BTreeMap<(ProjectId, SecretName), SealedSecret>,
+    /// Each as its bytes.
+    images: BTreeMap<ImageId, String>,
     image_names: BTreeMap<(Option<ProjectId>, ImageName), ImageNameRecord>,
     logins: BTreeMap<(ProjectId, String), SealedLogin>,
     facts: BTreeMap<String, String>,
@@ -223,7 +225,14 @@ impl Store for MemoryStore {
     }
 
     async fn snapshot_list_unsettled(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
-        self.with(|tables| tables.snapshots_that(SnapshotRecord::is_unsettled)).await
+        self.with(|tables| {
+            let images: BTreeSet<_> = tables.images()?.into_iter().map(|it| it.snapshot).collect();
+            tables.snapshots_that(|record| {
+                let unneeded = record.hidden && !images.contains(&record.id);
+                unneeded || record.is_on_the_way()
+            })
+        })
+        .await
     }
 
     async fn snapshot_images(&self) -> Result<Vec<BootImage>, StoreError> {
@@ -421,6 +430,44 @@ impl Store for MemoryStore {
 
     async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError> {
         self.with(|tables| Ok(tables.image_names.values().cloned().collect())).await
+    }
+
+    async fn image_put(&self, record: &ImageRecord) -> Result<ImageRecord, StoreError> {
+        self.with(|tables| {
+            let all = tables.images()?;
+            let same = all
+                .iter()
+                .find(|known| known.scope() == record.scope() && known.name == record.name);
+            let mut stored = record.clone();
+            match same {
+                Some(known) if known.project != record.project => {
+                    return Err(StoreError::Exists { what: "image" });
+                }
+                Some(known) => {
+                    (stored.id, stored.created_at) = (known.id.clone(), known.created_at)
+                }
+                None if tables.images.contains_key(&record.id) => {
+                    return Err(StoreError::Exists { what: "image" });
+                }
+                None => {}
+            }
+            tables.images.insert(stored.id.clone(), format::encode_image(&stored)?);
+            tables.image_names.remove(&(stored.scope().cloned(), stored.name.clone()));
+            Ok(stored)
+        })
+        .await
+    }
+
+    async fn image_delete(&self, id: &ImageId) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let removed = tables.images.remove(id);
+            removed.map(drop).ok_or(StoreError::NotFound { what: "image" })
+        })
+        .await
+    }
+
+    async fn image_list(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        self.with(|tables| tables.images()).await
     }
 
     async fn login_put(&self, login: &SealedLogin) -> Result<(), StoreError> {
@@ -639,6 +686,16 @@ impl Tables {
         found.retain(wanted);
         found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         Ok(found)
+    }
+
+    /// Returns the registered images, oldest first.
+    fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let decode = |(id, bytes): (&ImageId, &String)| {
+            format::decode_image(format::IMAGE_FORMAT, id.as_str(), bytes)
+        };
+        let mut all = self.images.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(all)
     }
 
     fn pool(&self, id: &PoolId) -> Result<PoolRecord, StoreError> {

@@ -7,8 +7,8 @@ use std::sync::{
 
 use async_trait::async_trait;
 use tarn_types::{
-    BootImage, ImageName, ImageNameRecord, KeyId, PoolId, PoolRecord, ProjectId,
-    RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
+    BootImage, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId, PoolRecord,
+    ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
     SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 
@@ -221,6 +221,18 @@ impl Store for UnreliableStore {
 
     async fn image_name_list(&self) -> Result<Vec<ImageNameRecord>, StoreError> {
         self.through(self.inner.image_name_list()).await
+    }
+
+    async fn image_put(&self, record: &ImageRecord) -> Result<ImageRecord, StoreError> {
+        self.through(self.inner.image_put(record)).await
+    }
+
+    async fn image_delete(&self, id: &ImageId) -> Result<(), StoreError> {
+        self.through(self.inner.image_delete(id)).await
+    }
+
+    async fn image_list(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        self.through(self.inner.image_list()).await
     }
 
     async fn login_put(&self, login: &SealedLogin) -> Result<(), StoreError> {

@@ -57,6 +57,11 @@ pub struct PoolId(Arc<str>);
 #[serde(try_from = "String", into = "String")]
 pub struct SecretId(Arc<str>);
 
+/// Identifies a registered image, whatever it is made of now: `image_` and 16 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageId(Arc<str>);
+
 /// Identifies a registered SSH key: `ssh_key_` and 16 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -200,6 +205,7 @@ prefixed_id!(NodeId, "node id", "node_");
 prefixed_id!(SnapshotId, "snapshot id", "snap_");
 prefixed_id!(PoolId, "pool id", "pool_");
 prefixed_id!(SecretId, "secret id", "secret_");
+prefixed_id!(ImageId, "image id", "image_");
 prefixed_id!(SshKeyId, "SSH key id", "ssh_key_");
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ImageName, ImageNameError, ProjectId, SecretValue, UnixMillis};
+use crate::{
+    ImageName, ImageNameError, ProjectId, RegisteredImage, Restore, SecretValue, SnapshotKind,
+    UnixMillis,
+};
 
 /// Says why a text is no digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -27,14 +30,37 @@ pub struct ImagePin {
     pub source: Option<String>,
 }
 
-/// What a sandbox boots. Without a pin it is a stock image, which its node finds by its name.
+/// The run-time part of an image's configuration (spec 01 §10).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// `ENV`, in order.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// `USER`; `None` = root.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// `WORKDIR`; `None` = the user's home.
+    #[serde(default)]
+    pub working_dir: Option<String>,
+    /// `ENTRYPOINT`.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// `CMD`.
+    #[serde(default)]
+    pub cmd: Vec<String>,
+}
+
+/// What a sandbox boots. Without a pin its template is that of a stock image, which its node finds
+/// by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct BootImage {
     /// The image as the caller named it.
     pub name: ImageName,
-    /// Which one that was.
+    /// Which one that was; of a registered image, the one that it was built on.
     pub pin: Option<ImagePin>,
+    /// The registered image that the name meant, if it was one.
+    pub registered: Option<Box<RegisteredImage>>,
 }
 
 /// A name that was given to an image.
@@ -74,12 +100,18 @@ pub struct RegistryLogin {
     pub password: SecretValue,
 }
 
-/// A boot image as it is stored: one without a pin is its name alone, as before there were pins.
+/// A boot image as it is stored: a stock image is its name alone.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Stored {
     Name(ImageName),
-    Pinned { name: ImageName, pin: ImagePin },
+    Full {
+        name: ImageName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pin: Option<ImagePin>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        registered: Option<Box<RegisteredImage>>,
+    },
 }
 
 // === impl ImageDigest ===
@@ -139,9 +171,24 @@ impl fmt::Display for ImageDigest {
 
 // === impl BootImage ===
 
+impl BootImage {
+    /// Returns what counts of the image when it runs, if its template does not say that.
+    #[must_use]
+    pub fn config(&self) -> Option<&ImageConfig> {
+        self.registered.as_ref().and_then(|registered| registered.config.as_ref())
+    }
+
+    /// Returns what a sandbox is restored from that boots the image; `None` = its template alone.
+    #[must_use]
+    pub fn files(&self) -> Option<Restore> {
+        let snapshot = self.registered.as_ref()?.snapshot.clone();
+        Some(Restore { snapshot, kind: SnapshotKind::Filesystem })
+    }
+}
+
 impl From<ImageName> for BootImage {
     fn from(name: ImageName) -> Self {
-        Self { name, pin: None }
+        Self { name, pin: None, registered: None }
     }
 }
 
@@ -149,7 +196,7 @@ impl FromStr for BootImage {
     type Err = ImageNameError;
 
     fn from_str(text: &str) -> Result<Self, ImageNameError> {
-        text.parse().map(|name| Self { name, pin: None })
+        text.parse().map(|name: ImageName| name.into())
     }
 }
 
@@ -162,17 +209,17 @@ impl fmt::Display for BootImage {
 impl From<Stored> for BootImage {
     fn from(stored: Stored) -> Self {
         match stored {
-            Stored::Name(name) => Self { name, pin: None },
-            Stored::Pinned { name, pin } => Self { name, pin: Some(pin) },
+            Stored::Name(name) => name.into(),
+            Stored::Full { name, pin, registered } => Self { name, pin, registered },
         }
     }
 }
 
 impl From<BootImage> for Stored {
     fn from(image: BootImage) -> Self {
-        match image.pin {
-            None => Self::Name(image.name),
-            Some(pin) => Self::Pinned { name: image.name, pin },
+        match image {
+            BootImage { name, pin: None, registered: None } => Self::Name(name),
+            BootImage { name, pin, registered } => Self::Full { name, pin, registered },
         }
     }
 }
@@ -180,6 +227,7 @@ impl From<BootImage> for Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ImageId, SnapshotId};
 
     fn digest() -> ImageDigest {
         format!("sha256:{}", "0123456789abcdef".repeat(4)).parse().expect("a digest")
@@ -199,12 +247,21 @@ mod tests {
     }
 
     #[test]
-    fn one_without_a_pin_is_stored_as_its_name() {
+    fn a_stock_image_is_stored_as_its_name() {
         let plain: BootImage = "tensorlake/ubuntu-minimal".parse().expect("a name");
         let text = serde_json::to_string(&plain).expect("text");
         assert_eq!(text, r#""tensorlake/ubuntu-minimal""#);
         let pin = ImagePin { digest: digest(), source: Some("h/r@sha256:0".to_owned()) };
-        for image in [plain.clone(), BootImage { pin: Some(pin), ..plain }] {
+        let registered = RegisteredImage {
+            id: ImageId::from_random([1; 16]),
+            project: ProjectId::from_random([3; 16]),
+            snapshot: SnapshotId::from_random([2; 16]),
+            config: Some(ImageConfig { user: Some("u".to_owned()), ..ImageConfig::default() }),
+        };
+        let built = BootImage { registered: Some(Box::new(registered)), ..plain.clone() };
+        let pinned = BootImage { pin: Some(pin.clone()), ..plain.clone() };
+        let both = BootImage { pin: Some(pin), ..built.clone() };
+        for image in [plain, pinned, built, both] {
             let text = serde_json::to_string(&image).expect("text");
             assert_eq!(serde_json::from_str::<BootImage>(&text).expect("it is read"), image);
         }

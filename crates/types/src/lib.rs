@@ -14,6 +14,7 @@ mod network;
 mod policy;
 mod pool;
 mod record;
+mod registered_image;
 mod resources;
 mod secret;
 mod size;
@@ -28,11 +29,11 @@ mod token;
 pub use class::ErrorClass;
 pub use generation::Generation;
 pub use id::{
-    IdError, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId, SshKeyId,
+    IdError, ImageId, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId, SshKeyId,
 };
 pub use image::{
-    BootImage, ImageDigest, ImageDigestError, ImageNameRecord, ImagePin, RegistryLogin,
-    RegistryLoginRecord,
+    BootImage, ImageConfig, ImageDigest, ImageDigestError, ImageNameRecord, ImagePin,
+    RegistryLogin, RegistryLoginRecord,
 };
 pub use log::{LogBatch, LogLevel, LogLine, LogProcess};
 pub use name::{ImageName, ImageNameError, NameError, SandboxName, SandboxRef};
@@ -45,6 +46,7 @@ pub use pool::{PoolDefinition, PoolMember, PoolRecord};
 pub use record::{
     Intent, Observed, ObservedPhase, Resize, ResizeOutcome, SandboxRecord, Shape, Target,
 };
+pub use registered_image::{ImageFamily, ImageRecord, RegisteredImage, TemplateId};
 pub use resources::Resources;
 pub use secret::{SecretName, SecretNameError, SecretRecord, SecretValue, SecretValueError};
 pub use size::{ByteSize, MilliCpu, SizeError};

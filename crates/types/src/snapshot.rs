@@ -129,8 +129,9 @@ pub struct SnapshotRecord {
     pub kind: SnapshotKind,
     /// Where it is in its life.
     pub status: SnapshotStatus,
-    /// Nobody is shown it, because it was made for a copy or was deleted. It is removed as soon as
-    /// no sandbox is pending that is restored from it.
+    /// Nobody is shown it, because it was made for a copy or an image, or was deleted. It is
+    /// removed as soon as no image is made of it and no sandbox is pending that is restored from
+    /// it.
     pub hidden: bool,
     /// What a restored sandbox has by default.
     pub captured: Captured,
@@ -197,14 +198,19 @@ impl Archival {
 
 impl SnapshotRecord {
     /// Says whether somebody must still look after it: finish it, put it into the object store, or
-    /// remove it.
+    /// remove it unless an image is made of it.
     #[must_use]
     pub const fn is_unsettled(&self) -> bool {
-        let on_the_way = match self.status {
+        self.hidden || self.is_on_the_way()
+    }
+
+    /// Says whether it is not yet where it is to stay.
+    #[must_use]
+    pub const fn is_on_the_way(&self) -> bool {
+        match self.status {
             SnapshotStatus::InProgress | SnapshotStatus::LocalReady => true,
             SnapshotStatus::Completed => matches!(self.archive, Archival::Begun),
             SnapshotStatus::Failed => false,
-        };
-        self.hidden || on_the_way
+        }
     }
 }

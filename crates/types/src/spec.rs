@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{BootImage, EgressPolicy, Resources, Restore, SandboxName, SecretName, UnixMillis};
+use crate::{
+    BootImage, EgressPolicy, Resources, Restore, SandboxName, SecretName, TemplateId, UnixMillis,
+};
 
 /// Says why a list of ports cannot be exposed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -57,6 +59,9 @@ pub struct SandboxSpec {
     /// The secrets that its processes get. On a restore from memory: those that it was made with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secret_names: Vec<SecretName>,
+    /// The registered image that the request named by its id, as it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_id: Option<TemplateId>,
 }
 
 /// What a node needs to start a sandbox: the part of the spec that concerns it.

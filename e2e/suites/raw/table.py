@@ -91,7 +91,7 @@ CREATE = {
     "a secret of nobody": _create({"secret_names": ["A"]}, (400, "SECRET_NOT_FOUND")),
     "a secret that cannot be": _create({"secret_names": ["A-B"]}, (400, "SECRET_NOT_FOUND")),
     "secrets as text": _create({"secret_names": "A"}, BAD),
-    "template": _create({"template_id": "abc"}, LATER),
+    "template": _create({"template_id": "abc"}, (404, "TEMPLATE_NOT_FOUND")),
 }
 
 OBJECT = {
@@ -147,6 +147,12 @@ OBJECT = {
     "no such secret": ("DELETE", "/platform/v1/secrets/A", None, 404, "SECRET_NOT_FOUND"),
     "no such route": ("GET", "/nope", None, 404, "NOT_FOUND"),
     # Spec 08 §4: only a 404 here makes 0.5.163 say cleanly that there is no registry.
+    "an image by no id": ("GET", "/images/v4/images/image_x", None, 404, "IMAGE_NOT_FOUND"),
+    "an image by no name": ("DELETE", "/images/v4/images/name/a/b:c", None, 404, "IMAGE_NOT_FOUND"),
+    "a template by no name": ("DELETE", "/sandbox-images/abc", None, 404, "IMAGE_NOT_FOUND"),
+    "a page of no images": ("GET", "/images/v4/images?cursor=x", None, *BAD),
+    "a template of no snapshot": ("POST", "/platform/v1/sandbox-templates", {"name": "a", "snapshotId": "b"}, 404, "SNAPSHOT_NOT_FOUND"),
+    "a template without a name": ("POST", "/platform/v1/sandbox-templates", {}, *BAD),
     "no file-system registry": ("POST", "/artifact-storage/v1/token", None, 404, "NOT_FOUND"),
     "no such route below": ("GET", f"{S}/{{id}}/nope", None, 404, "NOT_FOUND"),
     "put on the collection": ("PUT", S, {}, 405, "METHOD_NOT_ALLOWED"),
@@ -158,10 +164,8 @@ OBJECT = {
 NOT_BUILT = [
     ("POST", f"{S}/{{id}}/file_systems"),
     ("DELETE", f"{S}/{{id}}/file_systems"),
-    ("GET", "/platform/v1/sandbox-templates"),
     ("POST", "/platform/v1/sandbox-template-builds"),
-    ("DELETE", "/sandbox-images/abc"),
-    ("GET", "/images/v4/images"),
+    ("POST", "/images/v4/builds"),
     ("GET", "/platform/v1/organizations/{o}/projects/{p}/file-systems"),
 ]
 

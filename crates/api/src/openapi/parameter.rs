@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::Operation;
+use crate::{ImageOperation, Operation};
 
 pub(super) fn parameters(path: &str, operation: Operation) -> Value {
     let mut parameters: Vec<_> = path
@@ -36,6 +36,15 @@ pub(super) fn parameters(path: &str, operation: Operation) -> Value {
         query("pageSize", size, json!({"type": "integer", "minimum": 1}));
         query("next", "The page after that of an earlier answer.", json!({"type": "string"}));
         query("prev", "The page before it.", json!({"type": "string"}));
+    }
+    let size = "At most so many; above 1000 counts as 1000; absent = 1000.";
+    if operation == Operation::Image(ImageOperation::CasList) {
+        query("page_size", size, json!({"type": "integer", "minimum": 1}));
+        query("cursor", "`pagination.next` of an earlier page.", json!({"type": "string"}));
+    }
+    if operation == Operation::Image(ImageOperation::TemplateList) {
+        query("pageSize", size, json!({"type": "integer", "minimum": 1}));
+        query("next", "The place in the path of an earlier page.", json!({"type": "string"}));
     }
     if operation == Operation::LogList {
         let whole = || json!({"type": "integer", "minimum": 1});
@@ -90,6 +99,7 @@ fn path_parameter(name: &str) -> &'static str {
         "sid" => "The sandbox's id or name.",
         "o" => "The organization's id.",
         "p" => "The project's id.",
+        "name" => "The name.",
         _ => "The id.",
     }
 }

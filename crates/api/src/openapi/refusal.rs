@@ -1,29 +1,33 @@
 //! What each operation may be refused for.
 
+use super::image;
 use crate::{ErrorCode, Operation};
 
 /// What a pool may be refused for.
-const POOL_SETTINGS: [ErrorCode; 5] = [
+const POOL_SETTINGS: [ErrorCode; 6] = [
     ErrorCode::InvalidRequest,
     ErrorCode::LimitExceeded,
     ErrorCode::NoSuchGpu,
     ErrorCode::ImageNotFound,
+    ErrorCode::DiskShrinkForbidden,
     ErrorCode::PayloadTooLarge,
 ];
 
-const POOL_REPLACEMENT: [ErrorCode; 6] = {
-    let [a, b, c, d, e] = POOL_SETTINGS;
-    [a, b, c, d, e, ErrorCode::PoolNotFound]
+const POOL_REPLACEMENT: [ErrorCode; 7] = {
+    let [a, b, c, d, e, f] = POOL_SETTINGS;
+    [a, b, c, d, e, f, ErrorCode::PoolNotFound]
 };
 
 /// What a sandbox may be refused for.
-const SANDBOX_SETTINGS: [ErrorCode; 15] = [
+const SANDBOX_SETTINGS: [ErrorCode; 17] = [
     ErrorCode::InvalidRequest,
     ErrorCode::LimitExceeded,
     ErrorCode::NotSupported,
     ErrorCode::SandboxEphemeral,
     ErrorCode::NoSuchGpu,
     ErrorCode::ImageNotFound,
+    ErrorCode::TemplateNotFound,
+    ErrorCode::TemplateMismatch,
     ErrorCode::SandboxNameTaken,
     ErrorCode::SnapshotNotFound,
     ErrorCode::SnapshotNotReady,
@@ -34,6 +38,10 @@ const SANDBOX_SETTINGS: [ErrorCode; 15] = [
     ErrorCode::PayloadTooLarge,
     ErrorCode::QuotaExceeded,
 ];
+
+/// What an SSH key may be refused for.
+const SSH_KEYS: [ErrorCode; 3] =
+    [ErrorCode::InvalidRequest, ErrorCode::SshKeyExists, ErrorCode::PayloadTooLarge];
 
 /// What an order about an image may be refused for.
 const IMAGE_ORDERS: [ErrorCode; 4] = [
@@ -149,9 +157,8 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
         Operation::ProjectFetch | Operation::AdminKeyRevoke | Operation::SshKeyDelete => {
             &[ErrorCode::NotFound]
         }
-        Operation::SshKeyCreate => {
-            &[ErrorCode::InvalidRequest, ErrorCode::SshKeyExists, ErrorCode::PayloadTooLarge]
-        }
+        Operation::Image(operation) => image::errors(operation),
+        Operation::SshKeyCreate => &SSH_KEYS,
         Operation::AdminImagePull | Operation::AdminImageImport => &IMAGE_ORDERS,
         Operation::AdminQuotaSet
         | Operation::AdminImageRemove

@@ -1,5 +1,6 @@
 //! What each operation answers when it did what it should.
 
+use super::image;
 use crate::Operation;
 
 /// The body of a success.
@@ -58,9 +59,7 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
             &[(200, "Running, ended, or still pending", Answer::Json("CreateSandboxResponse"))]
         }
         Operation::AdminSandboxFetch => &[(200, "The sandbox", Answer::Json("AdminSandbox"))],
-        Operation::AdminSandboxNetwork => {
-            &[(200, "Its network log", Answer::Json("NetworkReport"))]
-        }
+        Operation::AdminSandboxNetwork => &[(200, "Its log", Answer::Json("NetworkReport"))],
         Operation::LogList => &[(200, "A page", Answer::Json("LogList"))],
         Operation::LogProcessList => &[(200, "The processes", Answer::Json("LogProcessList"))],
         Operation::SecretList => &[(200, "A page", Answer::Json("SecretList"))],
@@ -77,6 +76,7 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
         Operation::ProjectFetch => &[(200, "The project", Answer::Json("ProjectBody"))],
         Operation::SshKeyList => &[(200, "All of them, oldest first", Answer::Json("SshKeyList"))],
         Operation::SshKeyCreate => &[(200, "It is registered", Answer::Json("SshKeyBody"))],
+        Operation::Image(operation) => image::success(operation),
         Operation::AdminProjectList => {
             &[(200, "The projects, oldest first", Answer::Json("AdminProjectList"))]
         }

@@ -1,5 +1,6 @@
 //! The tag, the one sentence and the body of each operation.
 
+use super::image;
 use crate::Operation;
 
 /// Returns the tag and the one sentence of an operation.
@@ -12,9 +13,7 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::SandboxList => ("sandboxes", "Lists sandboxes, newest first"),
         Operation::SandboxFetch => ("sandboxes", "Returns a sandbox"),
         Operation::SandboxUpdate => ("sandboxes", "Changes a sandbox, all or nothing"),
-        Operation::SandboxDelete => {
-            ("sandboxes", "Ends a sandbox; again on an ended one changes nothing")
-        }
+        Operation::SandboxDelete => ("sandboxes", "Ends a sandbox; again changes nothing"),
         Operation::SandboxSuspend | Operation::AdminSandboxSuspend => {
             (tag(operation), "Suspends a named sandbox: it keeps its state and frees compute")
         }
@@ -47,6 +46,7 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::PoolReplace => ("pools", "Replaces all that a pool is, but a policy left out"),
         Operation::PoolDelete => ("pools", "Deletes a pool that no sandbox is claimed from"),
         Operation::PoolClaim => ("pools", "Claims a sandbox, and waits for it as create does"),
+        Operation::Image(operation) => ("images", image::summary(operation)),
         Operation::LogList => {
             ("sandboxes", "Returns what a sandbox's processes printed, oldest first, ended or not")
         }
@@ -124,6 +124,7 @@ pub(super) fn request(operation: Operation) -> Option<&'static str> {
         Operation::AdminKeyCreate => Some("CreateKeyRequest"),
         Operation::SecretPut | Operation::AdminSecretPut => Some("PutSecretRequest"),
         Operation::SshKeyCreate => Some("CreateSshKeyRequest"),
+        Operation::Image(operation) => image::request(operation),
         Operation::AdminImagePull | Operation::AdminImageImport | Operation::AdminImageRemove => {
             Some("ImageRequest")
         }

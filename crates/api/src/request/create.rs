@@ -68,7 +68,8 @@ pub struct CreateSandbox {
     /// Secrets of the project, each of which every process gets as a variable of that name.
     #[schema(value_type = Option<Vec<String>>)]
     pub secret_names: Option<Vec<SecretName>>,
-    /// A template to associate.
+    /// A registered image by its id, `sandbox_template_…` or `image_…`; it is booted, and an
+    /// `image` beside it must be the same.
     pub template_id: Option<String>,
 }
 
@@ -139,9 +140,6 @@ impl CreateSandbox {
     fn settle(&mut self) -> Result<(), Refusal> {
         if self.snapshot_id.is_some() {
             return Ok(());
-        }
-        if self.template_id.is_some() {
-            return Err(Refusal::not_supported("template_id", "templates"));
         }
         self.entrypoint = self.entrypoint.take().filter(|words| !words.is_empty());
         self.secret_names = self.secret_names.take().filter(|names| !names.is_empty());

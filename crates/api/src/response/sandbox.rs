@@ -46,6 +46,9 @@ pub struct SandboxInfo {
     pub name: Option<String>,
     /// The image it was booted from.
     pub image: String,
+    /// The registered image that the request named by its id, as it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_id: Option<String>,
     /// Its shape.
     pub resources: ResourcesInfo,
     /// Its last resize, if there was one; `resources` is what it has until that succeeds.
@@ -282,6 +285,7 @@ impl SandboxInfo {
             status: facts.status.as_str(),
             name: facts.name(),
             image: asked.image.to_string(),
+            template_id: asked.template_id.as_ref().map(ToString::to_string),
             resources: asked.resources.into(),
             resource_resize: record.resize.as_ref().map(ResizeInfo::from),
             timeout_secs: asked.timeout_secs,

@@ -4,10 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tarn_host::{ImageError, ImageHold, PullTrouble};
-use tarn_types::{BootImage, ImageName, ImagePin, ProjectId};
+use tarn_types::{BootImage, ImageName, ImagePin, ProjectId, TemplateId};
 use tokio::time::Instant;
 
-use super::{Answer, AskKey, ImageTable, Turn, refusal};
+use super::{Answer, AskKey, ImageFiles, ImageTable, Named, Turn, refusal};
 use crate::{Control, ControlError};
 
 /// How long a create waits for what a registry says.
@@ -17,7 +17,7 @@ const LOOK_UP: Duration = Duration::from_secs(20);
 const ANSWERS: usize = 4096;
 
 /// Names below this are stock images, registered ones, or nothing: no registry is asked for them.
-const STOCK: &str = "tensorlake/";
+pub(super) const STOCK: &str = "tensorlake/";
 
 /// An image that was found, kept until it is dropped.
 #[derive(Debug)]
@@ -25,8 +25,23 @@ pub(crate) struct FoundImage {
     pub(crate) image: BootImage,
     /// Whether a registry was asked, which takes its time.
     pub(crate) asked: bool,
+    /// What a registered one is made of.
+    pub(crate) files: Option<ImageFiles>,
     /// Until a record says who needs it.
     _hold: Option<ImageHold>,
+}
+
+// === impl FoundImage ===
+
+impl FoundImage {
+    fn stock(name: &ImageName) -> Self {
+        Self { image: name.clone().into(), asked: false, files: None, _hold: None }
+    }
+
+    /// Takes a registered image. What it was built on stays because its files do.
+    pub(super) fn registered(image: BootImage, files: ImageFiles) -> Self {
+        Self { image, asked: false, files: Some(files), _hold: None }
+    }
 }
 
 // === impl Control ===
@@ -38,12 +53,26 @@ impl Control {
         project: &ProjectId,
         name: &ImageName,
     ) -> Result<FoundImage, ControlError> {
-        if let Some(pin) = self.0.images.find(project, name) {
+        if let Ok(id) = name.as_str().parse::<TemplateId>() {
+            let found = self.open_image(name, || self.0.images.visible(project, &id.image)).await?;
+            return found.ok_or_else(|| {
+                let tried = "No registered image has that id.".to_owned();
+                ControlError::ImageNotFound { name: name.clone(), tried }
+            });
+        }
+        let registered = || match self.0.images.find(project, name) {
+            Some(Named::Registered(record)) => Some(record),
+            Some(Named::Pulled(_)) | None => None,
+        };
+        if let Some(found) = self.open_image(name, registered).await? {
+            return Ok(found);
+        }
+        if let Some(Named::Pulled(pin)) = self.0.images.find(project, name) {
             return Ok(self.found(name, pin, false));
         }
         match self.0.parts.images.resolve(name).await {
             Ok(_template) => {
-                return Ok(FoundImage { image: name.clone().into(), asked: false, _hold: None });
+                return Ok(FoundImage::stock(name));
             }
             Err(ImageError::NotFound { .. }) => {}
             Err(other) => return Err(refusal(name, other)),
@@ -64,8 +93,8 @@ impl Control {
 
     fn found(&self, name: &ImageName, pin: ImagePin, asked: bool) -> FoundImage {
         let hold = self.0.parts.images.holds().hold(&pin.digest);
-        let image = BootImage { name: name.clone(), pin: Some(pin) };
-        FoundImage { image, asked, _hold: Some(hold) }
+        let image = BootImage { name: name.clone(), pin: Some(pin), registered: None };
+        FoundImage { image, asked, files: None, _hold: Some(hold) }
     }
 
     async fn known(&self) -> String {

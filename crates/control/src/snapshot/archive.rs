@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tarn_lifecycle::{ObjectStore, archived, begun, retry_delay};
+use tarn_lifecycle::{Kept, ObjectStore, archived, begun, retry_delay};
 use tarn_node_api::{ArchiveOrder, ArchiveReport, Node, Transfer};
 use tarn_types::{NodeId, SnapshotId, SnapshotRecord};
 use tokio::time::Instant;
@@ -149,7 +149,7 @@ impl Control {
     }
 
     /// Says whether a node has an object store.
-    pub(super) fn object_store(&self, node: &NodeId) -> ObjectStore {
+    pub(crate) fn object_store(&self, node: &NodeId) -> ObjectStore {
         match self.node(node) {
             None => ObjectStore::Unknown,
             Some(node) if node.has_archive() => ObjectStore::There,
@@ -158,13 +158,14 @@ impl Control {
     }
 
     /// Orders the upload of a snapshot, unless it failed a moment ago.
-    pub(super) async fn archive(&self, record: &SnapshotRecord) -> Result<(), ControlError> {
+    pub(crate) async fn archive(&self, record: &SnapshotRecord) -> Result<(), ControlError> {
         if !self.0.archive_tries.is_due(&record.id, Attempt::Upload) {
             return Ok(());
         }
-        match self.revise(&record.id, begun).await? {
+        let kept = self.kept(&record.id);
+        match self.revise(&record.id, |before| begun(before, kept)).await? {
             Revised::Changed(_) => {}
-            Revised::Unchanged(now) if !now.hidden => {}
+            Revised::Unchanged(now) if !now.hidden || kept == Kept::ByImages => {}
             Revised::Unchanged(_) | Revised::Gone => return Ok(()),
         }
         let Some(node) = self.node(&record.node) else { return Ok(()) };
@@ -184,7 +185,8 @@ impl Control {
         let tries = &self.0.archive_tries;
         match &report.outcome {
             Ok(facts) => {
-                let revised = self.revise(id, |before| archived(before, &facts.uri)).await?;
+                let kept = self.kept(id);
+                let revised = self.revise(id, |before| archived(before, kept, &facts.uri)).await?;
                 tries.forget(id);
                 if let Revised::Changed(_) = revised {
                     tracing::info!(

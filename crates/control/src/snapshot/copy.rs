@@ -143,6 +143,7 @@ fn copy_spec(source: &SandboxSpec, snapshot: &SnapshotRecord) -> SandboxSpec {
         ports: source.ports.clone(),
         auto_resume: true,
         max_pending_secs: None,
+        template_id: source.template_id.clone(),
         restore: Some(Restore { snapshot: snapshot.id.clone(), kind: snapshot.kind }),
     }
 }

@@ -5,12 +5,12 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
-use tarn_lifecycle::{CAPTURE_LIMIT_MILLIS, Care, Event, captured, care, completed, status};
+use tarn_lifecycle::{CAPTURE_LIMIT_MILLIS, Care, Event, Kept, captured, care, completed, status};
 use tarn_node_api::{CaptureReport, Node};
 use tarn_store::StoreError;
 use tarn_types::{
-    Archival, CaptureFacts, SandboxId, SandboxRecord, SandboxStatus, SnapshotId, SnapshotRecord,
-    SnapshotStatus,
+    Archival, BootImage, CaptureFacts, SandboxId, SandboxRecord, SandboxStatus, SnapshotId,
+    SnapshotRecord, SnapshotStatus,
 };
 
 use crate::{Control, ControlError};
@@ -183,7 +183,8 @@ impl Control {
     pub(crate) async fn settle_snapshots(&self) -> Result<(), ControlError> {
         let now = self.0.parts.clock.now();
         for record in self.0.parts.store.snapshot_list_unsettled().await? {
-            match care(&record, self.object_store(&record.node), now) {
+            let kept = self.kept(&record.id);
+            match care(&record, kept, self.object_store(&record.node), now) {
                 Care::Nothing => {}
                 Care::GiveUp => {
                     let limit = CAPTURE_LIMIT_MILLIS / 1000;
@@ -246,7 +247,7 @@ impl Control {
                 // Taken before there was an object store.
                 SnapshotStatus::Completed
                     if node.has_archive()
-                        && !record.hidden
+                        && (!record.hidden || self.kept(&record.id) == Kept::ByImages)
                         && record.archive == Archival::Nothing =>
                 {
                     self.archive(&record).await?;
@@ -316,9 +317,19 @@ impl Control {
         Ok(())
     }
 
-    /// Says whether a sandbox is, or is about to be, pending that is restored from it.
+    /// Says whether registered images are made of a snapshot.
+    pub(super) fn kept(&self, id: &SnapshotId) -> Kept {
+        if self.0.images.is_made_of(id) { Kept::ByImages } else { Kept::ByNobody }
+    }
+
+    /// Says whether an image is made of it, or a sandbox is, or is about to be, pending that is
+    /// restored from it.
     fn is_needed(&self, id: &SnapshotId) -> bool {
-        if self.0.snapshot_uses.0.lock().contains_key(id) {
+        // Uses first: who looks an image up uses its files before.
+        if self.0.snapshot_uses.0.lock().contains_key(id)
+            || self.0.images.is_made_of(id)
+            || self.0.pools.images().iter().any(|image| is_made_of(image, id))
+        {
             return true;
         }
         self.0.table.all().iter().any(|entry| {
@@ -396,6 +407,10 @@ async fn discard_from(node: &dyn Node, id: &SnapshotId) {
     if let Err(failed) = node.discard(id).await {
         tracing::error!(snapshot.id = %id, node.id = %node.id(), error = %failed, "what is left of a snapshot stays");
     }
+}
+
+fn is_made_of(image: &BootImage, id: &SnapshotId) -> bool {
+    image.registered.as_ref().is_some_and(|registered| registered.snapshot == *id)
 }
 
 /// Says whether a snapshot was given up before it was taken; what is left of it is worth nothing.

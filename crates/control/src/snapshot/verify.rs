@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use tarn_node_api::{ArchiveOrder, Node, VerifyError};
+use tarn_store::StoreError;
 use tarn_types::{
     Archival, ByteSize, Pace, ProjectId, SnapshotId, SnapshotRecord, SnapshotStatus, UnixMillis,
 };
@@ -44,7 +45,7 @@ fn due(
     let last = |record: &SnapshotRecord| record.verified_at.unwrap_or(record.created_at);
     let old =
         |record: &SnapshotRecord| Duration::from_millis(now.millis_since(last(record))) >= interval;
-    records.retain(|record| record.status.is_ready() && !record.hidden && old(record));
+    records.retain(|record| record.status.is_ready() && old(record));
     records.sort_by_key(last);
     records
 }
@@ -216,6 +217,14 @@ impl Control {
         for project in projects {
             all.extend(self.0.parts.store.snapshot_list(&project, None).await?);
         }
+        for id in self.0.images.snapshots() {
+            match self.0.parts.store.snapshot_fetch(&id).await {
+                // Those that are shown are among the projects'.
+                Ok(record) if record.hidden => all.push(record),
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Err(failed) => return Err(failed.into()),
+            }
+        }
         for record in due(all, self.0.parts.clock.now(), interval) {
             if self.0.parts.tasks.is_stopping() {
                 return Ok(());
@@ -264,7 +273,6 @@ mod tests {
 
     #[test]
     fn what_was_not_read_for_longest_is_due_first() {
-        let hidden = SnapshotRecord { hidden: true, ..record(6, 0, None) };
         let other = |number, status| SnapshotRecord { status, ..record(number, 0, None) };
         let all = vec![
             record(1, 0, Some(9_001)),
@@ -272,7 +280,6 @@ mod tests {
             record(3, 4_000, None),
             record(4, 9_001, None),
             record(5, 0, Some(9_000)),
-            hidden,
             other(7, SnapshotStatus::InProgress),
             other(8, SnapshotStatus::Failed),
         ];

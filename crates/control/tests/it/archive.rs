@@ -203,7 +203,7 @@ async fn uploads_outlive_a_store_that_is_away() {
         let world = World::over(Arc::clone(&store), node).await;
         world.create(named("box")).await;
         *world.node.archives.lock() = true;
-        let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 5, loss));
+        let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 7, loss));
         let world = World::on(flaky, store, world.node).await;
         let sandbox = SandboxRef::Name("box".parse().expect("a name"));
         for _ in 0..8 {

@@ -29,7 +29,7 @@ fn ask(image: &str) -> CreateAsk {
 
 fn pinned(image: &str, digit: char) -> BootImage {
     let pin = ImagePin { digest: digest(digit), source: Some(image.to_owned()) };
-    BootImage { name: name(image), pin: Some(pin) }
+    BootImage { name: name(image), pin: Some(pin), registered: None }
 }
 
 fn login() -> RegistryLogin {

@@ -9,6 +9,7 @@ mod key;
 mod pool;
 mod quota;
 mod reconcile;
+mod registered_image;
 mod resize;
 mod restore;
 mod route;

@@ -107,7 +107,7 @@ async fn a_filesystem_restore_may_say_otherwise_within_limits() {
         ),
         (
             CreateAsk { template_id: Some("t".to_owned()), ..of(&id) },
-            "template_id: not supported by this server; leave it out",
+            "template_id: no image `t` is registered here; `image` takes names",
         ),
         (
             CreateAsk { auto_resume: Some(false), ..of(&id) },

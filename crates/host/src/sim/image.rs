@@ -7,12 +7,12 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tarn_types::{ByteSize, ImageDigest, ImageName, ImagePin, RegistryLogin, UnixMillis};
+use tarn_types::{
+    ByteSize, ImageConfig, ImageDigest, ImageName, ImagePin, RegistryLogin, UnixMillis,
+};
 use tokio::sync::watch;
 
-use crate::{
-    ImageConfig, ImageError, ImageHolds, Images, PullTrouble, Removal, StoredImage, Template,
-};
+use crate::{ImageError, ImageHolds, Images, PullTrouble, Removal, StoredImage, Template};
 
 /// Stock images that exist by name, and others that a simulated registry has.
 #[derive(Debug)]

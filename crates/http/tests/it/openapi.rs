@@ -31,6 +31,7 @@ async fn every_documented_operation_is_served() {
             .replace("{o}", "org_local")
             .replace("{p}", "default")
             .replace("{sid}", "nobody")
+            .replace("{name}", "nobody")
             .replace("{id}", "nothing");
         let ask = || server.ask(&method, &path).body("{}");
         let answer = if pattern.starts_with("/tarn/v1/") {
@@ -49,7 +50,7 @@ fn every_built_row_is_documented_and_nothing_else() {
     let mut rows = BTreeSet::new();
     for route in ROUTES.iter().filter(|route| matches!(route.serving, Serving::Built(_))) {
         for path in route.paths() {
-            rows.insert((route.method.as_str().to_owned(), path));
+            rows.insert((route.method.as_str().to_owned(), path.replace("{*", "{")));
         }
     }
     assert_eq!(rows, documented());

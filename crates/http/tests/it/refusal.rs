@@ -102,7 +102,7 @@ const BODIES: &[Bad] = &[
     ("POST", "/sandboxes", r#"{"snapshot_id":"abc"}"#, 404, "SNAPSHOT_NOT_FOUND"),
     ("POST", "/sandboxes", r#"{"snapshot_id":5}"#, 400, "INVALID_REQUEST"),
     ("POST", "/sandboxes", r#"{"snapshot_id":"snap_0123456789abcdef"}"#, 404, "SNAPSHOT_NOT_FOUND"),
-    ("POST", "/sandboxes", r#"{"template_id":"abc"}"#, 400, "NOT_SUPPORTED"),
+    ("POST", "/sandboxes", r#"{"template_id":"abc"}"#, 404, "TEMPLATE_NOT_FOUND"),
     ("POST", "/sandboxes", r#"{"secret_names":["TOKEN"]}"#, 400, "SECRET_NOT_FOUND"),
     (
         "POST",

@@ -65,9 +65,16 @@ fn what_is_to_be_done() {
     for (status, archive, expected) in table {
         let record = snapshot(status, archive);
         for (store, expected) in STORES.into_iter().zip(expected) {
-            assert_eq!(care(&record, store, BEGUN), expected, "{record:?} {store:?}");
             let hidden = SnapshotRecord { hidden: true, ..record.clone() };
-            assert_eq!(care(&hidden, store, BEGUN), Care::Remove, "{hidden:?} {store:?}");
+            for (record, kept, expected) in [
+                (&record, Kept::ByNobody, expected),
+                (&record, Kept::ByImages, expected),
+                (&hidden, Kept::ByNobody, Care::Remove),
+                (&hidden, Kept::ByImages, expected),
+            ] {
+                let told = care(record, kept, store, BEGUN);
+                assert_eq!(told, expected, "{record:?} {kept:?} {store:?}");
+            }
         }
     }
 }
@@ -80,11 +87,12 @@ fn a_capture_that_is_late_is_given_up_if_its_node_is_there() {
         let late = BEGUN.plus_millis(CAPTURE_LIMIT_MILLIS);
         let early = UnixMillis(late.0 - 1);
         for store in STORES {
-            assert_eq!(care(&record, store, early), Care::Nothing);
+            assert_eq!(care(&record, Kept::ByNobody, store, early), Care::Nothing);
         }
-        assert_eq!(care(&record, ObjectStore::There, late), Care::GiveUp);
-        assert_eq!(care(&record, ObjectStore::Absent, late), Care::GiveUp);
-        assert_eq!(care(&record, ObjectStore::Unknown, late), Care::Nothing);
+        let care = |store| care(&record, Kept::ByNobody, store, late);
+        assert_eq!(care(ObjectStore::There), Care::GiveUp);
+        assert_eq!(care(ObjectStore::Absent), Care::GiveUp);
+        assert_eq!(care(ObjectStore::Unknown), Care::Nothing);
     }
 }
 
@@ -119,8 +127,10 @@ fn nothing_moves_back() {
             for hidden in [false, true] {
                 let record = snapshot(status, archive.clone());
                 let record = SnapshotRecord { hidden, ..record };
-                let nexts = [begun(&record), archived(&record, "u"), completed(&record)];
-                for next in nexts.into_iter().flatten() {
+                let [first, second] = [Kept::ByNobody, Kept::ByImages]
+                    .map(|kept| [begun(&record, kept), archived(&record, kept, "u")]);
+                let nexts = first.into_iter().chain(second).chain([completed(&record)]);
+                for next in nexts.flatten() {
                     assert!(status.is_ready() && next.status.is_ready());
                     assert!(rank(next.status) >= rank(status), "{next:?} after {record:?}");
                     assert_ne!(next, record);
@@ -133,15 +143,20 @@ fn nothing_moves_back() {
 #[test]
 fn an_upload_is_known_before_it_begins_and_completes_the_snapshot() {
     let record = snapshot(SnapshotStatus::LocalReady, Archival::Nothing);
-    let next = begun(&record).expect("the first time");
+    let kept = Kept::ByNobody;
+    let next = begun(&record, kept).expect("the first time");
     assert_eq!((next.status, &next.archive), (SnapshotStatus::LocalReady, &Archival::Begun));
-    assert_eq!(begun(&next), None);
-    let next = archived(&next, "s3://bucket/it").expect("the first time");
+    assert_eq!(begun(&next, kept), None);
+    let next = archived(&next, kept, "s3://bucket/it").expect("the first time");
     assert_eq!((next.status, &next.archive), (SnapshotStatus::Completed, &whole()));
-    assert_eq!(archived(&next, "again"), None);
+    assert_eq!(archived(&next, kept, "again"), None);
     let deleted = snapshot(SnapshotStatus::LocalReady, Archival::Begun);
     let deleted = SnapshotRecord { hidden: true, ..deleted };
-    assert_eq!((archived(&deleted, "late"), begun(&deleted)), (None, None));
+    assert_eq!((archived(&deleted, kept, "late"), begun(&deleted, kept)), (None, None));
+    let of_an_image = SnapshotRecord { archive: Archival::Nothing, ..deleted };
+    assert_eq!(begun(&of_an_image, kept), None);
+    let next = begun(&of_an_image, Kept::ByImages).expect("the first time");
+    assert!(archived(&next, Kept::ByImages, "s3://bucket/it").is_some());
 }
 
 #[test]

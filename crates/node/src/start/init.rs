@@ -1,8 +1,9 @@
 //! What a daemon is told when its sandbox boots: who it is, what it runs, and the secrets it has.
 
 use tarn_guest_api::{Environment, InitRequest, Limits, PROTOCOL, Secret};
-use tarn_host::ImageConfig;
-use tarn_types::{EndCause, FailedStep, Launch, SecretName, SecretValue, StartFailure};
+use tarn_types::{
+    EndCause, FailedStep, ImageConfig, Launch, SecretName, SecretValue, StartFailure,
+};
 
 use super::{Files, Source, base64, failed};
 use crate::{ledger::Entry, service::Shared};
@@ -16,7 +17,8 @@ pub(super) async fn init_request(
     entry: &Entry,
     source: &Source,
 ) -> Result<InitRequest, EndCause> {
-    let (launch, image) = (&entry.launch, &source.template.config);
+    let launch = &entry.launch;
+    let image = launch.image.config().unwrap_or(&source.template.config);
     let secrets = secrets(shared, entry, source).await?;
     // A later pair wins (spec 01 §10).
     let mut env = image.env.clone();

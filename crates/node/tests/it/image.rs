@@ -19,7 +19,7 @@ fn digest() -> ImageDigest {
 fn pinned() -> Launch {
     let pin = ImagePin { digest: digest(), source: Some(SOURCE.to_owned()) };
     let name = SOURCE.parse().expect("a good name");
-    Launch { image: BootImage { name, pin: Some(pin) }, named: true, ..launch() }
+    Launch { image: BootImage { name, pin: Some(pin), registered: None }, named: true, ..launch() }
 }
 
 async fn apply(world: &World, number: u8, generation: u64) {

@@ -11,8 +11,8 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tarn_host::{ImageConfig, StoredImage, Template};
-use tarn_types::{ByteSize, ImageDigest, UnixMillis};
+use tarn_host::{StoredImage, Template};
+use tarn_types::{ByteSize, ImageConfig, ImageDigest, UnixMillis};
 
 use crate::{
     durable,

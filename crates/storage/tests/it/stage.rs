@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tarn_host::{ImageConfig, Template};
+use tarn_host::Template;
 use tarn_storage::{HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, remove_all_mounts};
 use tarn_task::Tasks;
-use tarn_types::{BootId, ByteSize, InstanceTag, SandboxId};
+use tarn_types::{BootId, ByteSize, ImageConfig, InstanceTag, SandboxId};
 
 /// A data directory and a template.
 pub(crate) struct Stage {

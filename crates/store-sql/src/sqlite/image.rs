@@ -269,6 +269,6 @@ pub(super) async fn below_snapshots(readers: &SqlitePool) -> Result<Vec<BootImag
 }
 
 /// Writes whose name it is.
-fn scope(project: Option<&ProjectId>) -> &str {
+pub(super) fn scope(project: Option<&ProjectId>) -> &str {
     project.map_or("", ProjectId::as_str)
 }

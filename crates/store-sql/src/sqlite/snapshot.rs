@@ -214,7 +214,11 @@ pub(super) async fn list_unsettled(
 ) -> Result<Vec<SnapshotRecord>, StoreError> {
     let stored = sqlx::query_as(
         "SELECT id, format_version, record FROM snapshot
-         WHERE unsettled = 1 ORDER BY created_at, id",
+         WHERE unsettled = 1
+           AND (hidden = 0 OR id NOT IN (SELECT snapshot FROM image)
+                OR record ->> '$.status' IN ('in_progress', 'local_ready')
+                OR (record ->> '$.status' = 'completed' AND record ->> '$.archive.is' = 'begun'))
+         ORDER BY created_at, id",
     );
     all(stored.fetch_all(readers).await)
 }

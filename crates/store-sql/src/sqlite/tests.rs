@@ -27,7 +27,7 @@ fn unavailable<T: std::fmt::Debug>(got: Result<T, StoreError>) -> String {
 #[tokio::test]
 async fn a_full_disk_refuses_and_keeps_what_was_answered() {
     let directory = TempDir::new().expect("a directory");
-    let store = store(&directory, |options| options.pragma("max_page_count", "40")).await;
+    let store = store(&directory, |options| options.pragma("max_page_count", "60")).await;
     let value = "x".repeat(8000);
     let mut kept = 0;
     let refused = loop {

@@ -64,6 +64,7 @@ pub(crate) fn record(number: u32) -> SandboxRecord {
             max_pending_secs: None,
             restore: None,
             secret_names: Vec::new(),
+            template_id: None,
         },
         intent: Intent {
             generation: Generation::FIRST,

@@ -49,6 +49,7 @@ pub(super) fn record(number: u8) -> SandboxRecord {
             max_pending_secs: None,
             restore: None,
             secret_names: Vec::new(),
+            template_id: None,
         },
         intent: Intent {
             generation: Generation::FIRST,

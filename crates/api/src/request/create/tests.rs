@@ -187,7 +187,6 @@ const REFUSALS: &[(&str, &str, ErrorCode)] = &[
         "file_systems: ",
         NotSupported,
     ),
-    (r#"{"template_id":"t"}"#, "template_id: ", NotSupported),
     (r#"{"secret_names":["A","A-B"]}"#, "secret_names: no secret is named `A-B`", SecretNotFound),
     (r#"{"secret_names":[1]}"#, "secret_names[0]: must be a string", InvalidRequest),
     (r#"{"file_systems":[{}]}"#, "file_systems: ", NotSupported),

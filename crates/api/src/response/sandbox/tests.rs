@@ -30,6 +30,7 @@ fn record() -> SandboxRecord {
             max_pending_secs: None,
             restore: None,
             secret_names: Vec::new(),
+            template_id: None,
         },
         intent: Intent {
             generation: Generation::FIRST,
