@@ -2,9 +2,14 @@
 
 use instant_acme::{Account, AccountCredentials, ExternalAccountKey, NewAccount};
 use serde::{Deserialize, Serialize};
+use tarn_task::Tasks;
 use zeroize::Zeroizing;
 
-use crate::{AcmeConfig, AcmeError, file, http::AuthorityClient};
+use crate::{
+    AcmeConfig, AcmeError,
+    file::{self, blocking},
+    http::AuthorityClient,
+};
 
 /// What the authority says of an account that it has forgotten.
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
@@ -15,10 +20,11 @@ struct Stored {
     credentials: AccountCredentials,
 }
 
-/// Returns the account, which is made first if there is none with this directory. Blocks shortly.
+/// Returns the account, which is made first if there is none with this directory.
 pub(crate) async fn open(
     config: &AcmeConfig,
     client: &AuthorityClient,
+    tasks: &Tasks,
 ) -> Result<Account, AcmeError> {
     let path = config.dir.join("account.json");
     let failed = |step| {
@@ -27,7 +33,9 @@ pub(crate) async fn open(
     };
     let builder = Account::builder_with_http(client.boxed());
     let authority = |step| move |source| AcmeError::Authority { step, source };
-    let bytes = file::read(&path).map_err(failed("read"))?.map(Zeroizing::new);
+    let (own, unread) = (path.clone(), failed("read"));
+    let read = blocking(tasks, move || file::read(&own).map_err(unread)).await?;
+    let bytes = read.map(Zeroizing::new);
     let stored = bytes.and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
     if let Some(stored) = stored
         && stored.directory == config.directory
@@ -49,7 +57,8 @@ pub(crate) async fn open(
     let stored = Stored { directory: config.directory.clone(), credentials };
     let bytes = serde_json::to_vec_pretty(&stored).map(Zeroizing::new);
     let bytes = bytes.map_err(std::io::Error::other).map_err(failed("write"))?;
-    file::write(&path, &bytes).map_err(failed("write"))?;
+    let unwritten = failed("write");
+    blocking(tasks, move || file::write(&path, &bytes).map_err(unwritten)).await?;
     tracing::info!(acme.directory = %config.directory, "an account with the authority was made");
     Ok(account)
 }

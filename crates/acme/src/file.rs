@@ -7,6 +7,18 @@ use std::{
     path::Path,
 };
 
+use tarn_task::Tasks;
+
+use crate::AcmeError;
+
+/// Runs work with files where it holds nobody up.
+pub(crate) async fn blocking<T: Send + 'static>(
+    tasks: &Tasks,
+    work: impl FnOnce() -> Result<T, AcmeError> + Send + 'static,
+) -> Result<T, AcmeError> {
+    tasks.spawn_blocking(work).await.unwrap_or(Err(AcmeError::Panicked))
+}
+
 /// Makes the directory, if need be.
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {

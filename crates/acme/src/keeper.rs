@@ -9,14 +9,14 @@ use std::{
 
 use instant_acme::RenewalInfo;
 use tarn_task::{Clock, Entropy, Tasks};
-use tarn_tls::{Certificates, IssuedCertificate};
+use tarn_tls::{CertificateFiles, Certificates, IssuedCertificate};
 use tarn_types::UnixMillis;
 use tokio::time::timeout;
 
 use crate::{
     AcmeConfig, AcmeError, AcmeFailure, AcmeStanding, AcmeStats, account, certificate_id,
     error::chain,
-    file,
+    file::{self, blocking},
     http::AuthorityClient,
     order::order,
     proof::Shown,
@@ -94,11 +94,11 @@ impl AcmeKeeper {
             if self.clock.now() >= ask_at {
                 ask_at = tokio::select! {
                     () = tasks.stopping() => return,
-                    again = self.ask_advice(&mut standing) => again,
+                    again = self.ask_advice(&mut standing, tasks) => again,
                 };
             }
             let at = self.next_try(&standing, ordered_at);
-            self.note(&mut standing, at);
+            self.note(&mut standing, at, tasks).await;
             let wait = Duration::from_millis(at.millis_since(self.clock.now()));
             if wait.is_zero() {
                 match self.attempt(&mut standing, tasks).await {
@@ -136,7 +136,7 @@ impl AcmeKeeper {
     }
 
     /// Asks the authority when the certificate is to be renewed; returns when to ask again.
-    async fn ask_advice(&self, standing: &mut AcmeStanding) -> UnixMillis {
+    async fn ask_advice(&self, standing: &mut AcmeStanding, tasks: &Tasks) -> UnixMillis {
         let later = self.clock.now().plus_secs(ASK_MOST.as_secs());
         let Some(issued) = self.certificates.issued() else { return later };
         let is_ours = self.issued(issued, standing).fits;
@@ -149,7 +149,7 @@ impl AcmeKeeper {
         {
             return known.ask_again;
         }
-        match timeout(TRY_DEADLINE, self.advice()).await {
+        match timeout(TRY_DEADLINE, self.advice(tasks)).await {
             Ok(Ok(Some((info, again)))) => {
                 let window = &info.suggested_window;
                 let millis = |at: i128| UnixMillis(i64::try_from(at / 1_000_000).unwrap_or(0));
@@ -178,10 +178,10 @@ impl AcmeKeeper {
         }
     }
 
-    async fn advice(&self) -> Result<Option<(RenewalInfo, Duration)>, AcmeError> {
+    async fn advice(&self, tasks: &Tasks) -> Result<Option<(RenewalInfo, Duration)>, AcmeError> {
         let der = self.certificates.issued_der();
         let Some(id) = der.and_then(|der| certificate_id::of(&der)) else { return Ok(None) };
-        let account = account::open(&self.config, &self.client).await?;
+        let account = account::open(&self.config, &self.client, tasks).await?;
         match account.renewal_info(&id).await {
             Ok(info) => Ok(Some(info)),
             Err(instant_acme::Error::Unsupported(_)) => Ok(None),
@@ -194,7 +194,7 @@ impl AcmeKeeper {
         let mut shown = Shown::default();
         let tried = tokio::select! {
             () = tasks.stopping() => None,
-            tried = timeout(TRY_DEADLINE, self.issue(&mut shown)) => Some(tried),
+            tried = timeout(TRY_DEADLINE, self.issue(&mut shown, tasks)) => Some(tried),
         };
         shown.clear(&self.config.proof).await;
         let outcome = match tried {
@@ -242,28 +242,21 @@ impl AcmeKeeper {
         standing.failure = Some(AcmeFailure { not_before, ..AcmeFailure::new(count, at, &error) });
     }
 
-    async fn issue(&self, shown: &mut Shown) -> Result<(), AcmeError> {
-        let account = account::open(&self.config, &self.client).await?;
+    async fn issue(&self, shown: &mut Shown, tasks: &Tasks) -> Result<(), AcmeError> {
+        let account = account::open(&self.config, &self.client, tasks).await?;
         let pem = order(&account, &self.config, &self.certificates, shown).await?;
-        let files = self.config.files();
-        let next = files.certificate.with_extension("next");
-        let write = |path: &Path| {
-            let path = path.to_owned();
-            move |source| AcmeError::File { step: "write", path, source }
-        };
-        file::write(&next, pem.as_bytes()).map_err(write(&next))?;
-        // What cannot be served with takes no good one's place.
-        let draft = tarn_tls::CertificateFiles { certificate: next.clone(), key: next.clone() };
-        draft.check(self.clock.now()).map_err(|source| AcmeError::Unusable { source })?;
-        std::fs::rename(&next, &files.certificate).map_err(write(&files.certificate))?;
-        self.certificates.reload().map_err(|source| AcmeError::Unusable { source })
+        let (files, now) = (self.config.files(), self.clock.now());
+        let certificates = self.certificates.clone();
+        blocking(tasks, move || keep(&files, &pem, &certificates, now)).await
     }
 
     /// Leaves word of how it stands.
-    fn note(&self, standing: &mut AcmeStanding, next_try: UnixMillis) {
+    async fn note(&self, standing: &mut AcmeStanding, next_try: UnixMillis, tasks: &Tasks) {
         self.stats.next_try_ms.store(next_try.0, Relaxed);
         standing.next_try = Some(next_try);
-        if let Err(error) = standing.write(&self.config.dir) {
+        let (standing, dir) = (standing.clone(), self.config.dir.clone());
+        let kept = blocking(tasks, move || Ok(standing.write(&dir)?)).await;
+        if let Err(error) = kept {
             tracing::warn!(error = chain(&error), "the state of the certificate is not kept");
         }
     }
@@ -277,6 +270,26 @@ impl fmt::Debug for AcmeKeeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AcmeKeeper").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// Writes key and chain where they are served from. What cannot be served with takes no good one's
+/// place.
+fn keep(
+    files: &CertificateFiles,
+    pem: &str,
+    certificates: &Certificates,
+    now: UnixMillis,
+) -> Result<(), AcmeError> {
+    let unwritten = |path: &Path| {
+        let path = path.to_owned();
+        move |source| AcmeError::File { step: "write", path, source }
+    };
+    let next = files.certificate.with_extension("next");
+    file::write(&next, pem.as_bytes()).map_err(unwritten(&next))?;
+    let draft = CertificateFiles { certificate: next.clone(), key: next.clone() };
+    draft.check(now).map_err(|source| AcmeError::Unusable { source })?;
+    std::fs::rename(&next, &files.certificate).map_err(unwritten(&files.certificate))?;
+    certificates.reload().map_err(|source| AcmeError::Unusable { source })
 }
 
 fn make_dir(path: &Path) -> Result<(), AcmeError> {
