@@ -100,7 +100,7 @@ class Server:
             # Really allocated, and several servers live at once.
             "pool": {"initial_mb": 2048, "max_mb": 3072},
             # Where it is what is tested, a module asks for it.
-            "prestart": {"most": 0},
+            "prestart": {"most": 0, "restores": 0},
             # An unknown name is no reason to ask the internet.
             "images": {"pull": False},
             "dns": {"upstream": [self._dns or "127.0.0.1:9"]},

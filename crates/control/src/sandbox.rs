@@ -356,10 +356,18 @@ impl Control {
         Ok(seen)
     }
 
-    /// Takes a sandbox that its node has started ahead, if there is one like it.
+    /// Takes a sandbox that its node has started ahead, or made ready for the restore, if there is
+    /// one like it.
     async fn reserve(&self, spec: &SandboxSpec, placement: &Placement) -> Option<SandboxId> {
-        let (Placement::On(node), None) = (placement, &spec.restore) else { return None };
-        self.node(node)?.reserve(&spec.image, &spec.resources).await
+        let Placement::On(node) = placement else { return None };
+        let node = self.node(node)?;
+        match &spec.restore {
+            None => node.reserve(&spec.image, &spec.resources).await,
+            Some(restore) if restore.kind == SnapshotKind::Memory => {
+                node.reserve_stage(&restore.snapshot).await
+            }
+            Some(_) => None,
+        }
     }
 
     fn new_record(

@@ -42,8 +42,8 @@ pub use self::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
     ToAll,
-    /// It is made for a copy.
-    ToNobody,
+    /// It is made for so many copies.
+    ToNobody(u32),
     /// It is made for an image.
     AsImage,
 }
@@ -56,7 +56,14 @@ impl Shown {
     fn lasting(self) -> Lasting {
         match self {
             Self::ToAll | Self::AsImage => Lasting::Always,
-            Self::ToNobody => Lasting::Boot,
+            Self::ToNobody(_) => Lasting::Boot,
+        }
+    }
+
+    fn copies(self) -> u32 {
+        match self {
+            Self::ToAll | Self::AsImage => 0,
+            Self::ToNobody(copies) => copies,
         }
     }
 }
@@ -224,6 +231,7 @@ impl Control {
             sandbox: sandbox.clone(),
             kind,
             lasting: shown.lasting(),
+            copies: shown.copies(),
         };
         let told = node.capture(order).await;
         // The snapshot is there now whatever fails here: the reconciler looks after it.

@@ -103,6 +103,9 @@ pub struct CaptureOrder {
     pub kind: SnapshotKind,
     /// What it shall outlast.
     pub lasting: Lasting,
+    /// How many sandboxes are restored from it at once, as soon as it is there.
+    #[serde(default)]
+    pub copies: u32,
 }
 
 /// What became of a [`CaptureOrder`].
@@ -263,6 +266,10 @@ pub trait Node: Send + Sync + 'static {
     /// Takes a sandbox that the node has started ahead, if it has one of that image and shape. Its
     /// id is the caller's to create a sandbox under, on this node and in that image and shape.
     async fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<SandboxId>;
+
+    /// Takes what the node has made ready for a restore from a snapshot of memory, if it has. Its id
+    /// is the caller's to restore a sandbox under, from that snapshot, on this node.
+    async fn reserve_stage(&self, snapshot: &SnapshotId) -> Option<SandboxId>;
 
     /// Gives back what was reserved for a sandbox that is not created after all.
     async fn give_back(&self, id: &SandboxId);

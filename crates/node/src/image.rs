@@ -75,6 +75,7 @@ pub(crate) async fn find_template(
 pub(crate) async fn in_use(shared: &Shared) -> Result<BTreeSet<ImageDigest>, String> {
     // What is only wanted yet comes before what is written: nothing moves the other way.
     let mut digests: Vec<String> = shared.prestarts.templates();
+    digests.extend(shared.stages.templates());
     for handle in shared.handles.read().values() {
         let wanted = handle.wanted.borrow();
         let launch = wanted.intent.as_ref().and_then(|intent| match &intent.target {

@@ -20,6 +20,7 @@ mod resize;
 mod room;
 mod sandbox;
 mod service;
+mod stage;
 mod start;
 mod suspend;
 
@@ -30,3 +31,4 @@ pub use ledger::LedgerError;
 pub use log::LogRate;
 pub use prestart::{PrestartConfig, PrestartCounts};
 pub use service::{NodeConfig, NodeParts, NodeService, NodeStartError};
+pub use stage::StageCounts;

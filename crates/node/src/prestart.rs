@@ -272,6 +272,12 @@ impl Prestarts {
         }
     }
 
+    /// Says whether one is being made that somebody waits for.
+    pub(crate) fn is_making(&self) -> bool {
+        let shelf = self.shelf.lock();
+        shelf.making > 0 || shelf.building.iter().any(|building| building.promised)
+    }
+
     fn is_promised(&self, id: &SandboxId) -> bool {
         let shelf = self.shelf.lock();
         shelf.building.iter().any(|building| building.id == *id && building.promised)
@@ -476,9 +482,7 @@ async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
         }
     }
     let short = *shared.room.borrow() == Room::Short;
-    let disk = shared.parts.layers.space().await.is_ok_and(|space| {
-        space.available.bytes() > space.total.bytes() / 100 * DISK_RESERVE_PERCENT
-    });
+    let disk = has_disk(shared).await;
     let cores = shared.config.cpu.milli() / 1000;
     Surroundings {
         targets: shapes.into_iter().zip(targets).collect(),
@@ -486,6 +490,13 @@ async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
         may_build: disk && !short && !shared.parts.tasks.is_stopping(),
         cores: usize::try_from(cores.clamp(1, MOST_CORES)).unwrap_or(1),
     }
+}
+
+/// Says whether the pool has room for what nobody has asked for.
+pub(crate) async fn has_disk(shared: &Shared) -> bool {
+    shared.parts.layers.space().await.is_ok_and(|space| {
+        space.available.bytes() > space.total.bytes() / 100 * DISK_RESERVE_PERCENT
+    })
 }
 
 async fn build(shared: &Arc<Shared>, id: SandboxId, shape: Shape) {

@@ -30,6 +30,7 @@ use crate::{
     resize::Fitted,
     room::Room,
     service::Shared,
+    stage,
     start::{chain, clean, failed, start},
     suspend::{Warm, Why, report_capture},
 };
@@ -450,7 +451,9 @@ impl SandboxTask {
     /// ended its capture, too.
     pub(crate) async fn clean(&mut self) {
         let ended = self.is_ended();
-        let mut cleaned = clean(&self.shared, &mut self.entry).await;
+        // Under its id, it would be taken for the sandbox's own.
+        let withdrawn = stage::withdraw(&self.shared, &self.entry.id).await;
+        let mut cleaned = withdrawn.and(clean(&self.shared, &mut self.entry).await);
         if cleaned.is_ok() && ended {
             let discarded = self.shared.parts.captures.discard(self.entry.id.as_str()).await;
             cleaned = discarded.map_err(|bad| chain(&bad));

@@ -20,6 +20,7 @@ use tarn_node_api::{
 };
 use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
+use tarn_scheduler::StageRule;
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
     BootId, BootImage, ByteSize, Generation, ImageDigest, MilliCpu, NetworkLog, NodeId, Observed,
@@ -41,6 +42,7 @@ use crate::{
     prestart::{self, PrestartConfig, PrestartCounts, Prestarts},
     room::{self, Room},
     sandbox::SandboxTask,
+    stage::{self, StageCounts, Stages},
     start::chain,
     suspend::report_capture,
 };
@@ -73,6 +75,8 @@ pub struct NodeConfig {
     pub log_rate: LogRate,
     /// How many sandboxes are started before anybody asks.
     pub prestart: PrestartConfig,
+    /// How much is made ready before anybody restores memory.
+    pub stages: StageRule,
 }
 
 /// What a node works with.
@@ -147,6 +151,8 @@ pub(crate) struct Shared {
     pub(crate) transfers: Transfers,
     /// What was started before anybody asked.
     pub(crate) prestarts: Prestarts,
+    /// What was made ready for restores.
+    pub(crate) stages: Stages,
 }
 
 // === impl Shared ===
@@ -216,6 +222,7 @@ impl NodeService {
             log_room: Arc::new(Semaphore::new(log::ROOM)),
             transfers: Transfers::new(),
             prestarts: Prestarts::default(),
+            stages: Stages::default(),
         }));
         room::first_look(&node.0).await;
         adopt::adopt_all(&node.0).await?;
@@ -225,6 +232,11 @@ impl NodeService {
         if ahead.rule.most > 0 {
             let keep = prestart::keep(Arc::clone(&node.0), ahead);
             drop(node.0.parts.tasks.spawn("prestart_keeper", keep));
+        }
+        let stages = node.0.config.stages;
+        if stages.most > 0 && node.0.parts.runtime.capabilities().memory_snapshots {
+            let keep = stage::keep(Arc::clone(&node.0), stages);
+            drop(node.0.parts.tasks.spawn("stage_keeper", keep));
         }
         Ok(node)
     }
@@ -239,6 +251,12 @@ impl NodeService {
     #[must_use]
     pub fn prestart_counts(&self) -> PrestartCounts {
         self.0.prestarts.counts()
+    }
+
+    /// Returns what became of what was made ready for restores.
+    #[must_use]
+    pub fn stage_counts(&self) -> StageCounts {
+        self.0.stages.counts()
     }
 
     fn listen(&self, mut events: mpsc::Receiver<RuntimeEvent>) {
@@ -368,8 +386,16 @@ impl Node for NodeService {
         prestart::reserve(&self.0, image, resources).await
     }
 
+    async fn reserve_stage(&self, snapshot: &SnapshotId) -> Option<SandboxId> {
+        if self.0.config.stages.most == 0 || self.0.parts.tasks.is_stopping() {
+            return None;
+        }
+        stage::reserve(&self.0, snapshot).await
+    }
+
     async fn give_back(&self, id: &SandboxId) {
         self.0.prestarts.give_back(id);
+        self.0.stages.give_back(id);
     }
 
     fn resizes(&self) -> bool {
@@ -469,6 +495,7 @@ impl Node for NodeService {
         }
         self.0.transfers.cancel(snapshot);
         self.0.fitting.lock().remove(snapshot);
+        self.0.stages.forget(snapshot.as_str());
         let discarded = self.0.parts.captures.discard(snapshot.as_str()).await;
         discarded.map_err(|bad| DiscardError { detail: chain(&bad) })
     }

@@ -25,6 +25,7 @@ use crate::{
     ledger::{Durability, Entry, Kept},
     prestart::Ready,
     service::Shared,
+    stage::{self, Stage},
 };
 
 /// How long a daemon may take from the runtime's start to its first answer.
@@ -177,8 +178,19 @@ async fn build_once(
 ) -> Result<Endpoint, EndCause> {
     let _making = shared.prestarts.making();
     let mut steps = Steps::begin();
-    let (rootfs, slot) = place(shared, entry, source).await?;
-    steps.end(&entry.id, "layer and slot");
+    let (rootfs, slot) = match take_stage(shared, entry, source).await {
+        Some(stage) => {
+            steps.end(&entry.id, "what was made before");
+            let placed = move_in(shared, entry, stage).await?;
+            steps.end(&entry.id, "policy");
+            placed
+        }
+        None => {
+            let placed = place(shared, entry, source).await?;
+            steps.end(&entry.id, "layer and slot");
+            placed
+        }
+    };
     let spec = runtime_spec(shared, entry, &rootfs, &slot);
     let write = async {
         match written {
@@ -193,6 +205,40 @@ async fn build_once(
     let (started, endpoint) = ran?;
     entry.started = Some(started);
     Ok(endpoint)
+}
+
+/// Takes the stage that was made under a sandbox's id. What is not what the sandbox is restored
+/// into is removed, and all is made anew.
+async fn take_stage(shared: &Shared, entry: &Entry, source: &Source) -> Option<Stage> {
+    let mut stage = stage::take(shared, &entry.id).await?;
+    let fits = source.capture_of(entry) == Some(&stage.capture)
+        && stage.entry.launch.resources == entry.launch.resources
+        && stage.entry.template.as_ref() == Some(&source.template.digest)
+        && stage.entry.tarnd == entry.tarnd;
+    if fits {
+        return Some(stage);
+    }
+    tracing::info!(sandbox.id = %entry.id, "what was made ready is not what is asked for");
+    if let Err(trouble) = clean(shared, &mut stage.entry).await {
+        // What is built now meets it, and says so.
+        tracing::warn!(sandbox.id = %entry.id, trouble, "and it is not removed");
+    }
+    None
+}
+
+/// Makes a stage a sandbox's. Its policy is in force before anything is in it.
+async fn move_in(
+    shared: &Shared,
+    entry: &mut Entry,
+    stage: Stage,
+) -> Result<(RootFs, Slot), EndCause> {
+    entry.slot = Some(stage.slot.id);
+    if entry.launch.egress != EgressPolicy::CLOSED {
+        let policy = &entry.launch.egress;
+        let set = shared.parts.slots.set_policy(stage.slot.id, &entry.id, policy).await;
+        set.map_err(|bad| failed(FailedStep::Slot, &bad))?;
+    }
+    Ok((stage.rootfs, stage.slot))
 }
 
 /// Brings a suspended sandbox back from its capture, or boots it from its layer. On failure
@@ -306,6 +352,28 @@ impl Source {
     /// Finds the template that a launch names.
     pub(crate) async fn of_template(shared: &Shared, launch: &Launch) -> Result<Self, EndCause> {
         Ok(Self { template: find_template(shared, launch).await?, files: Files::New })
+    }
+
+    /// Finds what a capture of memory was made over, and what its maker wrote down.
+    pub(crate) async fn of_memory(shared: &Shared, name: &str) -> Result<(Self, Note), String> {
+        let (capture, note) = open_capture(shared, name).await?;
+        if note.kind != SnapshotKind::Memory {
+            return Err("it holds no memory".to_owned());
+        }
+        let template = shared.parts.images.resolve_digest(&note.template, note.image_name()).await;
+        let template = template.map_err(|bad| chain(&bad))?;
+        let (held, continues) = (Box::new(note.clone()), Continues::Copy);
+        let files = Files::Captured { capture, note: held, continues };
+        Ok((Self { template, files }, note))
+    }
+
+    /// Returns the name of the capture whose memory a sandbox is restored from.
+    fn capture_of<'a>(&self, entry: &'a Entry) -> Option<&'a str> {
+        match self.memory()?.2 {
+            Continues::Suspended => Some(entry.id.as_str()),
+            Continues::Copy => Some(entry.launch.restore.as_ref()?.snapshot.as_str()),
+            Continues::Itself => None,
+        }
     }
 
     pub(crate) fn digest(&self) -> &str {

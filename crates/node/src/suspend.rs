@@ -28,6 +28,7 @@ use crate::{
     room::STOOD_STILL,
     sandbox::{Past, SandboxTask},
     service::Shared,
+    stage,
     start::{chain, clean, resume_cold},
 };
 
@@ -203,7 +204,8 @@ impl SandboxTask {
     async fn keep_warm_or_drop(&mut self, daemon: SocketAddr) {
         let keep = self.shared.config.keep_warm;
         if keep.is_zero() || is_short(self.shared.parts.memory.read()) {
-            return self.clean().await;
+            self.clean().await;
+            return self.expect_resume();
         }
         // They are paused, and stay so whoever dies.
         self.warm = Some(Warm { since: Instant::now(), daemon });
@@ -223,6 +225,15 @@ impl SandboxTask {
         // As long as the ledger says that it runs, its processes are all that there is of it.
         if !self.is_unsaved() {
             self.clean().await;
+            self.expect_resume();
+        }
+    }
+
+    /// Has something made ready for the resume of a sandbox whose processes are gone.
+    fn expect_resume(&self) {
+        let captured = self.entry.kept() == Some(Kept::Capture);
+        if captured && self.is(&Past::Settled) {
+            self.shared.stages.note_suspended(&self.entry.id);
         }
     }
 
@@ -370,6 +381,12 @@ impl SandboxTask {
             Ok(draft) => {
                 let commit = async move {
                     let outcome = capture::commit(&shared, draft, order.lasting).await;
+                    if outcome.is_ok() && order.kind == SnapshotKind::Memory {
+                        match order.copies {
+                            0 => shared.stages.note_taken(&order.snapshot),
+                            copies => stage::begin_copies(&shared, &order.snapshot, copies),
+                        }
+                    }
                     report_capture(&shared, &order, outcome).await;
                 };
                 drop(self.shared.parts.tasks.spawn("snapshot_commit", commit));

@@ -70,6 +70,8 @@ pub(crate) struct Runsc {
 pub(crate) enum Origin {
     /// It waits for its start.
     Nothing,
+    /// It waits for a memory image.
+    Later,
     /// It goes on from the memory image in a directory.
     Image(PathBuf),
 }
@@ -125,7 +127,7 @@ impl Runsc {
     ) -> std::io::Result<Child> {
         let bundle = joined("--bundle=", &self.paths.bundle(id));
         let words = match origin {
-            Origin::Nothing => vec!["create".into(), bundle, id.as_str().into()],
+            Origin::Nothing | Origin::Later => vec!["create".into(), bundle, id.as_str().into()],
             Origin::Image(image) => vec![
                 "restore".into(),
                 "--detach".into(),
@@ -144,6 +146,14 @@ impl Runsc {
     /// ends it (see [`crate::straggler`]).
     pub(crate) fn spawn_start(&self, id: &SandboxId) -> std::io::Result<Child> {
         self.command(id, &["start".into(), id.as_str().into()]).spawn()
+    }
+
+    /// Spawns the command that restores an image into a sandbox that was made for one.
+    ///
+    /// It is told no bundle: where it finds no sandbox, it must not make one outside the cgroups.
+    pub(crate) fn spawn_filling(&self, id: &SandboxId, image: &Path) -> std::io::Result<Child> {
+        let image = joined("--image-path=", image);
+        self.command(id, &["restore".into(), "--detach".into(), image, id.as_str().into()]).spawn()
     }
 
     /// Waits for a command's success.

@@ -89,6 +89,8 @@ pub struct GvisorRuntime {
 struct Known {
     spec: Arc<RuntimeSpec>,
     running: Option<Running>,
+    /// Whether it waits for an image.
+    staged: bool,
 }
 
 /// One that was started.
@@ -98,6 +100,15 @@ struct Running {
     /// Takes what the memory's bounds are to be.
     wishes: mpsc::Sender<Rebound>,
     control: Arc<Control>,
+}
+
+/// When that was made which an image is restored into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// By the restore.
+    Now,
+    /// By a stage.
+    Before,
 }
 
 /// How a running sandbox came under our eyes.
@@ -178,7 +189,7 @@ impl GvisorRuntime {
         let spawned = blocking(&self.tasks, move || {
             bundle::write(&paths, &spec, &limits)?;
             cgroup.create(&limits)?;
-            if matches!(origin, Origin::Image(_)) {
+            if !matches!(origin, Origin::Nothing) {
                 bundle::mark_from_image(&paths, &spec.id)?;
                 // For what reading needs besides the memory that is read. The watch takes it back.
                 cgroup.memory().set_limit(limits.memory.hard.saturating_add(LOAN))?;
@@ -206,27 +217,71 @@ impl GvisorRuntime {
         }
     }
 
-    async fn create_claimed(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
-        let child = self.spawn_making(spec, Origin::Nothing).await?;
-        let call = Call { step: "create", id: &spec.id, limit: self.config.deadlines.create };
-        self.runsc.finish(&call, child).await
+    /// Makes one that waits, for its start or for an image.
+    async fn make_waiting(&self, spec: &RuntimeSpec, origin: Origin) -> Result<(), RuntimeError> {
+        // One that nobody waits for gets on slowly on a busy machine, and holds up nobody.
+        let _turn = match spec.share {
+            CpuShare::Own => Some(self.turns.acquire().await),
+            CpuShare::Least => None,
+        };
+        self.claim(spec)?;
+        let staged = matches!(origin, Origin::Later);
+        // Before it is there, so that it can be promoted meanwhile.
+        let known = Known { spec: Arc::new(spec.clone()), running: None, staged };
+        self.known.lock().insert(spec.id.clone(), known);
+        let made = async {
+            let child = self.spawn_making(spec, origin).await?;
+            let step = if staged { "stage" } else { "create" };
+            let call = Call { step, id: &spec.id, limit: self.config.deadlines.create };
+            self.runsc.finish(&call, child).await
+        };
+        let made = made.await;
+        if made.is_err() {
+            self.undo(&spec.id).await;
+        }
+        made
+    }
+
+    /// Says whether one was made for an image; it is the caller's from now on.
+    fn take_staged(&self, id: &SandboxId) -> bool {
+        let mut known = self.known.lock();
+        known.get_mut(id).is_some_and(|known| std::mem::take(&mut known.staged))
     }
 
     async fn restore_claimed(
         &self,
         spec: &RuntimeSpec,
         image: &Path,
+        made: Made,
     ) -> Result<Started, RuntimeError> {
         let (step, id) = ("restore", &spec.id);
         let memory = image::memory(image).map_err(host("read the image", id))?;
         if let Some(detail) = image::too_large(memory, Limits::of(spec).memory) {
             return Err(RuntimeError::Backend { step, id: id.clone(), detail });
         }
-        let child = self.spawn_making(spec, Origin::Image(image.to_owned())).await?;
+        let child = match made {
+            Made::Now => self.spawn_making(spec, Origin::Image(image.to_owned())).await?,
+            Made::Before => self.spawn_filling(spec, image).await?,
+        };
         let limit = image::deadline(self.config.deadlines.restore, memory);
         self.runsc.finish(&Call { step, id, limit }, child).await?;
         let sighting = Sighting { round: Round::inherited(), standing: Standing::Running };
         self.watch_started(step, &Arc::new(spec.clone()), sighting)
+    }
+
+    /// Spawns the command that brings an image into what was made for one.
+    async fn spawn_filling(&self, spec: &RuntimeSpec, image: &Path) -> Result<Child, RuntimeError> {
+        let (step, id) = ("restore", &spec.id);
+        if !self.is_created(id)? {
+            let detail = "what it was to be restored into has ended".to_owned();
+            return Err(RuntimeError::Backend { step, id: id.clone(), detail });
+        }
+        // It may have been made at a time when nobody waited for it.
+        let cgroup = self.living(id)?;
+        cgroup.set_cpu_share(&Limits::of(spec)).map_err(host(step, id))?;
+        let (runsc, sandbox, image) = (self.runsc.clone(), id.clone(), image.to_owned());
+        let spawned = blocking(&self.tasks, move || runsc.spawn_filling(&sandbox, &image)).await;
+        spawned.map_err(host(step, id))
     }
 
     /// Watches a sandbox that a command has just started.
@@ -325,7 +380,7 @@ impl GvisorRuntime {
         });
         let watch = self.tasks.spawn("gvisor-watch", watch.run(sighting.round));
         let running = Some(Running { watch, wishes, control });
-        let known = Known { spec: Arc::clone(spec), running };
+        let known = Known { spec: Arc::clone(spec), running, staged: false };
         self.known.lock().insert(id.clone(), known);
         let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);
         Ok(Some(Started { daemon, pid, pid_started }))
@@ -417,25 +472,17 @@ impl Runtime for GvisorRuntime {
     }
 
     async fn create(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
-        // One that nobody waits for gets on slowly on a busy machine, and holds up nobody.
-        let _turn = match spec.share {
-            CpuShare::Own => Some(self.turns.acquire().await),
-            CpuShare::Least => None,
-        };
-        self.claim(spec)?;
-        // Before it is there, so that it can be promoted meanwhile.
-        let known = Known { spec: Arc::new(spec.clone()), running: None };
-        self.known.lock().insert(spec.id.clone(), known);
-        if let Err(error) = self.create_claimed(spec).await {
-            self.undo(&spec.id).await;
-            return Err(error);
-        }
-        Ok(())
+        self.make_waiting(spec, Origin::Nothing).await
     }
 
     async fn start(&self, id: &SandboxId) -> Result<Started, RuntimeError> {
         let known = self.known.lock().get(id).map(|known| Arc::clone(&known.spec));
         let spec = known.ok_or_else(|| RuntimeError::NotFound { id: id.clone() })?;
+        let from_image = bundle::is_from_image(&self.remains.paths, id);
+        if from_image.map_err(host("read the bundle", id))? {
+            let detail = "it waits for a memory image".to_owned();
+            return Err(RuntimeError::Backend { step: "start", id: id.clone(), detail });
+        }
         let (runsc, sandbox) = (self.runsc.clone(), id.clone());
         let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox)).await;
         let child = spawned.map_err(host("start", id))?;
@@ -517,7 +564,7 @@ impl Runtime for GvisorRuntime {
                     return Ok(Adopted::Gone);
                 }
                 let id = spec.id.clone();
-                self.known.lock().insert(id, Known { spec, running: None });
+                self.known.lock().insert(id, Known { spec, running: None, staged: false });
                 Ok(Adopted::Created)
             }
             BackendStatus::Other => Ok(Adopted::Gone),
@@ -558,13 +605,23 @@ impl Runtime for GvisorRuntime {
     }
 
     async fn restore(&self, spec: &RuntimeSpec, image: &Path) -> Result<Started, RuntimeError> {
-        let _turn = self.turns.acquire().await;
-        self.claim(spec)?;
-        let restored = self.restore_claimed(spec, image).await;
+        let made = if self.take_staged(&spec.id) { Made::Before } else { Made::Now };
+        let _turn = match made {
+            Made::Before => None,
+            Made::Now => Some(self.turns.acquire().await),
+        };
+        if made == Made::Now {
+            self.claim(spec)?;
+        }
+        let restored = self.restore_claimed(spec, image, made).await;
         if restored.is_err() {
             self.undo(&spec.id).await;
         }
         restored
+    }
+
+    async fn stage(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        self.make_waiting(spec, Origin::Later).await
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {

@@ -68,6 +68,12 @@ const STUCK_LIMIT: Duration = Duration::from_secs(2);
 /// then the disk is slow, and nothing inside is to blame or to be ended.
 const WRITING_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long room is left for the pages of an image that was just written. Most images are read at
+/// once, by copies and restores, and what is pushed out is read from the disk again: 200 ms for each
+/// GiB. Meanwhile the sandbox is looked at, since the alarm does not tell its own pages from those.
+const IMAGE_KEPT: Duration = Duration::from_secs(10);
+const IMAGE_PAUSE: Duration = Duration::from_millis(40);
+
 /// What is used of a loan must be back by then: it is the host's memory.
 const LOAN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -97,6 +103,8 @@ pub(crate) struct Round {
     announcements: u32,
     /// The loans at the last announcement.
     announced_loans: u32,
+    /// It was lent room for an image, and has not needed it for itself.
+    image: bool,
 }
 
 /// What to do now.
@@ -152,6 +160,10 @@ impl Round {
         if self.is_lost(bounds, reading, elapsed) {
             return Verdict { announce: false, limit: None, then: Then::GiveUp };
         }
+        self.image &= !reading.stuck && reading.demand < bounds.soft && elapsed < IMAGE_KEPT;
+        if self.image {
+            return Verdict { announce: false, limit: None, then: Then::Again(IMAGE_PAUSE) };
+        }
         if reading.stuck && reading.waits_for_disk(bounds) {
             let limit = self.lend(bounds);
             return Verdict { announce: false, limit, then: Then::Again(WRITING_PAUSE) };
@@ -169,6 +181,11 @@ impl Round {
     /// The first round after a restart of the server: a loan may be out that nobody remembers.
     pub(crate) fn inherited() -> Self {
         Self { loans: 1, first_over: Some(Duration::ZERO), ..Self::default() }
+    }
+
+    /// The first round after a pause: room may be lent for an image.
+    pub(crate) fn after_pause() -> Self {
+        Self { image: true, ..Self::inherited() }
     }
 
     /// Records that all loans are back.
@@ -383,6 +400,25 @@ mod tests {
         let steps = [(0, 300, false), (6000, 348, false), (6100, 349, false), (11_099, 349, false)];
         assert_eq!(run(&steps), ["!+64 5", "! 100", "!+128 100", "! 100"]);
         assert_eq!(run(&[&steps[..3], &[(11_100, 349, false)]].concat())[3], " END");
+    }
+
+    #[test]
+    fn room_for_an_image_is_left_for_a_while_unless_it_is_needed() {
+        let mut round = Round::after_pause();
+        let mut judge = |demand: u64, stuck, millis| {
+            let reading = Reading { usage: 500 * MIB, demand: demand * MIB, stuck };
+            write(&round.judge(BOUNDS, reading, Duration::from_millis(millis)))
+        };
+        assert_eq!([judge(200, false, 0), judge(283, false, 9999)], [" 40", " 40"]);
+        assert_eq!([judge(200, false, 10_000), judge(200, false, 10_001)], ["- ok", "- ok"]);
+        for (demand, stuck, first) in [(284, false, "! 5"), (200, true, "+128 10")] {
+            let mut round = Round::after_pause();
+            let reading = |demand: u64, stuck| Reading { usage: 0, demand: demand * MIB, stuck };
+            let verdict = round.judge(BOUNDS, reading(demand, stuck), Duration::ZERO);
+            assert_eq!(write(&verdict), first, "{demand} {stuck}");
+            let verdict = round.judge(BOUNDS, reading(200, false), Duration::from_millis(9));
+            assert_eq!(write(&verdict), "- ok", "{demand} {stuck}");
+        }
     }
 
     #[test]

@@ -127,8 +127,8 @@ impl Watch {
                         _ = self.sentry.ended() => return self.cause(),
                         () = self.stand_by(&mut alarm) => {}
                     }
-                    // Whatever was lent meanwhile is taken back.
-                    round = Round::inherited();
+                    // Whatever was lent meanwhile is taken back, in time.
+                    round = Round::after_pause();
                 }
                 wish = next(&mut wishes) => self.heed(wish, &round, &mut alarm).await,
                 () = ring(&mut alarm) => round = Round::default(),

@@ -294,9 +294,20 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`Runtime::start`]: id, root path, namespace, address and limits are the spec's, all else is
     /// the image's. It runs and is watched when this returns. A failure leaves nothing behind.
     ///
+    /// One that was staged under that id is used, and the spec must be what it was staged with, but
+    /// for the share.
+    ///
     /// # Errors
-    /// Fails when the backend fails, or has the id already.
+    /// Fails when the backend fails, or has the id already and it was not staged.
     async fn restore(&self, spec: &RuntimeSpec, image: &Path) -> Result<Started, RuntimeError>;
+
+    /// Makes what a memory image is going to be restored into, which makes that [`Runtime::restore`]
+    /// quicker. The image need not be there yet, but all that it needs of the root file system must
+    /// be. Short of its restore it has no programs, cannot be started, and is not adopted.
+    ///
+    /// # Errors
+    /// Fails when the backend fails, or has the id already. A failure leaves nothing behind.
+    async fn stage(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError>;
 
     /// Returns what a sandbox uses.
     ///

@@ -140,6 +140,10 @@ impl Runtime for SimRuntime {
         self.host.restore(spec, image, &self.watch).await
     }
 
+    async fn stage(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        self.host.stage(spec).await
+    }
+
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
         self.host.stats(id)
     }

@@ -6,9 +6,11 @@
 
 mod pool;
 mod prestart;
+mod stage;
 
 pub use pool::{PoolPlace, PoolPlan, PoolRule, pool};
 pub use prestart::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
+pub use stage::{StageDemand, StageRule, stages};
 use tarn_types::{ByteSize, MilliCpu, NodeId, PendingReason, Resources};
 
 /// The numbers of the admission rule; all are configuration.

@@ -54,7 +54,8 @@ pub fn prestart(
     let wanted: Vec<u32> = demands.iter().map(|demand| wanted(rule, demand)).collect();
     let mut order: Vec<usize> = (0..demands.len()).collect();
     order.sort_by_key(|&at| (!demands[at].default, std::cmp::Reverse(wanted[at])));
-    let mut left = rule.most.min(room(rule, ready, total, available));
+    let reserve = (rule.memory_reserve, rule.memory_reserve_percent);
+    let mut left = rule.most.min(room(reserve, ready, total, available));
     let mut targets = vec![0; demands.len()];
     for at in order {
         targets[at] = wanted[at].min(left);
@@ -74,7 +75,7 @@ fn wanted(rule: &PrestartRule, demand: &Demand) -> u32 {
 }
 
 /// Returns the most requests that came at once.
-fn burst(asked: &[Duration]) -> u32 {
+pub(crate) fn burst(asked: &[Duration]) -> u32 {
     let recent: Vec<Duration> = recent(asked).collect();
     let mut most = 0;
     let mut first = 0;
@@ -91,10 +92,15 @@ fn recent(asked: &[Duration]) -> impl Iterator<Item = Duration> + '_ {
     asked.iter().copied().filter(|age| *age <= MEMORY_OF_ASKS)
 }
 
-/// Returns how many the memory allows, those that are there included.
-fn room(rule: &PrestartRule, ready: u32, total: ByteSize, available: ByteSize) -> u32 {
-    let share = ByteSize::from_bytes(total.bytes() / 100 * rule.memory_reserve_percent);
-    let reserve = rule.memory_reserve.max(share);
+/// Returns how many the memory allows above a reserve, of so much at least and so many percent,
+/// those that are there included.
+pub(crate) fn room(
+    (least, percent): (ByteSize, u64),
+    ready: u32,
+    total: ByteSize,
+    available: ByteSize,
+) -> u32 {
+    let reserve = least.max(ByteSize::from_bytes(total.bytes() / 100 * percent));
     if available < reserve {
         return 0;
     }

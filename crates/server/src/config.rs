@@ -90,6 +90,9 @@ pub(crate) struct PrestartSection {
     pub(crate) kept: u32,
     /// The most of all kinds together; 0 = none are. Default: 32.
     pub(crate) most: u32,
+    /// The most that is made ready for restores of memory, resumes and copies; 0 = nothing is.
+    /// Default: 8.
+    pub(crate) restores: u32,
 }
 
 /// Which isolation technology a node uses.
@@ -377,7 +380,7 @@ impl Default for NodeSection {
 
 impl Default for PrestartSection {
     fn default() -> Self {
-        Self { kept: 4, most: 32 }
+        Self { kept: 4, most: 32, restores: 8 }
     }
 }
 

@@ -12,7 +12,7 @@ use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeArchive, NodeConfig, NodeParts,
     NodeService, PrestartConfig, ProcMemory,
 };
-use tarn_scheduler::{AdmissionRule, PrestartRule};
+use tarn_scheduler::{AdmissionRule, PrestartRule, StageRule};
 use tarn_store_sql::{LogLimits, SqliteLogStore, SqliteStore};
 use tarn_task::{Entropy, OsEntropy, SystemClock, Tasks};
 use tarn_types::{ByteSize, MilliCpu, Resources, SandboxStatus};
@@ -249,6 +249,11 @@ async fn start_node(
             },
             image: host.images.default_image(),
             resources: Resources::default(),
+        },
+        stages: StageRule {
+            most: config.prestart.restores,
+            memory_reserve: ByteSize::from_mib(config.admission.memory_reserve_mb),
+            memory_reserve_percent: config.admission.memory_reserve_percent,
         },
     };
     let parts = NodeParts {

@@ -86,7 +86,7 @@ impl Control {
         let SandboxRecord { project, asked, .. } = self.capturable(source, &id)?;
         // Before the capture, which is in vain if there are none.
         let places = self.promise(&project, times)?;
-        self.capture(source, id.clone(), SnapshotKind::Memory, Shown::ToNobody).await?;
+        self.capture(source, id.clone(), SnapshotKind::Memory, Shown::ToNobody(times)).await?;
         let failed = |reason: String| ControlError::CaptureFailed { id: source.clone(), reason };
         let Some(snapshot) = self.concluded(&id).await? else {
             return Err(failed("its snapshot vanished; try again".to_owned()));

@@ -47,6 +47,7 @@ pub(crate) struct FakeNode {
     pub(crate) ready: Mutex<Vec<SandboxId>>,
     /// What was to be reserved.
     pub(crate) reserved: Mutex<Vec<(BootImage, Resources)>>,
+    pub(crate) staged: Mutex<Vec<SnapshotId>>,
     /// What it says that it needs.
     pub(crate) images: Mutex<Result<BTreeSet<ImageDigest>, String>>,
     pub(crate) orders: Mutex<Vec<CaptureOrder>>,
@@ -96,6 +97,7 @@ impl FakeNode {
             ready: Mutex::default(),
             images: Mutex::new(Ok(BTreeSet::new())),
             reserved: Mutex::default(),
+            staged: Mutex::default(),
             orders: Mutex::default(),
             held: Mutex::default(),
             discarded: Mutex::default(),
@@ -261,6 +263,11 @@ impl Node for FakeNode {
 
     async fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<SandboxId> {
         self.reserved.lock().push((image.clone(), *resources));
+        self.ready.lock().pop()
+    }
+
+    async fn reserve_stage(&self, snapshot: &SnapshotId) -> Option<SandboxId> {
+        self.staged.lock().push(snapshot.clone());
         self.ready.lock().pop()
     }
 

@@ -55,7 +55,8 @@ async fn a_snapshot_is_taken_while_its_source_runs_on() {
             snapshot: snapshot.clone(),
             sandbox: id.clone(),
             kind,
-            lasting: Lasting::Always
+            lasting: Lasting::Always,
+            copies: 0,
         }]
     );
 

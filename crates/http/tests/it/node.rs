@@ -112,6 +112,10 @@ impl Node for FakeNode {
         None
     }
 
+    async fn reserve_stage(&self, _snapshot: &SnapshotId) -> Option<SandboxId> {
+        None
+    }
+
     async fn give_back(&self, _id: &SandboxId) {}
 
     fn resizes(&self) -> bool {

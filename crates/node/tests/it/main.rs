@@ -11,5 +11,6 @@ mod reboot;
 mod resize;
 mod room;
 mod secret;
+mod stage;
 mod state;
 mod world;

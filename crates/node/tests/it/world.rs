@@ -30,7 +30,7 @@ use tarn_runtime::{
     Runtime as _,
     sim::{SimHost, SimRuntime},
 };
-use tarn_scheduler::PrestartRule;
+use tarn_scheduler::{PrestartRule, StageRule};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     BootId, ByteSize, EgressPolicy, EndCause, Generation, Lasting, Launch, LogBatch, MilliCpu,
@@ -78,6 +78,7 @@ pub(crate) struct Host {
     pub(crate) secrets: Arc<Secrets>,
     /// How many the next nodes start ahead; none to begin with.
     pub(crate) prestart: Mutex<PrestartRule>,
+    pub(crate) stages: Mutex<StageRule>,
 }
 
 /// What a test says went to its sandboxes: to all of them the same.
@@ -255,6 +256,7 @@ impl Host {
             logs: Arc::new(Logs::new()),
             secrets: Arc::default(),
             prestart: Mutex::new(PrestartRule { most: 0, ..PrestartRule::default() }),
+            stages: Mutex::new(StageRule { most: 0, ..StageRule::default() }),
         })
     }
 
@@ -301,6 +303,7 @@ impl World {
                 image: "img".parse().expect("a good name"),
                 resources: launch().resources,
             },
+            stages: *host.stages.lock(),
         };
         let gib = ByteSize::from_mib(16 * 1024);
         let parts = NodeParts {
@@ -396,6 +399,7 @@ impl World {
             sandbox: sandbox.clone(),
             kind,
             lasting: Lasting::Always,
+            copies: 0,
         };
         let mut count = self.sink.count.subscribe();
         let before = self.sink.captures.lock().len();

@@ -8,7 +8,7 @@ use super::{
     life::{expect_exists, expect_not_found},
     probe::answers,
 };
-use crate::{Adopted, RuntimeError, RuntimeSpec, Started};
+use crate::{Adopted, CpuShare, RuntimeError, RuntimeSpec, Started};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("a paused sandbox is silent until it is resumed", |h| Box::pin(silent(h))),
@@ -25,6 +25,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("a copy is watched, adopted, and written down again", |h| Box::pin(copy_lives(h))),
     Case::new("a sandbox goes on in its own place", |h| Box::pin(own_place(h))),
     Case::new("a restore under an id in use is refused", |h| Box::pin(id_in_use(h))),
+    Case::new("what was staged is restored into, once", |h| Box::pin(staged(h))),
+    Case::new("what was staged is nothing without its image", |h| Box::pin(staged_alone(h))),
     Case::new("a broken image leaves nothing", |h| Box::pin(broken(h))),
     Case::new("an image names what it depends on", |h| Box::pin(facts(h))),
     Case::new("a runtime without memory snapshots says so", |h| Box::pin(refused(h))),
@@ -314,6 +316,54 @@ async fn id_in_use(harness: &mut Harness) -> Outcome {
     harness.expect_reachable(&other).await;
     harness.runtime().delete(&copy.id).await.expect("a delete succeeds");
     harness.delete(&spec).await;
+    Outcome::Passed
+}
+
+async fn staged(harness: &mut Harness) -> Outcome {
+    if !can(harness) {
+        return CANNOT;
+    }
+    let (source, _) = harness.start().await;
+    let image = write_down(harness, &source).await;
+    let own = harness.prepare().await;
+    let least = RuntimeSpec { share: CpuShare::Least, ..harness.prepare().await };
+    for spec in [own, least] {
+        harness.runtime().stage(&spec).await.expect("it is staged");
+        expect_exists(&harness.runtime().stage(&spec).await, &spec.id);
+        expect_exists(&harness.runtime().create(&spec).await, &spec.id);
+        let spec = RuntimeSpec { share: CpuShare::Own, ..spec };
+        let started = harness.runtime().restore(&spec, &image).await.expect("a whole image");
+        harness.expect_reachable(&started).await;
+        expect_exists(&harness.runtime().restore(&spec, &image).await, &spec.id);
+        harness.expect_reachable(&started).await;
+        // It is watched as any other.
+        harness.kill(&spec, &started).await;
+        harness.expect_exit(&spec.id).await;
+        harness.runtime().delete(&spec.id).await.expect("a delete succeeds");
+    }
+    harness.delete(&source).await;
+    Outcome::Passed
+}
+
+async fn staged_alone(harness: &mut Harness) -> Outcome {
+    if !can(harness) {
+        return CANNOT;
+    }
+    let spec = harness.prepare().await;
+    harness.runtime().stage(&spec).await.expect("it is staged");
+    assert_eq!(harness.list().await, std::slice::from_ref(&spec.id), "it is listed");
+    assert!(harness.runtime().start(&spec.id).await.is_err(), "it has nothing to start");
+    harness.restart().await;
+    let adopted = harness.runtime().adopt(&spec).await.expect("it can be told");
+    assert_eq!(adopted, Adopted::Gone, "nobody knows what it was for");
+    harness.runtime().delete(&spec.id).await.expect("a delete succeeds");
+    harness.expect_gone(&spec).await;
+    // A broken image takes it along.
+    harness.runtime().stage(&spec).await.expect("the id is free again");
+    let nothing = harness.empty_dir().await;
+    assert!(harness.runtime().restore(&spec, &nothing).await.is_err(), "there is no image");
+    harness.expect_gone(&spec).await;
+    harness.expect_no_event().await;
     Outcome::Passed
 }
 

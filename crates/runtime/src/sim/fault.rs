@@ -35,6 +35,8 @@ pub enum SimStep {
     Resume,
     /// `Runtime::checkpoint` fails and leaves the sandbox paused.
     Checkpoint,
+    /// `Runtime::stage` fails and leaves nothing.
+    Stage,
     /// `Runtime::restore` fails and leaves nothing.
     Restore,
     /// The daemon answers `seal` with 500 and stays as it was.
@@ -76,6 +78,7 @@ impl SimStep {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Checkpoint => "checkpoint",
+            Self::Stage => "stage",
             Self::Restore => "restore",
             Self::Seal => "seal",
             Self::Unseal => "unseal",

@@ -54,6 +54,8 @@ struct Sandbox {
 enum State {
     /// Made, not started.
     Created,
+    /// Made for an image.
+    Staged,
     /// A start is between its first step and its last.
     Starting,
     /// Serving, or frozen.
@@ -186,6 +188,7 @@ impl SimHost {
                 sandbox.state = State::Starting;
                 Ok(sandbox.address)
             }
+            State::Staged => Err(backend(SimStep::Start, id, "it waits for an image")),
             State::Starting | State::Running(_) | State::Dead => {
                 Err(backend(SimStep::Start, id, "it was started before"))
             }
@@ -254,7 +257,7 @@ impl SimHost {
         self.meet(SimStep::Promote, id).await?;
         let sandboxes = self.0.sandboxes.lock();
         match sandboxes.get(id).map(|sandbox| &sandbox.state) {
-            Some(State::Created | State::Starting | State::Running(_)) => Ok(()),
+            Some(State::Created | State::Staged | State::Starting | State::Running(_)) => Ok(()),
             Some(State::Dead) | None => Err(RuntimeError::NotFound { id: id.clone() }),
         }
     }
@@ -278,7 +281,7 @@ impl SimHost {
         self.meet(SimStep::Lives, id).await?;
         let sandboxes = self.0.sandboxes.lock();
         Ok(match sandboxes.get(id).map(|sandbox| &sandbox.state) {
-            Some(State::Created | State::Starting | State::Running(_)) => true,
+            Some(State::Created | State::Staged | State::Starting | State::Running(_)) => true,
             Some(State::Dead) | None => false,
         })
     }
@@ -297,7 +300,7 @@ impl SimHost {
                 sandbox.watch = Arc::downgrade(watch);
                 Adopted::Running(live.started.clone())
             }
-            State::Dead => Adopted::Gone,
+            State::Staged | State::Dead => Adopted::Gone,
         })
     }
 
@@ -333,6 +336,22 @@ impl SimHost {
         self.on_disk("write the image", id, move || image.write(&dir)).await
     }
 
+    pub(super) async fn stage(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        self.meet(SimStep::Stage, &spec.id).await?;
+        self.claim(spec, State::Staged)
+    }
+
+    /// Says whether one was staged; its restore has begun then.
+    fn take_staged(&self, id: &SandboxId) -> bool {
+        let mut sandboxes = self.0.sandboxes.lock();
+        let Some(Sandbox { state, .. }) = sandboxes.get_mut(id) else { return false };
+        let staged = matches!(state, State::Staged);
+        if staged {
+            *state = State::Starting;
+        }
+        staged
+    }
+
     pub(super) async fn restore(
         &self,
         spec: &RuntimeSpec,
@@ -340,7 +359,9 @@ impl SimHost {
         watch: &Arc<Watch>,
     ) -> Result<Started, RuntimeError> {
         let id = &spec.id;
-        self.claim(spec, State::Starting)?;
+        if !self.take_staged(id) {
+            self.claim(spec, State::Starting)?;
+        }
         let undo = UndoRestore { host: self, id };
         self.meet(SimStep::Restore, id).await?;
         let dir = dir.to_owned();
@@ -372,7 +393,7 @@ impl SimHost {
                 let (memory, cpu_micros) = live.daemon.usage();
                 Ok(RuntimeStats { memory, cpu_micros })
             }
-            Some(State::Created | State::Starting) => Ok(RuntimeStats::default()),
+            Some(State::Created | State::Staged | State::Starting) => Ok(RuntimeStats::default()),
             Some(State::Dead) | None => Err(not_found(id)),
         }
     }
@@ -401,7 +422,9 @@ impl SimHost {
         let sandboxes = self.0.sandboxes.lock();
         match sandboxes.get(id).map(|sandbox| &sandbox.state) {
             Some(State::Running(live)) => Ok(Arc::clone(&live.daemon)),
-            Some(State::Created | State::Starting) => Err(backend(step, id, "it does not run")),
+            Some(State::Created | State::Staged | State::Starting) => {
+                Err(backend(step, id, "it does not run"))
+            }
             Some(State::Dead) | None => Err(not_found(id)),
         }
     }
@@ -411,7 +434,7 @@ impl SimHost {
         let sandbox = sandboxes.get_mut(id)?;
         match std::mem::replace(&mut sandbox.state, State::Dead) {
             State::Running(live) => Some((live, sandbox.watch.clone())),
-            state @ (State::Created | State::Starting | State::Dead) => {
+            state @ (State::Created | State::Staged | State::Starting | State::Dead) => {
                 sandbox.state = state;
                 None
             }
@@ -437,7 +460,7 @@ impl Sandbox {
     async fn end(self) {
         match self.state {
             State::Running(live) => live.end().await,
-            State::Created | State::Starting | State::Dead => {}
+            State::Created | State::Staged | State::Starting | State::Dead => {}
         }
     }
 }
