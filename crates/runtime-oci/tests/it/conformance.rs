@@ -148,6 +148,12 @@ impl Runtime for WithSlots {
         self.0.restore(spec, image).await
     }
 
+    async fn stage(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
+        self.0.stage(spec).await?;
+        give_address(spec);
+        Ok(())
+    }
+
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
         self.0.stats(id).await
     }
