@@ -5,6 +5,7 @@ import re
 from harness import host
 from harness.wait import until
 
+_STAGES = re.compile(r'^tarn_stage\w*(?:\{\w+="(\w+)"\})? ([\d.]+)$', re.MULTILINE)
 _ROW = re.compile(r'^tarn_prestart\w*(?:\{\w+="(\w+)"\})? ([\d.]+)$', re.MULTILINE)
 
 
@@ -12,6 +13,18 @@ def counts(server) -> dict[str, int]:
     """ready, building, hit, joined, miss, built, failed."""
     text = server.call("GET", "/metrics").body.decode()
     return {name: int(value) for name, value in _ROW.findall(text) if name}
+
+
+def stages(server) -> dict[str, int]:
+    """The same of what is made ready for restores."""
+    text = server.call("GET", "/metrics").body.decode()
+    return {name: int(value) for name, value in _STAGES.findall(text) if name}
+
+
+def settle_stages(server, ready: int) -> None:
+    """Waits until so much is ready and nothing is being made."""
+    there = lambda: (c := stages(server))["ready"] == ready and c["building"] == 0  # noqa: E731
+    until(there, timeout=60, what=f"{ready} to be ready")
 
 
 def settle(server, ready: int) -> None:
