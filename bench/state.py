@@ -23,6 +23,7 @@ from harness import env
 from harness.server import Server, sweep
 from harness.wait import until
 from ours import Rows, call, end, filled, note, snapshot, standstill, timed
+from suites.prestart.ahead import stages
 
 
 def arguments() -> argparse.Namespace:
@@ -103,10 +104,11 @@ def suspend(server: Server, sandbox: str, rows: Rows, how: str) -> None:
 
 
 def at_rest(server: Server, sandbox: str, how: str) -> None:
-    """What is left of one without processes is taken down behind the answer: that is not the resume's time."""
+    """What is left of one without processes is taken down behind the answer, and what its resume is to find is made:
+    that is not the resume's time."""
     if how == "cold":
-        left = [server.data / "runsc/bundle" / sandbox, server.data / "pool/layers" / sandbox]
-        until(lambda: not any(path.exists() for path in left), 60, "the end of a suspended one's processes")
+        control = server.data / "runsc/root" / f"runsc-{sandbox}.sock"
+        until(lambda: control.exists() and stages(server)["building"] == 0 and stages(server)["ready"], 60, "its stage")
 
 
 def resume(server: Server, sandbox: str, rows: Rows, how: str) -> None:
@@ -183,7 +185,8 @@ class Run:
         pool = {"initial_mb": size, "max_mb": size}
         # Fifty copies are more CPUs than are promised by default.
         admission = {"cpu_overcommit": 64, **config.pop("admission", {})}
-        server = Server(f"bench-state-{name}", config={"pool": pool, "admission": admission, **config})
+        ahead = {"prestart": {"most": 0, "restores": 8}}
+        server = Server(f"bench-state-{name}", config={"pool": pool, "admission": admission, **ahead, **config})
         try:
             server.start()
             room = os.statvfs(server.data / "pool")

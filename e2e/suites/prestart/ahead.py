@@ -27,6 +27,12 @@ def settle_stages(server, ready: int) -> None:
     until(there, timeout=60, what=f"{ready} to be ready")
 
 
+def wait_for_stage(server, before: dict[str, int]) -> None:
+    """Waits until one more is ready than were built before, and nothing is being made."""
+    there = lambda: (c := stages(server))["built"] > before["built"] and c["building"] == 0  # noqa: E731
+    until(there, timeout=60, what="one more to be ready")
+
+
 def settle(server, ready: int) -> None:
     """Waits until so many are ready and nothing is being built."""
     there = lambda: (c := counts(server))["ready"] == ready and c["building"] == 0  # noqa: E731

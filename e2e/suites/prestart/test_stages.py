@@ -6,8 +6,9 @@ import threading
 
 from harness import env, host
 from harness.wait import until
+from suites.crash.scene import fill_slots, none
 from suites.crash.test_crash import steady
-from suites.prestart.ahead import settle_stages, stages
+from suites.prestart.ahead import settle_stages, stages, wait_for_stage
 from suites.prestart.test_prestart import limits, more
 from suites.state import box
 
@@ -28,8 +29,10 @@ def test_restores_resumes_and_copies_find_it(server):
     names = [server.run(sandbox, 'python3 -c "$ASKS"', env={"ASKS": ASKS}).out for sandbox in (source, *restored)]
     # Only who may reaches the resolver's answers.
     assert names[1] == names[0] and names[2].count(".") == 0, names
-    box.suspend(server, source)
     settle_stages(server, 2)
+    before = stages(server)
+    box.suspend(server, source)
+    wait_for_stage(server, before)
     box.resume(server, source)
     assert stages(server)["hit"] == 3, stages(server)
     copies = box.copy(server, source, 3)
@@ -54,13 +57,17 @@ def test_killed_at_any_moment_it_is_used_once_and_none_is_left(new_server):
     identity = box.ask(own, source)
     snapshot = box.snapshot(own, source, "memory")["id"]
     settle_stages(own, 1)
-    box.gone(own, [box.restore(own, snapshot)])
+    # One that was restored has a file more than one that was not.
+    box.suspend(own, source)
+    box.resume(own, source)
+    fill_slots(own)
     own.restart()
     before = steady(own)
     rng = random.Random(37)
-    for _ in range(env.scale(2, 25)):
+    for _ in range(env.scale(1, 25)):
+        now = stages(own)
         box.suspend(own, source)
-        settle_stages(own, 1)
+        wait_for_stage(own, now)
         restored: list[str] = []
 
         def restore(restored=restored):
@@ -89,5 +96,5 @@ def test_killed_at_any_moment_it_is_used_once_and_none_is_left(new_server):
         others = {s["id"] for s in own.call("GET", "/sandboxes").json()["sandboxes"]} - {source}
         box.gone(own, others)
     own.restart()
-    until(lambda: not more(own, before), timeout=60, what="nothing more than before")
+    none(lambda: more(own, before), "more on the host than before")
     box.gone(own, [source])
