@@ -267,8 +267,8 @@ pub trait Node: Send + Sync + 'static {
     /// id is the caller's to create a sandbox under, on this node and in that image and shape.
     async fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<SandboxId>;
 
-    /// Takes what the node has made ready for a restore from a snapshot of memory, if it has. Its id
-    /// is the caller's to restore a sandbox under, from that snapshot, on this node.
+    /// Takes what the node has made ready for a restore from a snapshot of memory, if it has. Its
+    /// id is the caller's to restore a sandbox under, from that snapshot, on this node.
     async fn reserve_stage(&self, snapshot: &SnapshotId) -> Option<SandboxId>;
 
     /// Gives back what was reserved for a sandbox that is not created after all.

@@ -69,8 +69,9 @@ const STUCK_LIMIT: Duration = Duration::from_secs(2);
 const WRITING_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long room is left for the pages of an image that was just written. Most images are read at
-/// once, by copies and restores, and what is pushed out is read from the disk again: 200 ms for each
-/// GiB. Meanwhile the sandbox is looked at, since the alarm does not tell its own pages from those.
+/// once, by copies and restores, and what is pushed out is read from the disk again: 200 ms for
+/// each GiB. Meanwhile the sandbox is looked at, since the alarm does not tell its own pages from
+/// those.
 const IMAGE_KEPT: Duration = Duration::from_secs(10);
 const IMAGE_PAUSE: Duration = Duration::from_millis(40);
 

@@ -301,9 +301,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Fails when the backend fails, or has the id already and it was not staged.
     async fn restore(&self, spec: &RuntimeSpec, image: &Path) -> Result<Started, RuntimeError>;
 
-    /// Makes what a memory image is going to be restored into, which makes that [`Runtime::restore`]
-    /// quicker. The image need not be there yet, but all that it needs of the root file system must
-    /// be. Short of its restore it has no programs, cannot be started, and is not adopted.
+    /// Makes what a memory image is going to be restored into, which makes that
+    /// [`Runtime::restore`] quicker. The image need not be there yet, but all that it needs of the
+    /// root file system must be. Short of its restore it has no programs, cannot be started, and
+    /// is not adopted.
     ///
     /// # Errors
     /// Fails when the backend fails, or has the id already. A failure leaves nothing behind.

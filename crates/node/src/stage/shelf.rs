@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::{Stage, StageCounts};
 use crate::ledger::Entry;
 
-/// How long a reserved one waits for its intent, and one for a copy for its copy: they come at once,
-/// or when there is room for them.
+/// How long a reserved one waits for its intent, and one for a copy for its copy: they come at
+/// once, or when there is room for them.
 const RESERVED: Duration = Duration::from_secs(30);
 
 /// How long after a restore nothing is built: what was just restored is most likely used now.
