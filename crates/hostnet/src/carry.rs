@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     plan::{Block, Names},
     rules::nft,
     ruleset::{
-        BLOCKED, FRESH, GUARDED, INTERNET, KNOWN, LISTED, LIVE, Openings,
+        BLOCKED, FAMILIES, FRESH, GUARDED, GUARDED6, INTERNET, KNOWN, LISTED, LIVE, NEAR, Openings,
         lists::{ALLOWED, DENIED, slot_of},
     },
 };
@@ -30,7 +30,7 @@ enum Member {
     Interface(String),
     Span(Span),
     /// A slot's address and another, and for how long.
-    Pair(Ipv4Addr, Ipv4Addr, Option<Duration>),
+    Pair(IpAddr, IpAddr, Option<Duration>),
 }
 
 /// Reads the sets of a table that an earlier life of this server left. Blocking.
@@ -49,43 +49,56 @@ pub(crate) fn carried_over(names: &Names, block: Option<Block>) -> Result<Openin
 fn read(listing: &Value, names: &Names, block: Option<Block>, now: Instant) -> Openings {
     let mut openings = Openings::default();
     let mut carried: BTreeMap<SlotId, Members> = BTreeMap::new();
-    let slot_at = |address: Ipv4Addr| block.and_then(|block| block.slot(address));
+    let slot_at = |address: IpAddr| block.and_then(|block| block.slot(address));
     for (set, members) in sets(listing) {
         let spans = |members: &[Member]| -> BTreeSet<Span> {
             members.iter().filter_map(Member::span).collect()
         };
         if let Some(slot) = slot_of(set, ALLOWED) {
             openings.furnished.insert(slot);
-            carried.entry(slot).or_default().allowed = spans(&members);
+            carried.entry(slot).or_default().allowed.extend(spans(&members));
         } else if let Some(slot) = slot_of(set, DENIED) {
-            carried.entry(slot).or_default().denied = spans(&members);
+            carried.entry(slot).or_default().denied.extend(spans(&members));
         }
         for member in members {
             match (set, member) {
                 (LIVE, Member::Interface(name)) => openings.live.extend(names.slot(&name)),
                 (INTERNET, Member::Interface(name)) => openings.internet.extend(names.slot(&name)),
                 (GUARDED, Member::Interface(name)) => {
-                    openings.guarded.insert(name);
+                    openings.ways.guarded.insert(name);
                 }
-                (LISTED, Member::Span(span)) => {
-                    if let Some(slot) = slot_at(span.first) {
+                (GUARDED6, Member::Interface(name)) => {
+                    openings.ways.guarded6.insert(name);
+                }
+                (FAMILIES, Member::Interface(_family)) => openings.ways.has_ipv6 = true,
+                (NEAR, Member::Span(span)) => {
+                    openings.ways.near6.insert(span);
+                }
+                (LISTED, member) => {
+                    let slot = match member {
+                        Member::Interface(name) => names.slot(&name),
+                        // As versions without IPv6 wrote it.
+                        Member::Span(span) => slot_at(span.first),
+                        Member::Pair(..) => None,
+                    };
+                    if let Some(slot) = slot {
                         carried.entry(slot).or_default().listed = true;
                     }
                 }
-                (FRESH | KNOWN | BLOCKED, Member::Pair(slot, other, lifetime)) => {
+                (set, Member::Pair(slot, other, lifetime)) => {
                     let Some(slot) = slot_at(slot) else { continue };
                     let members = carried.entry(slot).or_default();
-                    let end = lifetime.map(|lifetime| now + lifetime);
-                    match (set, end) {
-                        (FRESH, Some(end)) => drop(members.fresh.insert(other, end)),
-                        (BLOCKED, Some(end)) => drop(members.blocked.insert(other, end)),
-                        (KNOWN, _) => {
-                            members.known.insert(other);
+                    match lifetime.map(|lifetime| now + lifetime) {
+                        Some(end) if FRESH.has(set) => drop(members.fresh.insert(other, end)),
+                        Some(end) if BLOCKED.has(set) => drop(members.blocked.insert(other, end)),
+                        Some(_) | None => {
+                            if KNOWN.has(set) {
+                                members.known.insert(other);
+                            }
                         }
-                        _ => {}
                     }
                 }
-                _ => {}
+                (_, Member::Interface(_) | Member::Span(_)) => {}
             }
         }
     }
@@ -128,7 +141,7 @@ impl Member {
             return Some(Self::Span(Span { first, last }));
         }
         match address(value) {
-            Some(address) => Some(Self::Span(Span::of(address, 32))),
+            Some(address) => Some(Self::Span(Span::alone(address))),
             None => value.as_str().map(|name| Self::Interface(name.to_owned())),
         }
     }
@@ -141,7 +154,7 @@ impl Member {
     }
 }
 
-fn address(value: &Value) -> Option<Ipv4Addr> {
+fn address(value: &Value) -> Option<IpAddr> {
     value.as_str()?.parse().ok()
 }
 
@@ -151,6 +164,14 @@ mod tests {
 
     #[test]
     fn a_listed_table_is_read_back() {
+        let now = serde_json::json!(["tabc123001"]);
+        let before_ipv6 = serde_json::json!(["198.18.0.1", "198.19.0.1"]);
+        for listed in [now, before_ipv6] {
+            check(&listed);
+        }
+    }
+
+    fn check(listed: &Value) {
         let listing = serde_json::json!({"nftables": [
             {"metainfo": {"version": "1.0.6"}},
             {"table": {"family": "inet", "name": "tarn_abc123"}},
@@ -158,10 +179,15 @@ mod tests {
             {"set": {"name": "internet", "elem": ["tabc123001"]}},
             {"set": {"name": "guarded", "elem": ["eth0"]}},
             {"set": {"name": "closed", "elem": [{"prefix": {"addr": "10.0.0.0", "len": 8}}]}},
-            {"set": {"name": "listed", "elem": ["198.18.0.1", "198.19.0.1"]}},
+            {"set": {"name": "listed", "elem": listed}},
             {"set": {"name": "allowed_001", "elem": [
                 {"prefix": {"addr": "10.0.0.0", "len": 8}}, {"range": ["1.1.1.1", "1.1.1.9"]}, "11.0.0.1"]}},
             {"set": {"name": "denied_001"}},
+            {"set": {"name": "denied6_001", "elem": [{"prefix": {"addr": "2001:db8::", "len": 32}}]}},
+            {"set": {"name": "guarded6", "elem": ["wg0"]}},
+            {"set": {"name": "families", "elem": ["ipv6"]}},
+            {"set": {"name": "near6", "elem": ["2001:db8::1"]}},
+            {"set": {"name": "known6", "elem": [{"concat": ["fd74:6172:6e00:1::c612:1", "2001:db9::4"]}]}},
             {"set": {"name": "allowed_002"}},
             {"set": {"name": "known", "elem": [{"concat": ["198.18.0.1", "1.2.3.4"]}]}},
             {"set": {"name": "fresh", "elem": [
@@ -174,20 +200,24 @@ mod tests {
         let openings = read(&listing, &names, block, now);
         assert_eq!(openings.live, [SlotId(1), SlotId(2)].into());
         assert_eq!(openings.internet, [SlotId(1)].into());
-        assert_eq!(openings.guarded, ["eth0".to_owned()].into());
+        assert_eq!(openings.ways.guarded, ["eth0".to_owned()].into());
         assert_eq!(openings.furnished, [SlotId(1), SlotId(2)].into());
         assert_eq!(openings.filters.len(), 1, "the other holds nothing");
         let members = &openings.filters[&SlotId(1)].members;
         let span = |first: [u8; 4], last: [u8; 4]| Span { first: first.into(), last: last.into() };
+        let six = |text: &str| text.parse::<IpAddr>().expect("an address");
         let allowed = [
             span([1, 1, 1, 1], [1, 1, 1, 9]),
             span([10, 0, 0, 0], [10, 255, 255, 255]),
             span([11, 0, 0, 1], [11, 0, 0, 1]),
         ];
         assert_eq!(members.allowed, allowed.into());
-        let named = Ipv4Addr::new(1, 2, 3, 4);
-        assert_eq!(members.known, [named].into());
+        let named = IpAddr::from([1, 2, 3, 4]);
+        assert_eq!(members.known, [named, six("2001:db9::4")].into());
         assert_eq!(members.fresh, [(named, now + Duration::from_secs(59))].into());
-        assert!(members.listed && members.denied.is_empty());
+        assert_eq!(members.denied, [Span::of(six("2001:db8::"), 32)].into());
+        assert!(members.listed && openings.ways.has_ipv6);
+        assert_eq!(openings.ways.guarded6, ["wg0".to_owned()].into());
+        assert_eq!(openings.ways.near6, [Span::alone(six("2001:db8::1"))].into());
     }
 }

@@ -40,6 +40,8 @@ pub struct SlotsConfig {
     pub dns_upstreams: Vec<SocketAddr>,
     /// What one sandbox may ask of the network.
     pub limits: SlotLimits,
+    /// Whether sandboxes have IPv6 where the host has it. Default: true.
+    pub ipv6: bool,
 }
 
 /// What one sandbox may ask of the network beyond the host (`docs/decisions/0021`).
@@ -71,6 +73,7 @@ impl SlotsConfig {
             maximum: MOST_SLOTS,
             dns_upstreams: Vec::new(),
             limits: SlotLimits::default(),
+            ipv6: true,
         }
     }
 

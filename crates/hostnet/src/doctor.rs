@@ -10,7 +10,7 @@ use crate::{
     rules::{list, nft},
     ruleset::{Openings, compile},
     site::try_rate,
-    uplink,
+    uplink::{self, IpFamily, Lack, Six},
 };
 
 /// One thing that was checked.
@@ -29,8 +29,8 @@ pub struct Fact {
 /// Checks what network slots need of the host. Changes nothing. Blocking.
 #[must_use]
 pub fn facts(config: &SlotsConfig) -> Vec<Fact> {
-    let mut facts =
-        vec![nft_version(), rules_accepted(config), forwarding(config), resolvers(config)];
+    let mut facts = vec![nft_version(), rules_accepted(config), forwarding(config), ipv6(config)];
+    facts.push(resolvers(config));
     facts.extend(bandwidth(config));
     facts.extend(foreign_drops(config));
     facts
@@ -79,7 +79,7 @@ fn forwarding(config: &SlotsConfig) -> Fact {
         );
     }
     let list = uplinks.names.into_iter().collect::<Vec<_>>().join(", ");
-    match uplink::host_forwards() {
+    match IpFamily::V4.host_forwards() {
         Ok(true) => Fact::good(name, format!("the host forwards; uplinks: {list}")),
         Ok(false) => Fact::good(
             name,
@@ -87,6 +87,27 @@ fn forwarding(config: &SlotsConfig) -> Fact {
         ),
         Err(failure) => {
             Fact::bad(name, text(&failure), "mount /proc/sys writable where tarn runs".into())
+        }
+    }
+}
+
+/// Says whether sandboxes have IPv6. A host without is as good as any.
+fn ipv6(config: &SlotsConfig) -> Fact {
+    let name = "IPv6";
+    let uplinks = match uplink::find(config.range) {
+        Ok(uplinks) => uplinks,
+        Err(failure) => return Fact::bad(name, text(&failure), "run as root on Linux".into()),
+    };
+    let configured = (!config.ipv6).then_some(Lack::Configured);
+    Fact::good(name, six(&uplinks.six, configured))
+}
+
+fn six(six: &Six, configured: Option<Lack>) -> String {
+    match configured.or(six.lack) {
+        Some(lack) => format!("closed to sandboxes, which have IPv4 alone: {}", lack.as_str()),
+        None => {
+            let list = six.names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!("open to sandboxes; uplinks: {list}")
         }
     }
 }
@@ -169,7 +190,10 @@ fn dropping_chains(chains: &[Value]) -> Vec<(&'static str, String)> {
             let field = |key: &str| chain.get(key).and_then(Value::as_str);
             let hook = ["forward", "input"].into_iter().find(|hook| field("hook") == Some(hook))?;
             let (family, table, name) = (field("family")?, field("table")?, field("name")?);
-            let concerns = ["ip", "inet"].contains(&family) && !table.starts_with("tarn_");
+            // What a sandbox asks the host itself comes by IPv4 alone.
+            let families: &[&str] =
+                if hook == "forward" { &["ip", "ip6", "inet"] } else { &["ip", "inet"] };
+            let concerns = families.contains(&family) && !table.starts_with("tarn_");
             (concerns && field("policy") == Some("drop"))
                 .then(|| (hook, format!("{family} {table} {name}")))
         })
@@ -197,6 +221,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ipv6_is_open_or_the_reason_is_said() {
+        let names = ["eth0".to_owned(), "wg0".to_owned()].into();
+        let open = Six { names, ..Six::default() };
+        assert_eq!(six(&open, None), "open to sandboxes; uplinks: eth0, wg0");
+        for lack in [Lack::Off, Lack::NoRoute, Lack::NoAddress, Lack::OldKernel] {
+            let said = six(&Six { lack: Some(lack), ..open.clone() }, None);
+            assert!(said.starts_with("closed") && said.ends_with(lack.as_str()), "{said}");
+        }
+        assert!(six(&open, Some(Lack::Configured)).ends_with("network.ipv6 is false"));
+    }
+
+    #[test]
     fn chains_of_others_that_drop_are_named() {
         let base = |family: &str, table: &str, name: &str, hook: &str, policy: &str| {
             serde_json::json!({"chain": {
@@ -207,14 +243,18 @@ mod tests {
             base("ip", "filter", "FORWARD", "forward", "drop"),
             base("inet", "ufw", "in", "input", "drop"),
             base("ip6", "filter", "FORWARD", "forward", "drop"),
+            base("ip6", "filter", "INPUT", "input", "drop"),
             base("ip", "filter", "INPUT", "input", "accept"),
             serde_json::json!({"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}),
             base("inet", "tarn_x", "x", "input", "drop"),
         ];
         let found = dropping_chains(&chains);
-        let expected =
-            [("forward", "ip filter FORWARD".to_owned()), ("input", "inet ufw in".to_owned())];
-        assert_eq!(found, expected);
+        let expected = [
+            ("forward", "ip filter FORWARD"),
+            ("input", "inet ufw in"),
+            ("forward", "ip6 filter FORWARD"),
+        ];
+        assert_eq!(found, expected.map(|(hook, place)| (hook, place.to_owned())));
         let fact = foreign_drop("tabc123", "forward", &found[0].1);
         assert!(!fact.ok && fact.remedy.expect("it has one").contains("-i tabc123+ -j ACCEPT"));
     }

@@ -1,11 +1,12 @@
 //! What a policy means for one slot: address spans, names, and how far the resolver answers. Pure.
 //!
 //! The rules ask, for each packet, in this order (`ruleset.rs`): never reachable → closed; denied
-//! → closed; no allow list → open; allowed → open; else closed. So deny wins. IPv6 entries are
-//! checked and kept with the policy but compile to nothing: IPv6 is closed as a whole.
+//! → closed; no allow list → open; allowed → open; else closed. So deny wins. Both families are asked
+//! alike; whether a sandbox has IPv6 at all is no matter of its policy.
 
 use std::{
     collections::BTreeSet,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -13,7 +14,7 @@ use tarn_types::{DenialReason, EgressEntry, EgressPolicy, EgressTarget, HostName
 
 use crate::{
     netlink::Key,
-    plan::{GATEWAY, mask},
+    plan::{GATEWAY, mask, mask6},
     ruleset::is_closed,
 };
 
@@ -36,11 +37,11 @@ pub(crate) struct Egress {
     pub(crate) answers: Answers,
 }
 
-/// Addresses in a row, both ends included.
+/// Addresses of one family in a row, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span {
-    pub(crate) first: Ipv4Addr,
-    pub(crate) last: Ipv4Addr,
+    pub(crate) first: IpAddr,
+    pub(crate) last: IpAddr,
 }
 
 /// How far the resolver answers.
@@ -67,7 +68,8 @@ impl Egress {
         let (deny, deny_names) = sort(&policy.deny_out);
         let (allow, mut allow_names) = sort(&policy.allow_out);
         allow_names.retain(|name| !deny_names.contains(name));
-        let has_resolver = |spans: &BTreeSet<Span>| spans.iter().any(|span| span.has(GATEWAY));
+        let has_resolver =
+            |spans: &BTreeSet<Span>| spans.iter().any(|span| span.has(GATEWAY.into()));
         // The clients document: with the internet off it must be listed like anything else.
         let resolver_allowed = policy.allow_internet_access || has_resolver(&allow);
         let answers = match (resolver_allowed && !has_resolver(&deny), listed) {
@@ -84,7 +86,7 @@ impl Egress {
         let is_in = |names: &BTreeSet<HostName>| name.is_some_and(|name| names.contains(name));
         match self.answers {
             Answers::Nothing if !self.forwards => Some(DenialReason::InternetOff),
-            Answers::Nothing if self.deny.iter().any(|span| span.has(GATEWAY)) => {
+            Answers::Nothing if self.deny.iter().any(|span| span.has(GATEWAY.into())) => {
                 Some(DenialReason::DenyOut)
             }
             Answers::Nothing => Some(DenialReason::NotInAllowOut),
@@ -126,37 +128,64 @@ impl Egress {
 
 // === impl Span ===
 
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
 impl Span {
     /// Returns the addresses of a network.
-    pub(crate) fn of(network: Ipv4Addr, prefix: u8) -> Self {
-        let last = Ipv4Addr::from_bits(network.to_bits() | !mask(prefix));
+    pub(crate) fn of(network: IpAddr, prefix: u8) -> Self {
+        let last = match network {
+            IpAddr::V4(it) => Ipv4Addr::from_bits(it.to_bits() | !mask(prefix)).into(),
+            IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() | !mask6(prefix)).into(),
+        };
         Self { first: network, last }
+    }
+
+    /// Returns the row of one address.
+    pub(crate) fn alone(address: IpAddr) -> Self {
+        Self { first: address, last: address }
     }
 
     /// Returns what the kernel holds of it in a set of spans.
     pub(crate) fn ends(&self) -> impl Iterator<Item = Key> + use<> {
-        let behind = self.last.to_bits().checked_add(1).map(Ipv4Addr::from_bits);
-        [Key::First(self.first)].into_iter().chain(behind.map(Key::Behind))
+        [Key::First(self.first)].into_iter().chain(behind(self.last).map(Key::Behind))
     }
 
     /// Says whether an address is in it.
-    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
         (self.first..=self.last).contains(&address)
     }
 }
 
-/// Says whether no sandbox may ever reach an address (spec 07): an answer that names one is an
-/// attempt to lead it astray.
+/// Returns the address behind another, if there is one.
+fn behind(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(it) => it.to_bits().checked_add(1).map(|bits| Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(it) => it.to_bits().checked_add(1).map(|bits| Ipv6Addr::from_bits(bits).into()),
+    }
+}
+
+/// Says whether the rules let no sandbox reach an address, whatever its policy (spec 07).
+pub(crate) fn is_never_reachable(address: IpAddr) -> bool {
+    is_closed(address, if address.is_ipv4() { 32 } else { 128 })
+}
+
+/// Says whether an address is private, so that an answer which names it is an attempt to lead a
+/// sandbox astray. Other addresses that are never reached, such as public ones behind NAT64, are
+/// what an honest resolver may answer.
 ///
 /// Covers the IPv4 forms of IPv6 too: mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64
 /// (RFC 6052, and the local prefix of RFC 8215) and 6to4 (RFC 3056).
-pub(crate) fn is_never_reachable(address: IpAddr) -> bool {
+pub(crate) fn leads_astray(address: IpAddr) -> bool {
     let address = match address {
-        IpAddr::V4(address) => return is_closed(address, 32),
+        IpAddr::V4(_) => return is_never_reachable(address),
         IpAddr::V6(address) => address,
     };
     if let Some(inner) = embedded(address) {
-        return is_closed(inner, 32);
+        return is_never_reachable(inner.into());
     }
     let [first, ..] = address.segments();
     // Unique local, link-local and site-local, multicast, RFC 8215.
@@ -182,8 +211,12 @@ fn sort(entries: &[EgressEntry]) -> (BTreeSet<Span>, BTreeSet<HostName>) {
     let (mut spans, mut names) = (Vec::new(), BTreeSet::new());
     for entry in entries {
         match entry.target() {
-            EgressTarget::V4 { network, prefix } => spans.push(Span::of(*network, *prefix)),
-            EgressTarget::V6 { .. } => {}
+            EgressTarget::V4 { network, prefix } => {
+                spans.push(Span::of((*network).into(), *prefix));
+            }
+            EgressTarget::V6 { network, prefix } => {
+                spans.push(Span::of((*network).into(), *prefix));
+            }
             EgressTarget::Name(name) => {
                 names.insert(name.clone());
             }
@@ -193,18 +226,23 @@ fn sort(entries: &[EgressEntry]) -> (BTreeSet<Span>, BTreeSet<HostName>) {
 }
 
 /// Joins spans that overlap or touch: the kernel takes no overlapping ones.
-fn merge(mut spans: Vec<Span>) -> BTreeSet<Span> {
+pub(crate) fn merge(mut spans: Vec<Span>) -> BTreeSet<Span> {
     spans.sort_unstable();
     let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
     for span in spans {
         match merged.last_mut() {
-            Some(before) if span.first.to_bits() <= before.last.to_bits().saturating_add(1) => {
+            Some(before) if joins(before.last, span.first) => {
                 before.last = before.last.max(span.last);
             }
             Some(_) | None => merged.push(span),
         }
     }
     merged.into_iter().collect()
+}
+
+/// Says whether a span that begins at `first` touches or overlaps one before it that ends at `last`.
+fn joins(last: IpAddr, first: IpAddr) -> bool {
+    last.is_ipv4() == first.is_ipv4() && behind(last).is_none_or(|behind| first <= behind)
 }
 
 #[cfg(test)]

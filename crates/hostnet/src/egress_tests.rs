@@ -26,9 +26,9 @@ fn policy(case: &Case) -> EgressPolicy {
 
 /// Asks what the rules ask, of the sets that they would ask.
 fn passes(filter: &Filter, forwards: bool, to: IpAddr) -> bool {
-    let IpAddr::V4(to) = to else { return false };
     let range: AddressRange = AddressRange::DEFAULT;
-    let closed = is_never_reachable(to.into()) || range.contains(to, 32);
+    let own = matches!(to, IpAddr::V4(to) if range.contains(to, 32));
+    let closed = is_never_reachable(to) || own;
     let members = &filter.members;
     let within = |spans: &BTreeSet<Span>| spans.iter().any(|span| span.has(to));
     if !forwards || closed || within(&members.denied) || members.blocked.contains_key(&to) {
@@ -46,7 +46,7 @@ fn filter(egress: &Arc<Egress>) -> Filter {
         let records: Vec<Record> = addresses
             .iter()
             .map(|text| text.parse().expect("an address"))
-            .filter(|address: &Ipv4Addr| !is_never_reachable((*address).into()))
+            .filter(|address: &IpAddr| !is_never_reachable(*address))
             .map(|address| Record { address, ttl: Duration::from_secs(60) })
             .collect();
         filter = filter.learned(&name, &records, now).unwrap_or(filter);
@@ -72,7 +72,7 @@ fn every_policy_opens_what_the_table_says() {
             );
         }
     }
-    assert!(count >= 80, "only {count} cases");
+    assert!(count >= 160, "only {count} cases");
 }
 
 #[test]
@@ -127,6 +127,15 @@ fn spans_are_joined() {
             &["0.0.0.0-255.255.255.255", "255.255.255.255-255.255.255.255"],
             &["0.0.0.0-255.255.255.255"],
         ),
+        (&["2001:db8::-2001:db8::9", "2001:db8::a-2001:db8::f"], &["2001:db8::-2001:db8::f"]),
+        (
+            &["255.255.255.255-255.255.255.255", "::-::1"],
+            &["255.255.255.255-255.255.255.255", "::-::1"],
+        ),
+        (
+            &["::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::5-::9"],
+            &["::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"],
+        ),
     ] {
         let merged = merge(given.iter().map(|text| span(text)).collect());
         assert_eq!(merged, expected.iter().map(|text| span(text)).collect(), "{given:?}");
@@ -134,7 +143,7 @@ fn spans_are_joined() {
 }
 
 #[test]
-fn no_form_of_a_private_address_is_reachable() {
+fn no_form_of_a_private_address_is_answered_or_reachable() {
     for (text, expected) in [
         ("10.0.0.1", true),
         ("0.0.0.0", true),
@@ -156,6 +165,19 @@ fn no_form_of_a_private_address_is_reachable() {
         ("2001:db8::1", false),
         ("2606:4700::1111", false),
     ] {
-        assert_eq!(is_never_reachable(text.parse().expect("an address")), expected, "{text}");
+        let address = text.parse().expect("an address");
+        assert_eq!(leads_astray(address), expected, "{text}");
+        assert!(!expected || is_never_reachable(address), "{text}");
+    }
+}
+
+#[test]
+fn what_a_resolver_may_honestly_answer_can_be_out_of_reach() {
+    for text in ["64:ff9b::203.0.113.7", "2002:cb00:7107::1", "::ffff:203.0.113.7", "2001::1"] {
+        let address = text.parse().expect("an address");
+        assert!(is_never_reachable(address) && !leads_astray(address), "{text}");
+    }
+    for text in ["2001:db8::1", "2606:4700::1111", "3fff::1", "203.0.113.7"] {
+        assert!(!is_never_reachable(text.parse().expect("an address")), "{text}");
     }
 }

@@ -6,18 +6,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use tarn_host::SlotId;
 use tarn_types::HostName;
 use tokio::time::Instant;
 
 use crate::{
     egress::{Egress, Span},
     netlink::{Element, Key, SetChange, SetName},
+    plan::Face,
     ruleset::{
         BLOCKED, FRESH, KNOWN, LISTED,
         lists::{ALLOWED, DENIED, set_of},
@@ -42,7 +42,7 @@ pub(crate) struct Filter {
     /// What the kernel holds.
     pub(crate) members: Members,
     /// Which addresses the names have had, and until when.
-    names: BTreeMap<HostName, BTreeMap<Ipv4Addr, Instant>>,
+    names: BTreeMap<HostName, BTreeMap<IpAddr, Instant>>,
 }
 
 /// What the sets hold for one slot.
@@ -55,40 +55,34 @@ pub(crate) struct Members {
     /// Denied spans.
     pub(crate) denied: BTreeSet<Span>,
     /// Addresses of allowed names for new flows.
-    pub(crate) fresh: BTreeMap<Ipv4Addr, Instant>,
+    pub(crate) fresh: BTreeMap<IpAddr, Instant>,
     /// Addresses of allowed names for flows that stand.
-    pub(crate) known: BTreeSet<Ipv4Addr>,
+    pub(crate) known: BTreeSet<IpAddr>,
     /// Addresses of denied names.
-    pub(crate) blocked: BTreeMap<Ipv4Addr, Instant>,
+    pub(crate) blocked: BTreeMap<IpAddr, Instant>,
 }
 
 /// An address that a name has, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     pub(crate) ttl: Duration,
 }
 
 /// Lists what makes one content of a slot's sets out of another.
-pub(crate) fn changes(
-    (slot, address): (SlotId, Ipv4Addr),
-    old: &Members,
-    new: &Members,
-    now: Instant,
-) -> Vec<SetChange> {
+pub(crate) fn changes(face: &Face, old: &Members, new: &Members, now: Instant) -> Vec<SetChange> {
     let mut changes = Vec::new();
-    for (kind, old, new) in
+    for (kinds, old, new) in
         [(ALLOWED, &old.allowed, &new.allowed), (DENIED, &old.denied, &new.denied)]
     {
-        if old == new {
-            continue;
-        }
-        if !old.is_empty() {
-            changes.push(SetChange::Clear(set_of(slot, kind).into()));
-        }
-        if !new.is_empty() {
-            let ends = new.iter().flat_map(Span::ends).map(Element::lasting);
-            changes.push(SetChange::Add(set_of(slot, kind).into(), ends.collect()));
+        for (kind, is_its) in kinds.each() {
+            spans(
+                &mut changes,
+                set_of(face.slot, kind).into(),
+                [old, new].map(|spans| {
+                    spans.iter().filter(|span| is_its(&span.first)).copied().collect()
+                }),
+            );
         }
     }
     let mut push = |make: fn(SetName, Vec<Element>) -> SetChange, set: &'static str, members| {
@@ -97,28 +91,54 @@ pub(crate) fn changes(
             changes.push(make(set.into(), members));
         }
     };
-    let pair = |other: &Ipv4Addr| Element::lasting(Key::Pair(address, *other));
-    let listed = |is: bool| is.then(|| Element::lasting(Key::Slot(address))).into_iter().collect();
-    push(SetChange::Remove, LISTED, listed(old.listed && !new.listed));
-    push(SetChange::Add, LISTED, listed(new.listed && !old.listed));
-    push(SetChange::Remove, KNOWN, old.known.difference(&new.known).map(pair).collect());
-    push(SetChange::Add, KNOWN, new.known.difference(&old.known).map(pair).collect());
-    for (set, old, new) in [(FRESH, &old.fresh, &new.fresh), (BLOCKED, &old.blocked, &new.blocked)]
-    {
-        let timed = |(other, end): (&Ipv4Addr, &Instant)| Element {
-            lifetime: Some(end.saturating_duration_since(now)),
-            ..pair(other)
+    let listed = || vec![Element::lasting(Key::Interface(face.interface.clone()))];
+    match (old.listed, new.listed) {
+        (true, false) => push(SetChange::Remove, LISTED, listed()),
+        (false, true) => push(SetChange::Add, LISTED, listed()),
+        (true, true) | (false, false) => {}
+    }
+    let pair = |other: &IpAddr| Element::lasting(Key::Pair(face.beside(*other), *other));
+    for (set, is_its) in KNOWN.each() {
+        let only = |from: &BTreeSet<IpAddr>, not: &BTreeSet<IpAddr>| {
+            from.difference(not).filter(|other| is_its(other)).map(pair).collect()
         };
-        let gone = old.keys().filter(|other| !new.contains_key(other));
-        let added = new.iter().filter(|(other, _)| !old.contains_key(other));
-        // Only those: a renewal deletes, and a deletion soon after another waits in the kernel.
-        let renewed =
-            new.iter().filter(|(other, end)| old.get(other).is_some_and(|before| before != *end));
-        push(SetChange::Remove, set, gone.map(pair).collect());
-        push(SetChange::Add, set, added.map(timed).collect());
-        push(SetChange::Renew, set, renewed.map(timed).collect());
+        push(SetChange::Remove, set, only(&old.known, &new.known));
+        push(SetChange::Add, set, only(&new.known, &old.known));
+    }
+    for (sets, old, new) in [(FRESH, &old.fresh, &new.fresh), (BLOCKED, &old.blocked, &new.blocked)]
+    {
+        for (set, is_its) in sets.each() {
+            let timed = |(other, end): (&IpAddr, &Instant)| Element {
+                lifetime: Some(end.saturating_duration_since(now)),
+                ..pair(other)
+            };
+            let before = || old.iter().filter(|(other, _)| is_its(other));
+            let after = || new.iter().filter(|(other, _)| is_its(other));
+            let gone = before().map(|(other, _)| other).filter(|other| !new.contains_key(other));
+            let added = after().filter(|(other, _)| !old.contains_key(other));
+            // Only those: a renewal deletes, and a deletion soon after another waits in the kernel.
+            let renewed =
+                after().filter(|(other, end)| old.get(other).is_some_and(|old| old != *end));
+            push(SetChange::Remove, set, gone.map(pair).collect());
+            push(SetChange::Add, set, added.map(timed).collect());
+            push(SetChange::Renew, set, renewed.map(timed).collect());
+        }
     }
     changes
+}
+
+/// Replaces the spans of one set if they differ.
+fn spans(changes: &mut Vec<SetChange>, set: SetName, [old, new]: [BTreeSet<Span>; 2]) {
+    if old == new {
+        return;
+    }
+    if !old.is_empty() {
+        changes.push(SetChange::Clear(set.clone()));
+    }
+    if !new.is_empty() {
+        let ends = new.iter().flat_map(Span::ends).map(Element::lasting);
+        changes.push(SetChange::Add(set, ends.collect()));
+    }
 }
 
 /// What was found out about a name.
@@ -243,9 +263,11 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use tarn_host::SlotId;
     use tarn_types::EgressPolicy;
 
     use super::*;
+    use crate::plan::{Block, Names};
 
     fn egress(allow: &[&str], deny: &[&str]) -> Arc<Egress> {
         let read = |list: &[&str]| {
@@ -263,7 +285,8 @@ mod tests {
     }
 
     fn record(last: u8, ttl: u64) -> Record {
-        Record { address: Ipv4Addr::new(203, 0, 113, last), ttl: Duration::from_secs(ttl) }
+        let address = std::net::Ipv4Addr::new(203, 0, 113, last).into();
+        Record { address, ttl: Duration::from_secs(ttl) }
     }
 
     fn after(start: Instant, secs: u64) -> Instant {
@@ -331,7 +354,8 @@ mod tests {
     #[test]
     fn a_change_touches_only_what_differs() {
         let now = Instant::now();
-        let slot = (SlotId(1), Ipv4Addr::new(198, 18, 0, 1));
+        let block = Block::from_reservation("tarn_net_198_18_0_0").expect("a block");
+        let slot = &Names::new("abc123".parse().expect("a good tag")).face(block, SlotId(1));
         let first =
             Filter::default().under(&egress(&["203.0.113.0/24", "a.com"], &["1.2.3.4"]), &[], now);
         let made = changes(slot, &Members::default(), &first.members, now);
@@ -361,6 +385,14 @@ mod tests {
             ["!allowed_001", "!denied_001", "-listed:1", "-known:1", "-fresh:1"]
         );
         assert_eq!(changes(slot, &wider.members, &wider.members, now), []);
+        let lists = egress(&["2001:db8::/32", "a.com", "1.1.1.1"], &["2001:db8::/48", "::/1"]);
+        let six = Record { address: "2001:db8::1".parse().expect("ok"), ..record(1, 5) };
+        let found = Found { name: name("a.com"), records: vec![record(1, 5), six] };
+        let both = Filter::default().under(&lists, &[found], now);
+        let made = changes(slot, &Members::default(), &both.members, now);
+        let expected = ["+allowed_001:2", "+allowed6_001:2", "+denied6_001:2", "+listed:1"];
+        assert_eq!(sets(&made)[..4], expected, "what touches or overlaps is one");
+        assert_eq!(sets(&made)[4..], ["+known:1", "+known6:1", "+fresh:1", "+fresh6:1"]);
     }
 
     #[test]
@@ -370,7 +402,7 @@ mod tests {
         for round in 0..50_u8 {
             let records: Vec<Record> = (0..100)
                 .map(|last| Record {
-                    address: Ipv4Addr::new(203, 1, round, last),
+                    address: std::net::Ipv4Addr::new(203, 1, round, last).into(),
                     ttl: Duration::from_secs(60),
                 })
                 .collect();
@@ -378,6 +410,7 @@ mod tests {
             filter = filter.learned(&name("a.com"), &records, now).expect("new");
         }
         assert!(filter.members.known.len() <= MOST_ADDRESSES);
-        assert!(filter.members.known.contains(&Ipv4Addr::new(203, 1, 49, 99)), "the newest stay");
+        let newest = IpAddr::from([203, 1, 49, 99]);
+        assert!(filter.members.known.contains(&newest), "the newest stay");
     }
 }

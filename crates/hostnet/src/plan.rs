@@ -2,7 +2,11 @@
 //!
 //! Pure: nothing here looks at the host.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use tarn_host::SlotId;
 use tarn_types::InstanceTag;
@@ -16,6 +20,16 @@ pub(crate) const INSIDE: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 2);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
 /// The prefix length of the link.
 pub(crate) const LINK_PREFIX: u8 = 30;
+/// The IPv6 address of every sandbox, seen from inside: of a unique local prefix (RFC 4193) that is
+/// everywhere the same, as INSIDE is.
+pub(crate) const INSIDE6: Ipv6Addr = Ipv6Addr::new(0xfd74, 0x6172, 0x6e00, 0x77, 0, 0, 0, 2);
+/// Where a sandbox sends what goes out by IPv6. No host has it: its hardware address is fixed.
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd74, 0x6172, 0x6e00, 0x77, 0, 0, 0, 1);
+/// The prefix length of the link in IPv6.
+pub(crate) const LINK_PREFIX6: u8 = 126;
+/// Host-side addresses in IPv6: behind it comes the host-side address in IPv4, which no other
+/// server of the host has.
+const HOST_SIDE6: Ipv6Addr = Ipv6Addr::new(0xfd74, 0x6172, 0x6e00, 1, 0, 0, 0, 0);
 /// The hardware address inside; constant like the address.
 pub(crate) const INSIDE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x77, 0x02];
 /// The hardware address of the host's end.
@@ -41,6 +55,17 @@ pub struct AddressRange {
 /// The addresses of one server's slots: a /22.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block(Ipv4Addr);
+
+/// What the rules know a slot by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Face {
+    pub(crate) slot: SlotId,
+    /// The host's end of its link.
+    pub(crate) interface: String,
+    /// Its host-side addresses.
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
+}
 
 /// The names of one server's objects on the host.
 #[derive(Debug, Clone)]
@@ -116,8 +141,14 @@ impl Block {
         Ipv4Addr::from_bits(self.0.to_bits() + u32::from(slot.0))
     }
 
-    /// Reads a slot back from its address.
-    pub(crate) fn slot(self, address: Ipv4Addr) -> Option<SlotId> {
+    /// Returns the host-side address of a slot in IPv6.
+    pub(crate) fn address6(self, slot: SlotId) -> Ipv6Addr {
+        in_ipv6(self.address(slot))
+    }
+
+    /// Reads a slot back from either address.
+    pub(crate) fn slot(self, address: IpAddr) -> Option<SlotId> {
+        let address = in_ipv4(address)?;
         let number = u16::try_from(address.to_bits().checked_sub(self.0.to_bits())?).ok()?;
         (1..=MOST_SLOTS).contains(&number).then_some(SlotId(number))
     }
@@ -125,6 +156,11 @@ impl Block {
     /// Returns the block as a network: its first address, and the mask.
     pub(crate) fn network(self) -> (Ipv4Addr, u32) {
         (self.0, mask(BLOCK_PREFIX))
+    }
+
+    /// Returns the block's addresses in IPv6 as a network.
+    pub(crate) fn network6(self) -> (Ipv6Addr, u8) {
+        (in_ipv6(self.0), 96 + BLOCK_PREFIX)
     }
 
     /// Returns the group for which the rules note packets. Two servers of one range have two; the
@@ -136,8 +172,8 @@ impl Block {
     }
 
     /// Says whether an address is one of this block.
-    pub(crate) fn has(self, address: Ipv4Addr) -> bool {
-        self.overlaps(address, 32)
+    pub(crate) fn has(self, address: IpAddr) -> bool {
+        in_ipv4(address).is_some_and(|address| self.overlaps(address, 32))
     }
 
     /// Names the table whose existence reserves this block on the host.
@@ -172,6 +208,39 @@ pub(crate) fn mask(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
 }
 
+/// Returns the mask of a prefix length in IPv6.
+pub(crate) fn mask6(prefix: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0)
+}
+
+/// Makes a host-side address of IPv6 out of one of IPv4.
+fn in_ipv6(address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(HOST_SIDE6.to_bits() | u128::from(address.to_bits()))
+}
+
+/// Reads the host-side address of IPv4 out of either.
+fn in_ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(address) => {
+            let low = address.to_bits() ^ HOST_SIDE6.to_bits();
+            u32::try_from(low).ok().map(Ipv4Addr::from_bits)
+        }
+    }
+}
+
+// === impl Face ===
+
+impl Face {
+    /// Returns its host-side address of the family of another.
+    pub(crate) fn beside(&self, other: IpAddr) -> IpAddr {
+        match other {
+            IpAddr::V4(_) => self.v4.into(),
+            IpAddr::V6(_) => self.v6.into(),
+        }
+    }
+}
+
 // === impl Names ===
 
 impl Names {
@@ -193,6 +262,12 @@ impl Names {
     /// Names the host's end of a slot's link, and the file of its namespace.
     pub(crate) fn interface(&self, slot: SlotId) -> String {
         format!("t{}{:03x}", self.tag, slot.0)
+    }
+
+    /// Returns what the rules know a slot by.
+    pub(crate) fn face(&self, block: Block, slot: SlotId) -> Face {
+        let (v4, v6) = (block.address(slot), block.address6(slot));
+        Face { slot, interface: self.interface(slot), v4, v6 }
     }
 
     /// Reads a slot back from [`Names::interface`].

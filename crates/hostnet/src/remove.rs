@@ -6,8 +6,13 @@ use tarn_types::InstanceTag;
 use thiserror::Error;
 
 use crate::{
-    carry::carried_over, error::StepFailure, plan::Names, reserve::give_up, rules, site::Site,
-    uplink,
+    carry::carried_over,
+    error::StepFailure,
+    plan::Names,
+    reserve::give_up,
+    rules,
+    site::Site,
+    uplink::{self, IpFamily},
 };
 
 /// Says what could not be removed.
@@ -38,7 +43,8 @@ pub fn remove_all(tag: &InstanceTag, run_dir: &Path) -> Result<(), SlotsRemoveEr
 }
 
 fn remove_slots(names: &Names, run_dir: &Path) -> Result<(), StepFailure> {
-    let site = Site { names: names.clone(), run_dir: run_dir.to_owned(), rate: None };
+    let site =
+        Site { names: names.clone(), run_dir: run_dir.to_owned(), rate: None, has_ipv6: false };
     let survey = site.survey()?;
     let mut outcome = Ok(());
     for slot in survey.whole.union(&survey.broken) {
@@ -52,5 +58,7 @@ fn remove_forwarding(names: &Names) -> Result<(), StepFailure> {
     if rules::others(names)? {
         return Ok(());
     }
-    uplink::switch_off(&carried_over(names, None)?.guarded)
+    let ways = carried_over(names, None)?.ways;
+    let switched_off = uplink::switch_off(IpFamily::V4, &ways.guarded);
+    switched_off.and(uplink::switch_off(IpFamily::V6, &ways.guarded6))
 }

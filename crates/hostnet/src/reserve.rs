@@ -3,6 +3,8 @@
 //! A reservation is an nft table named after the block: creating one that exists fails, so two
 //! servers that start at the same moment cannot take the same, and a chain in it says whose it is.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use crate::{
@@ -29,7 +31,10 @@ pub(crate) fn reserve(names: &Names, range: AddressRange) -> Result<Block, Slots
     }
     let foreign = foreign_routes(names)?;
     for block in range.candidates(names.tag()) {
-        let used = foreign.iter().any(|route| block.overlaps(route.network, route.prefix));
+        let used = foreign.iter().any(|route| match route.network {
+            IpAddr::V4(network) => block.overlaps(network, route.prefix),
+            IpAddr::V6(_) => false,
+        });
         if used || taken.iter().any(|entry| entry.block == block) {
             continue;
         }

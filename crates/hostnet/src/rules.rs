@@ -19,14 +19,20 @@ use tokio::time::Instant;
 use crate::{
     carry::carried_over,
     config::SlotLimits,
-    egress::Egress,
+    egress::{Egress, Span},
     error::{Step as _, StepFailure},
     filter::{Filter, Found, Members, Record, changes},
     netlink::{Element, Key, SetChange, change_sets, read_counts, table_exists},
     netlog::Counted,
     plan::{AddressRange, Block, Names},
-    ruleset::{GUARDED, INTERNET, LIVE, Openings, compile, limits, lists::furnish, notes},
+    ruleset::{
+        FAMILIES, GUARDED, GUARDED6, INTERNET, LIVE, NEAR, Openings, Ways, compile, limits,
+        lists::furnish, notes,
+    },
 };
+
+/// The number of IPv6 among protocol families (`linux/netfilter.h`).
+const NFPROTO_IPV6: u8 = 10;
 
 /// The table of one server.
 #[derive(Debug)]
@@ -105,7 +111,7 @@ impl Rules {
         };
         if egress.has_lists() && !openings.furnished.contains(&slot) {
             // What is added here lets nothing through and stops nothing.
-            nft(&["-f", "-"], &furnish(&self.names.table(), slot, self.block))?;
+            nft(&["-f", "-"], &furnish(&self.names, slot))?;
             openings.furnished.insert(slot);
         }
         let mut changes = self.filter_changes(&openings, slot, &filter.members, now);
@@ -160,10 +166,9 @@ impl Rules {
         }
         let now = Instant::now();
         let mut openings = self.openings.lock();
-        let names: Vec<_> = slots
-            .iter()
-            .map(|slot| Element::lasting(Key::Interface(self.names.interface(*slot))))
-            .collect();
+        let interfaces: Vec<_> = slots.iter().map(|slot| self.names.interface(*slot)).collect();
+        let names: Vec<_> =
+            interfaces.iter().cloned().map(Key::Interface).map(Element::lasting).collect();
         let mut changes = vec![
             SetChange::Remove(LIVE.into(), names.clone()),
             SetChange::Remove(INTERNET.into(), names),
@@ -171,9 +176,8 @@ impl Rules {
         for slot in slots {
             changes.extend(self.filter_changes(&openings, *slot, &Members::default(), now));
         }
-        let addresses: Vec<_> = slots.iter().map(|slot| self.block.address(*slot)).collect();
-        changes.extend(limits::forget(&addresses));
-        changes.extend(notes::forget(&addresses));
+        changes.extend(limits::forget(&interfaces));
+        changes.extend(notes::forget(&interfaces));
         // Closed in our copy even if the kernel refuses: a table made again must not open it. Its
         // filter stays until then, so that the next change of the slot takes it out.
         openings.live.retain(|slot| !slots.contains(slot));
@@ -186,7 +190,7 @@ impl Rules {
     /// Returns what the kernel has counted of a slot.
     pub(crate) fn counted(&self, slot: SlotId) -> Result<Counted, StepFailure> {
         let sets = [notes::SENT, notes::RECEIVED, notes::BEGUN, notes::DENIED, notes::UNNOTED];
-        let member = Element::lasting(Key::Slot(self.block.address(slot)));
+        let member = Element::lasting(Key::Interface(self.names.interface(slot)));
         let [sent, received, begun, denied, unnoted] =
             read_counts(&self.names.table(), sets, &member).step("read counters")?;
         Ok(Counted {
@@ -210,7 +214,7 @@ impl Rules {
     ) -> Vec<SetChange> {
         let nothing = Members::default();
         let old = openings.filters.get(&slot).map_or(&nothing, |filter| &filter.members);
-        changes((slot, self.block.address(slot)), old, new, now)
+        changes(&self.names.face(self.block, slot), old, new, now)
     }
 
     /// Returns the slots that are open.
@@ -218,24 +222,35 @@ impl Rules {
         self.openings.lock().live.clone()
     }
 
-    /// Returns the interfaces on which we switched forwarding on.
-    pub(crate) fn guarded(&self) -> BTreeSet<String> {
-        self.openings.lock().guarded.clone()
+    /// Returns what the rules know of the ways out.
+    pub(crate) fn ways(&self) -> Ways {
+        self.openings.lock().ways.clone()
     }
 
-    /// Says on which interfaces we switched forwarding on.
-    pub(crate) fn guard(&self, interfaces: BTreeSet<String>) -> Result<(), StepFailure> {
+    /// Says what the ways out are now.
+    pub(crate) fn lead(&self, ways: Ways) -> Result<(), StepFailure> {
         let mut openings = self.openings.lock();
-        if openings.guarded == interfaces {
+        if openings.ways == ways {
             return Ok(());
         }
-        let mut changes = vec![SetChange::Clear(GUARDED.into())];
-        if !interfaces.is_empty() {
-            let members = interfaces.iter().cloned().map(Key::Interface).map(Element::lasting);
-            changes.push(SetChange::Add(GUARDED.into(), members.collect()));
+        let interfaces = |set: &BTreeSet<String>| -> Vec<Key> {
+            set.iter().cloned().map(Key::Interface).collect()
+        };
+        let mut changes = Vec::new();
+        for (set, members) in [
+            (GUARDED, interfaces(&ways.guarded)),
+            (GUARDED6, interfaces(&ways.guarded6)),
+            (NEAR, ways.near6.iter().flat_map(Span::ends).collect()),
+            (FAMILIES, ways.has_ipv6.then_some(Key::Family(NFPROTO_IPV6)).into_iter().collect()),
+        ] {
+            changes.push(SetChange::Clear(set.into()));
+            let members: Vec<_> = members.into_iter().map(Element::lasting).collect();
+            if !members.is_empty() {
+                changes.push(SetChange::Add(set.into(), members));
+            }
         }
-        change_sets(&self.names.table(), &changes).step("guard interfaces")?;
-        openings.guarded = interfaces;
+        change_sets(&self.names.table(), &changes).step("say what the ways out are")?;
+        openings.ways = ways;
         Ok(())
     }
 

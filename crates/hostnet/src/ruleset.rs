@@ -18,11 +18,17 @@
 //! What this cannot do: an ICMP error from outside quotes the host-side address, which nobody
 //! inside knows, so it is ignored there. TCP does not need it (the segment size is clamped to the
 //! route's); datagrams larger than the path takes are lost without word.
+//!
+//! IPv6 goes the same way, with less of it: only TCP, UDP and echo requests without any header
+//! between leave a sandbox, no fragment, and nothing about neighbours or routers, whose hardware
+//! addresses are fixed at both ends. Nothing of the host answers by IPv6. While the host has no way
+//! out for it ([`FAMILIES`]) a connection is refused before it is routed, which would end without
+//! a word otherwise.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use tarn_host::SlotId;
@@ -30,8 +36,12 @@ use tokio::time::Instant;
 
 use crate::{
     config::SlotLimits,
+    egress::Span,
     filter::Filter,
-    plan::{AddressRange, Block, GATEWAY, INSIDE, MOST_SLOTS, Names, RESOLVER_PORT, mask},
+    plan::{
+        AddressRange, Block, GATEWAY, INSIDE, INSIDE6, MOST_SLOTS, Names, RESOLVER_PORT, mask,
+        mask6,
+    },
 };
 
 pub(crate) mod limits;
@@ -44,15 +54,28 @@ pub(crate) const LIVE: &str = "live";
 pub(crate) const INTERNET: &str = "internet";
 /// The set of interfaces on which we switched forwarding on.
 pub(crate) const GUARDED: &str = "guarded";
+/// The same for IPv6.
+pub(crate) const GUARDED6: &str = "guarded6";
+/// The set of families that have a way out besides IPv4: IPv6 or nothing.
+pub(crate) const FAMILIES: &str = "families";
+/// The set of networks of IPv6 that the host itself is on.
+pub(crate) const NEAR: &str = "near6";
 
 /// The set of slots that may reach only what is allowed.
 pub(crate) const LISTED: &str = "listed";
 /// The set of addresses of allowed names that new flows may go to.
-pub(crate) const FRESH: &str = "fresh";
+pub(crate) const FRESH: SetPair = SetPair { v4: "fresh", v6: "fresh6" };
 /// The set of addresses of allowed names that flows which stand may go to.
-pub(crate) const KNOWN: &str = "known";
+pub(crate) const KNOWN: SetPair = SetPair { v4: "known", v6: "known6" };
 /// The set of addresses of denied names.
-pub(crate) const BLOCKED: &str = "blocked";
+pub(crate) const BLOCKED: SetPair = SetPair { v4: "blocked", v6: "blocked6" };
+
+/// The names, or the beginnings of the names, of two sets that differ in their family alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SetPair {
+    pub(crate) v4: &'static str,
+    pub(crate) v6: &'static str,
+}
 
 /// What spec 07 keeps closed whatever a policy says.
 const PRIVATE: [(Ipv4Addr, u8); 9] = [
@@ -67,6 +90,17 @@ const PRIVATE: [(Ipv4Addr, u8); 9] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
+/// The same of IPv6: what is not global unicast (2000::/3), in which are unique local, link-local
+/// and multicast addresses and the mapped and NAT64 forms of IPv4; Teredo and 6to4, which have
+/// forms of IPv4 within it.
+const CLOSED6: [(Ipv6Addr, u8); 5] = [
+    (Ipv6Addr::UNSPECIFIED, 3),
+    (Ipv6Addr::new(0x4000, 0, 0, 0, 0, 0, 0, 0), 2),
+    (Ipv6Addr::new(0x8000, 0, 0, 0, 0, 0, 0, 0), 1),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+];
+
 /// What the sets hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Openings {
@@ -74,19 +108,38 @@ pub(crate) struct Openings {
     pub(crate) live: BTreeSet<SlotId>,
     /// Claimed slots that may reach anything beyond the host.
     pub(crate) internet: BTreeSet<SlotId>,
-    /// Interfaces on which we switched forwarding on.
-    pub(crate) guarded: BTreeSet<String>,
+    /// The ways out.
+    pub(crate) ways: Ways,
     /// Slots that have sets and chains of their own, because they had lists once.
     pub(crate) furnished: BTreeSet<SlotId>,
     /// The filters of slots with lists.
     pub(crate) filters: BTreeMap<SlotId, Filter>,
 }
 
+/// What the rules must know of the ways out of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ways {
+    /// Interfaces on which we switched forwarding on.
+    pub(crate) guarded: BTreeSet<String>,
+    /// Those for IPv6.
+    pub(crate) guarded6: BTreeSet<String>,
+    /// Networks of IPv6 that the host itself is on: its neighbours, who are private by their
+    /// addresses in IPv4.
+    pub(crate) near6: BTreeSet<Span>,
+    /// Whether IPv6 has a way out.
+    pub(crate) has_ipv6: bool,
+}
+
 /// Says whether a sandbox may never reach any address of a network.
-pub(crate) fn is_closed(network: Ipv4Addr, prefix: u8) -> bool {
-    PRIVATE.iter().any(|(closed, length)| {
-        *length <= prefix && (closed.to_bits() ^ network.to_bits()) & mask(*length) == 0
-    })
+pub(crate) fn is_closed(network: impl Into<IpAddr>, prefix: u8) -> bool {
+    match network.into() {
+        IpAddr::V4(network) => PRIVATE.iter().any(|(closed, length)| {
+            *length <= prefix && (closed.to_bits() ^ network.to_bits()) & mask(*length) == 0
+        }),
+        IpAddr::V6(network) => CLOSED6.iter().any(|(closed, length)| {
+            *length <= prefix && (closed.to_bits() ^ network.to_bits()) & mask6(*length) == 0
+        }),
+    }
 }
 
 /// Writes the text that replaces the whole table in one transaction.
@@ -99,36 +152,12 @@ pub(crate) fn compile(
     now: Instant,
 ) -> String {
     let table = names.table();
-    let slots = |set: &BTreeSet<SlotId>| {
-        elements(set.iter().map(|slot| format!("\"{}\"", names.interface(*slot))))
-    };
-    let live = slots(&openings.live);
-    let internet = slots(&openings.internet);
-    let guarded = elements(openings.guarded.iter().map(|name| format!("\"{name}\"")));
-    let addresses = elements((1..=MOST_SLOTS).map(|number| {
-        let slot = SlotId(number);
-        format!("\"{}\" : {}", names.interface(slot), block.address(slot))
-    }));
-    let closed = elements(
-        PRIVATE
-            .iter()
-            .map(|(network, prefix)| format!("{network}/{prefix}"))
-            .chain([range.to_string()]),
-    );
     let mut text = String::new();
     // Adding first makes the deletion good on a host that has no such table.
     writeln!(text, "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{")
         .expect("a string takes every write");
-    writeln!(
-        text,
-        "  set {LIVE} {{ type ifname;{live} }}\n  \
-           set {INTERNET} {{ type ifname;{internet} }}\n  \
-           set {GUARDED} {{ type ifname;{guarded} }}\n  \
-           map address {{ type ifname : ipv4_addr;{addresses} }}\n  \
-           set closed {{ type ipv4_addr; flags interval; auto-merge;{closed} }}"
-    )
-    .expect("a string takes every write");
-    text.push_str(&lists::shared(block, openings, now));
+    text.push_str(&sets(names, range, block, openings));
+    text.push_str(&lists::shared(names, block, openings, now));
     text.push_str(&limits::sets());
     text.push_str(&notes::sets());
     text.push_str(&chains(&names.interface_prefix(), block));
@@ -142,6 +171,47 @@ pub(crate) fn compile(
     text
 }
 
+/// Writes the sets and maps that are neither lists nor meters.
+fn sets(names: &Names, range: AddressRange, block: Block, openings: &Openings) -> String {
+    let slots = |set: &BTreeSet<SlotId>| {
+        elements(set.iter().map(|slot| format!("\"{}\"", names.interface(*slot))))
+    };
+    let interfaces =
+        |set: &BTreeSet<String>| elements(set.iter().map(|name| format!("\"{name}\"")));
+    let addresses = |address: &dyn Fn(SlotId) -> IpAddr| {
+        elements(
+            (1..=MOST_SLOTS)
+                .map(SlotId)
+                .map(|slot| format!("\"{}\" : {}", names.interface(slot), address(slot))),
+        )
+    };
+    let Ways { guarded, guarded6, near6, has_ipv6 } = &openings.ways;
+    let families = elements(has_ipv6.then(|| "ipv6".to_owned()).into_iter());
+    let near = elements(near6.iter().map(ToString::to_string));
+    let closed = PRIVATE.iter().map(|(network, prefix)| format!("{network}/{prefix}"));
+    let closed = elements(closed.chain([range.to_string()]));
+    let closed6 = elements(CLOSED6.iter().map(|(network, prefix)| format!("{network}/{prefix}")));
+    format!(
+        "  set {LIVE} {{ type ifname;{} }}
+  set {INTERNET} {{ type ifname;{} }}
+  set {GUARDED} {{ type ifname;{} }}
+  set {GUARDED6} {{ type ifname;{} }}
+  set {FAMILIES} {{ type nf_proto;{families} }}
+  map address {{ type ifname : ipv4_addr;{} }}
+  map address6 {{ type ifname : ipv6_addr;{} }}
+  set closed {{ type ipv4_addr; flags interval; auto-merge;{closed} }}
+  set closed6 {{ type ipv6_addr; flags interval;{closed6} }}
+  set {NEAR} {{ type ipv6_addr; flags interval;{near} }}
+",
+        slots(&openings.live),
+        slots(&openings.internet),
+        interfaces(guarded),
+        interfaces(guarded6),
+        addresses(&|slot| block.address(slot).into()),
+        addresses(&|slot| block.address6(slot).into()),
+    )
+}
+
 fn elements(list: impl Iterator<Item = String>) -> String {
     let list = list.collect::<Vec<_>>().join(", ");
     if list.is_empty() { list } else { format!(" elements = {{ {list} }};") }
@@ -149,77 +219,19 @@ fn elements(list: impl Iterator<Item = String>) -> String {
 
 /// Writes the chains; `prefix` begins the name of each of our interfaces.
 fn chains(prefix: &str, block: Block) -> String {
-    format!(
-        r#"
-  # Before connection tracking (-200), and before fragments are put together (-400).
-  chain arriving {{
-    type filter hook prerouting priority -450; policy accept;
-    iifname "{prefix}*" jump from_slot
-  }}
-  chain from_slot {{
-    meta nfproto != ipv4 drop
-    iifname != @{LIVE} drop
-    ip saddr != {INSIDE} drop
-    ip saddr set iifname map @address
-    ip saddr {INSIDE} drop
-    ip daddr {GATEWAY} udp dport 53 udp dport set {RESOLVER_PORT}
-    ip daddr {GATEWAY} tcp dport 53 tcp dport set {RESOLVER_PORT}
-  }}
-  # After address translation (100) and every other filter.
-  chain leaving {{
-    type filter hook postrouting priority 350; policy accept;
-    oifname "{prefix}*" jump to_slot
-  }}
-  chain to_slot {{
-    meta nfproto != ipv4 drop
-    ip saddr {GATEWAY} udp sport {RESOLVER_PORT} udp sport set 53
-    ip saddr {GATEWAY} tcp sport {RESOLVER_PORT} tcp sport set 53
-    ip daddr set {INSIDE}
-  }}
-  chain forwarded {{
-    type filter hook forward priority -10; policy accept;
-    iifname "{prefix}*" jump forwarded_from_slot
-    oifname "{prefix}*" jump forwarded_to_slot
-    # Where we switched forwarding on, the host still is no router for its neighbours.
-    iifname @{GUARDED} ct direction original drop
-  }}
-  chain forwarded_from_slot {{
-    iifname != @{INTERNET} goto refused_internet_off
-    oifname "{prefix}*" goto dropped_closed
-    ip daddr @closed goto refused_closed
-    fib daddr type != unicast goto dropped_closed
-    meta l4proto {{ tcp, udp }} th dport {{ 53, 853 }} goto refused_foreign_resolver
-    ct state invalid drop
-    ct direction reply drop
-    # The rest of a connection that nobody remembers, as of a sandbox that was restored.
-    ct state new tcp flags != syn / fin,syn,rst,ack goto refused
-    ip saddr vmap @lists_from
-    ip saddr != @{LISTED} goto passed
-    ip saddr . ip daddr @{FRESH} goto passed
-    ct state established ip saddr . ip daddr @{KNOWN} goto passed
-    goto refused_not_in_allow_out
-  }}
-  # Says so at once where that can be said: an ICMP error would not be understood inside.
-  chain refused {{
-    meta l4proto tcp reject with tcp reset
-    drop
-  }}
-  chain forwarded_to_slot {{
-    meta nfproto != ipv4 drop
-    oifname != @{INTERNET} drop
-    ct direction original drop
-    ct state related goto taken
-    ct state != established drop
-    ip daddr vmap @lists_to
-    ip daddr != @{LISTED} goto taken
-    ip daddr . ip saddr @{KNOWN} goto taken
-    drop
-  }}
+    let (network6, length6) = block.network6();
+    let block6 = format!("{network6}/{length6}");
+    [
+        ends(prefix),
+        forwarded(prefix),
+        format!(
+            r#"
   chain received {{
     type filter hook input priority -10; policy accept;
     iifname "{prefix}*" jump received_from_slot
   }}
   chain received_from_slot {{
+    meta nfproto != ipv4 goto dropped_closed
     ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} goto asked
     ct state established ct direction reply accept
     # The rest of a connection to the sandbox that nobody remembers is no attempt.
@@ -232,18 +244,147 @@ fn chains(prefix: &str, block: Block) -> String {
     oifname "{prefix}*" jump sent_to_slot
     # An address of ours without a slot must not wander off by the default route.
     ip daddr {block} reject
+    ip6 daddr {block6} reject
   }}
   chain sent_to_slot {{
+    meta nfproto ipv6 goto sent_to_slot6
     meta nfproto != ipv4 drop
     oifname != @{LIVE} reject
     accept
   }}
+  # By IPv6 the host only refuses.
+  chain sent_to_slot6 {{
+    oifname != @{LIVE} drop
+    tcp flags & rst == rst accept
+    drop
+  }}
   chain translated {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {block} oifname != "{prefix}*" masquerade
+    ip6 saddr {block6} oifname != "{prefix}*" masquerade
+  }}
+"#
+        ),
+    ]
+    .concat()
+}
+
+/// Writes the chains at the slots' ends of the way, where addresses are rewritten.
+fn ends(prefix: &str) -> String {
+    format!(
+        r#"
+  # Before connection tracking (-200), and before fragments are put together (-400).
+  chain arriving {{
+    type filter hook prerouting priority -450; policy accept;
+    iifname "{prefix}*" jump from_slot
+  }}
+  chain from_slot {{
+    iifname != @{LIVE} drop
+    meta nfproto ipv6 goto from_slot6
+    meta nfproto != ipv4 drop
+    ip saddr != {INSIDE} drop
+    ip saddr set iifname map @address
+    ip saddr {INSIDE} drop
+    ip daddr {GATEWAY} udp dport 53 udp dport set {RESOLVER_PORT}
+    ip daddr {GATEWAY} tcp dport 53 tcp dport set {RESOLVER_PORT}
+  }}
+  chain from_slot6 {{
+    ip6 saddr != {INSIDE6} drop
+    # The next header is what it carries: no fragment, no route, no option comes between.
+    ip6 nexthdr != {{ tcp, udp, ipv6-icmp }} drop
+    # Nothing is said about neighbours, routers and errors.
+    ip6 nexthdr ipv6-icmp icmpv6 type != echo-request drop
+    ip6 saddr set iifname map @address6
+    ip6 saddr {INSIDE6} drop
+    meta nfproto != @{FAMILIES} goto refused_closed
+  }}
+  # After address translation (100) and every other filter.
+  chain leaving {{
+    type filter hook postrouting priority 350; policy accept;
+    oifname "{prefix}*" jump to_slot
+  }}
+  chain to_slot {{
+    meta nfproto ipv6 goto to_slot6
+    meta nfproto != ipv4 drop
+    ip saddr {GATEWAY} udp sport {RESOLVER_PORT} udp sport set 53
+    ip saddr {GATEWAY} tcp sport {RESOLVER_PORT} tcp sport set 53
+    ip daddr set {INSIDE}
+  }}
+  chain to_slot6 {{
+    ip6 daddr set {INSIDE6}
   }}
 "#
     )
+}
+
+/// Writes the chains of what passes between slots and the world.
+fn forwarded(prefix: &str) -> String {
+    format!(
+        r#"
+  chain forwarded {{
+    type filter hook forward priority -10; policy accept;
+    iifname "{prefix}*" jump forwarded_from_slot
+    oifname "{prefix}*" jump forwarded_to_slot
+    # Where we switched forwarding on, the host still is no router for its neighbours.
+    meta nfproto ipv4 iifname @{GUARDED} ct direction original drop
+    meta nfproto ipv6 iifname @{GUARDED6} ct direction original drop
+  }}
+  chain forwarded_from_slot {{
+    iifname != @{INTERNET} goto refused_internet_off
+    oifname "{prefix}*" goto dropped_closed
+    ip daddr @closed goto refused_closed
+    ip6 daddr @closed6 goto refused_closed
+    ip6 daddr @{NEAR} goto refused_closed
+    fib daddr type != unicast goto dropped_closed
+    meta l4proto {{ tcp, udp }} th dport {{ 53, 853 }} goto refused_foreign_resolver
+    ct state invalid drop
+    ct direction reply drop
+    # The rest of a connection that nobody remembers, as of a sandbox that was restored.
+    ct state new tcp flags != syn / fin,syn,rst,ack goto refused
+    iifname vmap @lists_from
+    iifname != @{LISTED} goto passed
+    ip saddr . ip daddr @{fresh} goto passed
+    ip6 saddr . ip6 daddr @{fresh6} goto passed
+    ct state established ip saddr . ip daddr @{known} goto passed
+    ct state established ip6 saddr . ip6 daddr @{known6} goto passed
+    goto refused_not_in_allow_out
+  }}
+  # Says so at once where that can be said: an ICMP error would not be understood inside.
+  chain refused {{
+    meta l4proto tcp reject with tcp reset
+    drop
+  }}
+  chain forwarded_to_slot {{
+    oifname != @{INTERNET} drop
+    ct direction original drop
+    ct state related goto taken
+    ct state != established drop
+    oifname vmap @lists_to
+    oifname != @{LISTED} goto taken
+    ip daddr . ip saddr @{known} goto taken
+    ip6 daddr . ip6 saddr @{known6} goto taken
+    drop
+  }}
+"#,
+        fresh = FRESH.v4,
+        fresh6 = FRESH.v6,
+        known = KNOWN.v4,
+        known6 = KNOWN.v6,
+    )
+}
+
+// === impl SetPair ===
+
+impl SetPair {
+    /// Returns each with what tells the addresses that belong to it.
+    pub(crate) fn each(self) -> [(&'static str, fn(&IpAddr) -> bool); 2] {
+        [(self.v4, IpAddr::is_ipv4), (self.v6, IpAddr::is_ipv6)]
+    }
+
+    /// Says whether a name is one of the two.
+    pub(crate) fn has(self, name: &str) -> bool {
+        [self.v4, self.v6].contains(&name)
+    }
 }
 
 #[cfg(test)]
@@ -265,7 +406,12 @@ mod tests {
         let openings = Openings {
             live: [SlotId(1), SlotId(10)].into(),
             internet: [SlotId(10)].into(),
-            guarded: ["eth0".to_owned()].into(),
+            ways: Ways {
+                guarded: ["eth0".to_owned()].into(),
+                guarded6: ["wg0".to_owned()].into(),
+                near6: [Span::of("2001:db8:1::".parse().expect("an address"), 64)].into(),
+                has_ipv6: true,
+            },
             ..Openings::default()
         };
         let open = text(&openings);
@@ -276,6 +422,11 @@ mod tests {
         );
         assert!(open.contains(r#"set internet { type ifname; elements = { "tabc12300a" }; }"#));
         assert!(open.contains(r#"set guarded { type ifname; elements = { "eth0" }; }"#));
+        assert!(open.contains(r#"set guarded6 { type ifname; elements = { "wg0" }; }"#));
+        assert!(empty.contains("set families { type nf_proto; }"));
+        assert!(open.contains("set families { type nf_proto; elements = { ipv6 }; }"));
+        let near = "elements = { 2001:db8:1::-2001:db8:1:0:ffff:ffff:ffff:ffff }";
+        assert!(open.contains(near));
     }
 
     #[test]
@@ -304,6 +455,7 @@ mod tests {
             "forwarded_to_slot",
             "received_from_slot",
             "sent_to_slot",
+            "sent_to_slot6",
             "refused",
             "passed",
             "asked",
@@ -322,16 +474,30 @@ mod tests {
     #[test]
     fn private_networks_are_closed_and_documentation_is_not() {
         for (network, prefix, expected) in [
-            ([10, 1, 2, 0], 24, true),
-            ([172, 31, 0, 0], 16, true),
-            ([172, 32, 0, 0], 16, false),
-            ([169, 254, 169, 254], 32, true),
-            ([192, 0, 2, 0], 24, false),
-            ([203, 0, 113, 0], 24, false),
-            ([0, 0, 0, 0], 0, false),
-            ([0, 0, 0, 0], 1, false),
+            ("10.1.2.0", 24, true),
+            ("172.31.0.0", 16, true),
+            ("172.32.0.0", 16, false),
+            ("169.254.169.254", 32, true),
+            ("192.0.2.0", 24, false),
+            ("203.0.113.0", 24, false),
+            ("0.0.0.0", 0, false),
+            ("0.0.0.0", 1, false),
+            ("::", 0, false),
+            ("2000::", 3, false),
+            ("2001:db8::", 32, false),
+            ("2a00::", 16, false),
+            ("::ffff:0:0", 96, true),
+            ("64:ff9b::", 96, true),
+            ("fd00::", 8, true),
+            ("fe80::", 64, true),
+            ("ff02::1", 128, true),
+            ("2001::", 32, true),
+            ("2002:cb00:7107::", 48, true),
+            ("3fff:ffff::", 32, false),
+            ("4000::", 16, true),
         ] {
-            assert_eq!(is_closed(network.into(), prefix), expected, "{network:?}/{prefix}");
+            let address: IpAddr = network.parse().expect("an address");
+            assert_eq!(is_closed(address, prefix), expected, "{network}/{prefix}");
         }
     }
 }

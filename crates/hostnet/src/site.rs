@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     thread,
@@ -29,15 +29,23 @@ use crate::{
         Place, Rate, Spared, add_address, add_neighbour, add_route, change_routes,
         delete_interface, interfaces, is_running, lift, new_veth, shape, unshape,
     },
-    plan::{GATEWAY, GATEWAY_MAC, INSIDE, INSIDE_MAC, LINK_PREFIX, Names},
+    plan::{
+        Face, GATEWAY, GATEWAY_MAC, GATEWAY6, INSIDE, INSIDE_MAC, INSIDE6, LINK_PREFIX,
+        LINK_PREFIX6, Names,
+    },
 };
 
 /// The interface inside, as runtimes expect it.
 const INSIDE_INTERFACE: &str = "eth0";
 /// The kernel connects a link in less than one; this is for machines that are very busy.
 const LINK_PATIENCE_MS: u32 = 5000;
+/// The kernel has no IPv6 on links that take less (RFC 8200 §5).
+const LEAST_MTU6: u32 = 1280;
 /// The namespace of the calling thread.
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
+
+/// The kernel's settings of IPv6, by interface.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
 
 /// Where slots are built.
 #[derive(Debug)]
@@ -46,6 +54,8 @@ pub(crate) struct Site {
     pub(crate) run_dir: PathBuf,
     /// What passes between a sandbox and the world in a second, each way; none if unlimited.
     pub(crate) rate: Option<Rate>,
+    /// Whether slots have IPv6.
+    pub(crate) has_ipv6: bool,
 }
 
 /// The slots that the host has.
@@ -107,16 +117,11 @@ impl Site {
     }
 
     /// Builds a slot. Nothing of it stays if that fails.
-    pub(crate) fn build(
-        &self,
-        slot: SlotId,
-        address: Ipv4Addr,
-        mtu: u32,
-    ) -> Result<(), StepFailure> {
-        let built = self.raise(slot, address, mtu);
+    pub(crate) fn build(&self, face: &Face, mtu: u32) -> Result<(), StepFailure> {
+        let built = self.raise(face, mtu);
         if built.is_err() {
             // The first failure is the one to tell; what stays is found again by the next survey.
-            drop(self.demolish(slot));
+            drop(self.demolish(face.slot));
         }
         built
     }
@@ -131,8 +136,17 @@ impl Site {
         })
     }
 
+    /// Says whether a slot has IPv6; one that was built without has none until it is built anew.
+    pub(crate) fn has_ipv6(&self, slot: SlotId) -> bool {
+        has_ipv6(&self.names.interface(slot))
+    }
+
     /// Makes a closed slot fit for another sandbox.
-    pub(crate) fn renew(&self, slot: SlotId) -> Result<(), StepFailure> {
+    pub(crate) fn renew(&self, slot: SlotId, mtu: u32) -> Result<(), StepFailure> {
+        if self.has_ipv6(slot) != self.gets_ipv6(mtu) {
+            let detail = "it was built for another set of address families".into();
+            return Err(StepFailure { step: "look at its addresses", detail });
+        }
         if self.rate.is_some() {
             // What still waits is the last sandbox's, addressed as the next one's would be.
             self.reshape(slot)?;
@@ -171,7 +185,12 @@ impl Site {
         }
     }
 
-    fn raise(&self, slot: SlotId, address: Ipv4Addr, mtu: u32) -> Result<(), StepFailure> {
+    fn gets_ipv6(&self, mtu: u32) -> bool {
+        self.has_ipv6 && mtu >= LEAST_MTU6
+    }
+
+    fn raise(&self, face: &Face, mtu: u32) -> Result<(), StepFailure> {
+        let (slot, gets_ipv6) = (face.slot, self.gets_ipv6(mtu));
         let file = self.netns(slot);
         if file.exists() {
             // Left by a build that failed and could not be undone.
@@ -179,8 +198,7 @@ impl Site {
         }
         File::create(&file).step("create namespace file")?;
         let host = File::open(OWN_NETNS).step("open own namespace")?;
-        let name = self.names.interface(slot);
-        let (near, rate) = (name.clone(), self.rate);
+        let (name, near, rate) = (&face.interface, face.interface.clone(), self.rate);
         in_thread(move || {
             unshare(CloneFlags::CLONE_NEWNET).step("make namespace")?;
             mount(Some(OWN_NETNS), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -191,12 +209,21 @@ impl Site {
             let inside = Place { name: INSIDE_INTERFACE, mac: INSIDE_MAC, netns: None };
             let outside = Place { name: &near, mac: GATEWAY_MAC, netns: Some(host.as_fd()) };
             change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")?;
+            if gets_ipv6 {
+                open_ipv6(INSIDE_INTERFACE)?;
+            }
             shape_end(INSIDE_INTERFACE, rate, Spared::To(GATEWAY))
         })?;
-        shape_end(&name, rate, Spared::From(GATEWAY))?;
-        furnish_outside(&name, address)?;
+        shape_end(name, rate, Spared::From(GATEWAY))?;
+        if gets_ipv6 {
+            open_ipv6(name)?;
+            forward_ipv6(name)?;
+        } else {
+            close_ipv6(name);
+        }
+        furnish_outside(face)?;
         self.refresh(slot)?;
-        wait_until_running(&name)
+        wait_until_running(name)
     }
 }
 
@@ -231,8 +258,8 @@ fn reshape_end(name: &str, rate: Option<Rate>, spared: Spared) -> Result<(), Ste
 }
 
 /// Sets up the host's end.
-fn furnish_outside(name: &str, address: Ipv4Addr) -> Result<(), StepFailure> {
-    close_ipv6(name);
+fn furnish_outside(face: &Face) -> Result<(), StepFailure> {
+    let name = face.interface.as_str();
     // Forwarding is asked of the interface that a packet comes in by; the host's own setting
     // stays as it is. The strict reverse-path check is the net below the rules: it drops
     // whatever still has its inside address.
@@ -247,14 +274,19 @@ fn furnish_outside(name: &str, address: Ipv4Addr) -> Result<(), StepFailure> {
             .step("set interface options")?;
     }
     let index = if_nametoindex(name).step("find interface")?;
-    change_routes(vec![
+    let mut changes = vec![
         add_address(index, GATEWAY, 32),
         lift(index),
-        add_route(index, address, 32, None, Some(GATEWAY)),
+        add_route(index, face.v4, 32, None, Some(GATEWAY)),
         // The rewriting comes before the neighbour is looked up.
         add_neighbour(index, INSIDE, INSIDE_MAC),
-    ])
-    .step("set up the host's end")
+    ];
+    if has_ipv6(name) {
+        // No address: nobody here is to be spoken to.
+        changes.push(add_route(index, face.v6, 128, None, None));
+        changes.push(add_neighbour(index, INSIDE6, INSIDE_MAC));
+    }
+    change_routes(changes).step("set up the host's end")
 }
 
 /// Waits for the end that was lifted first, the host's: the kernel connects it in the background,
@@ -273,26 +305,65 @@ fn wait_until_running(name: &str) -> Result<(), StepFailure> {
 fn furnish_inside() -> Result<(), StepFailure> {
     let loopback = if_nametoindex("lo").step("find loopback")?;
     let index = if_nametoindex(INSIDE_INTERFACE).step("find interface inside")?;
-    change_routes(vec![
+    let mut changes = vec![
         lift(loopback),
         add_address(index, INSIDE, LINK_PREFIX),
         lift(index),
-        add_route(index, Ipv4Addr::UNSPECIFIED, 0, Some(GATEWAY), None),
+        add_route(index, Ipv4Addr::UNSPECIFIED, 0, Some(GATEWAY.into()), None),
         // Fixed, so that nobody needs to answer ARP, which the reverse-path check would forbid.
         add_neighbour(index, GATEWAY, GATEWAY_MAC),
-    ])
-    .step("set up the end inside")
+    ];
+    if has_ipv6(INSIDE_INTERFACE) {
+        changes.extend([
+            add_address(index, INSIDE6, LINK_PREFIX6),
+            add_route(index, Ipv6Addr::UNSPECIFIED, 0, Some(GATEWAY6.into()), None),
+            add_neighbour(index, GATEWAY6, GATEWAY_MAC),
+        ]);
+    }
+    change_routes(changes).step("set up the end inside")
+}
+
+/// Says whether an interface of the calling thread's namespace has IPv6.
+fn has_ipv6(interface: &str) -> bool {
+    fs::read_to_string(format!("{IPV6}/{interface}/disable_ipv6"))
+        .is_ok_and(|value| value.trim() == "0")
+}
+
+/// Has an end that is down take and send IPv6, with the addresses and routes alone that it is given.
+fn open_ipv6(interface: &str) -> Result<(), StepFailure> {
+    let conf = Path::new(IPV6).join(interface);
+    for (key, value) in [
+        // No link-local address of its own making.
+        ("addr_gen_mode", "1"),
+        // Nothing that a neighbour says is believed.
+        ("accept_ra", "0"),
+        ("autoconf", "0"),
+        ("accept_redirects", "0"),
+        ("disable_ipv6", "0"),
+    ] {
+        fs::write(conf.join(key), value).step("set interface options of IPv6")?;
+    }
+    Ok(())
+}
+
+/// Has the host take what a slot sends out; where the kernel knows no such thing, the host forwards.
+fn forward_ipv6(interface: &str) -> Result<(), StepFailure> {
+    let forwarding = format!("{IPV6}/{interface}/force_forwarding");
+    match fs::write(forwarding, "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written.step("switch forwarding of IPv6 on"),
+    }
 }
 
 /// Takes IPv6 off an interface. The rules drop it anyway; a kernel without IPv6 has no such file.
 fn close_ipv6(interface: &str) {
-    drop(fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "1"));
+    drop(fs::write(format!("{IPV6}/{interface}/disable_ipv6"), "1"));
 }
 
 /// Leaves `::1` to the sandbox: programs that listen on `localhost` expect both families, and its
 /// loopback reaches nobody. Best effort as above.
 fn keep_ipv6_loopback() {
-    drop(fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0"));
+    drop(fs::write(format!("{IPV6}/lo/disable_ipv6"), "0"));
 }
 
 /// Runs work in a thread of its own, which may change its namespace and then ends.

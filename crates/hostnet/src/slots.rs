@@ -5,7 +5,10 @@ mod tenant;
 
 use std::{
     fs,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32},
+    },
     thread,
     time::Duration,
 };
@@ -26,7 +29,7 @@ use crate::{
     config::SlotsConfig,
     dns::Forwarder,
     error::{SlotsStartError, Step as _, StepFailure},
-    netlink::{NoteSocket, Rate},
+    netlink::{Networks, NoteSocket, Rate},
     netlog::{Bell, NetLogs, listen},
     plan::{AddressRange, Block, Names},
     reserve::reserve,
@@ -67,6 +70,8 @@ struct Inner {
     logs: Arc<NetLogs>,
     /// The size of packets that the uplinks take.
     mtu: AtomicU32,
+    /// Whether IPv6 has a way out.
+    has_ipv6: Arc<AtomicBool>,
     builds: Semaphore,
     /// Why the last build failed, for claims that waited in vain.
     failure: Mutex<Option<(SlotId, String)>>,
@@ -187,7 +192,8 @@ impl Inner {
         let rate = config.limits.rate();
         // Said now rather than by every slot that cannot be built.
         rate.map_or(Ok(()), tried)?;
-        let site = Site { names, run_dir: config.run_dir.clone(), rate };
+        let has_ipv6 = config.ipv6 && uplink::kernel_lack().is_none();
+        let site = Site { names, run_dir: config.run_dir.clone(), rate, has_ipv6 };
         let survey = site.survey()?;
         let uplinks = uplink::find(config.range)?;
         tracing::info!(
@@ -207,6 +213,7 @@ impl Inner {
             forwarder: Arc::new(Forwarder::new(config.upstreams())),
             logs: Arc::new(logs),
             mtu: AtomicU32::new(uplinks.mtu),
+            has_ipv6: Arc::default(),
             builds: Semaphore::new(BUILDS_AT_A_TIME),
             failure: Mutex::default(),
             changed: watch::Sender::new(()),
@@ -270,10 +277,10 @@ impl Inner {
 /// A server that has just died may hold it for a moment: a child that was being spawned then shares
 /// it until it runs its own program.
 fn note_socket(block: Block) -> Result<NoteSocket, StepFailure> {
-    let (network, mask) = block.network();
+    let networks = Networks { v4: block.network(), v6: block.network6() };
     let mut waited = Duration::ZERO;
     loop {
-        match NoteSocket::open(block.note_group(), network, mask) {
+        match NoteSocket::open(block.note_group(), networks) {
             Err(taken) if taken.is_taken() && waited < NOTES_PATIENCE => {
                 thread::sleep(NOTES_PAUSE);
                 waited += NOTES_PAUSE;

@@ -8,15 +8,13 @@ use std::{
 
 use tarn_types::HostName;
 
-use super::message::{HEADER, question};
+use super::message::{HEADER, TYPE_A, TYPE_AAAA, question};
 use crate::{
-    egress::{Answers, Egress, is_never_reachable},
+    egress::{Answers, Egress, is_never_reachable, leads_astray},
     filter::Record,
 };
 
-const TYPE_A: u16 = 1;
 const TYPE_CNAME: u16 = 5;
-const TYPE_AAAA: u16 = 28;
 const CLASS_IN: u16 = 1;
 /// Pointers followed for one name; a name has at most 128 labels.
 const MOST_JUMPS: usize = 128;
@@ -26,10 +24,12 @@ const MOST_JUMPS: usize = 128;
 pub(super) struct Answer {
     /// Every name on the way, that which was asked for included.
     pub(super) names: BTreeSet<HostName>,
-    /// The IPv4 addresses answered.
+    /// The addresses answered.
     pub(super) records: Vec<Record>,
-    /// Whether it names an address that no sandbox may ever reach.
+    /// Whether it names a private address.
     pub(super) leads_astray: bool,
+    /// Whether it names another that no sandbox can ever reach.
+    pub(super) leads_nowhere: bool,
 }
 
 /// Whether a sandbox may have an answer.
@@ -39,6 +39,8 @@ pub(super) enum Admission {
     After(HostName, Vec<Record>),
     /// It may.
     Now,
+    /// It may know that there is a name, and no record: the addresses are of no use.
+    Empty,
     /// It may not.
     Refused,
     /// It may not, and the addresses of this name are to be blocked.
@@ -53,6 +55,9 @@ pub(super) fn admit(answer: &Answer, egress: &Egress, asked: Option<&HostName>) 
     }
     if answer.leads_astray {
         return Admission::Refused;
+    }
+    if answer.leads_nowhere {
+        return Admission::Empty;
     }
     match (egress.answers, asked) {
         (Answers::Listed, Some(asked)) if !answer.records.is_empty() => {
@@ -87,23 +92,19 @@ pub(super) fn read(message: &[u8]) -> Option<Answer> {
         if is_answer {
             answer.names.extend(owner);
         }
-        match (kind, class) {
-            (TYPE_A, CLASS_IN) => {
-                let address = Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?);
-                answer.leads_astray |= is_never_reachable(IpAddr::V4(address));
-                if is_answer {
-                    let ttl = Duration::from_secs(u64::from(ttl));
-                    answer.records.push(Record { address, ttl });
-                }
-            }
-            (TYPE_AAAA, CLASS_IN) => {
-                let address = Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?);
-                answer.leads_astray |= is_never_reachable(IpAddr::V6(address));
-            }
+        let address: IpAddr = match (kind, class) {
+            (TYPE_A, CLASS_IN) => Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?).into(),
+            (TYPE_AAAA, CLASS_IN) => Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?).into(),
             (TYPE_CNAME, CLASS_IN) if is_answer => {
                 answer.names.extend(name_at(message, start)?.0);
+                continue;
             }
-            _ => {}
+            _ => continue,
+        };
+        answer.leads_astray |= leads_astray(address);
+        answer.leads_nowhere |= is_answer && is_never_reachable(address);
+        if is_answer {
+            answer.records.push(Record { address, ttl: Duration::from_secs(u64::from(ttl)) });
         }
     }
     Some(answer)

@@ -48,6 +48,7 @@ fn shown(message: &[u8], egress: &Egress) -> String {
     match admit(&answer, egress, asked_name(message).as_ref()) {
         Admission::After(name, records) => format!("after {name} {}", records.len()),
         Admission::Now => "now".into(),
+        Admission::Empty => "empty".into(),
         Admission::Refused => "refused".into(),
         Admission::Denied(name, records) => format!("denied {name} {}", records.len()),
     }
@@ -58,7 +59,9 @@ fn answers_are_admitted_by_what_they_lead_to() {
     let v4 = |a, b, c, d| [a, b, c, d];
     let good = v4(203, 0, 113, 7);
     let bad = v4(10, 0, 0, 1);
-    let mapped = "::ffff:10.0.0.1".parse::<Ipv6Addr>().expect("an address").octets();
+    let [mapped, public, behind_nat, private_behind_nat] =
+        ["::ffff:10.0.0.1", "2001:db8::1", "64:ff9b::203.0.113.7", "64:ff9b::10.0.0.1"]
+            .map(|text| text.parse::<Ipv6Addr>().expect("an address").octets());
     let alias = (ASKED, 5, 60, &b"\x01b\xc0\x0e"[..]);
     let behind: &[u8] = b"\x01b\xc0\x0e";
     for (what, sections, listed, open, deny_b) in [
@@ -87,6 +90,27 @@ fn answers_are_admitted_by_what_they_lead_to() {
         (
             "a mapped one",
             [&[(ASKED, 28, 60, &mapped[..])][..], &[], &[]],
+            "refused",
+            "refused",
+            "refused",
+        ),
+        (
+            "one of IPv6",
+            [&[(ASKED, 28, 60, &public[..])][..], &[], &[]],
+            "after a.example 1",
+            "now",
+            "now",
+        ),
+        (
+            "a public one behind NAT64",
+            [&[(ASKED, 28, 60, &behind_nat[..])][..], &[], &[]],
+            "empty",
+            "empty",
+            "empty",
+        ),
+        (
+            "a private one behind NAT64",
+            [&[(ASKED, 28, 60, &private_behind_nat[..])][..], &[], &[]],
             "refused",
             "refused",
             "refused",

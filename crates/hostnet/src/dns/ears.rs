@@ -5,7 +5,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,8 +30,8 @@ use super::{
     forward::{Asker, Forwarder, Transport, receive_framed, send_framed},
     learn::Learner,
     message::{
-        Judgement, LONGEST_UDP, Question, failed, is_truncated, judge, refused, shown_name,
-        truncated,
+        Families, Judgement, LONGEST_UDP, Question, empty, failed, is_truncated, judge, refused,
+        shown_name, truncated,
     },
     rate::Allowance,
 };
@@ -82,6 +85,8 @@ pub(crate) struct Resolver {
     pub(crate) learner: Learner,
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) diary: Diary,
+    /// Whether the sandbox reaches anything by IPv6 at the moment.
+    pub(crate) has_ipv6: Arc<AtomicBool>,
 }
 
 /// Answers a slot's sandbox until dropped; open questions end with it.
@@ -175,7 +180,7 @@ impl Resolver {
     async fn answer(&self, query: &[u8], transport: Transport, asker: &Asker) -> Option<Vec<u8>> {
         for _ in 0..MOST_POLICIES {
             let egress = Arc::clone(&self.policy.borrow());
-            let question = match judge(query, &egress) {
+            let question = match judge(query, &egress, self.families()) {
                 Judgement::Ignore => return None,
                 Judgement::Answer(answer) => return Some(answer),
                 Judgement::Refuse(reason) => return Some(self.refused(query, reason)),
@@ -212,6 +217,7 @@ impl Resolver {
                 self.answered(query, &answer);
                 return Some(reply);
             }
+            Admission::Empty => return Some(empty(query)),
             Admission::Refused => return Some(self.refused(query, DenialReason::Closed)),
             Admission::After(name, records) => (name, records, false),
             Admission::Denied(name, records) => (name, records, true),
@@ -237,6 +243,10 @@ impl Resolver {
 }
 
 impl Resolver {
+    fn families(&self) -> Families {
+        if self.has_ipv6.load(Ordering::Relaxed) { Families::Both } else { Families::V4 }
+    }
+
     /// Says no, and notes it.
     fn refused(&self, query: &[u8], reason: DenialReason) -> Vec<u8> {
         self.diary.refused(&shown_name(query), reason);

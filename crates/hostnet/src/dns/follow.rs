@@ -17,7 +17,7 @@ use super::{
     answer::read,
     forward::{Asker, Forwarder, Transport},
     learn::Learner,
-    message::{address_query, is_good, is_truncated},
+    message::{TYPE_A, TYPE_AAAA, address_query, is_good, is_truncated},
 };
 use crate::{
     egress::{Egress, is_never_reachable},
@@ -29,8 +29,8 @@ const SOONEST: Duration = Duration::from_secs(30);
 const LATEST: Duration = Duration::from_secs(300);
 /// How soon when nobody answered.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Names asked for at a time.
-const AT_A_TIME: usize = 8;
+/// Questions asked at a time.
+const AT_A_TIME: usize = 16;
 
 /// How long a policy waits for the addresses of names before it is installed. A resolver that is
 /// silent must not keep sandboxes from starting; who answers later is known later.
@@ -38,12 +38,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Looks names up before a policy that has them is installed; returns what was found in time.
 pub(crate) async fn look_up(names: Vec<HostName>, forwarder: &Forwarder) -> Vec<Found> {
-    let mut found = Vec::with_capacity(names.len());
-    let wanted = names.len();
-    let asker = &Asker::default();
-    let mut answers = stream::iter(names)
-        .map(|name| async move {
-            let records = resolve(&name, forwarder, asker).await;
+    let questions: Vec<(HostName, u16)> = names
+        .iter()
+        .flat_map(|name| [TYPE_A, TYPE_AAAA].map(|kind| (name.clone(), kind)))
+        .collect();
+    let (wanted, asker) = (questions.len(), &Asker::default());
+    let mut found = Vec::with_capacity(wanted);
+    let mut answers = stream::iter(questions)
+        .map(|(name, kind)| async move {
+            let records = resolve(&name, kind, forwarder, asker).await;
             (name, records)
         })
         .buffer_unordered(AT_A_TIME);
@@ -53,8 +56,8 @@ pub(crate) async fn look_up(names: Vec<HostName>, forwarder: &Forwarder) -> Vec<
     }
     if found.len() < wanted {
         tracing::warn!(
-            names = wanted,
-            resolved = found.len(),
+            questions = wanted,
+            answered = found.len(),
             "names of an egress list are not resolved yet; they are in force once they are"
         );
     }
@@ -103,6 +106,9 @@ async fn follow_under(egress: &Arc<Egress>, learner: &Learner, forwarder: &Forwa
 }
 
 /// Looks one name up and has its addresses known; returns for how long they are good.
+///
+/// It asks for both families, for those of IPv6 also while there is no way to them: there may be one
+/// any moment. A resolver that is silent about one does not keep the other from being known.
 async fn renew(
     egress: &Arc<Egress>,
     name: &HostName,
@@ -110,25 +116,34 @@ async fn renew(
     forwarder: &Forwarder,
     asker: &Asker,
 ) -> Option<Duration> {
-    let records = resolve(name, forwarder, asker).await?;
-    let shortest = records.iter().map(|record| record.ttl).min().unwrap_or(LATEST);
-    if !records.is_empty()
-        && let Err(failure) = learner.learn(egress, name.clone(), records).await
-    {
-        tracing::warn!(
-            slot = learner.slot.0,
-            step = failure.step,
-            detail = failure.detail,
-            "addresses of a name in an egress list are not in force"
-        );
-        return None;
-    }
-    Some(shortest)
+    let of = |kind| async move {
+        let records = resolve(name, kind, forwarder, asker).await?;
+        let shortest = records.iter().map(|record| record.ttl).min().unwrap_or(LATEST);
+        if !records.is_empty()
+            && let Err(failure) = learner.learn(egress, name.clone(), records).await
+        {
+            tracing::warn!(
+                slot = learner.slot.0,
+                step = failure.step,
+                detail = failure.detail,
+                "addresses of a name in an egress list are not in force"
+            );
+            return None;
+        }
+        Some(shortest)
+    };
+    let (v4, v6) = tokio::join!(of(TYPE_A), of(TYPE_AAAA));
+    Some(v4?.min(v6?))
 }
 
-/// Asks for the addresses of a name; `None` if nobody said.
-async fn resolve(name: &HostName, forwarder: &Forwarder, asker: &Asker) -> Option<Vec<Record>> {
-    let query = address_query(name);
+/// Asks for the addresses of a name of one family; `None` if nobody said.
+async fn resolve(
+    name: &HostName,
+    kind: u16,
+    forwarder: &Forwarder,
+    asker: &Asker,
+) -> Option<Vec<Record>> {
+    let query = address_query(name, kind);
     let mut reply = forwarder.ask(&query, Transport::Udp, asker).await;
     if is_truncated(&reply) {
         reply = forwarder.ask(&query, Transport::Tcp, asker).await;
@@ -137,6 +152,6 @@ async fn resolve(name: &HostName, forwarder: &Forwarder, asker: &Asker) -> Optio
         return None;
     }
     let mut records = read(&reply)?.records;
-    records.retain(|record| !is_never_reachable(record.address.into()));
+    records.retain(|record| !is_never_reachable(record.address));
     Some(records)
 }

@@ -16,7 +16,9 @@ const SERVFAIL: u8 = 2;
 const NOTIMP: u8 = 4;
 const REFUSED: u8 = 5;
 const CLASS_IN: u16 = 1;
+pub(super) const TYPE_A: u16 = 1;
 const TYPE_NULL: u16 = 10;
+pub(super) const TYPE_AAAA: u16 = 28;
 const TYPE_OPT: u16 = 41;
 const TYPE_SVCB: u16 = 64;
 const TYPE_HTTPS: u16 = 65;
@@ -25,6 +27,15 @@ const TYPE_AXFR: u16 = 252;
 const TYPE_ANY: u16 = 255;
 /// Types from here on are for private use (RFC 6895 §3.1).
 const TYPE_PRIVATE: u16 = 0xff00;
+
+/// Which families of addresses are of use to a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Families {
+    /// IPv4 alone: told of an IPv6 address, a program would try it in vain first.
+    V4,
+    /// IPv4 and IPv6.
+    Both,
+}
 
 /// What becomes of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +60,7 @@ pub(super) struct Question {
 }
 
 /// Judges a query under a policy.
-pub(super) fn judge(query: &[u8], egress: &Egress) -> Judgement {
+pub(super) fn judge(query: &[u8], egress: &Egress, families: Families) -> Judgement {
     let Some(header) = query.get(..HEADER) else { return Judgement::Ignore };
     let is_response = header[2] & 0x80 != 0;
     if is_response {
@@ -69,6 +80,9 @@ pub(super) fn judge(query: &[u8], egress: &Egress) -> Judgement {
     if [TYPE_IXFR, TYPE_AXFR].contains(&kind) {
         return Judgement::Refuse(DenialReason::QueryType);
     }
+    if families == Families::V4 && (kind, class) == (TYPE_AAAA, CLASS_IN) {
+        return Judgement::Answer(empty(query));
+    }
     match egress.answers {
         Answers::Listed if class != CLASS_IN || !is_plain(kind) => {
             Judgement::Refuse(DenialReason::QueryType)
@@ -82,7 +96,7 @@ pub(super) fn judge(query: &[u8], egress: &Egress) -> Judgement {
 
 /// Says whether a type may be asked for under an allow list. `NULL`, `ANY` and private types are
 /// for tunnels; `SVCB` and `HTTPS` carry addresses that nobody could connect to, since only those
-/// of `A` records are let in, and without them clients ask for `A`.
+/// of `A` and `AAAA` records are let in, and without them clients ask for these.
 fn is_plain(kind: u16) -> bool {
     ![TYPE_NULL, TYPE_OPT, TYPE_SVCB, TYPE_HTTPS].contains(&kind)
         && !(TYPE_IXFR..=TYPE_ANY).contains(&kind)
@@ -105,14 +119,16 @@ fn bare(query: &[u8]) -> Vec<u8> {
     bare
 }
 
-/// Asks for a name's IPv4 addresses.
-pub(super) fn address_query(name: &HostName) -> Vec<u8> {
+/// Asks for a name's records of a type.
+pub(super) fn address_query(name: &HostName, kind: u16) -> Vec<u8> {
     let mut query = vec![0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.as_str().split('.') {
         query.push(u8::try_from(label.len()).expect("a label has at most 63 characters"));
         query.extend_from_slice(label.as_bytes());
     }
-    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    query.push(0);
+    query.extend_from_slice(&kind.to_be_bytes());
+    query.extend_from_slice(&CLASS_IN.to_be_bytes());
     query
 }
 
@@ -154,6 +170,11 @@ pub(super) fn is_truncated(answer: &[u8]) -> bool {
 /// Answers that we will not say.
 pub(super) fn refused(query: &[u8]) -> Vec<u8> {
     reply(query, REFUSED)
+}
+
+/// Answers that the name has no such record.
+pub(super) fn empty(query: &[u8]) -> Vec<u8> {
+    reply(query, 0)
 }
 
 /// Answers that no upstream answered.

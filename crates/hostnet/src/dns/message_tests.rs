@@ -9,6 +9,11 @@ fn query() -> Vec<u8> {
     bytes
 }
 
+/// As with IPv6.
+fn judge(query: &[u8], egress: &Egress) -> Judgement {
+    super::judge(query, egress, Families::Both)
+}
+
 fn open() -> Egress {
     Egress::compile(&EgressPolicy::OPEN)
 }
@@ -136,11 +141,34 @@ fn nothing_but_the_question_goes_out_under_an_allow_list() {
 }
 
 #[test]
+fn without_ipv6_no_name_has_such_an_address() {
+    let listed = Egress::compile(&EgressPolicy {
+        allow_out: vec!["example.com".parse().expect("a good entry")],
+        ..EgressPolicy::OPEN
+    });
+    let six = edited(|q| *q.iter_mut().nth_back(2).expect("a type") = 28);
+    for egress in [open(), listed] {
+        let Judgement::Answer(answer) = super::judge(&six, &egress, Families::V4) else {
+            panic!("we answer that")
+        };
+        assert_eq!((answer[3] & 0x0f, &answer[4..8]), (0, &[0, 1, 0, 0][..]), "a name, no record");
+        let forwarded = |query: &[u8], families| {
+            matches!(super::judge(query, &egress, families), Judgement::Forward(_))
+        };
+        assert!(forwarded(&six, Families::Both) && forwarded(&query(), Families::V4));
+    }
+    let closed = super::judge(&six, &Egress::default(), Families::V4);
+    assert_eq!(code(&closed), Some(REFUSED), "the policy is asked first");
+}
+
+#[test]
 fn our_own_question_is_one() {
     let name = HostName::read("example.com").expect("a good name");
     let mut asked = query();
     asked[..2].copy_from_slice(&[0, 0]);
-    assert_eq!(address_query(&name), asked);
+    assert_eq!(address_query(&name, TYPE_A), asked);
+    *asked.iter_mut().nth_back(2).expect("a type") = 28;
+    assert_eq!(address_query(&name, TYPE_AAAA), asked);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Flows the kernel remembers (`linux/netfilter/nfnetlink_conntrack.h`).
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::IpAddr};
 
 use nix::errno::Errno;
 
 use super::{
-    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, read_be_u64},
+    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, octets, read_address, read_be_u64},
     socket::{Family, NetlinkError, dump, transact},
 };
 
@@ -23,21 +23,28 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_PROTO_ICMP_ID: u16 = 4;
+const CTA_PROTO_ICMPV6_ID: u16 = 7;
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_COUNTERS_BYTES: u16 = 2;
 const CTA_FILTER_F_CTA_IP_SRC: u32 = 1;
-const NFGENMSG: [u8; 4] = [2, 0, 0, 0];
+/// struct nfgenmsg of every family; of one it begins with its number.
+const NFGENMSG: [u8; 4] = [0; 4];
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// The last state of TCP in which both ends may still send (`nf_conntrack_tcp.h`: none, SYN_SENT,
 /// SYN_RECV, ESTABLISHED, FIN_WAIT, ...).
 const TCP_CONNTRACK_ESTABLISHED: u8 = 3;
 
 const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 const TCP: u8 = 6;
 /// Protocols that have ports where TCP has them: TCP, UDP, DCCP, SCTP, UDP-Lite.
 const WITH_PORTS: [u8; 5] = [TCP, 17, 33, 132, 136];
@@ -48,7 +55,7 @@ pub(crate) struct Flow {
     /// The number of its protocol.
     pub(crate) protocol: u8,
     /// With whom.
-    pub(crate) to: Ipv4Addr,
+    pub(crate) to: IpAddr,
     /// From which port; of a ping, its id; else 0.
     pub(crate) from_port: u16,
     /// To which port; else 0.
@@ -77,13 +84,13 @@ pub(crate) struct FlowState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Who began it.
-    pub(super) from: Ipv4Addr,
+    pub(super) from: IpAddr,
     pub(super) flow: Flow,
     pub(super) state: FlowState,
 }
 
 /// Lists the flows that an address began.
-pub(crate) fn flows_of(address: Ipv4Addr) -> Result<HashMap<Flow, FlowState>, NetlinkError> {
+pub(crate) fn flows_of(address: IpAddr) -> Result<HashMap<Flow, FlowState>, NetlinkError> {
     let mut flows = HashMap::new();
     dump(Family::Netfilter, list_of(address), |flow| {
         let seen = read_flow(flow).filter(|seen| seen.from == address);
@@ -92,20 +99,22 @@ pub(crate) fn flows_of(address: Ipv4Addr) -> Result<HashMap<Flow, FlowState>, Ne
     Ok(flows)
 }
 
-/// Reads a flow of IPv4.
+/// Reads a flow.
 pub(super) fn read_flow(payload: &[u8]) -> Option<Seen> {
     let attributes = Attributes::behind(payload, NFGENMSG.len());
     let tuple = Attributes::inside(attributes.find(CTA_TUPLE_ORIG)?);
     let ip = Attributes::inside(tuple.find(CTA_TUPLE_IP)?);
     let ports = Attributes::inside(tuple.find(CTA_TUPLE_PROTO)?);
-    let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(ip.find(kind)?).ok()?));
+    let address = |v4, v6| read_address(ip.find(v4).or_else(|| ip.find(v6))?);
     let port = |kind| Some(u16::from_be_bytes(ports.find(kind)?.try_into().ok()?));
     let protocol = *ports.find(CTA_PROTO_NUM)?.first()?;
-    let mut flow = Flow { protocol, to: address(CTA_IP_V4_DST)?, from_port: 0, to_port: 0 };
+    let to = address(CTA_IP_V4_DST, CTA_IP_V6_DST)?;
+    let mut flow = Flow { protocol, to, from_port: 0, to_port: 0 };
     if flow.has_ports() {
         (flow.from_port, flow.to_port) = (port(CTA_PROTO_SRC_PORT)?, port(CTA_PROTO_DST_PORT)?);
     } else if flow.is_ping() {
-        flow.from_port = port(CTA_PROTO_ICMP_ID).unwrap_or(0);
+        let id = if protocol == ICMP { CTA_PROTO_ICMP_ID } else { CTA_PROTO_ICMPV6_ID };
+        flow.from_port = port(id).unwrap_or(0);
     }
     let bytes = |counters: u16| {
         let counters = Attributes::inside(attributes.find(counters)?);
@@ -123,7 +132,7 @@ pub(super) fn read_flow(payload: &[u8]) -> Option<Seen> {
             received: bytes(CTA_COUNTERS_REPLY).unwrap_or(0),
         },
     };
-    Some(Seen { from: address(CTA_IP_V4_SRC)?, flow, state })
+    Some(Seen { from: address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, flow, state })
 }
 
 /// Makes the kernel forget the flows that an address began.
@@ -131,13 +140,20 @@ pub(super) fn read_flow(payload: &[u8]) -> Option<Seen> {
 /// Listed and deleted one by one: deleting by filter needs Linux 6.8. Walking the kernel's table
 /// takes 5 ms (262144 buckets) even when it is empty, so once for an address has to do: of flows
 /// toward it, which only the host begins, nothing is left that could reach the next sandbox.
-pub(crate) fn forget_flows_of(address: Ipv4Addr) -> Result<usize, NetlinkError> {
-    // A kernel older than 5.8 lists every flow instead of the filtered ones, so look again.
+pub(crate) fn forget_flows_of(address: IpAddr) -> Result<usize, NetlinkError> {
+    // The list may have others': a kernel older than 5.8 lists every flow. So look again.
     forget(list_of(address), |source| source == address)
 }
 
-fn list_of(address: Ipv4Addr) -> Message {
-    Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &NFGENMSG)
+/// Asks for the flows that an address began, or for more than those.
+fn list_of(address: IpAddr) -> Message {
+    let list = |family| Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &of_family(family));
+    let IpAddr::V4(address) = address else {
+        // Kernels as of 2026 (`ctnetlink_filter_match_tuple`) take a filter of IPv6 addresses the
+        // wrong way round: they list all flows but the ones asked for.
+        return list(AF_INET6);
+    };
+    list(AF_INET)
         .nested(CTA_TUPLE_ORIG, |tuple| {
             tuple.nested(CTA_TUPLE_IP, |ip| ip.attribute(CTA_IP_V4_SRC, &address.octets()))
         })
@@ -147,11 +163,11 @@ fn list_of(address: Ipv4Addr) -> Message {
 }
 
 /// Makes the kernel forget the flows of every address that is chosen.
-pub(crate) fn forget_flows(chosen: impl Fn(Ipv4Addr) -> bool) -> Result<usize, NetlinkError> {
+pub(crate) fn forget_flows(chosen: impl Fn(IpAddr) -> bool) -> Result<usize, NetlinkError> {
     forget(Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &NFGENMSG), chosen)
 }
 
-fn forget(list: Message, chosen: impl Fn(Ipv4Addr) -> bool) -> Result<usize, NetlinkError> {
+fn forget(list: Message, chosen: impl Fn(IpAddr) -> bool) -> Result<usize, NetlinkError> {
     let mut doomed = Vec::new();
     dump(Family::Netfilter, list, |flow| doomed.extend(deletion(flow, &chosen)))?;
     let count = doomed.len();
@@ -166,20 +182,25 @@ fn forget(list: Message, chosen: impl Fn(Ipv4Addr) -> bool) -> Result<usize, Net
     Ok(count)
 }
 
-fn deletion(flow: &[u8], chosen: impl Fn(Ipv4Addr) -> bool) -> Option<Message> {
+fn deletion(flow: &[u8], chosen: impl Fn(IpAddr) -> bool) -> Option<Message> {
     let attributes = Attributes::behind(flow, NFGENMSG.len());
     let tuple = attributes.find(CTA_TUPLE_ORIG)?;
     let ip = Attributes::inside(Attributes::inside(tuple).find(CTA_TUPLE_IP)?);
-    let source: [u8; 4] = ip.find(CTA_IP_V4_SRC)?.try_into().ok()?;
-    if !chosen(source.into()) {
+    let source = read_address(ip.find(CTA_IP_V4_SRC).or_else(|| ip.find(CTA_IP_V6_SRC))?)?;
+    if !chosen(source) {
         return None;
     }
-    let message = Message::new(kind(IPCTNL_MSG_CT_DELETE), NLM_F_ACK, &NFGENMSG)
+    let head = of_family(if source.is_ipv4() { AF_INET } else { AF_INET6 });
+    let message = Message::new(kind(IPCTNL_MSG_CT_DELETE), NLM_F_ACK, &head)
         .nested(CTA_TUPLE_ORIG, |inner| inner.raw(tuple));
     Some(match attributes.find(CTA_ZONE) {
         Some(zone) => message.attribute(CTA_ZONE, zone),
         None => message,
     })
+}
+
+fn of_family(family: u8) -> [u8; 4] {
+    [family, 0, 0, 0]
 }
 
 fn kind(message: u16) -> u16 {
@@ -195,6 +216,6 @@ impl Flow {
     }
 
     pub(super) fn is_ping(self) -> bool {
-        self.protocol == ICMP
+        [ICMP, ICMPV6].contains(&self.protocol)
     }
 }

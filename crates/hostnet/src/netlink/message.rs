@@ -1,5 +1,7 @@
 //! Netlink messages as bytes (RFC 3549 §2; `linux/netlink.h`). Pure.
 
+use std::net::IpAddr;
+
 /// The length of a message's header.
 pub(super) const HEADER: usize = 16;
 
@@ -143,6 +145,20 @@ impl<'a> Iterator for Datagram<'a> {
 /// Reads a number of the host's own byte order.
 pub(super) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Returns an address as it goes over the wire.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
+    }
+}
+
+/// Reads an address of either family.
+pub(super) fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_other_size| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// Reads a number of the network's byte order.

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{fd::AsRawFd as _, unix::net::UnixDatagram as StdDatagram},
 };
 
@@ -22,7 +22,7 @@ use tokio::{io::Interest, net::UnixDatagram};
 
 use super::{
     flow::{Flow, FlowBytes, read_flow},
-    message::{Attributes, Datagram, Message, NLM_F_ACK, Received},
+    message::{Attributes, Datagram, Message, NLM_F_ACK, Received, read_address},
     socket::{NetlinkError, at_socket, error_code},
 };
 
@@ -43,6 +43,9 @@ const NFULNL_CFG_F_SEQ: u16 = 1;
 /// `1 << (NFNLGRP_CONNTRACK_DESTROY - 1)`.
 const GROUP_CONNTRACK_DESTROY: u32 = 4;
 
+/// The family of IPv6 in a message of conntrack.
+const AF_INET6: u32 = 10;
+
 /// What waits to be read: some 4000 notes of 256 bytes, which count twice.
 const BUFFER: usize = 2 << 20;
 /// The kernel takes a buffer of this size for each note; one is shorter.
@@ -56,7 +59,7 @@ pub(crate) enum Note {
     /// A rule noted a packet.
     Packet {
         /// Who sent it.
-        from: Ipv4Addr,
+        from: IpAddr,
         /// Where to.
         flow: Flow,
         /// What the rule says of it.
@@ -67,7 +70,7 @@ pub(crate) enum Note {
     /// A connection is forgotten.
     Forgotten {
         /// Who began it.
-        from: Ipv4Addr,
+        from: IpAddr,
         /// Which one.
         flow: Flow,
         /// What went over it, if the kernel counts that.
@@ -86,6 +89,14 @@ pub(crate) enum Heard {
     Nothing,
 }
 
+/// A network of each family: its first address, and its mask or the length of its prefix, of at
+/// least 96 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Networks {
+    pub(crate) v4: (Ipv4Addr, u32),
+    pub(crate) v6: (Ipv6Addr, u8),
+}
+
 /// The socket over which the kernel tells it.
 #[derive(Debug)]
 pub(crate) struct NoteSocket {
@@ -98,18 +109,21 @@ pub(crate) struct NoteSocket {
 // === impl NoteSocket ===
 
 impl NoteSocket {
-    /// Opens one for what rules note for a group, and for connections that were begun from a
-    /// network of addresses.
+    /// Opens one for what rules note for a group, and for connections that were begun from
+    /// networks of addresses.
     ///
     /// It belongs to the network namespace of the calling thread. Needs a runtime around it.
-    pub(crate) fn open(group: u16, network: Ipv4Addr, mask: u32) -> Result<Self, NetlinkError> {
+    pub(crate) fn open(group: u16, networks: Networks) -> Result<Self, NetlinkError> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let protocol = SockProtocol::NetlinkNetFilter;
         let fd =
             socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).map_err(at_socket)?;
         setsockopt(&fd, RcvBufForce, &BUFFER).map_err(at_socket)?;
+        let filter = only_of(networks).into_iter();
+        let filter: Vec<_> =
+            filter.map(|(code, yes, no, k)| SockFilter::new(code, yes, no, k)).collect();
         SockRef::from(&fd)
-            .attach_filter(&only_of(network, mask))
+            .attach_filter(&filter)
             .map_err(|error| at_socket(Errno::from_raw(error.raw_os_error().unwrap_or(0))))?;
         let address = NetlinkAddr::new(0, GROUP_CONNTRACK_DESTROY);
         bind(fd.as_raw_fd(), &address).map_err(at_socket)?;
@@ -173,9 +187,12 @@ impl NoteSocket {
     }
 }
 
+/// One of a filter: code, jumps if it is so and if it is not, number.
+type Instruction = (u16, u8, u8, u32);
+
 /// Writes the filter of the socket: of the connections of the whole host, those that were begun
 /// from a network. It runs in the kernel, so the others wake nobody.
-fn only_of(network: Ipv4Addr, mask: u32) -> [SockFilter; 7] {
+fn only_of(networks: Networks) -> Vec<Instruction> {
     const LOAD_BYTE: u16 = 0x30;
     const LOAD_WORD: u16 = 0x20;
     const AND: u16 = 0x54;
@@ -183,17 +200,35 @@ fn only_of(network: Ipv4Addr, mask: u32) -> [SockFilter; 7] {
     const RETURN: u16 = 0x06;
     // The subsystem is the high byte of a message's type, which is in the host's order.
     let subsystem = if cfg!(target_endian = "little") { 5 } else { 4 };
-    // Headers of message and family; then those of the three attributes around the source.
-    let source = 16 + 4 + 3 * 4;
-    [
-        SockFilter::new(LOAD_BYTE, 0, 0, subsystem),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 3, u32::from(SUBSYSTEM_CONNTRACK)),
-        SockFilter::new(LOAD_WORD, 0, 0, source),
-        SockFilter::new(AND, 0, 0, mask),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 1, network.to_bits() & mask),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
+    // Behind the header of the message is that of the family; then come those of the three
+    // attributes around the source.
+    let (family, source) = (16, 16 + 4 + 3 * 4);
+    let ((v4, mask), (v6, prefix)) = (networks.v4, networks.v6);
+    let word =
+        |at: u32| u32::try_from(v6.to_bits() >> (96 - 32 * at) & u128::from(u32::MAX)).unwrap_or(0);
+    let low_mask = u32::MAX.checked_shl(u32::from(128_u8.saturating_sub(prefix))).unwrap_or(0);
+    let mut filter = vec![
+        (LOAD_BYTE, 0, 0, subsystem),
+        (JUMP_IF_EQUAL, 1, 0, u32::from(SUBSYSTEM_CONNTRACK)),
+        (RETURN, 0, 0, u32::MAX),
+        (LOAD_BYTE, 0, 0, family),
+        (JUMP_IF_EQUAL, 3, 0, AF_INET6),
+        (LOAD_WORD, 0, 0, source),
+        (AND, 0, 0, mask),
+        (JUMP_IF_EQUAL, 9, 10, v4.to_bits() & mask),
+    ];
+    for (at, to_the_end) in [(0, 8), (1, 6), (2, 4)] {
+        filter.push((LOAD_WORD, 0, 0, source + 4 * at));
+        filter.push((JUMP_IF_EQUAL, 0, to_the_end, word(at)));
+    }
+    filter.extend([
+        (LOAD_WORD, 0, 0, source + 12),
+        (AND, 0, 0, low_mask),
+        (JUMP_IF_EQUAL, 0, 1, word(3) & low_mask),
+        (RETURN, 0, 0, u32::MAX),
+        (RETURN, 0, 0, 0),
+    ]);
+    filter
 }
 
 /// Reads a datagram; what is not understood is passed over.
@@ -228,31 +263,50 @@ fn packet(payload: &[u8]) -> Option<Note> {
     })
 }
 
-/// Reads the beginning of an IPv4 packet (RFC 791 §3.1).
-fn read_packet(packet: &[u8]) -> Option<(Ipv4Addr, Flow)> {
-    let first = *packet.first()?;
-    let header = usize::from(first & 0x0f) * 4;
-    if first >> 4 != 4 || header < 20 {
+/// Reads the beginning of a packet.
+fn read_packet(packet: &[u8]) -> Option<(IpAddr, Flow)> {
+    match packet.first()? >> 4 {
+        4 => read_ipv4(packet),
+        6 => read_ipv6(packet),
+        _ => None,
+    }
+}
+
+/// RFC 791 §3.1.
+fn read_ipv4(packet: &[u8]) -> Option<(IpAddr, Flow)> {
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    if header < 20 {
         return None;
     }
-    let address = |at: usize| {
-        let bytes: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
-        Some(Ipv4Addr::from(bytes))
-    };
+    let address = |at: usize| read_address(packet.get(at..at + 4)?);
     let (protocol, from, to) = (*packet.get(9)?, address(12)?, address(16)?);
-    let mut flow = Flow { protocol, to, from_port: 0, to_port: 0 };
     let is_first = packet.get(6)? & 0x1f == 0 && *packet.get(7)? == 0;
+    let flow = Flow { protocol, to, from_port: 0, to_port: 0 };
+    let flow = if is_first { with_ports(flow, packet.get(header..)?)? } else { flow };
+    Some((from, flow))
+}
+
+/// RFC 8200 §3. The rules let no header pass between this one and what it carries.
+fn read_ipv6(packet: &[u8]) -> Option<(IpAddr, Flow)> {
+    const HEADER: usize = 40;
+    let address = |at: usize| read_address(packet.get(at..at + 16)?);
+    let (protocol, from, to) = (*packet.get(6)?, address(8)?, address(24)?);
+    let flow = Flow { protocol, to, from_port: 0, to_port: 0 };
+    Some((from, with_ports(flow, packet.get(HEADER..)?)?))
+}
+
+/// Reads what tells one conversation from another, as the kernel sees it.
+fn with_ports(mut flow: Flow, body: &[u8]) -> Option<Flow> {
     let field = |at: usize| {
-        let bytes: [u8; 2] = packet.get(header + at..header + at + 2)?.try_into().ok()?;
+        let bytes: [u8; 2] = body.get(at..at + 2)?.try_into().ok()?;
         Some(u16::from_be_bytes(bytes))
     };
-    if is_first && flow.has_ports() {
+    if flow.has_ports() {
         (flow.from_port, flow.to_port) = (field(0)?, field(2)?);
-    } else if is_first && flow.is_ping() {
-        // What tells one conversation from another, as the kernel sees it.
+    } else if flow.is_ping() {
         flow.from_port = field(4).unwrap_or(0);
     }
-    Some((from, flow))
+    Some(flow)
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! Links, addresses, routes and neighbours (`linux/rtnetlink.h`).
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
 use super::{
     message::{
         Attributes, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
-        read_u32,
+        octets, read_address, read_u32,
     },
     socket::{Family, NetlinkError, dump, transact},
 };
@@ -17,6 +17,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
@@ -35,6 +36,8 @@ const IF_OPER_UP: u8 = 6;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+/// Good at once, without asking whether another has it.
+const IFA_F_NODAD: u8 = 2;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
@@ -54,6 +57,8 @@ const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IFADDRMSG: usize = 8;
 const IFINFOMSG: usize = 16;
 const RTMSG: usize = 12;
 
@@ -76,13 +81,15 @@ pub(crate) struct Interface {
     pub(crate) mtu: u32,
 }
 
-/// An IPv4 route of the calling thread's namespace.
+/// A route of the calling thread's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
-    pub(crate) network: Ipv4Addr,
+    pub(crate) network: IpAddr,
     pub(crate) prefix: u8,
     /// Whether it leads to other hosts, rather than to the host itself or nowhere.
     pub(crate) onward: bool,
+    /// Whether what it leads to is on the link, rather than behind a router.
+    pub(crate) near: bool,
     /// The interfaces it leads out of.
     pub(crate) interfaces: Vec<u32>,
 }
@@ -124,12 +131,14 @@ pub(crate) fn delete_interface(name: &str) -> Message {
 }
 
 /// Gives an interface an address, or leaves it there.
-pub(crate) fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> Message {
-    let mut head = [AF_INET, prefix, 0, RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+pub(crate) fn add_address(index: u32, address: impl Into<IpAddr>, prefix: u8) -> Message {
+    let address = address.into();
+    let flags = if address.is_ipv4() { 0 } else { IFA_F_NODAD };
+    let mut head = [family(address), prefix, flags, RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
     head[4..8].copy_from_slice(&index.to_ne_bytes());
     Message::new(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &head)
-        .attribute(IFA_LOCAL, &address.octets())
-        .attribute(IFA_ADDRESS, &address.octets())
+        .attribute(IFA_LOCAL, &octets(address))
+        .attribute(IFA_ADDRESS, &octets(address))
 }
 
 /// Adds a route, or replaces the one to the same place.
@@ -138,21 +147,34 @@ pub(crate) fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> Message 
 /// that the host uses toward it.
 pub(crate) fn add_route(
     index: u32,
-    network: Ipv4Addr,
+    network: impl Into<IpAddr>,
     prefix: u8,
-    via: Option<Ipv4Addr>,
+    via: Option<IpAddr>,
     source: Option<Ipv4Addr>,
 ) -> Message {
+    let network = network.into();
     let scope = if via.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
-    let head =
-        [AF_INET, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
+    let head = [
+        family(network),
+        prefix,
+        0,
+        0,
+        RT_TABLE_MAIN,
+        RTPROT_STATIC,
+        scope,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ];
     let mut message = Message::new(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &head)
         .attribute(RTA_OIF, &index.to_ne_bytes());
     if prefix > 0 {
-        message = message.attribute(RTA_DST, &network.octets());
+        message = message.attribute(RTA_DST, &octets(network));
     }
     if let Some(via) = via {
-        message = message.attribute(RTA_GATEWAY, &via.octets());
+        message = message.attribute(RTA_GATEWAY, &octets(via));
     }
     if let Some(source) = source {
         message = message.attribute(RTA_PREFSRC, &source.octets());
@@ -161,12 +183,13 @@ pub(crate) fn add_route(
 }
 
 /// Fixes the hardware address of a neighbour for good.
-pub(crate) fn add_neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> Message {
-    let mut head = [AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(crate) fn add_neighbour(index: u32, address: impl Into<IpAddr>, mac: [u8; 6]) -> Message {
+    let address = address.into();
+    let mut head = [family(address), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     head[4..8].copy_from_slice(&index.to_ne_bytes());
     head[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
     Message::new(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &head)
-        .attribute(NDA_DST, &address.octets())
+        .attribute(NDA_DST, &octets(address))
         .attribute(NDA_LLADDR, &mac)
 }
 
@@ -193,10 +216,35 @@ pub(crate) fn is_running(name: &str) -> Result<bool, NetlinkError> {
 
 /// Lists the IPv4 routes of every table but the host's own addresses'.
 pub(crate) fn routes() -> Result<Vec<Route>, NetlinkError> {
-    let head = [AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    routes_of(AF_INET)
+}
+
+/// Lists the IPv6 routes likewise; none where the kernel has no IPv6.
+pub(crate) fn routes6() -> Result<Vec<Route>, NetlinkError> {
+    routes_of(AF_INET6)
+}
+
+fn routes_of(family: u8) -> Result<Vec<Route>, NetlinkError> {
+    let head = [family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut found = Vec::new();
     dump(Family::Route, Message::new(RTM_GETROUTE, NLM_F_DUMP, &head), |payload| {
-        found.extend(read_route(payload));
+        // A kernel without a family answers with those of all others.
+        if payload.first() == Some(&family) {
+            found.extend(read_route(payload));
+        }
+    })?;
+    Ok(found)
+}
+
+/// Lists the IPv6 addresses that reach beyond a link.
+pub(crate) fn addresses6() -> Result<Vec<IpAddr>, NetlinkError> {
+    let mut found = Vec::new();
+    let head = [AF_INET6, 0, 0, 0, 0, 0, 0, 0];
+    dump(Family::Route, Message::new(RTM_GETADDR, NLM_F_DUMP, &head), |payload| {
+        if payload.first() == Some(&AF_INET6) && payload.get(3) == Some(&RT_SCOPE_UNIVERSE) {
+            let address = Attributes::behind(payload, IFADDRMSG).find(IFA_ADDRESS);
+            found.extend(address.and_then(read_address));
+        }
     })?;
     Ok(found)
 }
@@ -218,9 +266,10 @@ fn read_route(payload: &[u8]) -> Option<Route> {
         .find(RTA_TABLE)
         .and_then(|value| read_u32(value, 0))
         .unwrap_or(u32::from(*payload.get(4)?));
-    let network = match attributes.find(RTA_DST) {
-        Some(value) => Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?),
-        None => Ipv4Addr::UNSPECIFIED,
+    let network = match (attributes.find(RTA_DST), *payload.first()?) {
+        (Some(value), _) => read_address(value)?,
+        (None, AF_INET6) => Ipv6Addr::UNSPECIFIED.into(),
+        (None, _) => Ipv4Addr::UNSPECIFIED.into(),
     };
     let mut interfaces: Vec<u32> =
         attributes.find(RTA_OIF).and_then(|value| read_u32(value, 0)).into_iter().collect();
@@ -232,7 +281,12 @@ fn read_route(payload: &[u8]) -> Option<Route> {
         hops = if size < 8 { &[] } else { hops.get(size..).unwrap_or_default() };
     }
     let onward = table != RT_TABLE_LOCAL && *payload.get(7)? == RTN_UNICAST;
-    Some(Route { network, prefix, onward, interfaces })
+    let near = [RTA_GATEWAY, RTA_MULTIPATH].iter().all(|kind| attributes.find(*kind).is_none());
+    Some(Route { network, prefix, onward, near, interfaces })
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
 fn link_head(index: u32, flags: u32) -> [u8; IFINFOMSG] {

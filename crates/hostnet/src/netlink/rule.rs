@@ -1,11 +1,11 @@
 //! Elements of sets, changed in one transaction (`linux/netfilter/nf_tables.h`).
 
-use std::{borrow::Cow, net::Ipv4Addr, time::Duration};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use nix::errno::Errno;
 
 use super::{
-    message::{Attributes, Message, NLM_F_ACK, NLM_F_CREATE, read_be_u64},
+    message::{Attributes, Message, NLM_F_ACK, NLM_F_CREATE, octets, read_be_u64},
     socket::{Family, NetlinkError, ask, transact},
 };
 
@@ -49,14 +49,14 @@ pub(crate) struct Element {
 pub(crate) enum Key {
     /// The name of an interface.
     Interface(String),
-    /// The host-side address of a slot.
-    Slot(Ipv4Addr),
+    /// The number of a protocol family.
+    Family(u8),
     /// The host-side address of a slot, and the address at the other end.
-    Pair(Ipv4Addr, Ipv4Addr),
+    Pair(IpAddr, IpAddr),
     /// The first address of a span.
-    First(Ipv4Addr),
+    First(IpAddr),
     /// The address behind a span; one that reaches to the last address of all has none.
-    Behind(Ipv4Addr),
+    Behind(IpAddr),
 }
 
 /// The name of a set: one that all slots share, or one of a slot's own.
@@ -196,10 +196,10 @@ impl Element {
         };
         let message = match &self.key {
             Key::Interface(name) => value(NFTA_SET_ELEM_KEY, &ifname(name), message),
-            Key::Slot(slot) => value(NFTA_SET_ELEM_KEY, &slot.octets(), message),
+            Key::Family(number) => value(NFTA_SET_ELEM_KEY, &[*number], message),
             Key::Pair(slot, address) => value(NFTA_SET_ELEM_KEY, &pair(*slot, *address), message),
-            Key::First(first) => value(NFTA_SET_ELEM_KEY, &first.octets(), message),
-            Key::Behind(behind) => value(NFTA_SET_ELEM_KEY, &behind.octets(), message)
+            Key::First(first) => value(NFTA_SET_ELEM_KEY, &octets(*first), message),
+            Key::Behind(behind) => value(NFTA_SET_ELEM_KEY, &octets(*behind), message)
                 .attribute(NFTA_SET_ELEM_FLAGS, &NFT_SET_ELEM_INTERVAL_END.to_be_bytes()),
         };
         let Some(lifetime) = self.lifetime else { return message };
@@ -208,10 +208,9 @@ impl Element {
     }
 }
 
-/// Each part of a key fills a register of four bytes.
-fn pair(slot: Ipv4Addr, address: Ipv4Addr) -> [u8; 8] {
-    let ([a, b, c, d], [e, f, g, h]) = (slot.octets(), address.octets());
-    [a, b, c, d, e, f, g, h]
+/// Each part of a key fills registers of four bytes.
+fn pair(slot: IpAddr, address: IpAddr) -> Vec<u8> {
+    [octets(slot), octets(address)].concat()
 }
 
 fn ifname(name: &str) -> [u8; IFNAMSIZ] {
@@ -259,12 +258,16 @@ mod tests {
 
     #[test]
     fn many_members_go_in_several_messages() {
-        let slot = Ipv4Addr::new(198, 18, 0, 1);
+        let slot = IpAddr::from([0xfd74, 0x6172, 0x6e00, 1, 0, 0, 0, 1]);
         let members: Vec<_> = (0..2500)
-            .map(|number| Key::Pair(slot, Ipv4Addr::from_bits(number)))
+            .map(|number| Key::Pair(slot, IpAddr::from([0x2001, 0, 0, 0, 0, 0, 0, number])))
             .map(|key| Element { key, lifetime: Some(Duration::from_secs(60)) })
             .collect();
-        assert_eq!(kinds(SetChange::Add("fresh".into(), members)).len(), 2 + 3);
+        let messages = batch("tarn_abc123", &[SetChange::Add("fresh6".into(), members)]);
+        assert_eq!(messages.len(), 2 + 3);
+        for message in messages {
+            assert!(message.finish(1).len() < usize::from(u16::MAX), "an attribute holds it");
+        }
     }
 
     #[test]

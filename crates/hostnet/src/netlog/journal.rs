@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -30,7 +30,7 @@ const MOST_FLOWS: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     name: Option<Arc<str>>,
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     port: Option<u16>,
     protocol: NetworkProtocol,
     verdict: NetworkVerdict,
@@ -76,8 +76,8 @@ struct Live {
 /// Which name led to an address.
 #[derive(Debug, Default)]
 struct Names {
-    by_address: HashMap<Ipv4Addr, Arc<str>>,
-    oldest: VecDeque<Ipv4Addr>,
+    by_address: HashMap<IpAddr, Arc<str>>,
+    oldest: VecDeque<IpAddr>,
 }
 
 // === impl Journal ===
@@ -126,7 +126,7 @@ impl Journal {
     }
 
     /// Notes a question that was answered, and which addresses the sandbox knows by it.
-    pub(crate) fn answered(&mut self, name: &str, addresses: impl Iterator<Item = Ipv4Addr>) {
+    pub(crate) fn answered(&mut self, name: &str, addresses: impl Iterator<Item = IpAddr>) {
         self.dns_answered += 1;
         let name: Arc<str> = name.into();
         addresses.for_each(|address| self.names.learn(address, &name));
@@ -214,7 +214,7 @@ impl Journal {
             address: Some(flow.to),
             port: flow.has_ports().then_some(flow.to_port),
             protocol: match flow.protocol {
-                1 => NetworkProtocol::Icmp,
+                1 | 58 => NetworkProtocol::Icmp,
                 6 => NetworkProtocol::Tcp,
                 17 => NetworkProtocol::Udp,
                 other => NetworkProtocol::Ip(other),
@@ -237,7 +237,7 @@ impl Live {
 // === impl Names ===
 
 impl Names {
-    fn learn(&mut self, address: Ipv4Addr, name: &Arc<str>) {
+    fn learn(&mut self, address: IpAddr, name: &Arc<str>) {
         if self.by_address.insert(address, Arc::clone(name)).is_some() {
             return;
         }
@@ -261,7 +261,7 @@ fn entry(item: &Item<Target>, live: &Live) -> NetworkEntry {
         first: item.first,
         last: item.last,
         name: name.as_deref().map(str::to_owned),
-        address: address.map(IpAddr::V4),
+        address: *address,
         port: *port,
         protocol: *protocol,
         verdict: *verdict,

@@ -1,11 +1,13 @@
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::*;
 
-const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
 fn flow(last: u8, from_port: u16) -> Flow {
-    Flow { protocol: 6, to: Ipv4Addr::new(203, 0, 113, last), from_port, to_port: 443 }
+    Flow { protocol: 6, to: IpAddr::from([203, 0, 113, last]), from_port, to_port: 443 }
 }
 
 fn bytes(sent: u64, received: u64) -> FlowBytes {
@@ -32,7 +34,7 @@ fn connections_to_one_place_are_one_entry_with_all_their_bytes() {
     assert_eq!((entry.count, entry.open), (3, 1));
     assert_eq!((entry.sent, entry.received), (123, 1000), "of strangers nothing");
     assert_eq!((entry.name.as_deref(), entry.port), (Some("a.example"), Some(443)));
-    assert_eq!(entry.address, Some(IpAddr::V4(SERVER)));
+    assert_eq!(entry.address, Some(SERVER));
 }
 
 #[test]
@@ -104,7 +106,7 @@ fn the_newest_name_of_an_address_counts_and_names_are_bounded() {
     names.learn(SERVER, &new);
     assert_eq!(names.by_address.get(&SERVER), Some(&new));
     for number in 0..5000 {
-        names.learn(Ipv4Addr::from_bits(number), &old);
+        names.learn(Ipv4Addr::from_bits(number).into(), &old);
     }
     assert_eq!((names.by_address.len(), names.oldest.len()), (MOST_NAMES, MOST_NAMES));
     assert_eq!(names.by_address.get(&SERVER), None);

@@ -11,7 +11,7 @@ mod ring;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -160,8 +160,11 @@ impl NetLogs {
 /// Writes what a rule noted.
 fn write(journal: &mut Journal, flow: Flow, prefix: &str, now: UnixMillis) {
     // As the sandbox wrote it.
-    let to_port =
-        if flow.to == GATEWAY && flow.to_port == RESOLVER_PORT { 53 } else { flow.to_port };
+    let to_port = if flow.to == IpAddr::V4(GATEWAY) && flow.to_port == RESOLVER_PORT {
+        53
+    } else {
+        flow.to_port
+    };
     if prefix == ALLOWED {
         journal.opened(flow, now);
     } else if let Some(reason) =
@@ -217,7 +220,7 @@ impl Diary {
     }
 
     /// Notes a question that was answered.
-    pub(crate) fn answered(&self, name: &str, addresses: impl Iterator<Item = Ipv4Addr>) {
+    pub(crate) fn answered(&self, name: &str, addresses: impl Iterator<Item = IpAddr>) {
         self.0.lock().answered(name, addresses);
     }
 

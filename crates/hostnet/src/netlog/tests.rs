@@ -1,10 +1,10 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, net::Ipv4Addr};
 
 use tarn_types::NetworkVerdict;
 
 use super::*;
 
-const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
 fn block() -> Block {
     Block::from_reservation("tarn_net_198_18_0_0").expect("a block")
@@ -16,7 +16,11 @@ fn id(number: u8) -> SandboxId {
 
 fn noted(slot: u16, prefix: &str, number: u32) -> Note {
     let flow = Flow { protocol: 6, to: SERVER, from_port: 1, to_port: 443 };
-    let from = block().address(SlotId(slot));
+    // Whichever family it comes by.
+    let from = match slot {
+        1 => block().address(SlotId(slot)).into(),
+        _ => block().address6(SlotId(slot)).into(),
+    };
     Note::Packet { from, flow, prefix: prefix.to_owned(), number }
 }
 

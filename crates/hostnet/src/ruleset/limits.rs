@@ -3,15 +3,13 @@
 //! Each limit is a set of the table, to which the kernel itself adds a member for each slot that
 //! sends something, with a meter of its own. So a claim costs nothing; with the release the members
 //! are deleted, and the next sandbox begins with full ones. The sets are keyed by the slot's
-//! host-side address, which is nobody's to forge.
+//! interface, which is nobody's to forge and the same for both families.
 //!
 //! A flow is looked at once, with the packet that begins it: it is not in the kernel's table of
 //! flows yet, and one that is refused never gets in.
 //!
 //! The order matters. Counting flows walks over all that the slot has, and what is refused there
 //! is remembered for a moment; so it is done only for what the rate has let through.
-
-use std::net::Ipv4Addr;
 
 use super::notes::SENT;
 use crate::{
@@ -32,7 +30,7 @@ pub(super) fn sets() -> String {
 
 fn set(name: &str) -> String {
     // A slot that found its set full would not be bounded.
-    format!("  set {name} {{ type ipv4_addr; size {}; flags dynamic; }}\n", 2 * MOST_SLOTS)
+    format!("  set {name} {{ type ifname; size {}; flags dynamic; }}\n", 2 * MOST_SLOTS)
 }
 
 /// Writes the chains; in them ends what the policy lets out and what asks the resolver.
@@ -44,17 +42,17 @@ pub(super) fn chains(limits: &SlotLimits) -> String {
   chain passed {{
     ct status & confirmed == 0 jump counted
     tcp flags syn / syn,rst tcp option maxseg size set rt mtu
-    add @{SENT} {{ ip saddr counter }}
+    add @{SENT} {{ iifname counter }}
     accept
   }}
   chain counted {{
     jump started
-    add @{FLOWS} {{ ip saddr ct count over {connections} }} goto refused_limit
+    add @{FLOWS} {{ iifname ct count over {connections} }} goto refused_limit
     jump note_begun
   }}
   # Without a word: TCP tries again in a second, when there is room.
   chain started {{
-    update @{STARTS} {{ ip saddr limit rate over {rate} }} goto dropped_limit
+    update @{STARTS} {{ iifname limit rate over {rate} }} goto dropped_limit
   }}
   chain asked {{
     ct status & confirmed == 0 jump started
@@ -65,8 +63,9 @@ pub(super) fn chains(limits: &SlotLimits) -> String {
 }
 
 /// Lists what makes the kernel forget what a slot has used.
-pub(crate) fn forget(slots: &[Ipv4Addr]) -> impl Iterator<Item = SetChange> {
-    let members: Vec<_> = slots.iter().copied().map(Key::Slot).map(Element::lasting).collect();
+pub(crate) fn forget(interfaces: &[String]) -> impl Iterator<Item = SetChange> {
+    let members: Vec<_> =
+        interfaces.iter().cloned().map(Key::Interface).map(Element::lasting).collect();
     [STARTS, FLOWS].into_iter().map(move |set| SetChange::Remove(set.into(), members.clone()))
 }
 
@@ -84,8 +83,8 @@ mod tests {
         };
         let text = chains(&limits);
         for line in [
-            "add @flows { ip saddr ct count over 7 } goto refused_limit",
-            "update @starts { ip saddr limit rate over 5/second burst 9 packets } goto dropped_limit",
+            "add @flows { iifname ct count over 7 } goto refused_limit",
+            "update @starts { iifname limit rate over 5/second burst 9 packets } goto dropped_limit",
         ] {
             assert_eq!(text.matches(line).count(), 1, "{line} in {text}");
         }
@@ -102,7 +101,7 @@ mod tests {
     #[test]
     fn whatever_is_kept_for_a_slot_is_forgotten() {
         let kept = sets().matches("flags dynamic").count();
-        let slots = [Ipv4Addr::new(198, 18, 0, 1), Ipv4Addr::new(198, 18, 0, 2)];
+        let slots = ["tabc123001", "tabc123002"].map(str::to_owned);
         let changes: Vec<_> = forget(&slots).collect();
         assert_eq!(changes.len(), kept);
         for change in changes {

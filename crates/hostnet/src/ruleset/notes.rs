@@ -5,8 +5,6 @@
 //! nobody waits for that. What is noted is bounded by slot, apart for what is let out and what is
 //! not, so that a flood of one hides nothing of the other; beyond that it is only counted.
 
-use std::net::Ipv4Addr;
-
 use tarn_types::DenialReason;
 
 use crate::{
@@ -32,13 +30,14 @@ const SETS: [&str; 7] = [SENT, RECEIVED, BEGUN, DENIED, UNNOTED, RATE_ALLOWED, R
 /// some hundred connections.
 const NOTES_PER_SEC: u32 = 100;
 const NOTES_AT_ONCE: u32 = 400;
-/// As much of a packet as is looked at: the longest IPv4 header, and the ports behind it.
+/// As much of a packet as is looked at: the longest IPv4 header, and the ports behind it; the header
+/// of IPv6 is shorter, and the rules let nothing come between.
 const NOTED_BYTES: u32 = 68;
 
 /// Writes the sets.
 pub(super) fn sets() -> String {
     SETS.map(|name| {
-        format!("  set {name} {{ type ipv4_addr; size {}; flags dynamic; }}\n", 2 * MOST_SLOTS)
+        format!("  set {name} {{ type ifname; size {}; flags dynamic; }}\n", 2 * MOST_SLOTS)
     })
     .concat()
 }
@@ -49,7 +48,7 @@ pub(super) fn chains(group: u16) -> String {
     let note = |rate: &str, prefix: &str| {
         let limit = format!("limit rate over {NOTES_PER_SEC}/second burst {NOTES_AT_ONCE} packets");
         format!(
-            "    update @{rate} {{ ip saddr {limit} }} goto unnoted
+            "    update @{rate} {{ iifname {limit} }} goto unnoted
     log prefix \"{prefix}\" group {group} snaplen {NOTED_BYTES}
   }}
 "
@@ -58,12 +57,12 @@ pub(super) fn chains(group: u16) -> String {
     let begun = format!(
         "
   chain unnoted {{
-    add @{UNNOTED} {{ ip saddr counter }}
+    add @{UNNOTED} {{ iifname counter }}
   }}
   chain note_begun {{
-    add @{BEGUN} {{ ip saddr counter }}
+    add @{BEGUN} {{ iifname counter }}
 {}  chain taken {{
-    add @{RECEIVED} {{ ip daddr counter }}
+    add @{RECEIVED} {{ oifname counter }}
     accept
   }}
 ",
@@ -73,7 +72,7 @@ pub(super) fn chains(group: u16) -> String {
         let reason = reason.as_str();
         format!(
             "  chain note_{reason} {{
-    add @{DENIED} {{ ip saddr counter }}
+    add @{DENIED} {{ iifname counter }}
 {}  chain refused_{reason} {{
     jump note_{reason}
     goto refused
@@ -90,8 +89,9 @@ pub(super) fn chains(group: u16) -> String {
 }
 
 /// Lists what makes the kernel forget what it has counted of slots.
-pub(crate) fn forget(slots: &[Ipv4Addr]) -> impl Iterator<Item = SetChange> {
-    let members: Vec<_> = slots.iter().copied().map(Key::Slot).map(Element::lasting).collect();
+pub(crate) fn forget(interfaces: &[String]) -> impl Iterator<Item = SetChange> {
+    let members: Vec<_> =
+        interfaces.iter().cloned().map(Key::Interface).map(Element::lasting).collect();
     SETS.into_iter().map(move |set| SetChange::Remove(set.into(), members.clone()))
 }
 
@@ -118,12 +118,12 @@ mod tests {
     #[test]
     fn whatever_is_kept_for_a_slot_is_forgotten() {
         let kept = sets().matches("flags dynamic").count();
-        let changes: Vec<_> = forget(&[Ipv4Addr::new(198, 18, 0, 1)]).collect();
+        let changes: Vec<_> = forget(&["tabc123001".to_owned()]).collect();
         assert_eq!(changes.len(), kept);
         for set in SETS {
-            let used = format!("@{set} {{ ip ");
+            let used = [format!("@{set} {{ iifname "), format!("@{set} {{ oifname ")];
             let text = chains(7) + &super::super::limits::chains(&crate::SlotLimits::default());
-            assert!(text.contains(&used), "{set} is kept for nothing");
+            assert!(used.iter().any(|it| text.contains(it)), "{set} is kept for nothing");
         }
     }
 }

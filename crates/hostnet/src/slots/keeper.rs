@@ -8,7 +8,10 @@ use std::{
 use tarn_host::SlotId;
 
 use super::{Inner, tenant::Condition};
-use crate::{error::StepFailure, uplink};
+use crate::{
+    error::StepFailure,
+    uplink::{self, Lack},
+};
 
 /// How often the host is looked at: an uplink may have come, another program may have flushed the
 /// rules.
@@ -54,7 +57,7 @@ impl Inner {
         let inner = Arc::clone(&self);
         let built = self.tasks.spawn_blocking(move || {
             let mtu = inner.mtu.load(Ordering::Relaxed);
-            inner.site.build(slot, inner.block.address(slot), mtu)
+            inner.site.build(&inner.site.names.face(inner.block, slot), mtu)
         });
         let failure = match built.await {
             Ok(Ok(())) => {
@@ -96,11 +99,20 @@ impl Inner {
 
     /// Sees to forwarding on whatever leads to the internet now. Blocking.
     pub(super) fn follow_uplinks(&self) -> Result<(), StepFailure> {
-        let uplinks = uplink::find(self.range)?;
+        let mut uplinks = uplink::find(self.range)?;
+        if !self.site.has_ipv6 {
+            uplinks.six.lack.get_or_insert(Lack::Configured);
+        }
         self.mtu.store(uplinks.mtu, Ordering::Relaxed);
-        let guarded = uplink::forward_on(&uplinks, &self.rules.guarded())?;
+        let before = self.rules.ways();
+        let ways = uplink::lead(&uplinks, &before)?;
+        if ways.has_ipv6 != before.has_ipv6 {
+            let (open, lack) = (ways.has_ipv6, uplinks.six.lack.map(Lack::as_str));
+            tracing::info!(open, uplinks = ?uplinks.six.names, lack, "IPv6 of sandboxes changed");
+        }
         // The guard first: there must be no moment in which the host routes for its neighbours.
-        self.rules.guard(guarded.clone())?;
-        uplink::switch_on(&guarded)
+        self.rules.lead(ways.clone())?;
+        self.has_ipv6.store(ways.has_ipv6, Ordering::Relaxed);
+        uplink::switch_on(&ways)
     }
 }

@@ -1,10 +1,10 @@
 //! Sandboxes in slots: moving in, changing the policy, moving out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use crate::{
     dns::{Ears, Learner, Resolver, follow, look_up, serve},
     egress::Egress,
     error::{Step as _, StepFailure},
-    netlink::{flows_of, forget_flows, forget_flows_of},
+    netlink::{Flow, FlowState, flows_of, forget_flows, forget_flows_of},
     netlog::{Counted, Diary},
 };
 
@@ -94,12 +94,16 @@ impl Inner {
         egress: &Arc<Egress>,
         (ears, diary): (Ears, Diary),
     ) -> Tenant {
+        let has_ipv6 = match self.site.has_ipv6(slot) {
+            true => Arc::clone(&self.has_ipv6),
+            false => Arc::default(),
+        };
         let (sender, policy) = watch::channel(Arc::clone(egress));
         let rules = Arc::clone(&self.rules);
         let learner = Learner { rules, slot, tasks: self.tasks.clone() };
         let forwarder = Arc::clone(&self.forwarder);
         let following = follow(policy.clone(), learner.clone(), Arc::clone(&forwarder));
-        let serving = serve(ears, Resolver { policy, learner, forwarder, diary });
+        let serving = serve(ears, Resolver { policy, learner, forwarder, diary, has_ipv6 });
         let stopping = self.tasks.stopping();
         let resolver = self.tasks.spawn("slot_resolver", async move {
             tokio::select! {
@@ -251,7 +255,7 @@ impl Inner {
     fn clean_now(&self, slot: SlotId, condition: Condition) -> Result<(), StepFailure> {
         let closed = condition == Condition::Closed;
         if closed && self.book.lock().afterlife(slot) == Afterlife::Reuse {
-            match self.site.renew(slot) {
+            match self.site.renew(slot, self.mtu.load(Ordering::Relaxed)) {
                 Ok(()) => {
                     self.forget(slot)?;
                     self.put_log_away(slot);
@@ -295,18 +299,36 @@ impl Inner {
             return Ok(Some(journal.lock().show(&HashMap::new(), Counted::default())));
         };
         self.logs.hear_out();
-        let flows = flows_of(self.block.address(slot)).step("list flows");
-        let flows = flows.map_err(|failure| failure.of(slot))?;
+        let flows = self.flows(slot).map_err(|failure| failure.of(slot))?;
         let counted = self.rules.counted(slot).map_err(|failure| failure.of(slot))?;
         let shown = journal.lock().show(&flows, counted);
         Ok(Some(shown))
+    }
+
+    /// Lists the flows of a sandbox. Blocking.
+    fn flows(&self, slot: SlotId) -> Result<HashMap<Flow, FlowState>, StepFailure> {
+        let mut flows = HashMap::new();
+        for address in self.addresses(slot) {
+            flows.extend(flows_of(address).step("list flows")?);
+        }
+        Ok(flows)
     }
 
     /// Makes the kernel forget the flows of whoever had a slot. Blocking.
     ///
     /// Without it a packet that comes late would be translated back and reach the next sandbox.
     fn forget(&self, slot: SlotId) -> Result<(), StepFailure> {
-        forget_flows_of(self.block.address(slot)).step("forget flows").map(drop)
+        for address in self.addresses(slot) {
+            forget_flows_of(address).step("forget flows")?;
+        }
+        Ok(())
+    }
+
+    /// Lists the host-side addresses by which a slot may have flows: a walk over the kernel's table
+    /// of them takes milliseconds, so there is none for a family that nobody has.
+    fn addresses(&self, slot: SlotId) -> impl Iterator<Item = IpAddr> + use<> {
+        let six = self.site.has_ipv6.then(|| self.block.address6(slot).into());
+        [self.block.address(slot).into()].into_iter().chain(six)
     }
 
     /// Removes what nobody adopted. Blocking.
@@ -328,8 +350,8 @@ impl Inner {
         }
         // All addresses but those claimed, not only those of the slots left: a crash may have come
         // between the removal of a slot and this.
-        let kept: BTreeSet<_> = claimed.iter().map(|slot| self.block.address(*slot)).collect();
-        let forgotten = forget_flows(|source| self.block.has(source) && !kept.contains(&source));
+        let is_kept = |source| self.block.slot(source).is_some_and(|slot| claimed.contains(&slot));
+        let forgotten = forget_flows(|source| self.block.has(source) && !is_kept(source));
         let forgotten = forgotten.step("forget flows").map_err(|failure| failure.of(SlotId(0)));
         outcome = outcome.and(forgotten.map(drop));
         tracing::info!(adopted = claimed.len(), removed = left.len(), "network slots settled");

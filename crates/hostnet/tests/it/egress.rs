@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream},
     path::Path,
     thread,
     time::Duration,
@@ -13,8 +13,8 @@ use tarn_types::EgressPolicy;
 
 use crate::{
     host::{
-        GATEWAY, Host, PATIENCE, PORT, RESOLVER, SERVER, Server, ask_for, greeting, in_internet,
-        names, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
+        GATEWAY, Host, PATIENCE, PORT, RESOLVER, SERVER, Server, TYPE_AAAA, ask_for, greeting,
+        in_internet, names, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
     },
     table::{CASES, Case, NAMES},
 };
@@ -41,18 +41,19 @@ async fn server_with_names(host: &Host) -> Server {
     addresses.sort_unstable();
     addresses.dedup();
     for address in addresses {
-        let address: Ipv4Addr = match address.parse() {
-            Ok(address) if address != GATEWAY => address,
-            // IPv6, or the sandbox's own gateway, which is the host's to answer at.
-            Ok(_) | Err(_) => continue,
+        let rest = match address.parse().expect("an address") {
+            // The sandbox's own gateway, which is the host's to answer at.
+            IpAddr::V4(GATEWAY) => continue,
+            IpAddr::V4(_) => "32 dev lo",
+            IpAddr::V6(_) => "128 dev lo nodad",
         };
         // Some can be nobody's address; what matters then is that nothing is reached.
-        sh(&format!("ip -n internet addr add {address}/32 dev lo 2>/dev/null || true"));
+        sh(&format!("ip -n internet addr add {address}/{rest} 2>/dev/null || true"));
     }
     let resolver = Ipv4Addr::new(203, 0, 113, 57);
     in_internet(|| {
         sh("ip addr add 203.0.113.57/32 dev lo");
-        crate::host::greet(Ipv4Addr::UNSPECIFIED, 8000);
+        crate::host::greet(Ipv6Addr::UNSPECIFIED, 8000);
         names(resolver, &NAMES);
     });
     let mut config = host.config("aaaaaa");
@@ -68,13 +69,16 @@ fn check(netns: &Path, case: &Case, path: &str) -> usize {
         for name in case.allow {
             // A name is asked for before it is used, as by every program. Where DNS is off, its
             // addresses are let in all the same, and before the policy counts as in force.
-            assert!(ask_for(GATEWAY, name, 1).is_some(), "{name}");
+            for kind in [1, TYPE_AAAA] {
+                assert!(ask_for(GATEWAY, name, kind).is_some(), "{name}");
+            }
         }
         for to in case.open {
-            let got = greeting(to.parse::<IpAddr>().expect("an address"), 8000);
+            let to: IpAddr = to.parse().expect("an address");
+            let host = if to.is_ipv4() { "192.0.2.1" } else { "2001:db8:2::1" };
             assert_eq!(
-                got.as_deref(),
-                Ok("192.0.2.1"),
+                greeting(to, 8000).as_deref(),
+                Ok(host),
                 "{path}, {:?} {:?}: {to}",
                 case.allow,
                 case.deny
@@ -94,6 +98,10 @@ fn every_policy_opens_what_the_table_says_on_every_path() {
         let mut server = server_with_names(&host).await;
         let reached = greeting(Ipv4Addr::new(203, 0, 113, 13), 8000);
         assert_eq!(reached.as_deref(), Ok("192.0.2.1"), "control");
+        for closed in ["fd00:9::9", "64:ff9b::203.0.113.7", "2002:cb00:7107::1"] {
+            let closed = closed.parse::<IpAddr>().expect("an address");
+            assert!(greeting(closed, 8000).is_ok(), "control: the host reaches {closed}");
+        }
         let mut count = 0;
         // A slot that takes one policy after the other, and a new one for each.
         let changed = server.claim("a", EgressPolicy::OPEN).await;
@@ -114,7 +122,7 @@ fn every_policy_opens_what_the_table_says_on_every_path() {
             server.slots.settle().await.expect("settle");
             count += check(&changed.netns, case, "adopted");
         }
-        assert!(count > 160, "{count}");
+        assert!(count > 400, "{count}");
     });
 }
 

@@ -7,7 +7,7 @@ use std::{
     fs::File,
     future::Future,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -31,6 +31,18 @@ pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
 /// The host, as the internet sees it.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The same in IPv6.
+pub(crate) const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 7);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+/// A neighbour of the host's, on a network that the host is on.
+pub(crate) const NEIGHBOUR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
+/// Servers in IPv6 that answer the host but must not answer a sandbox.
+pub(crate) const CLOSED6: [Ipv6Addr; 4] = [
+    NEIGHBOUR6,
+    Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 9),
+    Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xa09, 0x909),
+    Ipv6Addr::new(0x2002, 0xa09, 0x909, 0, 0, 0, 0, 1),
+];
 /// The sandbox's way out and its resolver.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
 /// Servers that answer the host but must not answer a sandbox.
@@ -152,7 +164,8 @@ pub(crate) fn no_echo(to: impl Into<IpAddr>, port: u16) -> bool {
 }
 
 fn echoes_within(patience: Duration, to: IpAddr, port: u16) -> bool {
-    let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).expect("bind");
     socket.set_read_timeout(Some(patience)).expect("set timeout");
     let mut buffer = [0; 64];
     socket.send_to(b"hello", (to, port)).is_ok()
@@ -167,7 +180,7 @@ pub(crate) fn greet(address: impl Into<IpAddr>, port: u16) {
         for stream in listener.incoming().flatten() {
             let Ok(peer) = stream.peer_addr() else { continue };
             let mut stream = stream;
-            drop(write!(stream, "{}", peer.ip()));
+            drop(write!(stream, "{}", peer.ip().to_canonical()));
         }
     });
 }
@@ -240,6 +253,9 @@ pub(crate) fn ask_for(resolver: Ipv4Addr, name: &str, kind: u16) -> Option<(u8, 
     Some((buffer[3] & 0x0f, last.filter(|_| buffer[7] > 0)))
 }
 
+/// The number of the type of IPv6 addresses.
+pub(crate) const TYPE_AAAA: u16 = 28;
+
 /// Answers for a few names with their addresses, for `alias.NAME` with an alias of NAME, for the
 /// rest that there is none; runs for ever in the calling thread's namespace.
 pub(crate) fn names(address: Ipv4Addr, known: &'static [(&'static str, &'static [&'static str])]) {
@@ -276,11 +292,18 @@ fn named(query: &[u8], known: &[(&str, &[&str])]) -> Vec<u8> {
         answer.extend_from_slice(&owner);
         answer[7] += 1;
     }
-    for text in addresses.iter().filter(|_| kind == 1) {
-        let address: Ipv4Addr = text.parse().expect("an address");
+    for text in *addresses {
+        let (of_kind, octets) = match text.parse().expect("an address") {
+            IpAddr::V4(address) => (1, address.octets().to_vec()),
+            IpAddr::V6(address) => (28, address.octets().to_vec()),
+        };
+        if of_kind != kind {
+            continue;
+        }
         answer.extend_from_slice(&owner);
-        answer.extend_from_slice(b"\0\x01\0\x01\0\0\0\x05\0\x04");
-        answer.extend_from_slice(&address.octets());
+        answer.extend_from_slice(&[0, kind, 0, 1, 0, 0, 0, 5, 0]);
+        answer.push(u8::try_from(octets.len()).expect("short"));
+        answer.extend_from_slice(&octets);
         answer[7] += 1;
     }
     answer
@@ -301,7 +324,15 @@ fn internet() {
         ip -n internet addr add 192.0.2.2/24 dev eth0
         ip -n internet link set eth0 up
         ip -n internet link set lo up
-        ip route add default via 192.0.2.2");
+        ip route add default via 192.0.2.2
+        ip addr add 2001:db8:2::1/64 dev up0 nodad
+        ip -n internet addr add 2001:db8:2::2/64 dev eth0 nodad
+        ip -6 route add default via 2001:db8:2::2
+        cd /proc/sys/net/ipv6/conf/all
+        test -e force_forwarding || echo 1 > forwarding");
+    for address in CLOSED6.into_iter().skip(1).chain([SERVER6]) {
+        sh(&format!("ip -n internet addr add {address}/128 dev lo nodad"));
+    }
     let open = [SERVER, RESOLVER];
     for address in open.iter().chain(&CLOSED) {
         sh(&format!("ip -n internet addr add {address}/32 dev lo"));
@@ -311,7 +342,13 @@ fn internet() {
             greet(address, PORT);
             echo_server(address, PORT);
         }
+        for address in CLOSED6.into_iter().chain([SERVER6]) {
+            greet(address, PORT);
+            echo_server(address, PORT);
+        }
         for port in [53, 853] {
+            greet(SERVER6, port);
+            echo_server(SERVER6, port);
             greet(SERVER, port);
             echo_server(SERVER, port);
         }

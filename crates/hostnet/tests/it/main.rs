@@ -3,6 +3,7 @@
 mod dns;
 mod egress;
 mod host;
+mod ipv6;
 mod lifetime;
 mod limits;
 mod log;

@@ -130,32 +130,6 @@ fn a_sandbox_cannot_speak_for_another() {
 }
 
 #[test]
-fn ipv6_is_closed() {
-    on_a_host(|host| async move {
-        sh("ip addr add fd00:1::1/64 dev up0 nodad
-            ip -n internet addr add fd00:1::2/64 dev eth0 nodad");
-        greet("::".parse::<IpAddr>().expect("an address"), HOST_PORT);
-        let server = host.server("aaaaaa").await;
-        let slot = server.claim("a", EgressPolicy::OPEN).await;
-        let link = "fe80::ff:fe00:7701".parse::<std::net::Ipv6Addr>().expect("an address");
-        within(&slot.netns, || {
-            assert_eq!(sh("ip -6 addr show dev eth0"), "");
-            // A sandbox is root inside, and may help itself to addresses.
-            sh("echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6
-                ip addr add fe80::2/64 dev eth0 nodad
-                ip -6 route add default via fe80::ff:fe00:7701 dev eth0
-                ip neigh add fe80::ff:fe00:7701 lladdr 02:00:00:00:77:01 dev eth0");
-            let index = nix::net::if_::if_nametoindex("eth0").expect("find eth0");
-            let to = std::net::SocketAddrV6::new(link, HOST_PORT, 0, index);
-            let begun = TcpStream::connect_timeout(&to.into(), SILENCE);
-            assert!(begun.is_err());
-            assert!(no_greeting("fd00:1::1".parse::<IpAddr>().expect("an address"), HOST_PORT));
-        });
-        assert!(greeting("fd00:1::1".parse::<IpAddr>().expect("ok"), HOST_PORT).is_ok(), "control");
-    });
-}
-
-#[test]
 fn a_change_of_policy_cuts_flows_and_opens_again() {
     on_a_host(|host| async move {
         let server = host.server("aaaaaa").await;
