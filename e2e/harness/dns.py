@@ -13,6 +13,8 @@ class NameServer:
         self.answer = "203.0.113.2"
         # Names with another address than that.
         self.answers: dict[str, str] = {}
+        # Names that have one of IPv6, too.
+        self.answers6: dict[str, str] = {}
         self.asked: list[str] = []
         # What was sent, byte by byte.
         self.queries: list[bytes] = []
@@ -68,6 +70,9 @@ class NameServer:
         records = b""
         if known and kind == 1:
             records = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + socket.inet_aton(self.answers.get(name, self.answer))
+        if kind == 28 and name in self.answers6:
+            address = socket.inet_pton(socket.AF_INET6, self.answers6[name])
+            records = b"\xc0\x0c" + struct.pack("!HHIH", 28, 1, 5, 16) + address
         head = query[:2] + struct.pack("!HHHHH", 0x8180 if known else 0x8183, 1, int(bool(records)), 0, 0)
         return head + query[12 : end + 4] + records
 

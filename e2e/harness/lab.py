@@ -15,16 +15,22 @@ HOST, OUTSIDE = "203.0.113.1", "203.0.113.2"
 FORBIDDEN = ["169.254.169.254", "10.213.7.1", "172.31.213.1", "192.168.213.1", "100.100.213.1"]
 # More of the internet, for policies that tell one address from the next.
 PUBLIC = ["198.51.100.7", "198.51.100.8", "198.51.100.16", "198.51.100.17"]
+# The same in IPv6: the lab's own network, of which host and lab are neighbours, what lies behind it, and
+# what a sandbox must never reach there.
+HOST6, OUTSIDE6 = "2001:db8:213::1", "2001:db8:213::2"
+PUBLIC6 = ["2001:db8:214::7", "2001:db8:214::8", "2001:db8:214::10", "2001:db8:214::11"]
+FORBIDDEN6 = [OUTSIDE6, "fd00:213::9", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"]
 PORT = 80
+_IPV6 = pathlib.Path("/proc/sys/net/ipv6/conf/all")
 _TABLE = "213"
 _PROGRAM = f"""
 import socket, threading
 def tcp():
-    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind(("0.0.0.0", {PORT})); s.listen(64)
+    six = socket.has_dualstack_ipv6()
+    s = socket.create_server(("", {PORT}), backlog=64, dualstack_ipv6=six, family=socket.AF_INET6 if six else socket.AF_INET)
     while True:
         c, who = s.accept()
-        try: c.settimeout(2); c.recv(4096); c.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\noutside " + who[0].encode())
+        try: c.settimeout(2); c.recv(4096); c.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\noutside " + who[0].removeprefix("::ffff:").encode())
         except OSError: pass
         c.close()
 def udp():
@@ -46,6 +52,9 @@ class Lab:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.name = f"e2e{os.getpid()}"
         self._rules: list[list[str]] = []
+        # Whether sandboxes have IPv6 on this host, once there is a way out: the lab is one.
+        forwards = (_IPV6 / "force_forwarding").exists() or _read(_IPV6 / "forwarding") == "1"
+        self.has_ipv6 = forwards and _read(_IPV6 / "disable_ipv6") == "0"
         self._server: subprocess.Popen | None = None
         try:
             self._build()
@@ -65,17 +74,29 @@ class Lab:
         ip("-n", self.name, "route", "add", "default", "via", HOST)
         for address in FORBIDDEN + PUBLIC:
             ip("route", "add", f"{address}/32", "via", OUTSIDE, "table", _TABLE)
+        if self.has_ipv6:
+            self._build_ipv6(outer, inner)
         self._rule("from", HOST)
         command = ["ip", "netns", "exec", self.name, sys.executable, "-c", _PROGRAM]
         self._server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._server.stdout.readline() == "ready\n"
 
+    def _build_ipv6(self, outer: str, inner: str) -> None:
+        ip("addr", "add", f"{HOST6}/64", "dev", outer, "nodad")
+        for address in [f"{OUTSIDE6}/64", *(f"{a}/128" for a in PUBLIC6 + FORBIDDEN6[1:])]:
+            ip("-n", self.name, "addr", "add", address, "dev", inner, "nodad")
+        for address in PUBLIC6 + FORBIDDEN6[1:]:
+            ip("-6", "route", "add", f"{address}/128", "via", OUTSIDE6, "table", _TABLE)
+
     def _rule(self, *selector: str) -> None:
         rule = [*selector, "lookup", _TABLE, "priority", "213"]
-        if rule in self._rules:
-            return
-        ip("rule", "add", *rule)
-        self._rules.append(rule)
+        families = ["-4", "-6"] if self.has_ipv6 else ["-4"]
+        for family in families:
+            six = [HOST6 if word == HOST else word for word in rule] if family == "-6" else rule
+            if [family, "rule", *six] in self._rules:
+                continue
+            ip(family, "rule", "add", *six)
+            self._rules.append([family, "rule", *six])
 
     def lead_here(self, tag: str) -> None:
         """Routes what leaves this server's sandboxes for an address of the lab to it.
@@ -90,7 +111,8 @@ class Lab:
 
     def control(self, address: str) -> str:
         """Asks an address from the host itself: the proof that the lab answers there."""
-        command = ["curl", "-s", "-m", "5", "--interface", HOST, f"http://{address}:{PORT}/"]
+        host, where = (HOST6, f"[{address}]") if ":" in address else (HOST, address)
+        command = ["curl", "-s", "-m", "5", "--interface", host, f"http://{where}:{PORT}/"]
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
 
     def control_udp(self, address: str) -> bytes:
@@ -103,9 +125,10 @@ class Lab:
 
     def close(self) -> None:
         """Removes all of it."""
-        for rule in self._rules:
-            subprocess.run(["ip", "rule", "del", *rule], capture_output=True)
-        subprocess.run(["ip", "route", "flush", "table", _TABLE], capture_output=True)
+        for family, _, *rule in self._rules:
+            subprocess.run(["ip", family, "rule", "del", *rule], capture_output=True)
+        for family in ("-4", "-6"):
+            subprocess.run(["ip", family, "route", "flush", "table", _TABLE], capture_output=True)
         if self._server is not None:
             self._server.kill()
             self._server.wait()
@@ -116,6 +139,10 @@ class Lab:
             until(lambda: not pathlib.Path(f"/sys/class/net/{self.name}h").exists(), what="the end of the lab's link")
         finally:
             self._lock.close()
+
+
+def _read(path: pathlib.Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
 
 
 def ip(*arguments: str) -> None:

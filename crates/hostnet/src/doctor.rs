@@ -154,7 +154,9 @@ fn foreign_drops(config: &SlotsConfig) -> Vec<Fact> {
             return vec![Fact::bad("other firewalls", text(&failure), "run as root".into())];
         }
     };
-    let found = dropping_chains(&chains);
+    let has_ipv6 = config.ipv6 && uplink::find(config.range).is_ok_and(|it| it.six.lack.is_none());
+    let forwarding: &[&str] = if has_ipv6 { &["ip", "ip6", "inet"] } else { &["ip", "inet"] };
+    let found = dropping_chains(&chains, forwarding);
     if found.is_empty() {
         return vec![Fact::good("other firewalls", "none drops by default".into())];
     }
@@ -164,9 +166,10 @@ fn foreign_drops(config: &SlotsConfig) -> Vec<Fact> {
 
 fn foreign_drop(prefix: &str, hook: &str, place: &str) -> Fact {
     let remedy = if hook == "forward" {
+        let iptables = if place.starts_with("ip6 ") { "ip6tables" } else { "iptables" };
         format!(
-            "let tarn's interfaces through, with Docker: iptables -I DOCKER-USER -i {prefix}+ -j \
-             ACCEPT && iptables -I DOCKER-USER -o {prefix}+ -m conntrack --ctstate \
+            "let tarn's interfaces through, with Docker: {iptables} -I DOCKER-USER -i {prefix}+ -j \
+             ACCEPT && {iptables} -I DOCKER-USER -o {prefix}+ -m conntrack --ctstate \
              ESTABLISHED,RELATED -j ACCEPT; otherwise the same in its own configuration. tarn's \
              own rules still decide what a sandbox may reach"
         )
@@ -181,8 +184,9 @@ fn foreign_drop(prefix: &str, hook: &str, place: &str) -> Fact {
     Fact::bad("other firewalls", format!("{place} drops by default"), remedy)
 }
 
-/// Returns hook and name of base chains with policy drop that are not ours.
-fn dropping_chains(chains: &[Value]) -> Vec<(&'static str, String)> {
+/// Returns hook and name of base chains with policy drop that are not ours, of the families that
+/// sandboxes are forwarded by, and that they ask the host by.
+fn dropping_chains(chains: &[Value], forwarding: &[&str]) -> Vec<(&'static str, String)> {
     chains
         .iter()
         .filter_map(|entry| {
@@ -190,9 +194,7 @@ fn dropping_chains(chains: &[Value]) -> Vec<(&'static str, String)> {
             let field = |key: &str| chain.get(key).and_then(Value::as_str);
             let hook = ["forward", "input"].into_iter().find(|hook| field("hook") == Some(hook))?;
             let (family, table, name) = (field("family")?, field("table")?, field("name")?);
-            // What a sandbox asks the host itself comes by IPv4 alone.
-            let families: &[&str] =
-                if hook == "forward" { &["ip", "ip6", "inet"] } else { &["ip", "inet"] };
+            let families = if hook == "forward" { forwarding } else { &["ip", "inet"] };
             let concerns = families.contains(&family) && !table.starts_with("tarn_");
             (concerns && field("policy") == Some("drop"))
                 .then(|| (hook, format!("{family} {table} {name}")))
@@ -248,14 +250,19 @@ mod tests {
             serde_json::json!({"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}),
             base("inet", "tarn_x", "x", "input", "drop"),
         ];
-        let found = dropping_chains(&chains);
+        let found = dropping_chains(&chains, &["ip", "ip6", "inet"]);
         let expected = [
             ("forward", "ip filter FORWARD"),
             ("input", "inet ufw in"),
             ("forward", "ip6 filter FORWARD"),
         ];
         assert_eq!(found, expected.map(|(hook, place)| (hook, place.to_owned())));
-        let fact = foreign_drop("tabc123", "forward", &found[0].1);
-        assert!(!fact.ok && fact.remedy.expect("it has one").contains("-i tabc123+ -j ACCEPT"));
+        assert_eq!(dropping_chains(&chains, &["ip", "inet"]), found[..2], "no IPv6, no matter");
+        for (number, program) in [(0, " iptables -I"), (2, " ip6tables -I")] {
+            let fact = foreign_drop("tabc123", "forward", &found[number].1);
+            let remedy = fact.remedy.expect("it has one");
+            assert!(!fact.ok && remedy.contains("-i tabc123+ -j ACCEPT"), "{remedy}");
+            assert!(remedy.contains(program), "{remedy}");
+        }
     }
 }

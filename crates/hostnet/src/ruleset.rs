@@ -77,6 +77,9 @@ pub(crate) struct SetPair {
     pub(crate) v6: &'static str,
 }
 
+/// Tells the addresses of a family.
+pub(crate) type IsOfFamily = fn(&IpAddr) -> bool;
+
 /// What spec 07 keeps closed whatever a policy says.
 const PRIVATE: [(Ipv4Addr, u8); 9] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
@@ -377,7 +380,7 @@ fn forwarded(prefix: &str) -> String {
 
 impl SetPair {
     /// Returns each with what tells the addresses that belong to it.
-    pub(crate) fn each(self) -> [(&'static str, fn(&IpAddr) -> bool); 2] {
+    pub(crate) fn each(self) -> [(&'static str, IsOfFamily); 2] {
         [(self.v4, IpAddr::is_ipv4), (self.v6, IpAddr::is_ipv6)]
     }
 

@@ -141,6 +141,8 @@ pub(crate) struct NetworkSection {
     /// How many megabits a second pass between one sandbox and the world, each way; 0 is without
     /// limit. Default: 1000.
     pub(crate) bandwidth_mbit: u32,
+    /// Whether sandboxes have IPv6 where the host has it. Default: true.
+    pub(crate) ipv6: bool,
 }
 
 /// `[dns]`
@@ -405,6 +407,7 @@ impl Default for NetworkSection {
             new_connections_per_sec: 500,
             new_connections_burst: 1000,
             bandwidth_mbit: 1000,
+            ipv6: true,
         }
     }
 }

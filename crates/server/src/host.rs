@@ -154,6 +154,7 @@ fn slots_config(plan: &HostPlan<'_>) -> anyhow::Result<SlotsConfig> {
     config.spare = section.spare_slots;
     config.maximum = section.max_slots;
     config.dns_upstreams = plan.config.dns.upstream.clone();
+    config.ipv6 = section.ipv6;
     config.limits = SlotLimits {
         connections: section.connections,
         new_connections_per_sec: section.new_connections_per_sec,

@@ -14,7 +14,7 @@ import subprocess
 import threading
 
 from harness import host, packet
-from harness.lab import OUTSIDE
+from harness.lab import OUTSIDE, PUBLIC6
 from harness.netns import Ear, frames, within
 from harness.wait import until
 
@@ -24,8 +24,8 @@ GATEWAY, INSIDE = "169.254.77.1", "169.254.77.2"
 GATEWAY_MAC, INSIDE_MAC = packet.mac("02:00:00:00:77:01"), packet.mac("02:00:00:00:77:02")
 # Where the honest packets go: nobody listens there, but the lab's witness sees them.
 HONEST = 9999
-# The host and the lab in IPv6 (documentation).
-HOST6, OUTSIDE6 = "2001:db8:213::1", "2001:db8:213::2"
+# What every sandbox has inside in IPv6, and its way out.
+INSIDE6, GATEWAY6 = "fd74:6172:6e00:77::2", "fd74:6172:6e00:77::1"
 # What the host takes in beside TCP.
 PROTOCOLS = (packet.ICMP, packet.IGMP, packet.IPIP, packet.SIX_IN_FOUR, packet.GRE, packet.SCTP)
 
@@ -37,6 +37,7 @@ class Slot:
         pattern = rf"network slot opened\b.*\bslot=(\d+).*\bsandbox\.id={sandbox}\b.*\baddress=([\d.]+)"
         number, self.address = re.findall(pattern, server.log_text())[-1]
         self.link = f"t{host.tag_of(server.data)}{int(number):03x}"
+        self.address6 = f"fd74:6172:6e00:1::{self.address}"
         self.netns = pathlib.Path(server.data, "run/netns", self.link)
 
 
@@ -61,10 +62,8 @@ class Field:
         return made
 
     def _build(self) -> None:
-        outer, inner = f"{self.lab.name}h", f"{self.lab.name}n"
+        inner = f"{self.lab.name}n"
         lab_netns = f"/run/netns/{self.lab.name}"
-        for prefix, address, link in ([], HOST6, outer), (["-n", self.lab.name], OUTSIDE6, inner):
-            run("ip", *prefix, "addr", "add", f"{address}/64", "dev", link, "nodad")
         self.wire = self._kept(within(self.here.netns, lambda: frames("eth0")))
         self.neighbour_wire = self._kept(within(self.there.netns, lambda: frames("eth0")))
         self.lab_ear = self._ear(within(lab_netns, lambda: frames(inner)))
@@ -87,6 +86,8 @@ class Field:
         self.lab.lead_here(host.tag_of(self.server.data))
         # The server looks for new networks of the host every few seconds; the lab is one.
         until(lambda: self._honest("raw") and self._honest("wire"), what="a way to the lab", timeout=60)
+        if self.lab.has_ipv6:
+            self.settle("wire", PUBLIC6[0])
 
     def _kept(self, channel: socket.socket) -> socket.socket:
         return self._stack.enter_context(channel)
@@ -122,8 +123,9 @@ class Field:
 
     def _honest(self, way: str, target: str = OUTSIDE, box: str | None = None) -> bool:
         token = fresh()
-        datagram = packet.udp(INSIDE, target, 4000, HONEST, token)
-        self.strike(way, [packet.ipv4(INSIDE, target, packet.UDP, datagram)], box)
+        source, build = (INSIDE6, packet.ipv6) if ":" in target else (INSIDE, packet.ipv4)
+        datagram = packet.udp(source, target, 4000, HONEST, token)
+        self.strike(way, [build(source, target, packet.UDP, datagram)], box)
         with contextlib.suppress(AssertionError):
             return bool(until(lambda: self.lab_ear.heard(token), timeout=2))
         return False

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 from harness import host
-from harness.lab import FORBIDDEN, OUTSIDE, PORT, PUBLIC
+from harness.lab import FORBIDDEN, FORBIDDEN6, OUTSIDE, PORT, PUBLIC, PUBLIC6
 from harness.wait import until
 from suites.prestart.ahead import counts, settle
 from tensorlake.sandbox import CLEAR_NETWORK_POLICY, NetworkConfig
@@ -16,23 +16,23 @@ TOGETHER = "lab"
 SERVER = {"config": {"pool": {"initial_mb": 4096, "max_mb": 12288}, "prestart": {"kept": 1, "most": 1}}}
 PROBE = pathlib.Path(__file__).with_name("probe.py").read_bytes()
 GATEWAY = "169.254.77.1"
-REFUSED, ANY, TXT = 5, 255, 16
+REFUSED, AAAA, ANY, TXT = 5, 28, 255, 16
 ALLOWED, SHUT, NEAR, DENIED = PUBLIC
+NAMED6, SHUT6, NEAR6, DENIED6 = PUBLIC6
 POLICY = {
     "allow_internet_access": True,
-    "allow_out": [ALLOWED, "198.51.100.16/29:443", "Web.tarn.test", "10.0.0.0/8", "2001:db8::/32"],
-    "deny_out": [DENIED, "bad.tarn.test"],
+    "allow_out": [ALLOWED, "198.51.100.16/29:443", "Web.tarn.test", "10.0.0.0/8", "2001:db8:214::10/124", "six.tarn.test", "fd00::/8"],
+    "deny_out": [DENIED, DENIED6, "bad.tarn.test"],
 }
 # Tries for as long as it lives, from the first instruction on, what no policy here allows.
 WATCH = f"""
 import socket, threading
 pause = threading.Event()
 while True:
-    with socket.socket() as channel:
-        channel.settimeout(1)
+    for address in ("{SHUT}", "{SHUT6}"):
         try:
-            channel.connect(("{SHUT}", {PORT}))
-            open("/tmp/opens", "a").write("open")
+            socket.create_connection((address, {PORT}), 1).close()
+            open("/tmp/opens", "a").write(address)
         except OSError:
             pass
     open("/tmp/tries", "a").write(".")
@@ -44,14 +44,20 @@ while True:
 def source(server, lab, names):
     """A sandbox under the policy, in which somebody keeps trying."""
     names.answers["bad.tarn.test"] = DENIED
+    names.answers6["six.tarn.test"] = NAMED6
     watch = ["python3", "-c", WATCH]
     # Another shape than what is started ahead.
     made = server.create(network=POLICY, entrypoint=watch, timeout_secs=0, name="egress", resources={"cpus": 0.9})
     lab.lead_here(host.tag_of(server.data))
     assert server.sandbox_call(made, "PUT", "/api/v1/files?path=/tmp/probe.py", PROBE).status == 204
     # The server looks for new networks of the host every few seconds; the lab is one.
-    until(lambda: reached(server, made, ALLOWED), what="a way to the lab")
+    until(lambda: reached(server, made, ALLOWED, *six(lab, NEAR6)), what="a way to the lab")
     return made
+
+
+def six(lab, *addresses):
+    """Those addresses of IPv6, if this host can have it."""
+    return addresses if lab.has_ipv6 else ()
 
 
 def probe(server, box, *calls):
@@ -69,7 +75,8 @@ def reached(server, box, *addresses) -> bool:
 def holds(server, lab, box) -> None:
     """Checks that the policy is in force, and was at each moment so far."""
     lab.lead_here(host.tag_of(server.data))
-    for address in [SHUT, DENIED, *FORBIDDEN]:
+    shut = [SHUT, DENIED, *FORBIDDEN, *six(lab, SHUT6, DENIED6, *FORBIDDEN6)]
+    for address in shut:
         assert "outside" in lab.control(address), f"the lab answers at {address}"
     answers = probe(
         server,
@@ -81,9 +88,12 @@ def holds(server, lab, box) -> None:
         ["dns", GATEWAY, "web.tarn.test", ANY],
     )
     assert answers == [[0, OUTSIDE]] * 2 + [[REFUSED, None]] * 5
-    assert reached(server, box, ALLOWED, NEAR, OUTSIDE)
-    shut = [["tcp", address, PORT] for address in (SHUT, DENIED, *FORBIDDEN)]
-    for call, answer in zip(shut, probe(server, box, *shut), strict=True):
+    # Asked for by name, as by every program; without IPv6 the name has no such address.
+    ((code, found),) = probe(server, box, ["dns", GATEWAY, "six.tarn.test", AAAA])
+    assert (code, bool(found)) == (0, lab.has_ipv6)
+    assert reached(server, box, ALLOWED, NEAR, OUTSIDE, *six(lab, NAMED6, NEAR6))
+    calls = [["tcp", address, PORT] for address in shut]
+    for call, answer in zip(calls, probe(server, box, *calls), strict=True):
         assert not answer.startswith("open"), (call, answer)
     tries = lambda: int(server.run(box, "wc -c < /tmp/tries").out)  # noqa: E731
     before = tries()
@@ -108,7 +118,9 @@ def test_a_claim_of_one_that_was_started_ahead(server, lab, source):
 
 
 def test_a_refusal_is_said_at_once(server, source):
-    assert probe(server, source, ["tcp", SHUT, PORT]) == ["Connection refused"]
+    # Where there is no IPv6, too.
+    for address in (SHUT, SHUT6):
+        assert probe(server, source, ["tcp", address, PORT]) == ["Connection refused"], address
 
 
 def test_a_suspend_and_resume(server, lab, source):

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from harness import host, http
-from harness.lab import FORBIDDEN, OUTSIDE, PORT
+from harness.lab import FORBIDDEN, HOST6, OUTSIDE, PORT, PUBLIC6
 from harness.wait import until
 
 SECONDS = 40
@@ -46,6 +46,8 @@ def open_box(server, lab):
     lab.lead_here(host.tag_of(server.data))
     # The server looks for new networks of the host every few seconds; the lab is one.
     until(lambda: probe(server, made, ["tcp", OUTSIDE, PORT])[0].startswith("open"), what="a way to the lab")
+    if lab.has_ipv6:
+        until(lambda: probe(server, made, ["tcp", PUBLIC6[0], PORT])[0].startswith("open"), what="a way by IPv6")
     return made
 
 
@@ -120,6 +122,11 @@ def test_the_internet_is_reached_when_allowed(server, lab, names, open_box):
     assert {"a.tarn.test", "b.tarn.test", "no.example"} <= set(names.asked)
     result = server.run(open_box, f"curl -s http://web.tarn.test:{PORT}/")
     assert "outside" in result.out, result
+    if lab.has_ipv6:
+        # A name that has both leads to either, and one that has IPv6 alone there.
+        names.answers6["six.tarn.test"] = PUBLIC6[0]
+        result = server.run(open_box, f"curl -s -6 http://six.tarn.test:{PORT}/ && curl -s http://six.tarn.test:{PORT}/")
+        assert result.out.count("outside") == 2 and f"outside {HOST6}" in result.out, result
 
 
 def test_no_internet_means_nothing_and_refused(server, lab, names, closed_box):

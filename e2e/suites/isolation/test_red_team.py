@@ -11,17 +11,17 @@ import time
 
 import pytest
 from harness import packet
-from harness.lab import FORBIDDEN, HOST, OUTSIDE, PUBLIC
+from harness.lab import FORBIDDEN, FORBIDDEN6, HOST, HOST6, OUTSIDE, OUTSIDE6, PUBLIC, PUBLIC6
 from harness.packet import ARP, ICMP, ICMP6, IPV4, IPV6, TCP, UDP, ethernet, fragments, ipv4, ipv6, tcp, udp
 from harness.wait import until
 from suites.isolation.field import (
     GATEWAY,
     GATEWAY_MAC,
-    HOST6,
+    GATEWAY6,
     HONEST,
     INSIDE,
+    INSIDE6,
     INSIDE_MAC,
-    OUTSIDE6,
     PROTOCOLS,
     Field,
     fresh,
@@ -383,19 +383,27 @@ def extended(kind: str, source: str, target: str, body: bytes, following: int) -
 
 
 @pytest.mark.parametrize("kind", ["plain", "hop-by-hop", "routing", "destination", "fragments"])
-def test_ipv6_goes_nowhere(field, kind):
+def test_what_is_closed_is_closed_by_ipv6(field, kind):
+    """Foreign sources nowhere, the own one nowhere that is closed, and with headers between nowhere at all."""
     token, near = fresh(), fresh_port()
-    targets = [OUTSIDE6, HOST6, "::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "ff02::1", "ff05::2", "ff02::fb"]
+    targets = [*FORBIDDEN6, HOST6, "::1", "::ffff:169.254.169.254", "ff02::1", "ff05::2", "ff02::fb"]
+    targets += [GATEWAY6, field.here.address6, field.there.address6]
     # The host's end of the link, of the neighbour's link, and of the lab's.
     targets += ["fe80::ff:fe00:7701", "fe80::ff:fe00:7702", *link_local(f"{field.lab.name}h")]
-    for target in targets:
-        for source in ("fe80::ff:fe00:7702", "2001:db8:213::66", "fd00::66", HOST6):
-            for port in (HONEST, field.host_port, 53):
-                data = udp(source, target, near, port, b"." * 8 + token)
-                for body in extended(kind, source, target, data, UDP):
-                    for to in (GATEWAY_MAC, b"\x33\x33\0\0\0\1"):
-                        field.wire.send(ethernet(to, INSIDE_MAC, IPV6, body))
+    foreign = ["fe80::ff:fe00:7702", "2001:db8:213::66", "fd00::66", HOST6, field.here.address6, field.there.address6]
+    everywhere = [(source, target, port) for source in foreign for target in [*targets, PUBLIC6[0]] for port in (HONEST, 53)]
+    own = [(INSIDE6, target, port) for target in targets for port in (HONEST, field.host_port, 53)]
+    own += [(INSIDE6, PUBLIC6[0], port) for port in (53, 853)]
+    own += [(INSIDE6, PUBLIC6[0], HONEST)] if kind != "plain" else []
+    for source, target, port in everywhere + own:
+        for protocol, build in ((UDP, udp), (TCP, tcp)):
+            data = build(source, target, near, port, b"." * 8 + token)
+            for body in extended(kind, source, target, data, protocol):
+                for to in (GATEWAY_MAC, b"\x33\x33\0\0\0\1"):
+                    field.wire.send(ethernet(to, INSIDE_MAC, IPV6, body))
     field.settle("wire")
+    if field.lab.has_ipv6:
+        field.settle("wire", PUBLIC6[0])
     field.nothing_came(token)
 
 
@@ -407,10 +415,10 @@ def link_local(link: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", [133, 134, 135, 136, 137, 128], ids=["rs", "ra", "ns", "na", "redirect", "echo"])
 def test_neighbour_discovery_changes_nothing(field, kind):
-    token, own = fresh(), "fe80::ff:fe00:7702"
+    token, own = fresh(), INSIDE6
     known = set(believed())
     options = bytes([2 if kind in (134, 136) else 1, 1]) + FOREIGN_MAC
-    for target in ("ff02::1", "ff02::2", HOST6, "fe80::ff:fe00:7701"):
+    for target in ("ff02::1", "ff02::2", HOST6, "fe80::ff:fe00:7701", GATEWAY6):
         address = socket.inet_pton(socket.AF_INET6, OUTSIDE6)
         prefix = bytes([3, 4, 64, 0xC0]) + b"\xff" * 8 + b"\0" * 4 + socket.inet_pton(socket.AF_INET6, "2001:db8:bad::")
         body = {
@@ -424,11 +432,13 @@ def test_neighbour_discovery_changes_nothing(field, kind):
         # The mark is an option that nobody knows, which is to be passed over (RFC 4861 §4.6).
         mark = bytes([253, (len(token) + 2 + 7) // 8]) + token
         mark += b"\0" * (-len(mark) % 8)
-        for source in (own, "fe80::1"):
+        for source in (own, "fe80::ff:fe00:7702", "fe80::1", GATEWAY6):
             for to in (GATEWAY_MAC, b"\x33\x33\0\0\0\1"):
                 data = ipv6(source, target, ICMP6, packet.icmp6(source, target, kind, body + mark))
                 field.wire.send(ethernet(to, FOREIGN_MAC, IPV6, data))
     field.settle("wire")
+    if field.lab.has_ipv6:
+        field.settle("wire", PUBLIC6[0])
     field.nothing_came(token)
     assert field.here.link not in run("ip", "-6", "route", "show", "default"), "a router of the attacker's"
     assert set(believed()) == known

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use nix::errno::Errno;
 
 use super::{
-    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, octets, read_address, read_be_u64},
+    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, read_address, read_be_u64},
     socket::{Family, NetlinkError, dump, transact},
 };
 
