@@ -1,7 +1,7 @@
 //! What a policy means for one slot: address spans, names, and how far the resolver answers. Pure.
 //!
-//! The rules ask, for each packet, in this order (`ruleset.rs`): never reachable → closed; denied
-//! → closed; no allow list → open; allowed → open; else closed. So deny wins. Both families are asked
+//! The rules ask, for each packet, in this order (`ruleset.rs`): never reachable → closed; denied →
+//! closed; no allow list → open; allowed → open; else closed. So deny wins. Both families are asked
 //! alike; whether a sandbox has IPv6 at all is no matter of its policy.
 
 use std::{
@@ -240,7 +240,8 @@ pub(crate) fn merge(mut spans: Vec<Span>) -> BTreeSet<Span> {
     merged.into_iter().collect()
 }
 
-/// Says whether a span that begins at `first` touches or overlaps one before it that ends at `last`.
+/// Says whether a span that begins at `first` touches or overlaps one before it that ends at
+/// `last`.
 fn joins(last: IpAddr, first: IpAddr) -> bool {
     last.is_ipv4() == first.is_ipv4() && behind(last).is_none_or(|behind| first <= behind)
 }

@@ -10,9 +10,9 @@
 //! lead to the internet, and the rules drop what anybody else tries to send through by it. And the
 //! kernel is made to count the bytes of connections (`nf_conntrack_acct`).
 //!
-//! A slot has IPv6 beside IPv4 wherever the kernel could forward it; whether it leads anywhere is up
-//! to the ways out that the host has at the moment (`uplink.rs`). Forwarding is switched on for it in
-//! the same manner.
+//! A slot has IPv6 beside IPv4 wherever the kernel could forward it; whether it leads anywhere is
+//! up to the ways out that the host has at the moment (`uplink.rs`). Forwarding is switched on for
+//! it in the same manner.
 
 mod book;
 mod carry;

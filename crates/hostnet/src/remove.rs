@@ -58,6 +58,7 @@ fn remove_forwarding(names: &Names) -> Result<(), StepFailure> {
     if rules::others(names)? {
         return Ok(());
     }
+    uplink::forget_unwritten();
     let ways = carried_over(names, None)?.ways;
     let switched_off = uplink::switch_off(IpFamily::V4, &ways.guarded);
     switched_off.and(uplink::switch_off(IpFamily::V6, &ways.guarded6))

@@ -329,7 +329,8 @@ fn has_ipv6(interface: &str) -> bool {
         .is_ok_and(|value| value.trim() == "0")
 }
 
-/// Has an end that is down take and send IPv6, with the addresses and routes alone that it is given.
+/// Has an end that is down take and send IPv6, with the addresses and routes alone that it is
+/// given.
 fn open_ipv6(interface: &str) -> Result<(), StepFailure> {
     let conf = Path::new(IPV6).join(interface);
     for (key, value) in [
@@ -346,7 +347,8 @@ fn open_ipv6(interface: &str) -> Result<(), StepFailure> {
     Ok(())
 }
 
-/// Has the host take what a slot sends out; where the kernel knows no such thing, the host forwards.
+/// Has the host take what a slot sends out; where the kernel knows no such thing, the host
+/// forwards.
 fn forward_ipv6(interface: &str) -> Result<(), StepFailure> {
     let forwarding = format!("{IPV6}/{interface}/force_forwarding");
     match fs::write(forwarding, "1") {

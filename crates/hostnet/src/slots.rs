@@ -187,12 +187,15 @@ impl Inner {
         let block = reserve(&names, config.range)?;
         let rules = Arc::new(Rules::load(names.clone(), config.range, block, config.limits)?);
         uplink::count_flows();
+        let has_ipv6 = config.ipv6 && uplink::kernel_lack().is_none();
+        if has_ipv6 {
+            uplink::keep_unwritten_in();
+        }
         let socket = note_socket(block)?;
         let (logs, bells) = NetLogs::new(block);
         let rate = config.limits.rate();
         // Said now rather than by every slot that cannot be built.
         rate.map_or(Ok(()), tried)?;
-        let has_ipv6 = config.ipv6 && uplink::kernel_lack().is_none();
         let site = Site { names, run_dir: config.run_dir.clone(), rate, has_ipv6 };
         let survey = site.survey()?;
         let uplinks = uplink::find(config.range)?;

@@ -12,11 +12,16 @@ use std::{
     path::Path,
 };
 
+use nix::errno::Errno;
+
 use crate::{
     egress::{Span, merge},
     error::{Step as _, StepFailure},
-    netlink::{Interface, NetlinkError, Route, addresses6, interfaces, routes, routes6},
-    plan::{AddressRange, mask6},
+    netlink::{
+        Interface, NetlinkError, Route, addresses6, change_routes, forbid_source, interfaces,
+        permit_source, routes, routes6,
+    },
+    plan::{AddressRange, INSIDE6, mask6},
     ruleset::{Ways, is_closed},
 };
 
@@ -92,7 +97,8 @@ pub(crate) fn kernel_lack() -> Option<Lack> {
     (!is_on("forwarding") && !all.join("force_forwarding").exists()).then_some(Lack::OldKernel)
 }
 
-/// Says what the rules are to know of the ways out, as they will be once forwarding is on. Blocking.
+/// Says what the rules are to know of the ways out, as they will be once forwarding is on.
+/// Blocking.
 ///
 /// Takes what they know so far.
 pub(crate) fn lead(uplinks: &Uplinks, so_far: &Ways) -> Result<Ways, StepFailure> {
@@ -159,6 +165,25 @@ pub(crate) fn switch_off(
         .iter()
         .filter(|name| matches!(family.read(name), Ok(true)))
         .try_for_each(|name| fs::write(family.path(name), "0").step("switch forwarding off"))
+}
+
+/// Has the kernel lead nothing onward by IPv6 that still has its inside address, as it has without
+/// our rules: IPv6 has no reverse-path check. One rule serves every server of the host.
+pub(crate) fn keep_unwritten_in() {
+    match change_routes(vec![forbid_source(INSIDE6)]) {
+        Ok(()) => {}
+        Err(error) if error.errno == Errno::EEXIST => {}
+        Err(error) => tracing::warn!(
+            %error,
+            "while another program has removed tarn's rules, what sandboxes send by IPv6 leaves the host"
+        ),
+    }
+}
+
+/// Takes that back.
+pub(crate) fn forget_unwritten() {
+    // Not there on a host without IPv6.
+    drop(change_routes(vec![permit_source(INSIDE6)]));
 }
 
 /// Has the kernel count the bytes of flows that begin from now on, for network logs. It stays so:

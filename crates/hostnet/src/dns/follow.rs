@@ -107,8 +107,8 @@ async fn follow_under(egress: &Arc<Egress>, learner: &Learner, forwarder: &Forwa
 
 /// Looks one name up and has its addresses known; returns for how long they are good.
 ///
-/// It asks for both families, for those of IPv6 also while there is no way to them: there may be one
-/// any moment. A resolver that is silent about one does not keep the other from being known.
+/// It asks for both families, for those of IPv6 also while there is no way to them: there may be
+/// one any moment. A resolver that is silent about one does not keep the other from being known.
 async fn renew(
     egress: &Arc<Egress>,
     name: &HostName,

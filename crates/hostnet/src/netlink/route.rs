@@ -21,6 +21,8 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -51,6 +53,12 @@ const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
+
+const FRA_SRC: u16 = 2;
+const FRA_PRIORITY: u16 = 6;
+const FR_ACT_PROHIBIT: u8 = 8;
+/// Of the rule about sources: before all tables but that of the host's own addresses.
+const PRIORITY: u32 = 77;
 
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
@@ -191,6 +199,25 @@ pub(crate) fn add_neighbour(index: u32, address: impl Into<IpAddr>, mac: [u8; 6]
     Message::new(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &head)
         .attribute(NDA_DST, &octets(address))
         .attribute(NDA_LLADDR, &mac)
+}
+
+/// Has the kernel route nothing onward that comes from an IPv6 address. Refused with `EEXIST` if
+/// that is so already.
+pub(crate) fn forbid_source(address: Ipv6Addr) -> Message {
+    source_rule(RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, address)
+}
+
+/// Takes that back. Refused with `ENOENT` if it is not so.
+pub(crate) fn permit_source(address: Ipv6Addr) -> Message {
+    source_rule(RTM_DELRULE, NLM_F_ACK, address)
+}
+
+/// struct fib_rule_hdr, with the length of the source in its third byte.
+fn source_rule(kind: u16, flags: u16, address: Ipv6Addr) -> Message {
+    let head = [AF_INET6, 0, 128, 0, 0, 0, 0, FR_ACT_PROHIBIT, 0, 0, 0, 0];
+    Message::new(kind, flags, &head)
+        .attribute(FRA_SRC, &address.octets())
+        .attribute(FRA_PRIORITY, &PRIORITY.to_ne_bytes())
 }
 
 /// Lists the interfaces.

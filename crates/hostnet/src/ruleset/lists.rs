@@ -1,11 +1,11 @@
 //! What slots with lists have in the table. Pure.
 //!
-//! Prefixes lie in interval sets of each slot's own, two of each family: a set that all slots shared
-//! would be copied as a whole for each change of one. A slot gets them, and the two chains that ask
-//! them, with its first lists, and keeps them. Addresses of names come one by one, and lie in hash
-//! sets that all share, keyed by the slot's host-side address: where they are asked, the address
-//! inside has been rewritten to it, and it is nobody's to forge. So is the interface that tells the
-//! slot elsewhere.
+//! Prefixes lie in interval sets of each slot's own, two of each family: a set that all slots
+//! shared would be copied as a whole for each change of one. A slot gets them, and the two chains
+//! that ask them, with its first lists, and keeps them. Addresses of names come one by one, and lie
+//! in hash sets that all share, keyed by the slot's host-side address: where they are asked, the
+//! address inside has been rewritten to it, and it is nobody's to forge. So is the interface that
+//! tells the slot elsewhere.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -30,8 +30,8 @@ const SETS: [&str; 7] = [SENT, RECEIVED, BEGUN, DENIED, UNNOTED, RATE_ALLOWED, R
 /// some hundred connections.
 const NOTES_PER_SEC: u32 = 100;
 const NOTES_AT_ONCE: u32 = 400;
-/// As much of a packet as is looked at: the longest IPv4 header, and the ports behind it; the header
-/// of IPv6 is shorter, and the rules let nothing come between.
+/// As much of a packet as is looked at: the longest IPv4 header, and the ports behind it; the
+/// header of IPv6 is shorter, and the rules let nothing come between.
 const NOTED_BYTES: u32 = 68;
 
 /// Writes the sets.

@@ -13,8 +13,8 @@ use tarn_task::Tasks;
 use tarn_types::EgressPolicy;
 
 use crate::host::{
-    GATEWAY, PATIENCE, PORT, RESOLVER, SERVER, SILENCE, Server, ask, echoes, greet, greeting,
-    in_internet, no_answer, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
+    GATEWAY, HOST6, PATIENCE, PORT, RESOLVER, SERVER, SERVER6, SILENCE, Server, ask, echoes, greet,
+    greeting, in_internet, no_answer, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
 };
 
 /// Counts everything that a server could leave on a host; which slots there are may change.
@@ -22,10 +22,12 @@ fn inventory(run_dir: &Path) -> String {
     let dir = run_dir.display();
     sh(&format!(
         "echo links $(ip -o link | wc -l) routes $(ip -4 route show table all | wc -l) \
+              by IPv6 $(ip -6 route show table all | grep -c fd74) rules $(ip -6 rule | wc -l) \
               addresses $(ip -4 -o addr | wc -l) neighbours $(ip neigh show nud permanent | wc -l) \
               tables $(nft list tables | wc -l) \
               files $(ls {dir} 2>/dev/null | wc -l) mounts $(grep -c {dir} /proc/self/mounts) \
-              forwarding $(cat /proc/sys/net/ipv4/conf/up0/forwarding)"
+              forwarding $(cat /proc/sys/net/ipv4/conf/up0/forwarding \
+                               /proc/sys/net/ipv6/conf/up0/f*forwarding)"
     ))
 }
 
@@ -213,7 +215,7 @@ fn two_servers_live_side_by_side() {
         for slot in [&a, &b] {
             within(&slot.netns, || {
                 greet(Ipv4Addr::UNSPECIFIED, 9501);
-                assert!(greeting(SERVER, PORT).is_ok());
+                assert!(greeting(SERVER, PORT).is_ok() && greeting(SERVER6, PORT).is_ok());
                 assert_eq!(ask(GATEWAY), Some(0));
             });
             assert!(greeting(slot.address, 9501).is_ok(), "the host reaches both");
@@ -223,7 +225,7 @@ fn two_servers_live_side_by_side() {
         let config = one.kill().await;
         remove_all(&config.tag, &config.run_dir).expect("remove");
         within(&b.netns, || {
-            assert!(greeting(SERVER, PORT).is_ok());
+            assert!(greeting(SERVER, PORT).is_ok() && greeting(SERVER6, PORT).is_ok());
             assert_eq!(ask(GATEWAY), Some(0));
         });
     });
@@ -298,7 +300,7 @@ fn a_claim_given_up_half_way_leaves_no_slot_behind() {
 #[test]
 fn flushed_rules_leave_sandboxes_closed_and_come_back() {
     on_a_host(|host| async move {
-        greet(Ipv4Addr::UNSPECIFIED, 8900);
+        greet(std::net::Ipv6Addr::UNSPECIFIED, 8900);
         sh("echo 1 > /proc/sys/net/ipv4/ip_forward
             ip -n internet route add 169.254.77.2/32 via 192.0.2.1");
         let server = host.server("aaaaaa").await;
@@ -307,12 +309,18 @@ fn flushed_rules_leave_sandboxes_closed_and_come_back() {
         let heard = in_internet(|| UdpSocket::bind((SERVER, 999)).expect("bind"));
         heard.set_read_timeout(Some(SILENCE)).expect("set timeout");
         let table = sh("nft list table inet tarn_aaaaaa");
+        let heard6 = in_internet(|| UdpSocket::bind((SERVER6, 999)).expect("bind"));
+        heard6.set_read_timeout(Some(SILENCE)).expect("set timeout");
         sh("nft delete table inet tarn_aaaaaa");
         within(&slot.netns, || {
             let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
             socket.send_to(b"let out", (SERVER, 999)).expect("send");
+            let socket = UdpSocket::bind("[::]:0").expect("bind");
+            socket.send_to(b"let out", (SERVER6, 999)).expect("send");
+            assert!(no_greeting(HOST6, 8900), "nothing of the host answers");
         });
         assert!(heard.recv(&mut [0; 16]).is_err(), "a packet was let out without rules");
+        assert!(heard6.recv(&mut [0; 16]).is_err(), "nor by IPv6");
         until("the rules are back", || !within(&slot.netns, || no_echo(SERVER, PORT))).await;
         assert_eq!(sh("nft list table inet tarn_aaaaaa"), table);
     });
