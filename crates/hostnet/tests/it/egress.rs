@@ -13,8 +13,8 @@ use tarn_types::EgressPolicy;
 
 use crate::{
     host::{
-        GATEWAY, Host, PATIENCE, PORT, RESOLVER, SERVER, Server, TYPE_AAAA, ask_for, greeting,
-        in_internet, names, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
+        GATEWAY, Host, PATIENCE, PORT, RESOLVER, SERVER, Server, TYPE_AAAA, ask_for, at_once,
+        greeting, in_internet, names, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
     },
     table::{CASES, Case, NAMES},
 };
@@ -84,10 +84,10 @@ fn check(netns: &Path, case: &Case, path: &str) -> usize {
                 case.deny
             );
         }
-        for to in case.shut {
+        at_once(case.shut.to_vec(), |to| {
             let to: IpAddr = to.parse().expect("an address");
             assert!(no_greeting(to, 8000), "{path}, {:?} {:?}: {to}", case.allow, case.deny);
-        }
+        });
         case.open.len() + case.shut.len()
     })
 }

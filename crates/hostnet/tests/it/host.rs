@@ -119,6 +119,19 @@ pub(crate) fn within<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> 
     })
 }
 
+/// Does work for each of several at once, in the calling thread's namespace: what waits for silence
+/// waits together.
+pub(crate) fn at_once<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync) {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            items.into_iter().map(|item| scope.spawn(move || work(item))).collect();
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+}
+
 /// Runs work in the internet.
 pub(crate) fn in_internet<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     within(Path::new("/run/netns/internet"), work)

@@ -10,8 +10,9 @@ use tarn_host::Slots as _;
 use tarn_types::EgressPolicy;
 
 use crate::host::{
-    CLOSED, GATEWAY, HOST, PORT, SERVER, SILENCE, ask, ask_over_tcp, echo_server, echoes, greet,
-    greeting, in_internet, no_answer, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
+    CLOSED, GATEWAY, HOST, PORT, SERVER, SILENCE, ask, ask_over_tcp, at_once, echo_server, echoes,
+    greet, greeting, in_internet, no_answer, no_echo, no_greeting, on_a_host, sandbox, sh, until,
+    within,
 };
 
 /// A port of the host's own, like the API's.
@@ -44,10 +45,10 @@ fn an_open_slot_reaches_the_internet_and_nothing_else() {
                 refused.push((address, HOST_PORT));
             }
             refused.extend([(SERVER, 53), (SERVER, 853)]);
-            for (address, port) in refused {
+            at_once(refused, |(address, port)| {
                 assert!(no_greeting(address, port), "TCP to {address}:{port}");
                 assert!(no_echo(address, port), "UDP to {address}:{port}");
-            }
+            });
         });
     });
 }
