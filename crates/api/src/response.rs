@@ -18,8 +18,8 @@ pub use admin::{
     OrphanList, SnapshotVerdict, UnfoundSandbox,
 };
 pub use image::{
-    AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull, AdminRegistryLogin,
-    AdminRegistryLoginList,
+    AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull, AdminRegisteredImage,
+    AdminRegistryLogin, AdminRegistryLoginList,
 };
 pub use log::{LogFacts, LogList, LogProcessEntry, LogProcessList, LogRecord};
 pub use network::{NetworkMissing, NetworkReport, NetworkReportEntry, NetworkSums};

@@ -10,7 +10,8 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 use tarn_api::response::{
-    AdminImage, AdminImageList, AdminImageNames, AdminRegistryLogin, AdminRegistryLoginList,
+    AdminImage, AdminImageList, AdminImageNames, AdminRegisteredImage, AdminRegistryLogin,
+    AdminRegistryLoginList,
 };
 
 use crate::{
@@ -50,13 +51,14 @@ pub enum ImageCommand {
         #[command(flatten)]
         scope: ScopeOptions,
     },
-    /// List pulled and imported images, and pulls under way
+    /// List registered, pulled and imported images, and pulls under way
     #[command(visible_alias = "ls")]
     List(ListOptions),
-    /// Take a name away, or with digits of a digest all names; the image goes when nothing needs it
+    /// Take a name away, or with digits of a digest all names; the image goes when nothing needs
+    /// it. A registered image is deleted
     #[command(visible_alias = "remove")]
     Rm {
-        /// The name, or `sha256:` and the first digits of the digest
+        /// The name, `sha256:` and the first digits of the digest, or the id of a registered image
         image: String,
         /// Whose name it is
         #[command(flatten)]
@@ -163,8 +165,9 @@ async fn list(client: &AdminClient, options: ListOptions) -> Result<String, CliE
     if options.json {
         return Ok(pretty(&list));
     }
-    let rows: Vec<_> = list.images.iter().map(row).collect();
-    Ok(table(["DIGEST", "NAMES", "SIZE", "STATE", "SANDBOXES", "USED", "FROM"], &rows))
+    let registered = list.registered.iter().map(registered_row);
+    let rows: Vec<_> = registered.chain(list.images.iter().map(row)).collect();
+    Ok(table(["IMAGE", "NAMES", "SIZE", "STATE", "SANDBOXES", "USED", "FROM"], &rows))
 }
 
 fn row(image: &AdminImage) -> [String; 7] {
@@ -190,6 +193,20 @@ fn row(image: &AdminImage) -> [String; 7] {
         image.sandboxes.to_string(),
         used,
         image.origin.split('@').next().unwrap_or_default().to_owned(),
+    ]
+}
+
+fn registered_row(image: &AdminRegisteredImage) -> [String; 7] {
+    let AdminRegisteredImage { id, name, project_name, snapshot_id, .. } = image;
+    let all = if image.global { ", all" } else { "" };
+    [
+        id.clone(),
+        format!("{name} ({project_name}{all})"),
+        format!("{} MB", image.size_bytes.div_ceil(1_000_000)),
+        "registered".to_owned(),
+        image.sandboxes.to_string(),
+        time(image.updated_at),
+        snapshot_id.clone(),
     ]
 }
 

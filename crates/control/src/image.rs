@@ -23,7 +23,7 @@ use tarn_host::{ImageError, StoredImage};
 use tarn_store::StoreError;
 use tarn_types::{
     ImageDigest, ImageName, ImageNameRecord, ImagePin, ImageRecord, ProjectId, SandboxRecord,
-    SandboxStatus,
+    SandboxStatus, TemplateId,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -217,9 +217,7 @@ impl Control {
         &self,
         target: &ImageTarget,
     ) -> Result<Vec<ImageNameRecord>, ControlError> {
-        if let ImageTarget::Name(scope, name) = target
-            && let Some(Named::Registered(record)) = self.0.images.find_in(scope.as_ref(), name)
-        {
+        if let Some(record) = self.find_target(target) {
             self.image_delete(&record.project, &ImageKey::Id(record.id.clone())).await?;
             return Ok(Vec::new());
         }
@@ -259,6 +257,18 @@ impl Control {
         })
         .await?;
         Ok(taken)
+    }
+
+    /// Finds the registered image that an operator means, by its name or its id.
+    fn find_target(&self, target: &ImageTarget) -> Option<Arc<ImageRecord>> {
+        let ImageTarget::Name(scope, name) = target else { return None };
+        if let Ok(id) = name.as_str().parse::<TemplateId>() {
+            return self.0.images.by_id(&id.image);
+        }
+        match self.0.images.find_in(scope.as_ref(), name)? {
+            Named::Registered(record) => Some(record),
+            Named::Pulled(_) => None,
+        }
     }
 
     async fn find_digits(&self, digits: &str) -> Result<ImageDigest, ControlError> {

@@ -9,8 +9,8 @@ use tarn_api::{
         DeleteRegistryLogin, ImageScope, ImportImage, PullImage, PutRegistryLogin, RemoveImage,
     },
     response::{
-        AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull, AdminRegistryLogin,
-        AdminRegistryLoginList,
+        AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull,
+        AdminRegisteredImage, AdminRegistryLogin, AdminRegistryLoginList,
     },
 };
 use tarn_control::{ImageTarget, ImageView, PullProgress};
@@ -30,7 +30,19 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Json<AdminImageList>,
     let projects = projects(&app).await?;
     let views = app.control().image_list().await;
     let images = views.into_iter().map(|view| image(view, &projects)).collect();
-    Ok(Json(AdminImageList { images }))
+    let registered = app.control().image_registered();
+    let registered = registered.iter().map(|(record, sandboxes)| AdminRegisteredImage {
+        id: record.id.to_string(),
+        name: record.name.to_string(),
+        project_name: project_name(&record.project, &projects),
+        global: record.global,
+        snapshot_id: record.snapshot.to_string(),
+        size_bytes: record.size.bytes(),
+        disk_bytes: record.disk.bytes(),
+        sandboxes: *sandboxes,
+        updated_at: record.updated_at.0,
+    });
+    Ok(Json(AdminImageList { images, registered: registered.collect() }))
 }
 
 pub(crate) async fn pull(
@@ -135,12 +147,15 @@ fn image(view: ImageView, projects: &Projects) -> AdminImage {
 }
 
 fn name(record: &ImageNameRecord, projects: &Projects) -> AdminImageName {
-    let project_name = |id: &ProjectId| projects.get(id).cloned().unwrap_or_else(|| id.to_string());
     AdminImageName {
         name: record.name.to_string(),
-        project_name: record.project.as_ref().map(project_name),
+        project_name: record.project.as_ref().map(|id| project_name(id, projects)),
         digest: record.pin.digest.to_string(),
     }
+}
+
+fn project_name(id: &ProjectId, projects: &Projects) -> String {
+    projects.get(id).cloned().unwrap_or_else(|| id.to_string())
 }
 
 fn login(record: &RegistryLoginRecord, projects: &Projects) -> AdminRegistryLogin {

@@ -133,6 +133,16 @@ def test_lists_page_to_their_end(server, snapshot):
     assert server.call("GET", f"{IMAGES}?page_size=100").json() == {"items": [], "pagination": {}}
 
 
+def test_the_operator_lists_and_removes(server, snapshot):
+    called = name()
+    image = register(server, snapshot, called, public=True)
+    table = server.command("image", "ls").stdout
+    assert image["id"].removeprefix("sandbox_template_") in table and f"{called} (default, all)" in table, table
+    assert server.command("image", "rm", called, "--global").returncode == 0
+    assert called not in [one["name"] for one in json.loads(server.command("image", "ls", "--json").stdout)["registered"]]
+    assert server.call("GET", f"{TEMPLATES}/{image['id']}").code == "IMAGE_NOT_FOUND"
+
+
 def test_an_image_outlives_its_snapshot_and_a_death_and_leaves_nothing(server):
     source = server.create(resources=SHAPE)
     server.run(source, "echo kept > /etc/made-here && sync", user="root")

@@ -51,8 +51,34 @@ pub struct AdminPull {
 /// The images that are no stock images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AdminImageList {
-    /// The images.
+    /// Those that were pulled or imported.
     pub images: Vec<AdminImage>,
+    /// Registered ones.
+    #[serde(default)]
+    pub registered: Vec<AdminRegisteredImage>,
+}
+
+/// A registered image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminRegisteredImage {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The name of the project that made it.
+    pub project_name: String,
+    /// Whether its name counts in all projects.
+    pub global: bool,
+    /// Its files.
+    pub snapshot_id: String,
+    /// The bytes that they occupy, beside the image that it was built on.
+    pub size_bytes: u64,
+    /// The size of its disk.
+    pub disk_bytes: u64,
+    /// How many sandboxes there are of it that are not terminated.
+    pub sandboxes: usize,
+    /// When the name was last given, in milliseconds since the epoch.
+    pub updated_at: i64,
 }
 
 /// The names that an image was given, or lost.

@@ -157,6 +157,11 @@ impl ImageTable {
         self.registered.read().by_snapshot.keys().cloned().collect()
     }
 
+    /// Finds an image by its id.
+    pub(super) fn by_id(&self, id: &ImageId) -> Option<Arc<ImageRecord>> {
+        self.registered.read().by_id.get(id).cloned()
+    }
+
     /// Finds an image by its id that a project may use.
     pub(crate) fn visible(&self, project: &ProjectId, id: &ImageId) -> Option<Arc<ImageRecord>> {
         let registered = self.registered.read();
@@ -239,12 +244,21 @@ impl Control {
         }
     }
 
-    /// Returns every registered image of every project, by name.
+    /// Returns every registered image of every project, by name, and how many sandboxes there are
+    /// of each that are not terminated.
     #[must_use]
-    pub fn image_registered(&self) -> Vec<ImageRecord> {
+    pub fn image_registered(&self) -> Vec<(ImageRecord, usize)> {
+        let mut counts: HashMap<ImageId, usize> = HashMap::new();
+        for record in self.0.table.all().iter().map(|entry| entry.now().record) {
+            if let Some(registered) = &record.asked.image.registered {
+                *counts.entry(registered.id.clone()).or_default() += 1;
+            }
+        }
         let registered = self.0.images.registered.read();
-        let mut all: Vec<_> = registered.by_id.values().map(|it| it.as_ref().clone()).collect();
-        all.sort_by(|a, b| (&a.name, a.scope()).cmp(&(&b.name, b.scope())));
+        let count = |it: &Arc<ImageRecord>| counts.get(&it.id).copied().unwrap_or_default();
+        let all = registered.by_id.values().map(|it| (it.as_ref().clone(), count(it)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| (&a.name, a.scope()).cmp(&(&b.name, b.scope())));
         all
     }
 

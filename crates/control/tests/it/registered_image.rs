@@ -297,6 +297,11 @@ async fn a_name_is_of_one_image_pulled_or_registered() {
     publish(&world, asked(&world, "app")).await.expect("it takes the name");
     let booted = world.create(of("app")).await.record.asked.image;
     assert!(booted.registered.is_some() && booted.pin.is_none(), "{booted:?}");
+    let (image, sandboxes) = world.control.image_registered().pop().expect("one");
+    assert_eq!(sandboxes, 1);
+    let by_id = ImageTarget::Name(None, name(image.id.as_str()));
+    world.control.image_forget(&by_id).await.expect("an operator deletes it by its id");
+    publish(&world, asked(&world, "app")).await.expect("and there may be another");
     let refused = import().await.expect_err("the name is taken");
     assert!(refused.to_string().contains("the name of a registered image"), "{refused}");
     let target = ImageTarget::Name(Some(world.project.clone()), name("app"));
