@@ -36,9 +36,11 @@ class Server:
         dns: str = "",
         config: dict | None = None,
         assets: str = env.ASSETS,
+        flags: list[str] | None = None,
     ) -> None:
         self.name = name
         self.assets = assets
+        self.flags = flags or []
         self.runtime = runtime
         # Short, because control sockets lie below it and their paths are limited to 107 bytes.
         self.home = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
@@ -82,7 +84,8 @@ class Server:
             return subprocess.Popen(
                 [env.TARN, "up", "--data-dir", str(self.data), "--assets-dir", self.assets]
                 + ["--tarnd", env.TARND, "--config", str(toml)]
-                + (["--allow-simulated-runtime"] if self.runtime == "sim" else []),
+                + (["--allow-simulated-runtime"] if self.runtime == "sim" else [])
+                + self.flags,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -14,8 +14,8 @@ mod snapshot;
 mod ssh_key;
 
 pub use admin::{
-    AdminProject, AdminProjectList, AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody,
-    OrphanList, SnapshotVerdict, UnfoundSandbox,
+    AdminGpu, AdminGpuList, AdminProject, AdminProjectList, AdminSandbox, AdminSandboxList,
+    KeyEntry, KeyList, NewKeyBody, OrphanList, SnapshotVerdict, UnfoundSandbox,
 };
 pub use image::{
     AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull, AdminRegisteredImage,

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tarn_api::response::{AdminSandboxList, KeyList, NewKeyBody, OrphanList};
+use tarn_api::response::{AdminGpuList, AdminSandboxList, KeyList, NewKeyBody, OrphanList};
 
 use crate::{
     CliError, ImageCommand, NetworkOptions, ProjectCommand, SecretCommand, SnapshotCommand,
@@ -43,6 +43,9 @@ pub enum ClientCommand {
     /// Look at sandboxes that a node has and the store does not know
     #[command(subcommand)]
     Orphan(OrphanCommand),
+    /// Look at the GPUs, and who has them
+    #[command(subcommand)]
+    Gpu(GpuCommand),
 }
 
 /// What can be done with API keys.
@@ -104,6 +107,14 @@ pub enum OrphanCommand {
     List(ListOptions),
 }
 
+/// What can be done with GPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum GpuCommand {
+    /// List the GPUs of all nodes
+    #[command(alias = "list")]
+    Ls(ListOptions),
+}
+
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct ListOptions {
@@ -155,6 +166,7 @@ pub async fn run_to(
         ClientCommand::Secret(command) => secret::run(&client, command).await?,
         ClientCommand::Project(command) => project::run(&client, command).await?,
         ClientCommand::Image(command) => image::run(&client, command).await?,
+        ClientCommand::Gpu(GpuCommand::Ls(options)) => list_gpus(&client, options).await?,
         ClientCommand::Orphan(OrphanCommand::List(options)) => {
             list_orphans(&client, options).await?
         }
@@ -238,6 +250,22 @@ async fn list_orphans(client: &AdminClient, options: ListOptions) -> Result<Stri
     }
     let rows: Vec<_> = list.orphans.into_iter().map(|id| [id]).collect();
     Ok(table(["ID"], &rows))
+}
+
+async fn list_gpus(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
+    let list: AdminGpuList = client.call(Method::GET, "/tarn/v1/gpus", None).await?;
+    if options.json {
+        return Ok(pretty(&list));
+    }
+    let rows: Vec<_> = list
+        .gpus
+        .into_iter()
+        .map(|gpu| {
+            let note = gpu.sandbox_id.or(gpu.reason).unwrap_or_else(|| "-".to_owned());
+            [gpu.id, gpu.model, gpu.product, gpu.state, note]
+        })
+        .collect();
+    Ok(table(["ID", "MODEL", "PRODUCT", "STATE", "SANDBOX OR REASON"], &rows))
 }
 
 /// Checks that what the command line names can be part of a path: letters, digits, `_` and `-`.

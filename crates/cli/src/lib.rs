@@ -17,8 +17,8 @@ mod state;
 mod table;
 
 pub use command::{
-    ChangeOptions, ClientCommand, KeyCommand, ListOptions, OrphanCommand, SandboxCommand,
-    SandboxListOptions, run, run_to,
+    ChangeOptions, ClientCommand, GpuCommand, KeyCommand, ListOptions, OrphanCommand,
+    SandboxCommand, SandboxListOptions, run, run_to,
 };
 pub use data_dir::{ADMIN_SOCKET, DataDirArgs, DataDirError};
 pub use error::CliError;

@@ -19,8 +19,8 @@ pub struct CreateAsk {
     pub memory: Option<ByteSize>,
     /// Disk; `None` = 10240 MiB.
     pub disk: Option<ByteSize>,
-    /// The GPU models asked for; this slice has none to give.
-    pub gpu_models: Vec<String>,
+    /// The GPUs asked for, all of one model; `None` = none, or those of the snapshot.
+    pub gpus: Option<Vec<GpuAsk>>,
     /// The limit in seconds; `None` = 600, 0 = the configured maximum.
     pub timeout_secs: Option<u64>,
     /// Command run at start.
@@ -42,6 +42,15 @@ pub struct CreateAsk {
     pub secret_names: Option<Vec<SecretName>>,
     /// The registered image asked for by its id, as it was written.
     pub template_id: Option<String>,
+}
+
+/// Some GPUs of one model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuAsk {
+    /// Whatever the caller calls it.
+    pub model: String,
+    /// How many; at least one.
+    pub count: u32,
 }
 
 /// What a PATCH does to the network policy.
@@ -93,8 +102,8 @@ pub struct PoolAsk {
     pub memory: Option<ByteSize>,
     /// Disk; `None` = 10240 MiB.
     pub disk: Option<ByteSize>,
-    /// The GPU models asked for; there are none to give.
-    pub gpu_models: Vec<String>,
+    /// The GPUs asked for, all of one model; `None` = none.
+    pub gpus: Option<Vec<GpuAsk>>,
     /// The limit of a claimed sandbox in seconds; `None` and 0 = the configured maximum.
     pub timeout_secs: Option<u64>,
     /// Command run at start.

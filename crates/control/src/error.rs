@@ -262,6 +262,16 @@ pub enum ControlError {
         /// Why.
         reason: String,
     },
+    /// The memory of a sandbox that has GPUs cannot be written down.
+    #[error(
+        "sandbox {id} has GPUs, and what is in them cannot be written down with its memory; {remedy}"
+    )]
+    HasGpus {
+        /// The sandbox.
+        id: SandboxId,
+        /// What can be done instead.
+        remedy: &'static str,
+    },
     /// This build cannot do that; nothing was changed.
     #[error("{field}: not supported by this server; leave it out")]
     NotSupported {
@@ -316,6 +326,7 @@ impl ControlError {
             | Self::SnapshotIncompatible { .. }
             | Self::NoSuchSecret(_)
             | Self::TemplateMismatch { .. }
+            | Self::HasGpus { .. }
             | Self::NotSupported { .. } => ErrorClass::Invalid,
             Self::ImageNotFound { .. }
             | Self::ImageNotBuilt { .. }
@@ -390,6 +401,7 @@ impl ControlError {
             | Self::QuotaExceeded { .. }
             | Self::SshKeyExists { .. }
             | Self::CaptureFailed { .. }
+            | Self::HasGpus { .. }
             | Self::NotSupported { .. }
             | Self::NotFound(_) => None,
         }

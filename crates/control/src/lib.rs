@@ -6,6 +6,7 @@
 
 mod ask;
 mod error;
+mod gpu;
 mod image;
 mod key;
 mod limits;
@@ -27,8 +28,8 @@ mod transition;
 mod usage;
 
 pub use ask::{
-    Caller, CreateAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, PoolAsk, PoolContainer,
-    PoolView, ProjectView, ResizeAsk, SandboxView,
+    Caller, CreateAsk, GpuAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, PoolAsk,
+    PoolContainer, PoolView, ProjectView, ResizeAsk, SandboxView,
 };
 pub use error::ControlError;
 pub use image::{ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace, ImageTarget, ImageView};
@@ -42,7 +43,7 @@ pub use snapshot::{ArchiveStatus, ArchiveTrouble, Attempt, SnapshotCounts, Verdi
 pub use tarn_host::{PullProgress, StoredImage};
 // What callers see of transfers.
 pub use suspend::Settled;
-pub use tarn_node_api::{Direction, Transfer};
+pub use tarn_node_api::{Direction, GpuState, GpuView, Transfer};
 // What callers see of stored things; only this crate uses the store.
 pub use tarn_store::{
     KeyRecord, Order, PageKey, ProjectRecord,

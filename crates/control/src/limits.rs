@@ -2,11 +2,11 @@
 
 use tarn_lifecycle::{Overrides, RestoreRefusal, restored};
 use tarn_types::{
-    ByteSize, Captured, EgressPolicy, ImageName, MilliCpu, PoolDefinition, Resources, Restore,
-    SandboxSpec, SnapshotKind, SnapshotRecord,
+    ByteSize, Captured, EgressPolicy, GpuModel, GpuStock, Gpus, ImageName, MilliCpu,
+    PoolDefinition, Resources, Restore, SandboxSpec, SnapshotKind, SnapshotRecord,
 };
 
-use crate::{ControlError, CreateAsk, NetworkPatch, PoolAsk, ResizeAsk};
+use crate::{ControlError, CreateAsk, GpuAsk, NetworkPatch, PoolAsk, ResizeAsk};
 
 /// The configured limits of a request (spec 01 §8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,15 @@ pub struct Limits {
     pub disk_max: ByteSize,
     /// The longest time limit in seconds, and what 0 asks for; `None` = unlimited.
     pub timeout_max_secs: Option<u64>,
+}
+
+/// The most of everything that some node has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Most {
+    /// CPU and memory of the largest.
+    pub(crate) shape: Resources,
+    /// Each model of GPU once, with the most that one node has of it.
+    pub(crate) gpus: Vec<GpuStock>,
 }
 
 /// What a pool is asked to be, whole and checked.
@@ -56,7 +65,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Fills in the defaults and checks every field. `largest` is the shape of the largest node.
+    /// Fills in the defaults and checks every field. `most` is what the nodes have.
     ///
     /// # Errors
     /// Names the first field that is outside a limit or contradicts another.
@@ -64,10 +73,11 @@ impl Limits {
         &self,
         ask: CreateAsk,
         default_image: ImageName,
-        largest: &Resources,
+        most: &Most,
     ) -> Result<SandboxSpec, ControlError> {
-        refuse_gpus(&ask.gpu_models)?;
-        let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
+        let gpus = most.gpus(ask.gpus.as_deref())?.flatten();
+        let resources = self.resources(ask.cpu, ask.memory, ask.disk, &most.shape)?;
+        let resources = Resources { gpus, ..resources };
         let had = Captured {
             image: ask.image.clone().unwrap_or(default_image).into(),
             resources,
@@ -86,23 +96,26 @@ impl Limits {
         &self,
         ask: CreateAsk,
         snapshot: &SnapshotRecord,
-        largest: &Resources,
+        most: &Most,
         node: Option<&Resources>,
     ) -> Result<SandboxSpec, ControlError> {
+        let gpus = most.gpus(ask.gpus.as_deref());
         let overrides = Overrides {
             resources: ask.resources_present,
             cpu: ask.cpu,
             memory: ask.memory,
             disk: ask.disk,
-            gpus: !ask.gpu_models.is_empty(),
+            // Whether they may be asked for at all comes first.
+            gpus: gpus.as_ref().map_or(Some(None), |gpus| *gpus),
             image: ask.image.clone(),
             entrypoint: ask.entrypoint.clone(),
             secret_names: ask.secret_names.clone(),
         };
         let had = restored(snapshot, &overrides).map_err(|why| refused(snapshot, why))?;
-        refuse_gpus(&ask.gpu_models)?;
-        // What the snapshot brings along was within the limits when it was made.
-        self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
+        gpus?;
+        most.have_gpus(had.resources.gpus)?;
+        // What else the snapshot brings along was within the limits when it was made.
+        self.resources(ask.cpu, ask.memory, ask.disk, &most.shape)?;
         if let Some(node) = node {
             fits(snapshot, &had.resources, node)?;
         }
@@ -118,10 +131,11 @@ impl Limits {
         &self,
         ask: PoolAsk,
         network: Option<&EgressPolicy>,
-        largest: &Resources,
+        most: &Most,
     ) -> Result<PoolSettings, ControlError> {
-        refuse_gpus(&ask.gpu_models)?;
-        let resources = self.resources(ask.cpu, ask.memory, ask.disk, largest)?;
+        let gpus = most.gpus(ask.gpus.as_deref())?.flatten();
+        let resources = self.resources(ask.cpu, ask.memory, ask.disk, &most.shape)?;
+        let resources = Resources { gpus, ..resources };
         if let (Some(warm), Some(max)) = (ask.warm_containers, ask.max_containers)
             && warm > max
         {
@@ -176,6 +190,7 @@ impl Limits {
                 (self.memory_min, memory_max),
             )?,
             disk: changed("resources.disk_mb", ask.disk, had.disk, (self.disk_min, self.disk_max))?,
+            gpus: had.gpus,
         })
     }
 
@@ -230,6 +245,7 @@ impl Limits {
                 self.disk_min,
                 self.disk_max,
             )?,
+            gpus: None,
         })
     }
 
@@ -285,10 +301,40 @@ pub(crate) fn disk_over(
     }
 }
 
-fn refuse_gpus(models: &[String]) -> Result<(), ControlError> {
-    match models.first() {
-        Some(model) => Err(ControlError::NoSuchGpu(model.clone())),
-        None => Ok(()),
+// === impl Most ===
+
+impl Most {
+    /// Reads a wish for GPUs; `None` is no wish, and an empty one asks for none.
+    ///
+    /// # Errors
+    /// Fails when no node has that model, or none has so many of it.
+    #[allow(clippy::option_option, reason = "no wish, and a wish for none, are two things")]
+    fn gpus(&self, ask: Option<&[GpuAsk]>) -> Result<Option<Option<Gpus>>, ControlError> {
+        let Some(ask) = ask else { return Ok(None) };
+        let Some(first) = ask.first() else { return Ok(Some(None)) };
+        let no_such = |_wrong| ControlError::NoSuchGpu(first.model.clone());
+        let model: GpuModel = first.model.parse().map_err(no_such)?;
+        let count = ask.iter().fold(0_u32, |sum, gpu| sum.saturating_add(gpu.count));
+        let gpus = Some(Gpus { model, count });
+        self.have_gpus(gpus)?;
+        Ok(Some(gpus))
+    }
+
+    /// Refuses what no node has, busy or not: nobody would ever come to it.
+    fn have_gpus(&self, gpus: Option<Gpus>) -> Result<(), ControlError> {
+        let Some(Gpus { model, count }) = gpus else { return Ok(()) };
+        match self.gpus.iter().find(|stock| stock.model == model) {
+            None => Err(ControlError::NoSuchGpu(model.to_string())),
+            Some(stock) if count > stock.total => Err(ControlError::LimitExceeded {
+                field: "resources.gpus[0].count",
+                value: count.to_string(),
+                limit: format!(
+                    "at most {}, which is how many of model `{model}` one node has",
+                    stock.total
+                ),
+            }),
+            Some(_) => Ok(()),
+        }
     }
 }
 
@@ -371,14 +417,20 @@ mod tests {
     use super::*;
 
     fn check(ask: CreateAsk) -> Result<SandboxSpec, String> {
-        let largest = Resources {
+        let shape = Resources {
             cpu: MilliCpu::from_milli(2000),
             memory: ByteSize::from_mib(24_000),
             ..Resources::default()
         };
+        let gpus = [("A10", 2), ("H100", 8)].map(|(name, total)| GpuStock {
+            model: name.parse().expect("a name"),
+            total,
+            free: 0,
+        });
+        let most = Most { shape, gpus: gpus.to_vec() };
         let limits = Limits { timeout_max_secs: Some(86_400), ..Limits::default() };
         let default = "tensorlake/ubuntu-minimal".parse().expect("a good name");
-        limits.check(ask, default, &largest).map_err(|refusal| refusal.to_string())
+        limits.check(ask, default, &most).map_err(|refusal| refusal.to_string())
     }
 
     #[test]
@@ -416,12 +468,39 @@ mod tests {
                 "auto_resume: only a named sandbox has it; give the sandbox a name",
             ),
             (
-                CreateAsk { gpu_models: vec!["H100".to_owned()], ..Default::default() },
-                "resources.gpus[0].model: no node has a GPU of model `H100`",
+                gpus(&[("A100-80GB", 1)]),
+                "resources.gpus[0].model: no node has a GPU of model `A100-80GB`",
+            ),
+            (gpus(&[("a10", 1)]), "resources.gpus[0].model: no node has a GPU of model `a10`"),
+            (
+                gpus(&[("no name", 1)]),
+                "resources.gpus[0].model: no node has a GPU of model `no name`",
+            ),
+            (
+                gpus(&[("A10", 2), ("A10", 1)]),
+                "resources.gpus[0].count: 3 is outside the limit; at most 2, which is how many of \
+                 model `A10` one node has",
             ),
         ];
         for (ask, expected) in table {
             assert_eq!(check(ask).expect_err("outside"), expected);
+        }
+    }
+
+    fn gpus(asked: &[(&str, u32)]) -> CreateAsk {
+        let one = |(model, count): &(&str, u32)| GpuAsk { model: (*model).into(), count: *count };
+        CreateAsk { gpus: Some(asked.iter().map(one).collect()), ..CreateAsk::default() }
+    }
+
+    #[test]
+    fn gpus_are_of_a_model_that_a_node_has_busy_or_not() {
+        let model = |name: &str| name.parse().expect("a name");
+        for (asked, expected) in [
+            (gpus(&[]), None),
+            (gpus(&[("A10", 2)]), Some(Gpus { model: model("A10"), count: 2 })),
+            (gpus(&[("H100", 3), ("H100", 5)]), Some(Gpus { model: model("H100"), count: 8 })),
+        ] {
+            assert_eq!(check(asked).map(|spec| spec.resources.gpus), Ok(expected));
         }
     }
 

@@ -58,9 +58,14 @@ impl Control {
         match admit(&self.rule_for(resources.memory), resources, room) {
             Ok(()) => Ok(()),
             Err(Obstacle::Draining) => Err(PendingReason::NoExecutorsAvailable),
-            Err(Obstacle::TooLarge | Obstacle::Cpu | Obstacle::Memory | Obstacle::Disk) => {
-                Err(PendingReason::NoResourcesAvailable)
-            }
+            Err(
+                Obstacle::TooLarge
+                | Obstacle::Cpu
+                | Obstacle::Memory
+                | Obstacle::Disk
+                | Obstacle::NoGpu
+                | Obstacle::GpuBusy,
+            ) => Err(PendingReason::NoResourcesAvailable),
         }
     }
 

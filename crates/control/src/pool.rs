@@ -34,7 +34,7 @@ use crate::{
     image::FoundImage,
     limits::PoolSettings,
     limits::disk_over,
-    sandbox::largest,
+    sandbox::most,
     table::{Entry, Live},
 };
 
@@ -398,8 +398,8 @@ impl Control {
         ask: PoolAsk,
         network: Option<&EgressPolicy>,
     ) -> Result<(PoolSettings, FoundImage), ControlError> {
-        let (largest, disk) = (largest(&self.rooms().await), ask.disk);
-        let mut settings = self.0.config.limits.check_pool(ask, network, &largest)?;
+        let (most, disk) = (most(&self.rooms().await), ask.disk);
+        let mut settings = self.0.config.limits.check_pool(ask, network, &most)?;
         let found = self.find_image(project, &settings.definition.image.name).await?;
         settings.definition.image = found.image.clone();
         if let Some(files) = &found.files {

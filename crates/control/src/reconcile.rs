@@ -39,6 +39,8 @@ impl Control {
     /// Fails when the store cannot be read; nothing was lost then, and it may be tried again.
     pub async fn attach(&self, node: Arc<dyn Node>) -> Result<(), ControlError> {
         let begun = self.0.parts.store.snapshot_list_unsettled().await?;
+        // What was placed before comes first.
+        let _turn = self.0.gpus.lock().await;
         // Before the node is asked, so that nothing placed meanwhile is taken for missing.
         let stored: Vec<_> = self.0.table.all().iter().map(|entry| entry.now().record).collect();
         let reports = node.list().await;
@@ -174,6 +176,7 @@ impl Control {
 
     async fn place_one(&self, record: &SandboxRecord) -> Result<Moved, ControlError> {
         let waited = self.0.parts.clock.now().millis_since(record.created_at);
+        let _turn = self.gpu_turn(&record.asked.resources).await;
         let event = match self.choose(&record.asked, &self.rooms().await).await? {
             Placement::On(node) => Event::Placed(node),
             Placement::Wait { reason, .. } => match record.asked.max_pending_secs {

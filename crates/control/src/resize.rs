@@ -113,5 +113,6 @@ fn shortage(obstacle: Obstacle) -> &'static str {
         Obstacle::Cpu => "the CPUs of its node are promised as often as they may be",
         Obstacle::Memory => "its node has no memory to spare",
         Obstacle::Disk => "the pool of its node has no room to spare",
+        Obstacle::NoGpu | Obstacle::GpuBusy => "its node has no GPU to spare",
     }
 }

@@ -7,15 +7,15 @@ use tarn_node_api::Unfound;
 use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
-    BootImage, ByteSize, Generation, Intent, NetworkLog, NodeId, PendingReason, PoolMember,
-    PortAccess, ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec,
-    SandboxStatus, SnapshotKind, Target, TemplateId, UnixMillis,
+    BootImage, ByteSize, Generation, GpuStock, Intent, NetworkLog, NodeId, PendingReason,
+    PoolMember, PortAccess, ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef,
+    SandboxSpec, SandboxStatus, SnapshotKind, Target, TemplateId, UnixMillis,
 };
 use tokio::sync::watch;
 
 use crate::{
     Control, ControlError, CreateAsk, ListAsk, ListPage, NetworkPatch, PatchAsk, SandboxView,
-    limits::over_image,
+    limits::{Most, over_image},
     table::{Entry, Live, Place},
 };
 
@@ -244,7 +244,7 @@ impl Control {
         let snapshot = self.snapshot_fetch(&project, &id).await?;
         let node = rooms.iter().find(|room| room.node == snapshot.node);
         let node = node.map(|room| largest(std::slice::from_ref(room)));
-        let mut spec = limits.check_restore(ask, &snapshot, &largest(&rooms), node.as_ref())?;
+        let mut spec = limits.check_restore(ask, &snapshot, &most(&rooms), node.as_ref())?;
         if let Some((id, _)) = template {
             if snapshot.kind == SnapshotKind::Filesystem {
                 agree(&id, &snapshot.captured.image, "the snapshot's image")?;
@@ -262,6 +262,8 @@ impl Control {
             return Err(ControlError::SnapshotIncompatible { id, reason });
         }
         let in_quota = self.promise(&project, 1)?.pop();
+        let turn = self.gpu_turn(&spec.resources).await;
+        let rooms = if turn.is_some() { self.rooms().await } else { rooms };
         // Its image is below the snapshot, whether it can still be found by its name or not.
         let placement = self.choose_for(&spec.resources, &snapshot, &rooms);
         self.enter(project, spec, placement, None, in_quota).await
@@ -279,7 +281,7 @@ impl Control {
             Some((_, name)) => name.clone(),
             None => self.0.parts.images.default_image(),
         };
-        let mut spec = self.0.config.limits.check(ask, default_image, &largest(&rooms))?;
+        let mut spec = self.0.config.limits.check(ask, default_image, &most(&rooms))?;
         let found = match &template {
             Some((id, name)) if !named => self.find_image_of(&project, id, name).await?,
             Some(_) | None => self.find_image(&project, &spec.image.name).await?,
@@ -292,8 +294,10 @@ impl Control {
         self.check_secrets(&project, &spec.secret_names).await?;
         let Some(files) = &found.files else {
             let in_quota = self.promise(&project, 1)?.pop();
+            let turn = self.gpu_turn(&spec.resources).await;
             // While a registry was asked, others may have taken the room.
-            let rooms = if found.asked { self.rooms().await } else { rooms };
+            let anew = found.asked || turn.is_some();
+            let rooms = if anew { self.rooms().await } else { rooms };
             let placement = place(&self.0.config.admission, &spec.resources, &rooms);
             return self.enter(project, spec, placement, None, in_quota).await;
         };
@@ -302,6 +306,8 @@ impl Control {
         let node = node.map(|room| largest(std::slice::from_ref(room)));
         over_image(&mut spec, disk, snapshot, node.as_ref())?;
         let in_quota = self.promise(&project, 1)?.pop();
+        let turn = self.gpu_turn(&spec.resources).await;
+        let rooms = if turn.is_some() { self.rooms().await } else { rooms };
         let placement = self.choose_for(&spec.resources, snapshot, &rooms);
         self.enter(project, spec, placement, None, in_quota).await
     }
@@ -362,6 +368,8 @@ impl Control {
         let Placement::On(node) = placement else { return None };
         let node = self.node(node)?;
         match &spec.restore {
+            // Whoever was started ahead has none.
+            None if spec.resources.gpus.is_some() => None,
             None => node.reserve(&spec.image, &spec.resources).await,
             Some(restore) if restore.kind == SnapshotKind::Memory => {
                 node.reserve_stage(&restore.snapshot).await
@@ -418,6 +426,7 @@ impl Control {
                 disk: view.disk,
                 disk_available: view.disk_available,
                 draining: view.draining,
+                gpus: view.gpus,
             });
         }
         rooms
@@ -494,6 +503,7 @@ pub(crate) fn largest(rooms: &[Room]) -> Resources {
         cpu: rooms.iter().map(|room| room.cpu).max().unwrap_or(default.cpu),
         memory: ByteSize::from_mib(memory.mib()),
         disk: default.disk,
+        gpus: None,
     }
 }
 
@@ -506,6 +516,19 @@ fn agree(id: &TemplateId, image: &BootImage, other: &str) -> Result<(), ControlE
             Err(ControlError::TemplateMismatch { id: id.clone(), other })
         }
     }
+}
+
+/// The most of everything that some node has.
+pub(crate) fn most(rooms: &[Room]) -> Most {
+    let mut gpus: Vec<GpuStock> = Vec::new();
+    for stock in rooms.iter().flat_map(|room| &room.gpus) {
+        match gpus.iter_mut().find(|most| most.model == stock.model) {
+            Some(most) if most.total >= stock.total => {}
+            Some(most) => *most = *stock,
+            None => gpus.push(*stock),
+        }
+    }
+    Most { shape: largest(rooms), gpus }
 }
 
 fn merge(current: &PortAccess, ask: PatchAsk) -> Patch {

@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) pools: Pools,
     /// Held while a resize is decided and sent.
     pub(crate) resizes: tokio::sync::Mutex<()>,
+    /// Held while GPUs are given out (see [`crate::gpu`]).
+    pub(crate) gpus: tokio::sync::Mutex<()>,
     pub(crate) quotas: Quotas,
     pub(crate) images: ImageTable,
     /// Rung when there may be a snapshot to remove.
@@ -147,6 +149,7 @@ impl Control {
             archive_tries: ArchiveTries::default(),
             pools,
             resizes: tokio::sync::Mutex::new(()),
+            gpus: tokio::sync::Mutex::new(()),
             quotas,
             images,
             snapshots: Notify::new(),

@@ -25,7 +25,9 @@ use tarn_types::{
     SnapshotId, SnapshotKind, SnapshotRecord, SnapshotStatus,
 };
 
-use crate::{Control, ControlError, ImageFiles, suspend::refusal, transition::Moved};
+use crate::{
+    Control, ControlError, ImageFiles, gpu::refuse_memory, suspend::refusal, transition::Moved,
+};
 
 pub(crate) use self::{
     archive::ArchiveTries,
@@ -202,6 +204,9 @@ impl Control {
             self.release_settled(&entry.now().record).await?;
         }
         let source = self.capturable(sandbox, &id)?;
+        if kind == SnapshotKind::Memory {
+            refuse_memory(&source, "a snapshot of its files alone (`filesystem`) can be taken")?;
+        }
         let node = source.intent.node.as_ref().and_then(|node| self.node(node));
         let Some(node) = node else {
             let detail = format!("the node of sandbox {sandbox} is not attached");

@@ -8,7 +8,7 @@ use tarn_types::{
     SandboxRef, SandboxStatus, Target,
 };
 
-use crate::{Control, ControlError, transition::Moved};
+use crate::{Control, ControlError, gpu::refuse_memory, transition::Moved};
 
 /// How far a suspend or resume got while its caller waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,14 @@ impl Control {
         hold: Option<Duration>,
     ) -> Result<Settled, ControlError> {
         let view = self.sandbox_fetch(project, sandbox).await?;
+        let awake = matches!(view.status, SandboxStatus::Running | SandboxStatus::Snapshotting);
+        if awake && view.record.asked.name.is_some() {
+            refuse_memory(
+                &view.record,
+                "take a filesystem snapshot of it and terminate it; its idle limit suspends it \
+                 with its files alone",
+            )?;
+        }
         let (control, id) = (self.clone(), view.record.id);
         let moved = self.finish("sandbox_suspend", async move {
             control.transition(&id, Event::SuspendAsked).await
@@ -114,8 +122,13 @@ impl Control {
             Some(pool) => Some(pool.turn().await),
             None => None,
         };
-        let event = match self.0.table.get(id) {
-            Some(entry) => self.resume_event(&entry.now().record).await,
+        let record = self.0.table.get(id).map(|entry| entry.now().record);
+        let _gpus = match &record {
+            Some(record) => self.gpu_turn(&record.asked.resources).await,
+            None => None,
+        };
+        let event = match &record {
+            Some(record) => self.resume_event(record).await,
             None => Event::ResumeAsked,
         };
         let moved = match self.transition(id, event).await {

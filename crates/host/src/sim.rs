@@ -20,9 +20,14 @@ use crate::{
 };
 
 mod archive;
+mod gpu;
 mod image;
 
-pub use self::{archive::SimArchive, image::SimImages};
+pub use self::{
+    archive::SimArchive,
+    gpu::{SIM_GPUS_VARIABLE, SimGpus},
+    image::SimImages,
+};
 
 /// What a fault says.
 const MADE_TO_FAIL: &str = "it was made to fail";

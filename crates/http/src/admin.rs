@@ -11,10 +11,11 @@ use tarn_api::{
     ErrorCode,
     request::{CreateKey, ListAllSandboxes},
     response::{
-        AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody, OrphanList, UnfoundSandbox,
+        AdminGpu, AdminGpuList, AdminSandbox, AdminSandboxList, KeyEntry, KeyList, NewKeyBody,
+        OrphanList, UnfoundSandbox,
     },
 };
-use tarn_control::{ControlError, ListAsk, Order, SandboxView};
+use tarn_control::{ControlError, GpuState, GpuView, ListAsk, Order, SandboxView};
 use tarn_types::{KeyId, ProjectId, SandboxRef};
 
 use crate::{
@@ -145,4 +146,25 @@ pub(crate) async fn list_orphans(State(app): State<App>) -> Json<OrphanList> {
         orphans: orphans.iter().map(ToString::to_string).collect(),
         unfound: unfound.collect(),
     })
+}
+
+pub(crate) async fn list_gpus(State(app): State<App>) -> Json<AdminGpuList> {
+    let gpus = app.control().gpus();
+    Json(AdminGpuList { gpus: gpus.into_iter().map(gpu).collect() })
+}
+
+fn gpu(view: GpuView) -> AdminGpu {
+    let (sandbox_id, reason) = match &view.state {
+        GpuState::Free | GpuState::Returning => (None, None),
+        GpuState::Held { by } => (Some(by.to_string()), None),
+        GpuState::OutOfUse { reason } => (None, Some(reason.clone())),
+    };
+    AdminGpu {
+        id: view.id.to_string(),
+        model: view.model.to_string(),
+        product: view.product,
+        state: view.state.as_str().to_owned(),
+        sandbox_id,
+        reason,
+    }
 }

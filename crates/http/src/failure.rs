@@ -147,7 +147,9 @@ impl From<ControlError> for Failure {
             ControlError::SnapshotOverrideForbidden { .. } => ErrorCode::SnapshotOverrideForbidden,
             ControlError::DiskShrinkForbidden { .. } => ErrorCode::DiskShrinkForbidden,
             ControlError::SnapshotIncompatible { .. } => ErrorCode::SnapshotIncompatible,
-            ControlError::NotSupported { .. } => ErrorCode::NotSupported,
+            ControlError::HasGpus { .. } | ControlError::NotSupported { .. } => {
+                ErrorCode::NotSupported
+            }
             ControlError::NoSuchSecret(_) | ControlError::SecretNotFound(_) => {
                 ErrorCode::SecretNotFound
             }

@@ -19,7 +19,7 @@ use crate::{
     body::read_body,
     deadline,
     failure::Failure,
-    sandbox::{Empty, facts_in, network_patch, note_ignored, path_param},
+    sandbox::{Empty, facts_in, gpu_asks, network_patch, note_ignored, path_param},
 };
 
 /// The pool that a path names.
@@ -95,7 +95,7 @@ async fn read_ask(app: &App, body: Body) -> Result<PoolAsk, Failure> {
         cpu: request.resources.cpus,
         memory: request.resources.memory_mb,
         disk: request.resources.disk_mb,
-        gpu_models: request.resources.gpus.into_iter().map(|gpu| gpu.model).collect(),
+        gpus: request.resources.gpus.map(gpu_asks),
         timeout_secs: request.timeout_secs,
         entrypoint: request.entrypoint,
         max_containers: request.max_containers,

@@ -130,6 +130,7 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::AdminTransferList => on(method, admin_state::list_transfers),
         Operation::AdminSnapshotVerify => on(method, admin_state::verify_snapshot),
         Operation::AdminOrphanList => on(method, admin::list_orphans),
+        Operation::AdminGpuList => on(method, admin::list_gpus),
     }
 }
 

@@ -12,10 +12,14 @@ use axum::{
 use serde::Serialize;
 use tarn_api::{
     Cursor, ErrorCode,
-    request::{CreateSandbox, Direction, ListSandboxes, NetworkChange, Parsed, UpdateSandbox},
+    request::{
+        CreateSandbox, Direction, GpuRequest, ListSandboxes, NetworkChange, Parsed, UpdateSandbox,
+    },
     response::{CreateSandboxResponse, SandboxFacts, SandboxInfo, SandboxList},
 };
-use tarn_control::{Caller, CreateAsk, ListAsk, NetworkPatch, PatchAsk, ResizeAsk, SandboxView};
+use tarn_control::{
+    Caller, CreateAsk, GpuAsk, ListAsk, NetworkPatch, PatchAsk, ResizeAsk, SandboxView,
+};
 use tarn_control::{Order, PageKey};
 use tarn_types::{SandboxId, SandboxRef};
 
@@ -154,7 +158,7 @@ fn create_ask(request: CreateSandbox) -> CreateAsk {
         cpu: request.resources.cpus,
         memory: request.resources.memory_mb,
         disk: request.resources.disk_mb,
-        gpu_models: request.resources.gpus.into_iter().map(|gpu| gpu.model).collect(),
+        gpus: request.resources.gpus.map(gpu_asks),
         timeout_secs: request.timeout_secs,
         entrypoint: request.entrypoint,
         network: request.network,
@@ -166,6 +170,10 @@ fn create_ask(request: CreateSandbox) -> CreateAsk {
         secret_names: request.secret_names,
         template_id: request.template_id,
     }
+}
+
+pub(crate) fn gpu_asks(gpus: Vec<GpuRequest>) -> Vec<GpuAsk> {
+    gpus.into_iter().map(|GpuRequest { count, model }| GpuAsk { model, count }).collect()
 }
 
 /// Returns what a resize asks for, if the request is one: nothing else is in it then.

@@ -1,8 +1,8 @@
 //! What a restore takes from its snapshot, and what the request may say instead (spec 02 §4).
 
 use tarn_types::{
-    ByteSize, Captured, ImageName, MilliCpu, Resources, SecretName, SnapshotKind, SnapshotRecord,
-    SnapshotStatus,
+    ByteSize, Captured, Gpus, ImageName, MilliCpu, Resources, SecretName, SnapshotKind,
+    SnapshotRecord, SnapshotStatus,
 };
 
 /// A field of a create request that a snapshot has a say in.
@@ -28,6 +28,7 @@ pub enum Override {
 
 /// What of a create request a snapshot has a say in. A field that is there was there and not null.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(clippy::option_option, reason = "nothing said, none asked for, and some are three things")]
 pub struct Overrides {
     /// Whether `resources` is there at all.
     pub resources: bool,
@@ -37,8 +38,8 @@ pub struct Overrides {
     pub memory: Option<ByteSize>,
     /// `resources.disk_mb`.
     pub disk: Option<ByteSize>,
-    /// Whether `resources.gpus` names one.
-    pub gpus: bool,
+    /// `resources.gpus`; an empty list is one, and asks for none.
+    pub gpus: Option<Option<Gpus>>,
     /// `image`.
     pub image: Option<ImageName>,
     /// `entrypoint`.
@@ -90,6 +91,7 @@ fn over_files(captured: &Captured, ask: &Overrides) -> Result<Captured, RestoreR
         cpu: ask.cpu.unwrap_or(resources.cpu),
         memory: ask.memory.unwrap_or(resources.memory),
         disk: ask.disk.unwrap_or(least),
+        gpus: ask.gpus.unwrap_or(resources.gpus),
     };
     if resources.disk < least {
         return Err(RestoreRefusal::DiskShrink { asked: resources.disk, least });
@@ -127,7 +129,7 @@ fn first_present(ask: &Overrides) -> Option<Override> {
         (Override::Cpu, ask.cpu.is_some()),
         (Override::Memory, ask.memory.is_some()),
         (Override::Disk, ask.disk.is_some()),
-        (Override::Gpus, ask.gpus),
+        (Override::Gpus, ask.gpus.is_some()),
         (Override::Resources, ask.resources),
         (Override::Image, ask.image.is_some()),
         (Override::Entrypoint, ask.entrypoint.is_some()),

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     ArchiveFacts, BootImage, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, ErrorClass,
-    Generation, ImageDigest, Lasting, Launch, LogBatch, MilliCpu, NetworkLog, NodeId, Observed,
-    Pace, ProjectId, RegistryLogin, Resources, SandboxId, SecretName, SecretValue, SnapshotId,
-    SnapshotKind,
+    Generation, GpuId, GpuModel, GpuStock, ImageDigest, Lasting, Launch, LogBatch, MilliCpu,
+    NetworkLog, NodeId, Observed, Pace, ProjectId, RegistryLogin, Resources, SandboxId, SecretName,
+    SecretValue, SnapshotId, SnapshotKind,
 };
 use thiserror::Error;
 
@@ -90,6 +90,56 @@ pub struct NodeView {
     pub disk: ByteSize,
     /// Whether it takes new sandboxes.
     pub draining: bool,
+    /// Its GPUs, each model once.
+    pub gpus: Vec<GpuStock>,
+}
+
+/// A GPU of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuView {
+    /// The device.
+    pub id: GpuId,
+    /// What its maker calls it.
+    pub product: String,
+    /// The model by which it is asked for.
+    pub model: GpuModel,
+    /// Where it is.
+    pub state: GpuState,
+}
+
+/// Where a GPU is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum GpuState {
+    /// It can be given out.
+    Free,
+    /// This sandbox has it, or is about to.
+    Held {
+        /// The sandbox.
+        by: SandboxId,
+    },
+    /// Its sandbox has ended, and it is being looked at.
+    Returning,
+    /// It is given to nobody until the server starts again.
+    OutOfUse {
+        /// What was found.
+        reason: String,
+    },
+}
+
+// === impl GpuState ===
+
+impl GpuState {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Held { .. } => "held",
+            Self::Returning => "returning",
+            Self::OutOfUse { .. } => "out_of_use",
+        }
+    }
 }
 
 /// Has a node take a snapshot of a running sandbox.
@@ -259,6 +309,9 @@ pub trait Node: Send + Sync + 'static {
     ///
     /// The same generation again does nothing but repeat the last report.
     ///
+    /// The GPUs of one that is to run are its own when this returns, as far as they are free:
+    /// whoever looks at [`Node::view`] next does not find them there.
+    ///
     /// # Errors
     /// Fails when the intent is stale or the node stops.
     async fn apply(&self, intent: NodeIntent) -> Result<(), ApplyError>;
@@ -279,6 +332,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Returns what the node has to offer.
     async fn view(&self) -> NodeView;
+
+    /// Returns every GPU of the node.
+    fn gpus(&self) -> Vec<GpuView>;
 
     /// Returns a report of every sandbox in the ledger, ended ones not yet forgotten included.
     async fn list(&self) -> Vec<Report>;

@@ -55,6 +55,7 @@ pub(crate) enum Found {
 /// Goes through ledger and host once.
 pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError> {
     let entries = shared.ledger.read_all()?;
+    shared.gpus.adopt(&entries);
     let kept: HashSet<SandboxId> = entries.iter().map(|(id, _)| id.clone()).collect();
     // An entry that cannot be read may say anything.
     let asleep: HashSet<SandboxId> = entries
@@ -98,6 +99,7 @@ pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError
         }
         take_over(shared, entry, fate).await?;
     }
+    shared.gpus.look_over().await;
     tracing::info!(ledger = kept.len(), lives, sought, "sandboxes of an earlier run adopted");
     Ok(())
 }

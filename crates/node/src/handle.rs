@@ -128,6 +128,10 @@ impl Handle {
         self.known.lock().orphaned
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.known.lock().observed.phase, ObservedPhase::Ended(_))
+    }
+
     pub(crate) fn unfound(&self) -> Option<Unfound> {
         let trouble = self.unfound.lock().clone()?;
         Some(Unfound { id: self.id.clone(), trouble })

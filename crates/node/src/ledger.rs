@@ -16,12 +16,15 @@ use serde::{Deserialize, Serialize};
 use tarn_host::SlotId;
 use tarn_runtime::Started;
 use tarn_types::{
-    BootId, DaemonToken, EndCause, Generation, Launch, ProjectId, SandboxId, UnixMillis,
+    BootId, DaemonToken, EndCause, Generation, GpuId, Launch, ProjectId, SandboxId, UnixMillis,
 };
 use thiserror::Error;
 
 /// The newest version; a reader refuses newer ones.
-pub(crate) const FORMAT_VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 4;
+
+/// The version of entries of sandboxes that are their layer (see [`Kept::Layer`]).
+const LAYER_VERSION: u32 = 3;
 
 /// The version of entries in which nothing is that its readers do not know.
 const COMMON_VERSION: u32 = 2;
@@ -29,6 +32,11 @@ const COMMON_VERSION: u32 = 2;
 /// What is said of a sandbox that the host's restart has suspended.
 const REBOOTED: &str = "the host restarted while the sandbox ran: its files are kept, its memory \
                         and processes are lost; the next resume boots it from its files";
+
+/// What is said of a sandbox whose limit has suspended it, and that has GPUs.
+const UNPLUGGED: &str = "a sandbox with GPUs is suspended with its files alone: its memory and \
+                         processes have ended, its GPUs are free for others; the next resume boots \
+                         it from its files";
 
 const FILE_NAME: &str = "sandbox.json";
 const TEMP_NAME: &str = "sandbox.json.new";
@@ -93,7 +101,8 @@ pub(crate) enum Kept {
     /// A capture of its name, with its files and its memory.
     #[default]
     Capture,
-    /// Its layer, as the restart of the host left it. Format 3: an older reader would remove it.
+    /// Its layer, as the restart of the host left it, or its time limit if it has GPUs. Format 3:
+    /// an older reader would remove it.
     Layer,
 }
 
@@ -137,6 +146,10 @@ pub(crate) struct Entry {
     /// and of nothing more than `launch` says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) resizing: bool,
+    /// The GPUs that it has, or is about to have. Format 4: an older server would forget them, and
+    /// a later one give them away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gpus: Vec<GpuId>,
 }
 
 /// An entry, or why it cannot be understood.
@@ -170,7 +183,8 @@ impl Entry {
 
     /// Returns what a caller should know about where it is.
     pub(crate) fn notice(&self) -> Option<&'static str> {
-        (self.kept() == Some(Kept::Layer)).then_some(REBOOTED)
+        let notice = if self.launch.resources.gpus.is_some() { UNPLUGGED } else { REBOOTED };
+        (self.kept() == Some(Kept::Layer)).then_some(notice)
     }
 
     /// Says whether a restart of the host leaves something of it.
@@ -184,8 +198,11 @@ impl Entry {
 
     /// Returns the version that its readers must know.
     fn version(&self) -> u32 {
+        if self.launch.resources.gpus.is_some() {
+            return FORMAT_VERSION;
+        }
         match self.kept() {
-            Some(Kept::Layer) => FORMAT_VERSION,
+            Some(Kept::Layer) => LAYER_VERSION,
             Some(Kept::Capture) | None => COMMON_VERSION,
         }
     }
@@ -295,7 +312,7 @@ fn io_error(step: &'static str, path: &Path, source: io::Error) -> LedgerError {
 
 #[cfg(test)]
 mod tests {
-    use tarn_types::{EgressPolicy, Resources, Restore, SnapshotId, SnapshotKind};
+    use tarn_types::{EgressPolicy, Gpus, Resources, Restore, SnapshotId, SnapshotKind};
 
     use super::*;
 
@@ -329,6 +346,7 @@ mod tests {
             idle_ms: 0,
             frozen: false,
             resizing: false,
+            gpus: Vec::new(),
         }
     }
 
@@ -355,7 +373,7 @@ mod tests {
         let file = dir.path().join(entry().id.as_str()).join(FILE_NAME);
         let newer = fs::read_to_string(&file)
             .expect("it reads")
-            .replace("\"format_version\": 2", "\"format_version\": 4");
+            .replace("\"format_version\": 2", "\"format_version\": 5");
         for text in ["{", &newer] {
             fs::write(&file, text).expect("it writes");
             let all = ledger.read_all().expect("it lists");
@@ -411,6 +429,36 @@ mod tests {
         };
         assert_eq!(read, expected);
         assert!(read.notice().is_some_and(|said| said.contains("host restarted")));
+    }
+
+    /// The bytes of format 4 as they were first written; never edit.
+    const GOLDEN_4: &str = include_str!("../tests/golden/ledger-4.json");
+
+    #[test]
+    fn format_4_is_read_for_ever() {
+        let read = parse(Path::new("golden"), GOLDEN_4.as_bytes()).expect("it reads");
+        assert_eq!(read, Entry { format_version: 4, ..with_gpus() });
+    }
+
+    fn with_gpus() -> Entry {
+        let first = entry();
+        let gpus = Some(Gpus { model: "H100".parse().expect("a name"), count: 2 });
+        let resources = Resources { gpus, ..Resources::default() };
+        Entry {
+            launch: Launch { resources, ..first.launch.clone() },
+            template: Some("sha256:00".to_owned()),
+            gpus: vec![GpuId::new("GPU-1"), GpuId::new("GPU-2")],
+            ..first
+        }
+    }
+
+    #[test]
+    fn an_older_reader_leaves_alone_what_has_gpus() {
+        assert_eq!(with_gpus().version(), 4);
+        let asleep = State::Suspended { at: UnixMillis(5), kept: Kept::Layer };
+        let asleep = Entry { state: asleep, gpus: Vec::new(), ..with_gpus() };
+        assert_eq!(asleep.version(), 4, "nor does it boot without them");
+        assert!(asleep.notice().is_some_and(|said| said.contains("GPUs")));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod capture;
 mod clock;
 mod daemon;
 mod gauge;
+mod gpu;
 mod handle;
 mod image;
 mod ledger;

@@ -60,7 +60,7 @@ impl SandboxTask {
         }
         let (disk, failed) = match self.shared.parts.layers.grow(id, wanted.disk).await {
             Ok(()) => return Fitted::Done,
-            Err(LayerError::Unprivileged) => return Fitted::AtRest,
+            Err(LayerError::Unprivileged) if had.gpus.is_none() => return Fitted::AtRest,
             Err(bad @ LayerError::PartlyGrown { size, .. }) => (size, chain(&bad)),
             Err(bad) => (had.disk, chain(&bad)),
         };
@@ -183,5 +183,10 @@ impl SandboxTask {
 
 /// Returns the larger of each: what a sandbox may have on its way from one to the other.
 fn largest(a: &Resources, b: &Resources) -> Resources {
-    Resources { cpu: a.cpu.max(b.cpu), memory: a.memory.max(b.memory), disk: a.disk.max(b.disk) }
+    Resources {
+        cpu: a.cpu.max(b.cpu),
+        memory: a.memory.max(b.memory),
+        disk: a.disk.max(b.disk),
+        gpus: a.gpus,
+    }
 }

@@ -477,6 +477,8 @@ impl SandboxTask {
     }
 
     async fn forget(&mut self) -> Progress {
+        // An intent that came too late may have given it some.
+        self.shared.gpus.release(&self.entry.id).await;
         match self.shared.remove(self.entry.id.clone()).await {
             Ok(()) => Progress::Forgotten,
             Err(bad) => {
@@ -598,6 +600,7 @@ pub(crate) fn blank_entry(
         idle_ms: 0,
         frozen: false,
         resizing: false,
+        gpus: Vec::new(),
     }
 }
 

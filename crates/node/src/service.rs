@@ -12,11 +12,11 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
-use tarn_host::{CaptureError, Captures, Images, LayerError, Layers, SlotError, Slots};
+use tarn_host::{CaptureError, Captures, Gpus, Images, LayerError, Layers, SlotError, Slots};
 use tarn_node_api::{
-    ApplyError, ArchiveOrder, ArchiveView, CaptureOrder, DiscardError, Endpoint, HeldSnapshot,
-    LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink, SecretSource, Unfound,
-    VerifyError,
+    ApplyError, ArchiveOrder, ArchiveView, CaptureOrder, DiscardError, Endpoint, GpuView,
+    HeldSnapshot, LogSink, Node, NodeIntent, NodeTarget, NodeView, Report, ReportSink,
+    SecretSource, Unfound, VerifyError,
 };
 use tarn_route_api::ActivityGauge;
 use tarn_runtime::{Runtime, RuntimeError, RuntimeEvent};
@@ -35,6 +35,7 @@ use crate::{
     capture::Note,
     daemon,
     gauge::MemoryGauge,
+    gpu::GpuTable,
     handle::Handle,
     image,
     ledger::{Durability, Entry, Ledger, LedgerError},
@@ -96,6 +97,8 @@ pub struct NodeParts {
     pub activity: Arc<dyn ActivityGauge>,
     /// Hands out network places.
     pub slots: Arc<dyn Slots>,
+    /// Finds the GPUs.
+    pub gpus: Arc<dyn Gpus>,
     /// Tells how much memory is left.
     pub memory: Arc<dyn MemoryGauge>,
     /// Takes the reports.
@@ -153,6 +156,8 @@ pub(crate) struct Shared {
     pub(crate) prestarts: Prestarts,
     /// What was made ready for restores.
     pub(crate) stages: Stages,
+    /// Who has which GPU.
+    pub(crate) gpus: Arc<GpuTable>,
 }
 
 // === impl Shared ===
@@ -210,6 +215,7 @@ impl NodeService {
         events: mpsc::Receiver<RuntimeEvent>,
     ) -> Result<Self, NodeStartError> {
         let ledger = Ledger::open(&config.ledger_dir)?;
+        let gpus = GpuTable::new(Arc::clone(&parts.gpus), parts.tasks.clone());
         let node = Self(Arc::new(Shared {
             config,
             parts,
@@ -223,6 +229,7 @@ impl NodeService {
             transfers: Transfers::new(),
             prestarts: Prestarts::default(),
             stages: Stages::default(),
+            gpus,
         }));
         room::first_look(&node.0).await;
         adopt::adopt_all(&node.0).await?;
@@ -346,8 +353,17 @@ impl Node for NodeService {
         if self.0.parts.tasks.is_stopping() {
             return Err(ApplyError::Stopping);
         }
+        let gpus = match &intent.target {
+            NodeTarget::Running(launch) => launch.resources.gpus,
+            NodeTarget::Suspended | NodeTarget::Terminated(_) => None,
+        };
         if let Some(handle) = self.handle(&intent.id) {
-            return handle.take(intent);
+            handle.take(intent)?;
+            // At once: who looks next must not find them free. One that has ended needs none.
+            if let Some(wanted) = gpus.filter(|_| !handle.has_ended()) {
+                self.0.gpus.claim(handle.id(), wanted);
+            }
+            return Ok(());
         }
         if self.0.unreadable.lock().contains_key(&intent.id) {
             // Whatever is wanted, nothing is made in its place and nothing of it is said.
@@ -360,7 +376,12 @@ impl Node for NodeService {
         match &intent.target {
             // Not here: control finds that out by the list.
             NodeTarget::Suspended => {}
-            NodeTarget::Running(_) => SandboxTask::spawn_new(&self.0, intent),
+            NodeTarget::Running(_) => {
+                if let Some(wanted) = gpus {
+                    self.0.gpus.claim(&intent.id, wanted);
+                }
+                SandboxTask::spawn_new(&self.0, intent);
+            }
             // It is not here, which is what is wanted.
             NodeTarget::Terminated(cause) => {
                 let phase = ObservedPhase::Ended(cause.clone());
@@ -380,7 +401,8 @@ impl Node for NodeService {
     }
 
     async fn reserve(&self, image: &BootImage, resources: &Resources) -> Option<SandboxId> {
-        if self.0.config.prestart.rule.most == 0 || self.0.parts.tasks.is_stopping() {
+        let ahead = self.0.config.prestart.rule.most > 0 && resources.gpus.is_none();
+        if !ahead || self.0.parts.tasks.is_stopping() {
             return None;
         }
         prestart::reserve(&self.0, image, resources).await
@@ -424,7 +446,12 @@ impl Node for NodeService {
             disk_available,
             disk,
             draining: self.0.parts.tasks.is_stopping(),
+            gpus: self.0.gpus.stock(),
         }
+    }
+
+    fn gpus(&self) -> Vec<GpuView> {
+        self.0.gpus.views()
     }
 
     async fn list(&self) -> Vec<Report> {

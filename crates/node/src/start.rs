@@ -20,6 +20,7 @@ use self::init::init_request;
 use crate::{
     capture::{Note, unseal, unseal_request},
     daemon::{self, DaemonError, knock_delay},
+    gpu,
     handle::Wanted,
     image,
     ledger::{Durability, Entry, Kept},
@@ -132,7 +133,7 @@ async fn open(
     policy.map_err(|bad| failed(FailedStep::Slot, &bad))?;
     promoted.map_err(|bad| failed(FailedStep::Start, &bad))?;
     steps.end(&entry.id, "policy and share");
-    let request = init_request(shared, entry, source).await?;
+    let request = init_request(shared, entry, source, None).await?;
     open_daemon(started.daemon, &request, wanted).await?;
     steps.end(&entry.id, "daemon init");
     Ok(Endpoint { daemon: started.daemon, token: entry.token.clone() })
@@ -191,7 +192,8 @@ async fn build_once(
             placed
         }
     };
-    let spec = runtime_spec(shared, entry, &rootfs, &slot);
+    let gpus = gpu::equip(shared, entry).await?;
+    let spec = RuntimeSpec { gpus, ..runtime_spec(shared, entry, &rootfs, &slot) };
     let write = async {
         match written {
             Written::Beside => shared.write(entry.clone(), Durability::Synced).await,
@@ -267,6 +269,8 @@ pub(crate) async fn clean(shared: &Shared, entry: &mut Entry) -> Result<(), Stri
     if let Some(slot) = entry.slot.take() {
         shared.parts.slots.release(slot, &entry.id).await;
     }
+    entry.gpus.clear();
+    shared.gpus.release(&entry.id).await;
     let layers = &shared.parts.layers;
     let removed = match entry.kept() {
         // All that there is of it.
@@ -296,6 +300,7 @@ pub(crate) fn runtime_spec(
         tarnd: entry.tarnd.clone(),
         processes: shared.config.processes,
         share: CpuShare::Own,
+        gpus: None,
     }
 }
 
@@ -494,7 +499,7 @@ async fn run(
         let endpoint = endpoint(&started);
         return Ok((started, endpoint));
     }
-    let request = init_request(shared, entry, source).await?;
+    let request = init_request(shared, entry, source, spec.gpus.as_ref()).await?;
     runtime.create(spec).await.map_err(|bad| failed(FailedStep::Create, &bad))?;
     steps.end(&entry.id, "runtime create");
     let started = runtime.start(&entry.id).await.map_err(|bad| failed(FailedStep::Start, &bad))?;

@@ -39,6 +39,9 @@ const IDLE_RETRY: Duration = Duration::from_secs(30);
 const RESERVE_MIN: ByteSize = ByteSize::from_mib(1024);
 const RESERVE_PERCENT: u64 = 10;
 
+/// Why the memory of a sandbox stays where it is.
+const NO_MEMORY_OF_GPUS: &str = "what is in its GPUs cannot be written down with its memory";
+
 /// Who wants a sandbox suspended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Why {
@@ -112,7 +115,12 @@ impl SandboxTask {
         // What it printed and nobody read yet is in its memory, and read after the resume.
         self.pump = None;
         let begun = Instant::now();
-        if let Err(trouble) = self.put_down(&endpoint, before).await {
+        let unplugged = self.entry.launch.resources.gpus.is_some();
+        let put = match unplugged {
+            true => self.put_aside().await,
+            false => self.put_down(&endpoint, before).await,
+        };
+        if let Err(trouble) = put {
             return self.not_suspended(trouble).await;
         }
         self.endpoint = None;
@@ -121,7 +129,24 @@ impl SandboxTask {
             sandbox.id = %self.entry.id, millis = millis(begun.elapsed()), "a sandbox was suspended"
         );
         self.report().await;
+        if unplugged {
+            return self.clean().await;
+        }
         self.keep_warm_or_drop(endpoint.daemon).await;
+    }
+
+    /// Has the ledger durably say that a sandbox with GPUs is its layer and nothing else: what is
+    /// in a GPU cannot be written down, and memory without it is of no use. After a failure it
+    /// runs.
+    async fn put_aside(&mut self) -> Result<(), String> {
+        let running = self.entry.state.clone();
+        let at = self.shared.parts.clock.now();
+        self.entry.state = State::Suspended { at, kept: Kept::Layer };
+        let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
+        written.map_err(|bad| {
+            self.entry.state = running;
+            chain(&bad)
+        })
     }
 
     /// Writes a running sandbox down, and has the ledger durably say that it is suspended. After a
@@ -145,6 +170,9 @@ impl SandboxTask {
     }
 
     async fn write_down(&mut self, endpoint: &Endpoint, durable: Generation) -> Result<(), String> {
+        if self.entry.launch.resources.gpus.is_some() {
+            return Err(NO_MEMORY_OF_GPUS.to_owned());
+        }
         if !self.shared.parts.runtime.capabilities().memory_snapshots {
             return Err("this runtime cannot write down memory".to_owned());
         }
@@ -409,6 +437,9 @@ impl SandboxTask {
         let memory_snapshots = self.shared.parts.runtime.capabilities().memory_snapshots;
         if order.kind == SnapshotKind::Memory && !memory_snapshots {
             return Err("this runtime cannot write down memory".to_owned());
+        }
+        if order.kind == SnapshotKind::Memory && self.entry.launch.resources.gpus.is_some() {
+            return Err(NO_MEMORY_OF_GPUS.to_owned());
         }
         self.hold(self.entry.generation).await?;
         let (name, kind) = (order.snapshot.as_str(), order.kind);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use tarn_runtime::RuntimeError;
+use tarn_runtime::{RuntimeError, RuntimeSpec};
 use tarn_types::SandboxId;
 use tokio::process::{Child, Command};
 use tracing::warn;
@@ -40,6 +40,10 @@ pub(crate) const FLAGS: [&str; 13] = [
     // kernel. Its version 1 charges one hierarchy of seven at random; version 2 is exact.
     "--in-sandbox-cgroup=v2",
 ];
+
+/// What is said besides of a sandbox with GPUs. They are asked for by the nodes in its bundle, too;
+/// drawing and video are not proxied.
+const GPU_FLAGS: [&str; 2] = ["--nvproxy", "--nvproxy-allowed-driver-capabilities=utility,compute"];
 
 /// The most of a complaint that goes into an error.
 pub(crate) const MOST_DETAIL: usize = 500;
@@ -121,12 +125,13 @@ impl Runsc {
     /// a fork of the whole server, which takes many times as long.
     pub(crate) fn spawn_making(
         &self,
-        id: &SandboxId,
+        spec: &RuntimeSpec,
         origin: &Origin,
         doors: &[PathBuf],
     ) -> std::io::Result<Child> {
+        let id = &spec.id;
         let bundle = joined("--bundle=", &self.paths.bundle(id));
-        let words = match origin {
+        let action = match origin {
             Origin::Nothing | Origin::Later => vec!["create".into(), bundle, id.as_str().into()],
             Origin::Image(image) => vec![
                 "restore".into(),
@@ -139,13 +144,15 @@ impl Runsc {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", ENTER, "sh"]).arg(self.paths.log(id)).args(doors).arg("--");
         shell.arg(&self.program);
+        let words = [flags_for(spec), action].concat();
         self.completed(shell, id, &words).spawn()
     }
 
     /// Spawns the command that starts a sandbox. If we are killed it goes on, until the next server
     /// ends it (see [`crate::straggler`]).
-    pub(crate) fn spawn_start(&self, id: &SandboxId) -> std::io::Result<Child> {
-        self.command(id, &["start".into(), id.as_str().into()]).spawn()
+    pub(crate) fn spawn_start(&self, spec: &RuntimeSpec) -> std::io::Result<Child> {
+        let action = vec!["start".into(), spec.id.as_str().into()];
+        self.command(&spec.id, &[flags_for(spec), action].concat()).spawn()
     }
 
     /// Spawns the command that restores an image into a sandbox that was made for one.
@@ -186,6 +193,13 @@ impl Runsc {
         };
         Err(RuntimeError::Backend { step, id: id.clone(), detail })
     }
+}
+
+/// Returns the flags that only some sandboxes have. With them gVisor asks for a driver: GPUs
+/// without nodes, which are a test's, need none.
+fn flags_for(spec: &RuntimeSpec) -> Vec<OsString> {
+    let has_nodes = spec.gpus.as_ref().is_some_and(|gpus| !gpus.devices.is_empty());
+    if has_nodes { GPU_FLAGS.map(OsString::from).to_vec() } else { Vec::new() }
 }
 
 fn joined(flag: &str, path: &Path) -> OsString {

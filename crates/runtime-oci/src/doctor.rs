@@ -59,6 +59,25 @@ pub(crate) async fn check_installation(dir: &Path) -> Result<String, String> {
     Ok(version)
 }
 
+/// Says why sandboxes cannot use a version of NVIDIA's driver, if they cannot: gVisor speaks to the
+/// driver in its place, and knows the words of some versions.
+pub async fn driver_obstacle(config: &GvisorConfig, driver: &str) -> Option<String> {
+    let program = config.runsc_dir.join("runsc");
+    match output(&program, &["nvproxy", "list-supported-drivers"]).await {
+        Err(trouble) => Some(format!("which drivers gVisor speaks is not known: {trouble}")),
+        Ok(list) if list.lines().any(|known| known.trim() == driver) => None,
+        Ok(list) => {
+            let (first, last) = (list.lines().next(), list.lines().last());
+            let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+            Some(format!(
+                "this version of gVisor does not speak driver {driver}; `{} nvproxy \
+                 list-supported-drivers` names those that it does, from {first} to {last}",
+                program.display()
+            ))
+        }
+    }
+}
+
 fn fact(name: &'static str, remedy: &'static str, found: Result<String, String>) -> Fact {
     let ok = found.is_ok();
     Fact { name, ok, detail: found.unwrap_or_else(|problem| problem), remedy }

@@ -194,7 +194,7 @@ impl GvisorRuntime {
                 // For what reading needs besides the memory that is read. The watch takes it back.
                 cgroup.memory().set_limit(limits.memory.hard.saturating_add(LOAN))?;
             }
-            runsc.spawn_making(&spec.id, &origin, &cgroup.doors())
+            runsc.spawn_making(&spec, &origin, &cgroup.doors())
         });
         spawned.await.map_err(host("prepare", &id))
     }
@@ -468,6 +468,7 @@ impl Runtime for GvisorRuntime {
             freeze: true,
             memory_snapshots: true,
             live_resize: true,
+            gpus: true,
         }
     }
 
@@ -483,7 +484,7 @@ impl Runtime for GvisorRuntime {
             let detail = "it waits for a memory image".to_owned();
             return Err(RuntimeError::Backend { step: "start", id: id.clone(), detail });
         }
-        let (runsc, sandbox) = (self.runsc.clone(), id.clone());
+        let (runsc, sandbox) = (self.runsc.clone(), Arc::clone(&spec));
         let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox)).await;
         let child = spawned.map_err(host("start", id))?;
         let call = Call { step: "start", id, limit: self.config.deadlines.start };

@@ -39,6 +39,6 @@ mod urpc;
 mod watch;
 
 pub use config::{GvisorConfig, GvisorDeadlines};
-pub use doctor::{Fact, examine};
+pub use doctor::{Fact, driver_obstacle, examine};
 pub use gvisor::{GvisorRuntime, GvisorStartError};
 pub use remains::{GvisorRemoveError, remove_all};

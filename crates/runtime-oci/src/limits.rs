@@ -132,10 +132,12 @@ mod tests {
                 cpu: MilliCpu::from_milli(milli),
                 memory: ByteSize::from_mib(mib),
                 disk: ByteSize::from_mib(1),
+                gpus: None,
             },
             tarnd: "/t".into(),
             processes,
             share: CpuShare::Own,
+            gpus: None,
         })
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tarn_types::{ByteSize, ErrorClass, Resources, SandboxId};
+use tarn_types::{ByteSize, ErrorClass, GpuFiles, Resources, SandboxId};
 use thiserror::Error;
 
 /// The isolation technologies tarn can drive.
@@ -31,6 +31,8 @@ pub struct Capabilities {
     pub memory_snapshots: bool,
     /// A running sandbox can be given other limits.
     pub live_resize: bool,
+    /// A sandbox can use GPUs of the host.
+    pub gpus: bool,
 }
 
 /// What must be the same where a memory image is restored.
@@ -77,6 +79,8 @@ pub struct RuntimeSpec {
     pub processes: u32,
     /// How much of a busy CPU it gets to begin with.
     pub share: CpuShare,
+    /// What it needs of the host to use its GPUs, if it has any. Not needed to adopt it.
+    pub gpus: Option<GpuFiles>,
 }
 
 /// A started sandbox: where its daemon listens, and enough to recognise its process again.

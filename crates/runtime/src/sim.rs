@@ -80,6 +80,7 @@ impl Runtime for SimRuntime {
             freeze: true,
             memory_snapshots: true,
             live_resize: true,
+            gpus: true,
         }
     }
 

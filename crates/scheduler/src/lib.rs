@@ -2,7 +2,7 @@
 //!
 //! Memory is a limit, not a reservation: a node admits a sandbox while the memory that is
 //! available now, minus a reserve, covers the starts under way (design §4). CPU is a quota and
-//! overcommitted. Disk is thin; the pool keeps a reserve.
+//! overcommitted. Disk is thin; the pool keeps a reserve. GPUs are given out whole, by exact model.
 
 mod pool;
 mod prestart;
@@ -11,7 +11,7 @@ mod stage;
 pub use pool::{PoolPlace, PoolPlan, PoolRule, pool};
 pub use prestart::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
 pub use stage::{StageDemand, StageRule, stages};
-use tarn_types::{ByteSize, MilliCpu, NodeId, PendingReason, Resources};
+use tarn_types::{ByteSize, GpuStock, MilliCpu, NodeId, PendingReason, Resources};
 
 /// The numbers of the admission rule; all are configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Room {
     pub disk_available: ByteSize,
     /// Whether it takes new sandboxes.
     pub draining: bool,
+    /// Its GPUs, each model once.
+    pub gpus: Vec<GpuStock>,
 }
 
 /// Why a node was passed over.
@@ -64,6 +66,10 @@ pub enum Obstacle {
     Memory,
     /// Its pool has no room above the reserve.
     Disk,
+    /// It has not so many GPUs of that model, in use or not.
+    NoGpu,
+    /// Too few of its GPUs of that model can be given out now.
+    GpuBusy,
 }
 
 /// Where a sandbox goes, or why it waits.
@@ -129,8 +135,17 @@ fn obstacles(rule: &AdmissionRule, request: &Resources, room: &Room) -> Vec<Obst
             Obstacle::Disk,
             room.disk_available.bytes() <= percent(room.disk, rule.disk_reserve_percent),
         ),
+        (Obstacle::NoGpu, gpus_short(request, room, |stock| stock.total)),
+        (Obstacle::GpuBusy, gpus_short(request, room, |stock| stock.free)),
     ];
     tests.into_iter().filter(|(_, holds)| *holds).map(|(obstacle, _)| obstacle).collect()
+}
+
+/// Says whether a node has fewer GPUs of the very model that is asked for.
+fn gpus_short(request: &Resources, room: &Room, count: impl Fn(&GpuStock) -> u32) -> bool {
+    let Some(wanted) = request.gpus else { return false };
+    let stock = room.gpus.iter().find(|stock| stock.model == wanted.model);
+    stock.map_or(0, count) < wanted.count
 }
 
 /// Decides whether the node of a running sandbox can give it `to` instead of `from`. What does not
@@ -155,6 +170,8 @@ pub fn admit_growth(
         Obstacle::Cpu => to.cpu > from.cpu,
         Obstacle::Memory => to.memory > from.memory,
         Obstacle::Disk => to.disk > from.disk,
+        // It keeps those that it has.
+        Obstacle::NoGpu | Obstacle::GpuBusy => false,
     };
     match obstacles(rule, &request, &without).into_iter().find(|found| matters(*found)) {
         Some(obstacle) => Err(obstacle),
@@ -182,6 +199,8 @@ impl Default for AdmissionRule {
 
 #[cfg(test)]
 mod tests {
+    use tarn_types::{GpuModel, Gpus};
+
     use super::*;
 
     fn room(change: impl FnOnce(&mut Room)) -> Room {
@@ -195,6 +214,7 @@ mod tests {
             disk: ByteSize::from_mib(100_000),
             disk_available: ByteSize::from_mib(50_000),
             draining: false,
+            gpus: Vec::new(),
         };
         change(&mut room);
         room
@@ -244,6 +264,7 @@ mod tests {
             cpu: MilliCpu::from_milli(milli),
             memory: mib(memory),
             disk: mib(disk),
+            gpus: None,
         };
         let busy = || {
             room(|r| {
@@ -296,5 +317,53 @@ mod tests {
         let obstacles = vec![(full.node, Obstacle::Disk)];
         let no_room = PendingReason::NoResourcesAvailable;
         assert_eq!(waits, Placement::Wait { reason: no_room, obstacles });
+    }
+    #[test]
+    fn the_table_of_gpus() {
+        let model = |name: &str| name.parse::<GpuModel>().expect("a name");
+        let stock = |name: &str, total, free| GpuStock { model: model(name), total, free };
+        let node = |seed, gpus: Vec<GpuStock>| {
+            room(|r| {
+                r.node = NodeId::from_random([seed; 16]);
+                r.gpus = gpus;
+            })
+        };
+        let one = node(1, vec![stock("H100", 4, 1), stock("A10", 2, 2)]);
+        let two = node(2, vec![stock("H100", 2, 2), stock("T4", 1, 0)]);
+        let on = |room: &Room| Placement::On(room.node.clone());
+        let wait = |obstacles: [Obstacle; 2]| Placement::Wait {
+            reason: PendingReason::NoResourcesAvailable,
+            obstacles: vec![
+                (NodeId::from_random([1; 16]), obstacles[0]),
+                (NodeId::from_random([2; 16]), obstacles[1]),
+            ],
+        };
+        let table = [
+            ("a model of one node", "A10", 1, on(&one)),
+            ("all of it", "A10", 2, on(&one)),
+            ("as many as only one node has free", "H100", 2, on(&two)),
+            ("either has one: the first", "H100", 1, on(&one)),
+            ("busy", "T4", 1, wait([Obstacle::NoGpu, Obstacle::GpuBusy])),
+            ("more than are free anywhere", "H100", 4, wait([Obstacle::GpuBusy, Obstacle::NoGpu])),
+            ("more than there are", "H100", 5, wait([Obstacle::NoGpu; 2])),
+            ("never two nodes together", "H100", 3, wait([Obstacle::GpuBusy, Obstacle::NoGpu])),
+            ("a model of nobody", "A100-80GB", 1, wait([Obstacle::NoGpu; 2])),
+            ("a like name is another model", "A1", 1, wait([Obstacle::NoGpu; 2])),
+            ("so is another case", "h100", 1, wait([Obstacle::NoGpu; 2])),
+        ];
+        let rooms = [one.clone(), two.clone()];
+        for (name, wanted, count, expected) in table {
+            let gpus = Some(Gpus { model: model(wanted), count });
+            let request = Resources { gpus, ..Resources::default() };
+            assert_eq!(place(&AdmissionRule::default(), &request, &rooms), expected, "{name}");
+        }
+        // Who asks for none is not kept from a node by its GPUs, nor drawn to it.
+        let plain = place(&AdmissionRule::default(), &Resources::default(), &rooms);
+        assert_eq!(plain, on(&one));
+        // A running sandbox keeps its own while it grows, though no other is free.
+        let gpus = Some(Gpus { model: model("T4"), count: 1 });
+        let had = Resources { gpus, ..Resources::default() };
+        let more = Resources { memory: ByteSize::from_mib(2048), ..had };
+        assert_eq!(admit_growth(&AdmissionRule::default(), &had, &more, &two), Ok(()));
     }
 }

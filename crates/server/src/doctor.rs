@@ -11,14 +11,15 @@ use std::{
 use anyhow::bail;
 use clap::Args;
 use serde::{Serialize, de::DeserializeOwned};
-use tarn_api::response::{OrphanList, SnapshotList, TransferList};
-use tarn_cli::{ClientCommand, ListOptions, OrphanCommand, SnapshotCommand};
+use tarn_api::response::{AdminGpu, AdminGpuList, OrphanList, SnapshotList, TransferList};
+use tarn_cli::{ClientCommand, GpuCommand, ListOptions, OrphanCommand, SnapshotCommand};
 use tarn_hostnet::SlotsConfig;
-use tarn_runtime_oci::GvisorConfig;
+use tarn_runtime_oci::{GvisorConfig, driver_obstacle};
 use tarn_types::SnapshotStatus;
 
 use crate::{
     config::DataDir,
+    gpu,
     host::runsc_dir,
     identity, secrets,
     tls::{self, Outlook},
@@ -100,6 +101,7 @@ async fn look(assets: &Path, data: &DataDir) -> Vec<Finding> {
     }));
     findings.extend(network_findings(data));
     findings.extend(gvisor_findings(assets, data).await);
+    findings.extend(gpu_findings(assets, data).await);
     findings.push(images(assets));
     findings
 }
@@ -158,6 +160,26 @@ async fn gvisor_findings(assets: &Path, data: &DataDir) -> Vec<Finding> {
             remedy: (!fact.ok).then(|| fact.remedy.to_owned()),
             detail: fact.detail,
             optional: false,
+        })
+        .collect()
+}
+
+/// GPUs are nothing that a server needs; what keeps sandboxes from those that are there is said.
+async fn gpu_findings(assets: &Path, data: &DataDir) -> Vec<Finding> {
+    let config =
+        runsc_dir(assets).map(|dir| GvisorConfig::new(dir, data.runsc(), identity::tag(data)));
+    let obstacle = async |driver: &str| match &config {
+        Ok(config) => driver_obstacle(config, driver).await,
+        Err(bad) => Some(format!("{bad:#}")),
+    };
+    let facts = tarn_gpu::examine(&gpu::cdi_dirs(), obstacle).await.into_iter();
+    facts
+        .map(|fact| Finding {
+            name: fact.name.to_owned(),
+            ok: fact.ok,
+            detail: fact.detail,
+            remedy: fact.remedy,
+            optional: true,
         })
         .collect()
 }
@@ -244,6 +266,7 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
         }];
     };
     let damaged = damaged_snapshots(data).await.unwrap_or_default();
+    let gpus = gpus_out_of_use(data).await.unwrap_or_default();
     let unfound: Vec<_> =
         list.unfound.iter().map(|lost| format!("{} ({})", lost.id, lost.trouble)).collect();
     vec![
@@ -262,6 +285,12 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
              those once nothing in them is needed",
         ),
         object_store(&transfers),
+        kept(
+            "GPUs out of use",
+            "given to nobody",
+            &gpus,
+            "mend what each one has (nvidia-smi says more), and start the server again",
+        ),
         kept(
             "damaged snapshots",
             "not restored any more, and kept until they are deleted",
@@ -305,9 +334,9 @@ fn object_store(list: &TransferList) -> Finding {
     }
 }
 
-fn kept(name: &str, what: &str, sandboxes: &[String], remedy: &str) -> Finding {
-    let ok = sandboxes.is_empty();
-    let all = || format!("{} {what}: {}", sandboxes.len(), sandboxes.join(", "));
+fn kept(name: &str, what: &str, things: &[String], remedy: &str) -> Finding {
+    let ok = things.is_empty();
+    let all = || format!("{} {what}: {}", things.len(), things.join(", "));
     Finding {
         name: name.to_owned(),
         ok,
@@ -324,6 +353,17 @@ async fn unserved(data: &DataDir) -> anyhow::Result<OrphanList> {
 async fn transfers(data: &DataDir) -> anyhow::Result<TransferList> {
     let list = SnapshotCommand::Transfers(ListOptions { json: true });
     ask(data, ClientCommand::Snapshot(list)).await
+}
+
+/// Asks the server for the GPUs that it gives to nobody.
+async fn gpus_out_of_use(data: &DataDir) -> anyhow::Result<Vec<String>> {
+    let list = ClientCommand::Gpu(GpuCommand::Ls(ListOptions { json: true }));
+    let list: AdminGpuList = ask(data, list).await?;
+    let out = list.gpus.into_iter().filter_map(|gpu| {
+        let AdminGpu { id, model, reason, .. } = gpu;
+        Some(format!("{id}, {model} ({})", reason?))
+    });
+    Ok(out.collect())
 }
 
 /// Asks the server of the data directory, by the same command that an operator would use.

@@ -4,7 +4,7 @@ use std::{path::Path, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use tarn_host::{
-    Captures, Images, Layers, Slots,
+    Captures, Gpus, Images, Layers, Slots,
     sim::{SimCaptures, SimImages, SimLayers, SimSlots},
 };
 use tarn_hostnet::{HostSlots, SlotLimits, SlotsConfig};
@@ -14,11 +14,12 @@ use tarn_storage::{
     Daemons, HostCaptures, HostImages, HostLayers, Pool, PoolOptions, PoolSizing, StockImages,
 };
 use tarn_task::{SystemClock, Tasks};
-use tarn_types::{BootId, ByteSize, InstanceTag, Resources};
+use tarn_types::{BootId, ByteSize, GpuModel, InstanceTag, Resources};
 use tokio::sync::mpsc;
 
 use crate::{
     config::{Config, DataDir, RuntimeChoice},
+    gpu,
     object_store::OpenObjectStore,
 };
 
@@ -32,6 +33,7 @@ pub(crate) struct Host {
     pub(crate) layers: Arc<dyn Layers>,
     pub(crate) slots: Arc<dyn Slots>,
     pub(crate) captures: Arc<dyn Captures>,
+    pub(crate) gpus: Arc<dyn Gpus>,
     pub(crate) object_store: Option<OpenObjectStore>,
     /// The host's copy of `tarnd`.
     pub(crate) tarnd: PathBuf,
@@ -47,6 +49,8 @@ pub(crate) struct HostPlan<'a> {
     pub(crate) tag: &'a InstanceTag,
     pub(crate) tasks: &'a Tasks,
     pub(crate) boot: &'a BootId,
+    /// GPUs that are there for tests alone, in place of what the machine has.
+    pub(crate) simulated_gpus: &'a [GpuModel],
 }
 
 // === impl Host ===
@@ -81,7 +85,12 @@ impl Host {
         let slots = HostSlots::start(slots_config(plan)?, tasks.clone())
             .await
             .context("start the network slots")?;
+        let gpus = match plan.simulated_gpus {
+            [] => gpu::find(&gvisor_config(plan)?, tasks).await,
+            models => gpu::simulated(models, plan.data),
+        };
         Ok(Self {
+            gpus,
             runtime: Arc::new(runtime),
             images: Arc::new(images),
             layers: Arc::new(layers),
@@ -98,6 +107,7 @@ impl Host {
         let (events, inbox) = mpsc::channel(EVENT_BOUND);
         tracing::warn!("the simulated runtime isolates nothing; it is for tests and benches");
         Self {
+            gpus: gpu::simulated(plan.simulated_gpus, plan.data),
             runtime: Arc::new(SimRuntime::new(tasks.clone(), events)),
             images: Arc::new(SimImages::new(&[
                 "tensorlake/ubuntu-minimal",

@@ -8,6 +8,7 @@ mod addresses;
 mod ca;
 mod config;
 mod doctor;
+mod gpu;
 mod host;
 mod identity;
 mod images;

@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     addresses::Addresses,
     config::{Config, DataDir, LogFormat, RuntimeChoice},
-    doctor,
+    doctor, gpu,
     host::{Host, HostPlan},
     identity, listen,
     object_store::OpenObjectStore,
@@ -56,6 +56,9 @@ pub(crate) struct UpArgs {
     /// Allow `node.runtime = "sim"`, which isolates nothing; for tests and benches.
     #[arg(long, hide = true)]
     allow_simulated_runtime: bool,
+    /// Give out GPUs of these models that are not there, in place of those that are; for tests.
+    #[arg(long, hide = true, value_name = "MODEL,…", default_value = "")]
+    simulated_gpus: String,
 }
 
 /// Runs the server until a signal.
@@ -172,7 +175,10 @@ async fn start(
     let tag = identity::tag(data);
     let tarnd = find_tarnd(args, config)?;
     let boot = identity::boot_id()?;
-    let plan = HostPlan { config, data, assets, tarnd: &tarnd, tag: &tag, tasks, boot: &boot };
+    let simulated_gpus = &gpu::simulated_models(&args.simulated_gpus)?;
+    let tarnd = &tarnd;
+    let plan =
+        HostPlan { config, data, assets, tarnd, tag: &tag, tasks, boot: &boot, simulated_gpus };
     let host = Host::open(&plan).await?;
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let store = SqliteStore::open(&data.store(), store_tasks)
@@ -262,6 +268,7 @@ async fn start_node(
         layers: host.layers,
         slots: host.slots,
         captures: host.captures,
+        gpus: host.gpus,
         archive: host
             .object_store
             .map(|OpenObjectStore { archive, place, .. }| NodeArchive { archive, place }),
@@ -310,6 +317,7 @@ fn serve_all(
     let metrics = [
         Some(ingress_metrics(proxy.stats())),
         Some(crate::prestart::metrics(&started.node)),
+        Some(gpu::metrics(&started.control)),
         acceptors.metrics(),
         object_store,
     ];

@@ -6,6 +6,7 @@
 
 mod class;
 mod generation;
+mod gpu;
 mod id;
 mod image;
 mod log;
@@ -28,6 +29,7 @@ mod token;
 
 pub use class::ErrorClass;
 pub use generation::Generation;
+pub use gpu::{GpuDeviceNode, GpuFiles, GpuId, GpuModel, GpuModelError, GpuMount, GpuStock, Gpus};
 pub use id::{
     IdError, ImageId, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId, SshKeyId,
 };

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, MilliCpu};
+use crate::{ByteSize, Gpus, MilliCpu};
 
-/// What a sandbox may use: CPU by quota, memory and disk by limit (spec 01 §8).
+/// What a sandbox may use: CPU by quota, memory and disk by limit, whole GPUs for
+/// itself (spec 01 §8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Resources {
     /// CPU quota, in thousandths.
@@ -13,15 +14,19 @@ pub struct Resources {
     pub memory: ByteSize,
     /// Size of the writable layer, in bytes.
     pub disk: ByteSize,
+    /// GPUs that nobody else has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Gpus>,
 }
 
 impl Default for Resources {
-    /// One CPU, 1024 MiB of memory, 10240 MiB of disk.
+    /// One CPU, 1024 MiB of memory, 10240 MiB of disk, no GPU.
     fn default() -> Self {
         Self {
             cpu: MilliCpu::from_milli(1000),
             memory: ByteSize::from_mib(1024),
             disk: ByteSize::from_mib(10240),
+            gpus: None,
         }
     }
 }

@@ -64,6 +64,8 @@ pub enum FailedStep {
     Snapshot,
     /// Restoring its memory and processes in the runtime.
     Restore,
+    /// Giving it its GPUs.
+    Gpu,
 }
 
 /// Who is to blame for a start that failed; fixes `termination_reason`.
@@ -215,6 +217,7 @@ impl fmt::Display for FailedStep {
             Self::Init => "init",
             Self::Snapshot => "snapshot",
             Self::Restore => "runtime restore",
+            Self::Gpu => "GPU",
         })
     }
 }

@@ -47,7 +47,7 @@ CREATE = {
     "access as text": _create({"allow_unauthenticated_access": "true"}, BAD),
     "gpus as number": _create({"resources": {"gpus": 1}}, BAD),
     "gpu count zero": _create({"resources": {"gpus": [{"count": 0, "model": "A10"}]}}, BAD),
-    "gpu without model": _create({"resources": {"gpus": [{"count": 1}]}}, BAD),
+    "gpu without model": _create({"resources": {"gpus": [{"count": 1}]}}, (400, "NO_SUCH_GPU")),
     "two gpu models": _create({"resources": {"gpus": [{"count": 1, "model": "A10"}, {"count": 1, "model": "T4"}]}}, BAD),
     "two disk sizes": _create({"resources": {"disk_mb": 2048, "ephemeral_disk_mb": 4096}}, BAD),
     "network as text": _create({"network": "off"}, BAD),

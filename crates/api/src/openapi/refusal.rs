@@ -86,17 +86,22 @@ const POOL_CLAIMS: [ErrorCode; 5] = [
     ErrorCode::QuotaExceeded,
 ];
 
+/// What a suspend may answer.
+const SANDBOX_SUSPENDS: [ErrorCode; 6] = [
+    ErrorCode::InvalidRequest,
+    // Of one that has GPUs.
+    ErrorCode::NotSupported,
+    ErrorCode::SandboxEphemeral,
+    ErrorCode::SandboxNotRunning,
+    ErrorCode::SandboxNotFound,
+    ErrorCode::SandboxTerminated,
+];
+
 /// Returns the errors that are an operation's own.
 pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
     match operation {
         Operation::SandboxCreate => &SANDBOX_SETTINGS,
-        Operation::SandboxSuspend | Operation::AdminSandboxSuspend => &[
-            ErrorCode::InvalidRequest,
-            ErrorCode::SandboxEphemeral,
-            ErrorCode::SandboxNotRunning,
-            ErrorCode::SandboxNotFound,
-            ErrorCode::SandboxTerminated,
-        ],
+        Operation::SandboxSuspend | Operation::AdminSandboxSuspend => &SANDBOX_SUSPENDS,
         Operation::SandboxResume | Operation::AdminSandboxResume => &[
             ErrorCode::InvalidRequest,
             ErrorCode::SandboxNotFound,
@@ -183,6 +188,7 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::SshKeyList
         | Operation::AdminSnapshotList
         | Operation::AdminTransferList
+        | Operation::AdminGpuList
         | Operation::AdminOrphanList => &[],
     }
 }

@@ -8,8 +8,8 @@ use crate::{
         SandboxPool, SetQuota, UpdateSandbox,
     },
     response::{
-        AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminProject,
-        AdminProjectList, AdminPull, AdminRegisteredImage, AdminRegistryLogin,
+        AdminGpu, AdminGpuList, AdminImage, AdminImageList, AdminImageName, AdminImageNames,
+        AdminProject, AdminProjectList, AdminPull, AdminRegisteredImage, AdminRegistryLogin,
         AdminRegistryLoginList, AdminSandbox, AdminSandboxList, AdminSecret, AdminSecretList,
         CasImageBody, CasImageId, CasImageList, CopySandboxResponse, CreatePoolResponse,
         CreateSandboxResponse, CreateSnapshotResponse, ErrorDetails, GpuInfo, HealthBody, KeyEntry,
@@ -24,6 +24,8 @@ use crate::{
 
 #[derive(utoipa::OpenApi)]
 #[openapi(components(schemas(
+    AdminGpu,
+    AdminGpuList,
     AdminImage,
     AdminImageList,
     AdminImageName,

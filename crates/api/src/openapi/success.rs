@@ -99,12 +99,11 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
         Operation::AdminKeyList => &[(200, "The keys", Answer::Json("KeyList"))],
         Operation::AdminKeyRevoke => &[(200, "It opens nothing any more", Answer::AnyJson)],
         Operation::AdminSandboxList => &[(200, "The sandboxes", Answer::Json("AdminSandboxList"))],
-        Operation::AdminTransferList => {
-            &[(200, "The transfers, and where the object store is", Answer::Json("TransferList"))]
-        }
+        Operation::AdminTransferList => &[(200, "The transfers", Answer::Json("TransferList"))],
         Operation::AdminSnapshotVerify => {
             &[(200, "What was found", Answer::Json("SnapshotVerdict"))]
         }
+        Operation::AdminGpuList => &[(200, "The GPUs", Answer::Json("AdminGpuList"))],
         Operation::AdminOrphanList => {
             &[(200, "Their ids, and what keeps the others", Answer::Json("OrphanList"))]
         }

@@ -89,15 +89,14 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::AdminSandboxList => ("admin", "Lists the sandboxes of all projects"),
         Operation::AdminSandboxFetch => ("admin", "Returns a sandbox of any project, in short"),
         Operation::AdminSandboxNetwork => ("admin", "Returns a sandbox's network log"),
-        Operation::AdminSnapshotList => {
-            ("admin", "Lists the snapshots of all projects, each project's newest first")
-        }
+        Operation::AdminSnapshotList => ("admin", "Lists the snapshots of all projects"),
         Operation::AdminTransferList => {
             ("admin", "Lists what goes to and comes from the object store, and what failed")
         }
         Operation::AdminSnapshotVerify => {
             ("admin", "Reads all of a snapshot and says whether it is what was taken")
         }
+        Operation::AdminGpuList => ("admin", "Lists the GPUs of all nodes, and who has them"),
         Operation::AdminOrphanList => {
             ("admin", "Lists the sandboxes that a node has and the store does not know")
         }
@@ -180,6 +179,7 @@ pub(super) fn request(operation: Operation) -> Option<&'static str> {
         | Operation::AdminSandboxList
         | Operation::AdminTransferList
         | Operation::AdminSnapshotVerify
+        | Operation::AdminGpuList
         | Operation::AdminOrphanList => None,
     }
 }

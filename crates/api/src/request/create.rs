@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tarn_types::{
-    ByteSize, EgressEntry, EgressPolicy, ExposedPorts, ImageName, MilliCpu, PortAccess,
+    ByteSize, EgressEntry, EgressPolicy, ExposedPorts, GpuModel, ImageName, MilliCpu, PortAccess,
     SandboxName, SecretName, SecretNameError, SnapshotId,
 };
 use utoipa::ToSchema;
@@ -85,9 +85,9 @@ pub struct ResourcesRequest {
     /// Disk in MiB; absent = 10240. `ephemeral_disk_mb` is accepted for it.
     #[schema(value_type = Option<u64>)]
     pub disk_mb: Option<ByteSize>,
-    /// GPUs, all of one model.
+    /// GPUs, all of one model; on a restore an empty list asks for none.
     #[schema(value_type = Option<Vec<GpuRequest>>)]
-    pub gpus: Vec<GpuRequest>,
+    pub gpus: Option<Vec<GpuRequest>>,
 }
 
 /// Some GPUs of one model.
@@ -96,7 +96,8 @@ pub struct GpuRequest {
     /// How many; at least one.
     #[schema(minimum = 1)]
     pub count: u32,
-    /// Which.
+    /// Which; absent = A10.
+    #[schema(value_type = Option<String>, example = "H100")]
     pub model: String,
 }
 
@@ -198,9 +199,13 @@ fn disk(fields: &mut Fields<'_>) -> Result<Option<ByteSize>, Refusal> {
     Ok(disk.or(alias).map(ByteSize::from_mib))
 }
 
-fn gpus(fields: &mut Fields<'_>, ignored: &mut Vec<String>) -> Result<Vec<GpuRequest>, Refusal> {
+fn gpus(
+    fields: &mut Fields<'_>,
+    ignored: &mut Vec<String>,
+) -> Result<Option<Vec<GpuRequest>>, Refusal> {
+    let Some(items) = fields.list("gpus")? else { return Ok(None) };
     let mut gpus: Vec<GpuRequest> = Vec::new();
-    for item in fields.list("gpus")?.unwrap_or_default() {
+    for item in items {
         let mut gpu = item.object()?;
         let missing = |key: &str| Refusal::invalid(&format!("{}.{key}", item.path), "is missing");
         let count = gpu.take("count").ok_or_else(|| missing("count"))?;
@@ -210,8 +215,11 @@ fn gpus(fields: &mut Fields<'_>, ignored: &mut Vec<String>) -> Result<Vec<GpuReq
                 return Err(Refusal::invalid(&count.path, "must be a number of at least 1"));
             }
         };
-        let model = gpu.take("model").ok_or_else(|| missing("model"))?;
-        let (path, model) = (model.path.clone(), model.text()?);
+        let model = gpu.take("model");
+        let (path, model) = match &model {
+            Some(model) => (model.path.clone(), model.text()?),
+            None => (format!("{}.model", item.path), GpuModel::DEFAULT),
+        };
         if model.is_empty() || model.len() > MAX_GPU_MODEL {
             let reason = format!("must have 1 to {MAX_GPU_MODEL} characters");
             return Err(Refusal::invalid(&path, reason));
@@ -223,7 +231,7 @@ fn gpus(fields: &mut Fields<'_>, ignored: &mut Vec<String>) -> Result<Vec<GpuReq
         gpu.note_unknown(ignored);
         gpus.push(GpuRequest { count, model: model.to_owned() });
     }
-    Ok(gpus)
+    Ok(Some(gpus))
 }
 
 pub(crate) fn name(fields: &mut Fields<'_>) -> Result<Option<SandboxName>, Refusal> {

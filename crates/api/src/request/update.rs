@@ -80,7 +80,7 @@ impl UpdateSandbox {
             let reason = "a resize is a request of its own; send the other fields apart";
             return Err(Refusal::invalid("resources", reason));
         }
-        if !resources.gpus.is_empty() {
+        if resources.gpus.is_some() {
             let reason = "a sandbox keeps the GPUs that it was made with; leave them out";
             return Err(Refusal::invalid("resources.gpus", reason));
         }

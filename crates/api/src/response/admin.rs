@@ -98,6 +98,32 @@ pub struct OrphanList {
     pub unfound: Vec<UnfoundSandbox>,
 }
 
+/// The GPUs of all nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminGpuList {
+    /// The GPUs, as their drivers name them.
+    pub gpus: Vec<AdminGpu>,
+}
+
+/// A GPU of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminGpu {
+    /// The name that its driver gives it.
+    pub id: String,
+    /// The model by which it is asked for.
+    pub model: String,
+    /// What its maker calls it.
+    pub product: String,
+    /// `free`, `held`, `returning` or `out_of_use`.
+    pub state: String,
+    /// The sandbox that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// Why it is out of use. Once that is mended, a start of the server takes it in again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// What reading all of a snapshot led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotVerdict {

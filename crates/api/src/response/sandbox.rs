@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tarn_types::{
-    EgressEntry, EgressPolicy, EndCause, Resize, ResizeOutcome, Resources, SandboxId,
+    EgressEntry, EgressPolicy, EndCause, Gpus, Resize, ResizeOutcome, Resources, SandboxId,
     SandboxRecord, SandboxStatus, TerminationReason, UnixMillis,
 };
 use utoipa::ToSchema;
@@ -357,8 +357,14 @@ impl From<Resources> for ResourcesInfo {
             memory_mb: resources.memory.mib(),
             disk_mb,
             ephemeral_disk_mb: disk_mb,
-            gpus: Vec::new(),
+            gpus: resources.gpus.map(GpuInfo::from).into_iter().collect(),
         }
+    }
+}
+
+impl From<Gpus> for GpuInfo {
+    fn from(gpus: Gpus) -> Self {
+        Self { count: gpus.count, model: gpus.model.to_string() }
     }
 }
 

@@ -23,6 +23,14 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
+fn gpus_are_listed_by_either_word() {
+    for words in ["gpu ls", "gpu list"] {
+        let list = GpuCommand::Ls(ListOptions { json: false });
+        assert_eq!(parse(words).map(|cli| cli.command), Ok(ClientCommand::Gpu(list)));
+    }
+}
+
+#[test]
 fn commands_are_read() {
     let command = |line| parse(line).expect(line).command;
     assert_eq!(

@@ -72,6 +72,7 @@ impl Control {
             }
         }
         let spec = spec_of(&record.definition, record.timeout_secs);
+        let _gpus = self.gpu_turn(&spec.resources).await;
         let placement = self.choose(&spec, &self.rooms().await).await?;
         self.claim_new(&record, placement).await
     }

@@ -82,7 +82,9 @@ impl Control {
     /// Gives a claim a container, and says whether there was room for one.
     async fn place_claim(&self, id: &SandboxId) -> Result<bool, ControlError> {
         let Some(entry) = self.0.table.get(id) else { return Ok(true) };
-        let placement = self.choose(&entry.now().record.asked, &self.rooms().await).await?;
+        let asked = entry.now().record.asked.clone();
+        let _gpus = self.gpu_turn(&asked.resources).await;
+        let placement = self.choose(&asked, &self.rooms().await).await?;
         let (event, room) = match placement {
             Placement::On(node) => (Event::Placed(node), true),
             Placement::Wait { reason, .. } => (Event::NotPlaced(reason), false),
@@ -100,6 +102,7 @@ impl Control {
             }
             // Nothing limits the time that one waits.
             let spec = spec_of(&pool.definition, 0);
+            let _gpus = self.gpu_turn(&spec.resources).await;
             let placement = self.choose(&spec, &self.rooms().await).await?;
             if let Placement::Wait { reason, obstacles } = placement {
                 tracing::debug!(

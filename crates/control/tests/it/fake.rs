@@ -13,15 +13,15 @@ use tarn_control::{Control, ControlConfig, ControlParts, CreateAsk, SandboxView,
 use tarn_host::sim::SimImages;
 use tarn_node_api::{
     ApplyError, ArchiveOrder, ArchiveReport, ArchiveView, CaptureOrder, CaptureReport,
-    DiscardError, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget, NodeView, Report,
+    DiscardError, Endpoint, GpuView, HeldSnapshot, Node, NodeIntent, NodeTarget, NodeView, Report,
     ReportSink, Unfound, VerifyError,
 };
 use tarn_store::{MemoryStore, Store, log::MemoryLogStore};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
     ArchiveFacts, BootImage, ByteSize, CaptureFacts, Captured, DaemonToken, EndCause, Generation,
-    ImageDigest, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace, ProjectId, Resources,
-    SandboxId, SandboxRef, SandboxStatus, Shape, SnapshotId, UnixMillis,
+    GpuModel, GpuStock, ImageDigest, MilliCpu, NetworkLog, NodeId, Observed, ObservedPhase, Pace,
+    ProjectId, Resources, SandboxId, SandboxRef, SandboxStatus, Shape, SnapshotId, UnixMillis,
 };
 
 /// How a fake node behaves on its own.
@@ -67,6 +67,8 @@ pub(crate) struct FakeNode {
     pub(crate) discard_failures: Mutex<usize>,
     /// Why no memory goes on here.
     pub(crate) obstacle: Mutex<Option<String>>,
+    /// How many GPUs of which models it has; sandboxes that are to run take them.
+    pub(crate) gpus: Mutex<Vec<(&'static str, u32)>>,
 }
 
 /// A control plane with its surroundings.
@@ -109,7 +111,25 @@ impl FakeNode {
             verified: Mutex::default(),
             discard_failures: Mutex::default(),
             obstacle: Mutex::default(),
+            gpus: Mutex::default(),
         })
+    }
+
+    /// Returns its GPUs, less those of what it was told to run.
+    fn stock(&self) -> Vec<GpuStock> {
+        let told = self.told.lock();
+        let taken = |model: GpuModel| -> u32 {
+            let wanted = told.values().filter_map(|intent| match &intent.target {
+                NodeTarget::Running(launch) => launch.resources.gpus,
+                NodeTarget::Suspended | NodeTarget::Terminated(_) => None,
+            });
+            wanted.filter(|gpus| gpus.model == model).map(|gpus| gpus.count).sum()
+        };
+        let stock = |(name, total): &(&str, u32)| {
+            let model = name.parse().expect("a name");
+            GpuStock { model, total: *total, free: total.checked_sub(taken(model)).expect("free") }
+        };
+        self.gpus.lock().iter().map(stock).collect()
     }
 
     pub(crate) fn report_of(
@@ -290,7 +310,12 @@ impl Node for FakeNode {
             disk_available: ByteSize::from_mib(500_000),
             disk: ByteSize::from_mib(1_000_000),
             draining: false,
+            gpus: self.stock(),
         }
+    }
+
+    fn gpus(&self) -> Vec<GpuView> {
+        Vec::new()
     }
 
     async fn list(&self) -> Vec<Report> {

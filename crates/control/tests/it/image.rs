@@ -171,7 +171,7 @@ async fn an_image_is_kept_as_long_as_anything_needs_it() {
         cpu: None,
         memory: None,
         disk: None,
-        gpu_models: Vec::new(),
+        gpus: None,
         timeout_secs: None,
         entrypoint: None,
         max_containers: None,

@@ -4,6 +4,7 @@ mod archive;
 mod copy;
 mod create;
 mod fake;
+mod gpu;
 mod image;
 mod key;
 mod pool;

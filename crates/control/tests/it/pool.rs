@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tarn_control::{ControlError, ListAsk, NetworkPatch, PoolAsk, PoolContainer, SandboxView};
+use tarn_control::{
+    ControlError, GpuAsk, ListAsk, NetworkPatch, PoolAsk, PoolContainer, SandboxView,
+};
 use tarn_node_api::NodeTarget;
 use tarn_route_api::{RouteError, Routes as _};
 use tarn_store::{Loss, MemoryStore, Order, Store as _, UnreliableStore};
@@ -22,7 +24,7 @@ fn ask(warm: u32, max: Option<u32>) -> PoolAsk {
         cpu: None,
         memory: None,
         disk: None,
-        gpu_models: Vec::new(),
+        gpus: None,
         timeout_secs: Some(30),
         entrypoint: None,
         max_containers: max,
@@ -387,7 +389,10 @@ async fn what_a_pool_cannot_be_is_refused_by_name() {
         (ask(0, Some(0)), "max_containers: 0 would leave every claim waiting"),
         (PoolAsk { memory: Some(small), ..ask(0, None) }, "resources.memory_mb: 1 MiB"),
         (PoolAsk { disk: Some(small), ..ask(0, None) }, "resources.disk_mb: 1 MiB"),
-        (PoolAsk { gpu_models: vec!["H100".into()], ..ask(0, None) }, "resources.gpus[0].model"),
+        (
+            PoolAsk { gpus: Some(vec![GpuAsk { model: "H100".into(), count: 1 }]), ..ask(0, None) },
+            "resources.gpus[0].model",
+        ),
         (
             PoolAsk { image: "nope".parse().expect("a name"), ..ask(0, None) },
             "image: no image is named `nope`",

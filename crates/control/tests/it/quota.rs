@@ -142,7 +142,7 @@ async fn pool(world: &World, warm: u32) -> PoolId {
         cpu: None,
         memory: None,
         disk: None,
-        gpu_models: Vec::new(),
+        gpus: None,
         timeout_secs: Some(30),
         entrypoint: None,
         max_containers: None,

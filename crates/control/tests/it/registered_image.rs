@@ -204,7 +204,7 @@ async fn files_stay_for_what_is_pending_and_for_pools() {
         cpu: None,
         memory: None,
         disk: None,
-        gpu_models: Vec::new(),
+        gpus: None,
         timeout_secs: None,
         entrypoint: None,
         max_containers: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tarn_control::{ControlError, CreateAsk, SandboxView};
+use tarn_control::{ControlError, CreateAsk, GpuAsk, SandboxView};
 use tarn_node_api::NodeTarget;
 use tarn_store::Store as _;
 use tarn_types::{
@@ -97,7 +97,10 @@ async fn a_filesystem_restore_may_say_otherwise_within_limits() {
             "image: it comes from the snapshot; name its image, `other`, or leave it out",
         ),
         (
-            CreateAsk { gpu_models: vec!["H100".to_owned()], ..of(&id) },
+            CreateAsk {
+                gpus: Some(vec![GpuAsk { model: "H100".to_owned(), count: 1 }]),
+                ..of(&id)
+            },
             "resources.gpus[0].model: no node has a GPU of model `H100`",
         ),
         (

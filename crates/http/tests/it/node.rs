@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tarn_control::Control;
 use tarn_node_api::{
     ApplyError, ArchiveOrder, ArchiveReport, ArchiveView, CaptureOrder, CaptureReport, Direction,
-    DiscardError, Endpoint, HeldSnapshot, Node, NodeIntent, NodeTarget, NodeView, Report,
+    DiscardError, Endpoint, GpuView, HeldSnapshot, Node, NodeIntent, NodeTarget, NodeView, Report,
     ReportSink as _, Transfer, Unfound, VerifyError,
 };
 use tarn_types::{
@@ -133,7 +133,12 @@ impl Node for FakeNode {
             disk_available: ByteSize::from_mib(900_000),
             disk: ByteSize::from_mib(1_000_000),
             draining: false,
+            gpus: Vec::new(),
         }
+    }
+
+    fn gpus(&self) -> Vec<GpuView> {
+        Vec::new()
     }
 
     async fn verify(&self, _snapshot: &SnapshotId, _pace: Pace) -> Result<ByteSize, VerifyError> {

@@ -1,6 +1,6 @@
 //! Every cell of the override matrix.
 
-use tarn_types::{Archival, NodeId, ProjectId, SandboxId, SnapshotId, UnixMillis};
+use tarn_types::{Archival, GpuModel, NodeId, ProjectId, SandboxId, SnapshotId, UnixMillis};
 
 use super::*;
 
@@ -34,9 +34,24 @@ fn captured() -> Captured {
             cpu: MilliCpu::from_milli(2000),
             memory: ByteSize::from_mib(512),
             disk: ByteSize::from_mib(4096),
+            gpus: None,
         },
         entrypoint: Some(vec!["serve".to_owned()]),
         secret_names: names(&["API_KEY", "OTHER"]),
+    }
+}
+
+fn two_gpus() -> Option<Gpus> {
+    Some(Gpus { model: GpuModel::DEFAULT.parse().expect("a name"), count: 2 })
+}
+
+#[test]
+fn the_gpus_of_a_snapshot_return_unless_others_are_asked_for() {
+    let mut with_gpus = snapshot(SnapshotKind::Filesystem);
+    with_gpus.captured.resources.gpus = two_gpus();
+    for (asked, expected) in [(None, two_gpus()), (Some(None), None)] {
+        let had = restored(&with_gpus, &Overrides { gpus: asked, ..Overrides::default() });
+        assert_eq!(had.map(|had| had.resources.gpus), Ok(expected));
     }
 }
 
@@ -81,7 +96,12 @@ fn a_filesystem_snapshot_gives_what_the_request_does_not_say() {
             with(|ask| ask.memory = Some(mib(9000))),
             Ok(resources(|had| had.memory = mib(9000))),
         ),
-        ("gpus are the limits' business", with(|ask| ask.gpus = true), Ok(captured())),
+        (
+            "gpus",
+            with(|ask| ask.gpus = Some(two_gpus())),
+            Ok(resources(|had| had.gpus = two_gpus())),
+        ),
+        ("no gpus", with(|ask| ask.gpus = Some(None)), Ok(captured())),
         (
             "more disk",
             with(|ask| ask.disk = Some(mib(5000))),
@@ -129,7 +149,8 @@ fn a_memory_snapshot_allows_nothing_not_even_the_same() {
         (Override::Cpu, with(|ask| ask.cpu = Some(had.resources.cpu))),
         (Override::Memory, with(|ask| ask.memory = Some(had.resources.memory))),
         (Override::Disk, with(|ask| ask.disk = Some(had.resources.disk))),
-        (Override::Gpus, with(|ask| ask.gpus = true)),
+        (Override::Gpus, with(|ask| ask.gpus = Some(two_gpus()))),
+        (Override::Gpus, with(|ask| ask.gpus = Some(None))),
         (Override::Image, with(|ask| ask.image = Some(had.image.name.clone()))),
         (Override::Entrypoint, with(|ask| ask.entrypoint = had.entrypoint.clone())),
         (Override::Entrypoint, with(|ask| ask.entrypoint = Some(vec![]))),
@@ -184,7 +205,7 @@ fn what_clients_send_unasked_is_not_said() {
         (|ask| ask.memory = None, Override::Cpu),
         (|ask| ask.cpu = Some(MilliCpu::from_milli(2000)), Override::Cpu),
         (|ask| ask.disk = Some(ByteSize::from_mib(4096)), Override::Cpu),
-        (|ask| ask.gpus = true, Override::Cpu),
+        (|ask| ask.gpus = Some(None), Override::Cpu),
     ];
     for (change, field) in changes {
         let mut ask = defaults.clone();

@@ -1,12 +1,17 @@
 //! What a daemon is told when its sandbox boots: who it is, what it runs, and the secrets it has.
 
+use std::borrow::Cow;
+
 use tarn_guest_api::{Environment, InitRequest, Limits, PROTOCOL, Secret};
 use tarn_types::{
-    EndCause, FailedStep, ImageConfig, Launch, SecretName, SecretValue, StartFailure,
+    EndCause, FailedStep, GpuFiles, ImageConfig, Launch, SecretName, SecretValue, StartFailure,
 };
 
 use super::{Files, Source, base64, failed};
 use crate::{ledger::Entry, service::Shared};
+
+/// Where the dynamic linker looks first.
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// The most output that a daemon retains, whatever its memory (spec 05 §2).
 const OUTPUT_MAX: u64 = 64 << 20;
@@ -16,12 +21,13 @@ pub(super) async fn init_request(
     shared: &Shared,
     entry: &Entry,
     source: &Source,
+    gpus: Option<&GpuFiles>,
 ) -> Result<InitRequest, EndCause> {
     let launch = &entry.launch;
     let image = launch.image.config().unwrap_or(&source.template.config);
     let secrets = secrets(shared, entry, source).await?;
     // A later pair wins (spec 01 §10).
-    let mut env = image.env.clone();
+    let mut env = with_driver(gpus, &image.env);
     env.extend(secrets.into_iter().map(|(name, value)| (name.into(), value.reveal().to_owned())));
     let random: [u8; 64] = shared.parts.entropy.bytes();
     Ok(InitRequest {
@@ -78,6 +84,24 @@ async fn secrets(
     Ok(revealed)
 }
 
+/// Adds to the environment of an image what its programs need to find the GPUs' driver.
+fn with_driver(gpus: Option<&GpuFiles>, image: &[(String, String)]) -> Vec<(String, String)> {
+    let Some(gpus) = gpus else { return image.to_vec() };
+    let mut env = gpus.env.clone();
+    env.extend(image.iter().cloned());
+    let dirs: Vec<_> = gpus.library_dirs.iter().map(|dir| dir.to_string_lossy()).collect();
+    if !dirs.is_empty() {
+        let own = image.iter().rev().find(|(name, _)| name == LIBRARY_PATH);
+        let own = own
+            .map(|(_, value)| value.as_str().into())
+            .filter(|own: &Cow<'_, str>| !own.is_empty());
+        // The image's own come first, as they would if the driver were a part of the system.
+        let all: Vec<_> = own.into_iter().chain(dirs).collect();
+        env.push((LIBRARY_PATH.to_owned(), all.join(":")));
+    }
+    env
+}
+
 fn misconfigured(message: String) -> EndCause {
     let failure = StartFailure::Configuration;
     EndCause::StartFailed { step: FailedStep::Init, failure, message }
@@ -100,6 +124,26 @@ mod tests {
     use tarn_types::{EgressPolicy, Resources};
 
     use super::*;
+
+    #[test]
+    fn the_driver_is_found_behind_what_the_image_says() {
+        let pairs = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+        };
+        let files = GpuFiles {
+            library_dirs: vec!["/d".into(), "/e".into()],
+            env: pairs(&[("A", "driver"), ("B", "driver")]),
+            ..GpuFiles::default()
+        };
+        let image = pairs(&[("A", "image"), ("LD_LIBRARY_PATH", "/i")]);
+        assert_eq!(with_driver(None, &image), image);
+        let told: std::collections::BTreeMap<_, _> =
+            with_driver(Some(&files), &image).into_iter().collect();
+        let expected = [("A", "image"), ("B", "driver"), ("LD_LIBRARY_PATH", "/i:/d:/e")];
+        assert_eq!(told, pairs(&expected).into_iter().collect());
+        let alone = with_driver(Some(&files), &[]);
+        assert!(alone.contains(&("LD_LIBRARY_PATH".to_owned(), "/d:/e".to_owned())));
+    }
 
     #[test]
     fn which_entrypoint_is_run() {

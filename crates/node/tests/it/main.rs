@@ -3,6 +3,7 @@
 mod adopt;
 mod archive;
 mod claim;
+mod gpu;
 mod image;
 mod life;
 mod log;

@@ -15,6 +15,7 @@ fn large() -> Resources {
         cpu: MilliCpu::from_milli(2000),
         memory: ByteSize::from_mib(2048),
         disk: ByteSize::from_mib(20_480),
+        gpus: None,
     }
 }
 

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_host::{
     Layers as _,
-    sim::{SimArchive, SimCaptures, SimImages, SimLayers, SimSlots},
+    sim::{SimArchive, SimCaptures, SimGpus, SimImages, SimLayers, SimSlots},
 };
 use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, NodeArchive, NodeConfig, NodeParts, NodeService,
@@ -33,9 +33,9 @@ use tarn_runtime::{
 use tarn_scheduler::{PrestartRule, StageRule};
 use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{
-    BootId, ByteSize, EgressPolicy, EndCause, Generation, Lasting, Launch, LogBatch, MilliCpu,
-    NodeId, ObservedPhase, ProjectId, RegistryLogin, Resources, SandboxId, SecretName, SecretValue,
-    SnapshotId, SnapshotKind, UnixMillis,
+    BootId, ByteSize, EgressPolicy, EndCause, Generation, GpuModel, Lasting, Launch, LogBatch,
+    MilliCpu, NodeId, ObservedPhase, ProjectId, RegistryLogin, Resources, SandboxId, SecretName,
+    SecretValue, SnapshotId, SnapshotKind, UnixMillis,
 };
 use tokio::sync::watch;
 
@@ -76,6 +76,8 @@ pub(crate) struct Host {
     pub(crate) keep_warm: Mutex<Duration>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) secrets: Arc<Secrets>,
+    /// The models of GPUs that the next nodes find.
+    pub(crate) gpus: Mutex<Vec<GpuModel>>,
     /// How many the next nodes start ahead; none to begin with.
     pub(crate) prestart: Mutex<PrestartRule>,
     pub(crate) stages: Mutex<StageRule>,
@@ -255,6 +257,7 @@ impl Host {
             servers: AtomicU64::new(1),
             logs: Arc::new(Logs::new()),
             secrets: Arc::default(),
+            gpus: Mutex::default(),
             prestart: Mutex::new(PrestartRule { most: 0, ..PrestartRule::default() }),
             stages: Mutex::new(StageRule { most: 0, ..StageRule::default() }),
         })
@@ -262,6 +265,11 @@ impl Host {
 
     pub(crate) fn ledger(&self) -> PathBuf {
         self.dir.path().join("ledger")
+    }
+
+    /// Where a file named after a GPU says what is wrong with it.
+    pub(crate) fn gpu_faults(&self) -> PathBuf {
+        self.dir.path().join("gpu-faults")
     }
 
     pub(crate) fn entries(&self) -> usize {
@@ -306,7 +314,9 @@ impl World {
             stages: *host.stages.lock(),
         };
         let gib = ByteSize::from_mib(16 * 1024);
+        let gpus = SimGpus::new(&host.gpus.lock(), Some(host.gpu_faults()));
         let parts = NodeParts {
+            gpus: Arc::new(gpus),
             runtime: Arc::new(SimRuntime::on(&host.sim, events)),
             images: Arc::clone(&host.images) as _,
             layers: Arc::clone(&host.layers) as _,

@@ -202,10 +202,12 @@ impl Host {
                 cpu: MilliCpu::from_milli(milli),
                 memory: ByteSize::from_mib(mib),
                 disk: ByteSize::from_mib(64),
+                gpus: None,
             },
             tarnd: guest_program(),
             processes: 200,
             share: CpuShare::Own,
+            gpus: None,
         };
         self.slots.lock().push(name.clone());
         ip(&format!("netns add {name}"));

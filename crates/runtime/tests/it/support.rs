@@ -41,6 +41,7 @@ pub(crate) fn spec(number: u16) -> RuntimeSpec {
         tarnd: "/sim/tarnd".into(),
         processes: 512,
         share: CpuShare::Own,
+        gpus: None,
     }
 }
 

@@ -26,7 +26,9 @@ fn what_says_nothing_asks_for_the_defaults() {
     for body in ["", " \n", "{}", nulls] {
         assert_eq!(parse(body), Ok(defaults()), "{body}");
     }
-    let present = CreateSandbox { resources_present: true, ..defaults() };
+    // On a restore an empty list of GPUs is a wish.
+    let resources = ResourcesRequest { gpus: Some(Vec::new()), ..ResourcesRequest::default() };
+    let present = CreateSandbox { resources, resources_present: true, ..defaults() };
     assert_eq!(parse(empties), Ok(present));
 }
 
@@ -39,6 +41,13 @@ fn the_body_of_the_sdk_is_read() {
         ..ResourcesRequest::default()
     };
     assert_eq!(sdk, CreateSandbox { resources, resources_present: true, ..defaults() });
+}
+
+#[test]
+fn a_gpu_of_no_model_is_the_default_one() {
+    let parsed = parse(r#"{"resources":{"gpus":[{"count":2},{"count":1,"model":"A10"}]}}"#);
+    let gpu = |count| GpuRequest { count, model: "A10".to_owned() };
+    assert_eq!(parsed.map(|value| value.resources.gpus), Ok(Some(vec![gpu(2), gpu(1)])));
 }
 
 #[test]
@@ -56,7 +65,8 @@ fn every_field_is_read() {
     assert_eq!(value.name.map(|name| name.to_string()).as_deref(), Some("box"));
     assert_eq!(value.image.map(|image| image.to_string()).as_deref(), Some("tensorlake/x"));
     assert_eq!(value.resources.disk_mb, Some(ByteSize::from_mib(2048)));
-    assert_eq!(value.resources.gpus, [GpuRequest { count: 1, model: "H100".to_owned() }]);
+    let gpus = vec![GpuRequest { count: 1, model: "H100".to_owned() }];
+    assert_eq!(value.resources.gpus, Some(gpus));
     assert_eq!(value.timeout_secs, Some(0));
     assert_eq!(value.entrypoint, Some(vec!["sleep".to_owned(), "9".to_owned()]));
     assert_eq!(value.network, Some(EgressPolicy::CLOSED));
@@ -124,11 +134,6 @@ const REFUSALS: &[(&str, &str, ErrorCode)] = &[
     (r#"{"resources":{"gpus":{}}}"#, "resources.gpus: must be a list", InvalidRequest),
     (r#"{"resources":{"gpus":[5]}}"#, "resources.gpus[0]: must be an object", InvalidRequest),
     (r#"{"resources":{"gpus":[{}]}}"#, "resources.gpus[0].count: is missing", InvalidRequest),
-    (
-        r#"{"resources":{"gpus":[{"count":1}]}}"#,
-        "resources.gpus[0].model: is missing",
-        InvalidRequest,
-    ),
     (
         r#"{"resources":{"gpus":[{"count":0,"model":"T4"}]}}"#,
         "resources.gpus[0].count: ",
