@@ -64,6 +64,8 @@ pub enum ErrorCode {
     NoSuchGpu,
     /// The project has that SSH key already.
     SshKeyExists,
+    /// The build takes no context any more.
+    BuildNotAwaiting,
     /// A quota of the project leaves less.
     QuotaExceeded,
     /// Too many requests with the key.
@@ -101,7 +103,7 @@ pub struct Refusal {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::InvalidRequest,
         Self::LimitExceeded,
         Self::NotSupported,
@@ -129,6 +131,7 @@ impl ErrorCode {
         Self::ImageNameTaken,
         Self::NoSuchGpu,
         Self::SshKeyExists,
+        Self::BuildNotAwaiting,
         Self::QuotaExceeded,
         Self::RateLimited,
         Self::PayloadTooLarge,
@@ -167,6 +170,7 @@ impl ErrorCode {
             Self::ImageNameTaken => "IMAGE_NAME_TAKEN",
             Self::NoSuchGpu => "NO_SUCH_GPU",
             Self::SshKeyExists => "SSH_KEY_EXISTS",
+            Self::BuildNotAwaiting => "BUILD_NOT_AWAITING",
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::RateLimited => "RATE_LIMITED",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
@@ -206,6 +210,7 @@ impl ErrorCode {
             | Self::SandboxBusy
             | Self::PoolInUse
             | Self::ImageNameTaken
+            | Self::BuildNotAwaiting
             | Self::SshKeyExists => 409,
             Self::PayloadTooLarge => 413,
             Self::QuotaExceeded | Self::RateLimited => 429,
@@ -244,6 +249,7 @@ impl ErrorCode {
             | Self::SandboxBusy
             | Self::PoolInUse
             | Self::ImageNameTaken
+            | Self::BuildNotAwaiting
             | Self::SshKeyExists => ErrorClass::Conflict,
             Self::QuotaExceeded | Self::RateLimited => ErrorClass::Quota,
             Self::Internal => ErrorClass::Internal,

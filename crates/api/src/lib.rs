@@ -14,4 +14,6 @@ mod route;
 pub use cursor::{Cursor, CursorError};
 pub use error::{ErrorBody, ErrorCode, Refusal};
 pub use openapi::openapi_json;
-pub use route::{Access, Family, ImageOperation, Method, Operation, ROUTES, Route, Serving};
+pub use route::{
+    Access, BuildOperation, Family, ImageOperation, Method, Operation, ROUTES, Route, Serving,
+};

@@ -3,6 +3,7 @@
 //! It shows what is built, nothing else. Paths are written here and not by macros at the handlers,
 //! because the table is what the router is made from.
 
+mod build;
 mod image;
 mod parameter;
 mod refusal;
@@ -49,7 +50,7 @@ pub fn openapi_json() -> String {
         "servers": [{"url": "http://127.0.0.1:8900"}],
         "tags": [
             {"name": "sandboxes"}, {"name": "snapshots"}, {"name": "pools"}, {"name": "secrets"},
-            {"name": "platform"},
+            {"name": "platform"}, {"name": "images"},
             {"name": "server"}, {"name": "admin"},
         ],
         "paths": paths,

@@ -1,6 +1,7 @@
 //! What callers send: JSON and query strings, parsed strictly.
 
 mod admin;
+mod build;
 mod change;
 mod create;
 mod fields;
@@ -17,6 +18,8 @@ mod ssh_key;
 mod update;
 
 pub use admin::{CreateKey, ListAllSandboxes, SetQuota};
+pub(crate) use build::CreateBuildSchema;
+pub use build::{CancelBuild, CreateBuild, SealContext};
 pub use change::{ChangeState, CopySandbox};
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use image::{

@@ -2,6 +2,7 @@
 //! keys may be `null`, which must be absent, and which must be there is spec 00 §5.
 
 mod admin;
+mod build;
 mod image;
 mod log;
 mod network;
@@ -17,6 +18,7 @@ pub use admin::{
     AdminGpu, AdminGpuList, AdminProject, AdminProjectList, AdminSandbox, AdminSandboxList,
     KeyEntry, KeyList, NewKeyBody, OrphanList, SnapshotVerdict, UnfoundSandbox,
 };
+pub use build::{BuildBody, BuildCancelled, BuildConflict, ContextUpload};
 pub use image::{
     AdminImage, AdminImageList, AdminImageName, AdminImageNames, AdminPull, AdminRegisteredImage,
     AdminRegistryLogin, AdminRegistryLoginList,

@@ -1,9 +1,10 @@
 //! Every route there is: the one table that the router, the OpenAPI document and their tests are
 //! made from. Its rows are those of spec 00 §4 and our own under `/tarn/v1` (design §3).
 
+mod build;
 mod image;
 
-pub use self::image::ImageOperation;
+pub use self::{build::BuildOperation, image::ImageOperation};
 
 /// An HTTP method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,6 +125,7 @@ pub enum Operation {
     AdminLoginPut,
     AdminProjectList,
     AdminQuotaSet,
+    Build(BuildOperation),
 }
 
 /// A row of the table.
@@ -230,10 +232,17 @@ pub const ROUTES: &[Route] = &[
     image(Get, "/images/v4/images/{id}", Exact, CasFetch),
     image(Delete, "/images/v4/images/{id}", Exact, CasDelete),
     image(Get, "/images/v4/names/{*name}", Exact, CasResolve),
-    later(Post, "/images/v4/builds", Exact, IMAGES),
-    later(Get, "/images/v4/builds/{id}", Exact, IMAGES),
-    later(Post, "/images/v4/builds/{id}/context/seal", Exact, IMAGES),
-    later(Post, "/images/v4/builds/cancel", Exact, IMAGES),
+    built(Post, "/images/v4/builds", Exact, Operation::Build(BuildOperation::Create)),
+    built(Get, "/images/v4/builds/{id}", Exact, Operation::Build(BuildOperation::Fetch)),
+    // Its token is in the query; clients send no key here.
+    own(Put, "/images/v4/builds/{id}/context", Public, Operation::Build(BuildOperation::Upload)),
+    built(
+        Post,
+        "/images/v4/builds/{id}/context/seal",
+        Exact,
+        Operation::Build(BuildOperation::Seal),
+    ),
+    built(Post, "/images/v4/builds/cancel", Exact, Operation::Build(BuildOperation::Cancel)),
     // Row 30. Without a token route 0.5.163 says cleanly that there is no registry (spec 08 §4).
     Route {
         method: Post,
@@ -382,6 +391,7 @@ impl Operation {
             Self::AdminLoginList => "admin_login_list",
             Self::AdminLoginPut => "admin_login_put",
             Self::AdminLoginDelete => "admin_login_delete",
+            Self::Build(operation) => operation.as_str(),
         }
     }
 }

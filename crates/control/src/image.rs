@@ -341,7 +341,7 @@ fn check_name(name: &ImageName) -> Result<(), ControlError> {
 }
 
 /// Says why an image that somebody named did not come.
-fn refusal(name: &ImageName, bad: ImageError) -> ControlError {
+pub(crate) fn refusal(name: &ImageName, bad: ImageError) -> ControlError {
     use tarn_host::PullTrouble;
     match bad {
         ImageError::Pull { trouble, image, reason } => match trouble {

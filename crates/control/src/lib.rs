@@ -5,6 +5,7 @@
 //! between a client's request and its sandbox it answers from memory ([`tarn_route_api::Routes`]).
 
 mod ask;
+mod build;
 mod error;
 mod gpu;
 mod image;
@@ -31,6 +32,7 @@ pub use ask::{
     Caller, CreateAsk, GpuAsk, ListAsk, ListPage, NetworkPatch, NewKey, PatchAsk, PoolAsk,
     PoolContainer, PoolView, ProjectView, ResizeAsk, SandboxView,
 };
+pub use build::{BuildBase, BuildSandbox, PublishAsk};
 pub use error::ControlError;
 pub use image::{ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace, ImageTarget, ImageView};
 pub use limits::Limits;
@@ -43,7 +45,7 @@ pub use snapshot::{ArchiveStatus, ArchiveTrouble, Attempt, SnapshotCounts, Verdi
 pub use tarn_host::{PullProgress, StoredImage};
 // What callers see of transfers.
 pub use suspend::Settled;
-pub use tarn_node_api::{Direction, GpuState, GpuView, Transfer};
+pub use tarn_node_api::{Direction, Endpoint, GpuState, GpuView, Transfer};
 // What callers see of stored things; only this crate uses the store.
 pub use tarn_store::{
     KeyRecord, Order, PageKey, ProjectRecord,

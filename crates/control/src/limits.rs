@@ -194,6 +194,18 @@ impl Limits {
         })
     }
 
+    /// Checks what the sandboxes of a build are to have.
+    ///
+    /// # Errors
+    /// Names the first field that is outside a limit.
+    pub(crate) fn check_build(
+        &self,
+        asked: &Resources,
+        largest: &Resources,
+    ) -> Result<Resources, ControlError> {
+        self.resources(Some(asked.cpu), Some(asked.memory), Some(asked.disk), largest)
+    }
+
     fn spec(
         &self,
         ask: CreateAsk,

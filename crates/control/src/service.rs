@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     Caller, ControlError, Limits, SecretKeys,
+    build::KeptSteps,
     image::ImageTable,
     log::LogCounters,
     pool::Pools,
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     pub(crate) gpus: tokio::sync::Mutex<()>,
     pub(crate) quotas: Quotas,
     pub(crate) images: ImageTable,
+    pub(crate) kept_steps: KeptSteps,
     /// Rung when there may be a snapshot to remove.
     pub(crate) snapshots: Notify,
     /// Counts snapshots that were settled, for those who wait for one.
@@ -134,6 +136,7 @@ impl Control {
         let live = parts.store.sandbox_list_live().await?;
         let pools = Pools::new(parts.store.pool_list().await?);
         let quotas = Quotas::new(config.sandbox_quota, parts.store.quota_list().await?);
+        let kept_steps = KeptSteps::new(parts.store.kept_step_list().await?);
         let images =
             ImageTable::new(parts.store.image_name_list().await?, parts.store.image_list().await?);
         let control = Self(Arc::new(Inner {
@@ -152,6 +155,7 @@ impl Control {
             gpus: tokio::sync::Mutex::new(()),
             quotas,
             images,
+            kept_steps,
             snapshots: Notify::new(),
             captures: watch::Sender::new(0),
         }));

@@ -42,11 +42,11 @@ pub use self::{
 
 /// Who is shown a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
+pub(crate) enum Shown {
     ToAll,
     /// It is made for so many copies.
     ToNobody(u32),
-    /// It is made for an image.
+    /// It is made for an image, or is what a step of a build led to.
     AsImage,
 }
 
@@ -184,7 +184,7 @@ impl Control {
         self.0.snapshot_counters.now()
     }
 
-    fn new_snapshot_id(&self) -> SnapshotId {
+    pub(crate) fn new_snapshot_id(&self) -> SnapshotId {
         SnapshotId::from_random(self.0.parts.entropy.bytes())
     }
 
@@ -192,7 +192,7 @@ impl Control {
     ///
     /// The snapshot is stored before the sandbox, and the sandbox before the node is told, so that
     /// a start after a death in between finds everything there is to repair.
-    async fn capture(
+    pub(crate) async fn capture(
         &self,
         sandbox: &SandboxId,
         id: SnapshotId,

@@ -78,6 +78,9 @@ pub const CONNECT_UPGRADE: &str = "tarn-tcp";
 /// Daemons from before this route answer 404 `NOT_FOUND`; their output is not persisted.
 pub const LOGS_PATH: &str = "/internal/v1/logs";
 
+/// What `tarnd copy-in` and `copy-out` print before the port that the copy goes over.
+pub const COPY_ANNOUNCEMENT: &str = "port ";
+
 /// The bytes of lines after which a batch is full. The last line may go beyond it.
 pub const LOG_BATCH_BYTES: usize = 256 << 10;
 
@@ -101,6 +104,33 @@ pub mod code {
     pub const CONFIGURATION_ERROR: &str = "CONFIGURATION_ERROR";
     /// 400: the daemon does not speak the asked [`super::PROTOCOL`].
     pub const UNSUPPORTED_PROTOCOL: &str = "UNSUPPORTED_PROTOCOL";
+}
+
+/// The argument of `tarnd copy-in`: where the files of an archive go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyIn {
+    /// The destination, from the root; with a slash at its end it is a directory.
+    pub dest: String,
+    /// Whose the files become: `user`, `user:group` or numbers; absent means the archive's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chown: Option<String>,
+    /// Their permissions; absent means the archive's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+}
+
+/// The argument of `tarnd copy-out`: which files come out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyOut {
+    /// Their paths from the root, in which `*`, `?` and `[…]` are patterns.
+    pub sources: Vec<String>,
+}
+
+/// The first line of a copy; a tar archive follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyHead {
+    /// Whether it is one file, so that its destination may be its new name.
+    pub is_one_file: bool,
 }
 
 /// Opens a daemon: who the sandbox is, and what its processes start with.

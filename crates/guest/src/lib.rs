@@ -21,6 +21,7 @@ use tokio::{net::TcpListener, runtime, task::LocalSet};
 
 mod account;
 mod clock;
+mod copy;
 mod daemon;
 mod environment;
 mod file;
@@ -43,6 +44,7 @@ mod websocket;
 
 pub use crate::sys::Memory;
 use crate::{
+    copy::CopyCommand,
     daemon::{Daemon, Role},
     options::Options,
 };
@@ -53,8 +55,19 @@ const FILE_THREADS: usize = 4;
 /// File operations need little stack, and four idle threads should cost little.
 const FILE_THREAD_STACK_BYTES: usize = 256 << 10;
 
-/// Runs the daemon until it fails; `args` is the command line without the program's name.
+/// Runs the daemon until it fails, or a copy until it is done; `args` is the command line without
+/// the program's name.
 pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
+    let args: Vec<String> = args.into_iter().collect();
+    if let Some(copy) = CopyCommand::parse(&args) {
+        return match copy {
+            Ok(copy) => copy.run(),
+            Err(said) => {
+                drop(writeln!(io::stderr(), "tarnd: {said}"));
+                ExitCode::FAILURE
+            }
+        };
+    }
     let outcome = Options::parse(args).map_err(io::Error::other).and_then(|options| run(&options));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use tarn_api::response::IngressAddress;
+use tarn_builder::Builder;
 use tarn_control::Control;
 use tarn_task::Entropy;
 
@@ -19,6 +20,8 @@ pub type MetricsSource = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct HttpConfig {
     /// Where clients find the ingress.
     pub ingress: IngressAddress,
+    /// Where clients find this API, for those who do not say how they did.
+    pub api_url: String,
     /// The largest JSON body, in bytes. Default: 1 MiB (spec 00 §3).
     pub body_limit: usize,
     /// How long a body may take to arrive. Default: 30 s.
@@ -36,6 +39,8 @@ pub struct HttpConfig {
 pub struct HttpParts {
     /// The control plane.
     pub control: Control,
+    /// What builds images, if this server does.
+    pub builder: Option<Builder>,
     /// The source of request ids.
     pub entropy: Arc<dyn Entropy>,
     /// Metrics of other components, shown by `/metrics` beside ours.
@@ -56,11 +61,12 @@ pub(crate) struct Inner {
 // === impl HttpConfig ===
 
 impl HttpConfig {
-    /// Takes the ingress's address, and defaults for the rest.
+    /// Takes the addresses of ingress and API, and defaults for the rest.
     #[must_use]
-    pub fn new(ingress: IngressAddress) -> Self {
+    pub fn new(ingress: IngressAddress, api_url: String) -> Self {
         Self {
             ingress,
+            api_url,
             body_limit: 1 << 20,
             body_timeout: Duration::from_secs(30),
             hold: Duration::from_secs(30),

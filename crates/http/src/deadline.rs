@@ -36,7 +36,7 @@ mod tests {
     fn the_hold_is_the_table_of_the_spec() {
         let address =
             IngressAddress { sandbox_url: String::new(), ingress_endpoint: String::new() };
-        let config = HttpConfig::new(address);
+        let config = HttpConfig::new(address, String::new());
         let table: [(Option<&str>, Option<&str>, u64); 9] = [
             (None, None, 30_000),
             (None, Some("5000"), 30_000),

@@ -10,6 +10,7 @@ mod admin_state;
 mod app;
 mod authorise;
 mod body;
+mod build;
 mod deadline;
 mod failure;
 mod frame;

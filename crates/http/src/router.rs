@@ -12,9 +12,9 @@ use tarn_api::{Access, ErrorCode, Method, Operation, ROUTES, Route, Serving};
 use tower::util::MapRequest;
 
 use crate::{
-    HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, failure::Failure,
-    frame::frame, image, log, platform, pool, probe, project, registered_image, sandbox, secret,
-    snapshot, ssh_key, state,
+    HttpConfig, HttpParts, admin, admin_state, app::App, authorise::authorise, build,
+    failure::Failure, frame::frame, image, log, platform, pool, probe, project, registered_image,
+    sandbox, secret, snapshot, ssh_key, state,
 };
 
 /// Makes the router for clients: every row but the administrative ones.
@@ -110,6 +110,7 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::AdminProjectList => on(method, project::admin_list),
         Operation::AdminQuotaSet => on(method, project::admin_set_quota),
         Operation::Image(operation) => registered_image::row(method, operation),
+        Operation::Build(operation) => build::row(method, operation),
         Operation::Healthz => on(method, probe::healthz),
         Operation::Readyz => on(method, probe::readyz),
         Operation::Metrics => on(method, probe::metrics),

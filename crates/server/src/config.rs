@@ -536,6 +536,10 @@ impl DataDir {
         self.root.join("ledger")
     }
 
+    pub(crate) fn builds(&self) -> PathBuf {
+        self.root.join("builds")
+    }
+
     pub(crate) fn run(&self) -> PathBuf {
         self.root.join("run")
     }

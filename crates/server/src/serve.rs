@@ -4,6 +4,7 @@ use std::{fmt::Write as _, sync::Arc};
 
 use anyhow::Context as _;
 use tarn_api::response::IngressAddress;
+use tarn_builder::Builder;
 use tarn_control::Control;
 use tarn_http::{HttpConfig, HttpParts, MetricsSource, RateLimit, ServeConfig};
 use tarn_ingress::{IngressStats, IngressStatsSnapshot};
@@ -17,7 +18,7 @@ use crate::{addresses::Addresses, config::DataDir};
 pub(crate) fn api(
     data: &DataDir,
     addresses: &Addresses,
-    control: &Control,
+    (control, builder): (&Control, &Builder),
     metrics: Vec<MetricsSource>,
     rate_limit: Option<RateLimit>,
     tasks: &Tasks,
@@ -27,8 +28,13 @@ pub(crate) fn api(
         sandbox_url: addresses.ingress.clone(),
         ingress_endpoint: addresses.ingress_endpoint.clone(),
     };
-    let config = HttpConfig { rate_limit, ..HttpConfig::new(ingress) };
-    let parts = HttpParts { control: control.clone(), entropy: Arc::new(OsEntropy), metrics };
+    let config = HttpConfig { rate_limit, ..HttpConfig::new(ingress, addresses.api.clone()) };
+    let parts = HttpParts {
+        control: control.clone(),
+        builder: Some(builder.clone()),
+        entropy: Arc::new(OsEntropy),
+        metrics,
+    };
     let socket = data.admin_socket();
     let admin = tarn_http::bind_unix(&socket)
         .with_context(|| format!("listen on the socket {}", socket.display()))?;

@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use tarn_builder::{Builder, BuilderConfig};
 use tarn_control::{Control, ControlConfig, ControlParts, Limits};
 use tarn_ingress::{ActivityLog, Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
@@ -14,7 +15,7 @@ use tarn_node::{
 };
 use tarn_scheduler::{AdmissionRule, PrestartRule, StageRule};
 use tarn_store_sql::{LogLimits, SqliteLogStore, SqliteStore};
-use tarn_task::{Entropy, OsEntropy, SystemClock, Tasks};
+use tarn_task::{Clock, Entropy, OsEntropy, SystemClock, Tasks};
 use tarn_types::{ByteSize, MilliCpu, Resources, SandboxStatus};
 use tokio::{
     net::TcpListener,
@@ -157,6 +158,7 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
 /// What `start` makes.
 struct Started {
     control: Control,
+    builder: Builder,
     key: String,
     /// What the ingress counts, and the node's idle limits ask.
     activity: Arc<ActivityLog>,
@@ -212,7 +214,12 @@ async fn start(
     if let Some(object_store) = &object_store {
         object_store.spawn_collector(tasks);
     }
-    Ok(Started { control, key, activity, node, object_store })
+    let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
+        (Arc::new(SystemClock), Arc::new(OsEntropy));
+    let builds = BuilderConfig::new(data.builds());
+    let builder = Builder::start(control.clone(), builds, clock, entropy, tasks.clone()).await;
+    let builder = builder.context("take over the builds of images")?;
+    Ok(Started { control, builder, key, activity, node, object_store })
 }
 
 async fn start_node(
@@ -324,7 +331,15 @@ fn serve_all(
     let metrics = metrics.into_iter().flatten().collect();
     let api = (api, acceptors.api.clone());
     let rate_limit = config.rate_limit.limit();
-    crate::serve::api(data, addresses, &started.control, metrics, rate_limit, tasks, api)?;
+    crate::serve::api(
+        data,
+        addresses,
+        (&started.control, &started.builder),
+        metrics,
+        rate_limit,
+        tasks,
+        api,
+    )?;
     drop(tasks.spawn("ingress", proxy.serve(ingress, acceptors.ingress.clone())));
     acceptors.spawn_keepers(tasks);
     let text = serde_json::to_string_pretty(addresses).context("encode the addresses")?;

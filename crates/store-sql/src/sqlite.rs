@@ -9,6 +9,7 @@
 //! that queue while the disk is busy share the next commit (group commit). WAL with
 //! `synchronous=FULL`: a commit is one fsync of the log, and is on disk when a verb answers.
 
+mod build;
 mod error;
 mod fact;
 mod image;
@@ -41,9 +42,10 @@ use tarn_store::{
 };
 use tarn_task::Tasks;
 use tarn_types::{
-    BootImage, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId, PoolRecord,
-    ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
-    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
+    BootImage, BuildId, BuildRecord, ImageId, ImageName, ImageNameRecord, ImageRecord, KeptStep,
+    KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
+    SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
+    SshKeyId, SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -255,6 +257,30 @@ impl Store for SqliteStore {
 
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
         pool::list(&self.readers).await
+    }
+
+    async fn build_put(&self, record: &BuildRecord) -> Result<(), StoreError> {
+        self.writer.write(build::Put::new(record)?).await
+    }
+
+    async fn build_delete(&self, id: &BuildId) -> Result<(), StoreError> {
+        self.writer.write(build::Delete(id.clone())).await
+    }
+
+    async fn build_list(&self) -> Result<Vec<BuildRecord>, StoreError> {
+        build::list(&self.readers).await
+    }
+
+    async fn kept_step_put(&self, step: &KeptStep) -> Result<(), StoreError> {
+        self.writer.write(build::PutStep(step.clone())).await
+    }
+
+    async fn kept_step_delete(&self, project: &ProjectId, key: &str) -> Result<(), StoreError> {
+        self.writer.write(build::DeleteStep { project: project.clone(), key: key.to_owned() }).await
+    }
+
+    async fn kept_step_list(&self) -> Result<Vec<KeptStep>, StoreError> {
+        build::list_steps(&self.readers).await
     }
 
     async fn data_key_ensure(

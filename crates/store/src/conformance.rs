@@ -2,6 +2,7 @@
 //!
 //! Each case gets a fresh, empty store and panics, with the reason, when the store is wrong.
 
+mod build;
 mod image;
 pub mod log;
 mod page;
@@ -40,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         page::CASES,
         snapshot::CASES,
         pool::CASES,
+        build::CASES,
         secret::CASES,
         image::CASES,
         registered_image::CASES,

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
-    BootImage, ErrorClass, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId,
-    PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord,
-    SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId,
-    SshKeyRecord, UnixMillis,
+    BootImage, BuildId, BuildRecord, ErrorClass, ImageId, ImageName, ImageNameRecord, ImageRecord,
+    KeptStep, KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
+    SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
+    SshKeyId, SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -312,6 +312,42 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Fails only when the store does.
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError>;
+
+    /// Inserts or replaces a build's record.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn build_put(&self, record: &BuildRecord) -> Result<(), StoreError>;
+
+    /// Removes a build's record; a second time changes nothing.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn build_delete(&self, id: &BuildId) -> Result<(), StoreError>;
+
+    /// Returns every build of every project, oldest first.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn build_list(&self) -> Result<Vec<BuildRecord>, StoreError>;
+
+    /// Notes what a step of a build led to, or when that was last used.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn kept_step_put(&self, step: &KeptStep) -> Result<(), StoreError>;
+
+    /// Forgets what a step led to; a second time changes nothing.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn kept_step_delete(&self, project: &ProjectId, key: &str) -> Result<(), StoreError>;
+
+    /// Returns what steps of builds led to, by project and key.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    async fn kept_step_list(&self) -> Result<Vec<KeptStep>, StoreError>;
 
     /// Returns the data key of a project, inserting `candidate` (which is of that project) if it
     /// has none.

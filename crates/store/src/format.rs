@@ -7,7 +7,7 @@
 use std::fmt::Display;
 
 use serde::{Serialize, de::DeserializeOwned};
-use tarn_types::{ImageRecord, PoolRecord, SandboxRecord, SnapshotRecord};
+use tarn_types::{BuildRecord, ImageRecord, PoolRecord, SandboxRecord, SnapshotRecord};
 
 use crate::StoreError;
 
@@ -22,6 +22,9 @@ pub const POOL_FORMAT: u32 = 1;
 
 /// The version that [`encode_image`] writes.
 pub const IMAGE_FORMAT: u32 = 1;
+
+/// The version that [`encode_build`] writes.
+pub const BUILD_FORMAT: u32 = 1;
 
 /// Writes a sandbox's record.
 ///
@@ -85,6 +88,22 @@ pub fn encode_image(record: &ImageRecord) -> Result<String, StoreError> {
 /// `Internal` when the version is newer than this program, or the bytes are damaged.
 pub fn decode_image(version: u32, id: &str, text: &str) -> Result<ImageRecord, StoreError> {
     read("image", IMAGE_FORMAT, version, id, text)
+}
+
+/// Writes a build's record.
+///
+/// # Errors
+/// `Internal` when it cannot be written as JSON.
+pub fn encode_build(record: &BuildRecord) -> Result<String, StoreError> {
+    write("build", &record.id, record)
+}
+
+/// Reads a build's record of a stored version.
+///
+/// # Errors
+/// `Internal` when the version is newer than this program, or the bytes are damaged.
+pub fn decode_build(version: u32, id: &str, text: &str) -> Result<BuildRecord, StoreError> {
+    read("build", BUILD_FORMAT, version, id, text)
 }
 
 fn write(what: &str, id: impl Display, record: &impl Serialize) -> Result<String, StoreError> {

@@ -9,15 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
-    BootImage, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId, PoolRecord,
-    ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
-    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
+    BootImage, BuildId, BuildRecord, ImageId, ImageName, ImageNameRecord, ImageRecord, KeptStep,
+    KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
+    SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
+    SshKeyId, SshKeyRecord, UnixMillis,
 };
 
 use crate::{
     DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, QuotaRecord,
     SealedLogin, SealedSecret, Store, StoreError, format, rule,
 };
+
+mod tables;
 
 /// Keeps everything in memory, for tests and for comparison with real stores.
 #[derive(Debug, Default)]
@@ -31,6 +34,8 @@ struct Tables {
     /// Each as its bytes, as pools are.
     snapshots: BTreeMap<SnapshotId, String>,
     pools: BTreeMap<PoolId, String>,
+    builds: BTreeMap<BuildId, String>,
+    kept_steps: BTreeMap<(ProjectId, String), KeptStep>,
     projects: BTreeMap<ProjectId, ProjectRecord>,
     quotas: BTreeMap<ProjectId, u32>,
     ssh_keys: BTreeMap<SshKeyId, SshKeyRecord>,
@@ -298,6 +303,48 @@ impl Store for MemoryStore {
             Ok(all)
         })
         .await
+    }
+
+    async fn build_put(&self, record: &BuildRecord) -> Result<(), StoreError> {
+        let bytes = format::encode_build(record)?;
+        self.with(|tables| {
+            tables.builds.insert(record.id.clone(), bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn build_delete(&self, id: &BuildId) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.builds.remove(id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn build_list(&self) -> Result<Vec<BuildRecord>, StoreError> {
+        self.with(|tables| tables.builds()).await
+    }
+
+    async fn kept_step_put(&self, step: &KeptStep) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let key = (step.project.clone(), step.key.clone());
+            tables.kept_steps.insert(key, step.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn kept_step_delete(&self, project: &ProjectId, key: &str) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.kept_steps.remove(&(project.clone(), key.to_owned()));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn kept_step_list(&self) -> Result<Vec<KeptStep>, StoreError> {
+        self.with(|tables| Ok(tables.kept_steps.values().cloned().collect())).await
     }
 
     async fn data_key_ensure(
@@ -661,120 +708,5 @@ fn bounds(rows: &[&Row], query: &ListQuery) -> (usize, usize) {
             let end = from.map_or(rows.len(), |from| rows.partition_point(|row| row.key() > from));
             (end.saturating_sub(query.limit), end)
         }
-    }
-}
-
-// === impl Tables ===
-
-impl Tables {
-    fn sandbox(&self, id: &SandboxId) -> Result<&Row, StoreError> {
-        self.sandboxes.get(id).ok_or(StoreError::NotFound { what: "sandbox" })
-    }
-
-    fn snapshot(&self, id: &SnapshotId) -> Result<SnapshotRecord, StoreError> {
-        let bytes = self.snapshots.get(id).ok_or(StoreError::NotFound { what: "snapshot" })?;
-        format::decode_snapshot(format::SNAPSHOT_FORMAT, id.as_str(), bytes)
-    }
-
-    /// Returns the snapshots of a kind, oldest first.
-    fn snapshots_that(
-        &self,
-        wanted: impl Fn(&SnapshotRecord) -> bool,
-    ) -> Result<Vec<SnapshotRecord>, StoreError> {
-        let all = self.snapshots.keys().map(|id| self.snapshot(id));
-        let mut found = all.collect::<Result<Vec<_>, _>>()?;
-        found.retain(wanted);
-        found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        Ok(found)
-    }
-
-    /// Returns the registered images, oldest first.
-    fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
-        let decode = |(id, bytes): (&ImageId, &String)| {
-            format::decode_image(format::IMAGE_FORMAT, id.as_str(), bytes)
-        };
-        let mut all = self.images.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        Ok(all)
-    }
-
-    fn pool(&self, id: &PoolId) -> Result<PoolRecord, StoreError> {
-        let bytes = self.pools.get(id).ok_or(StoreError::NotFound { what: "pool" })?;
-        format::decode_pool(format::POOL_FORMAT, id.as_str(), bytes)
-    }
-
-    /// Returns the secrets of a project, by name.
-    fn secrets_of(&self, project: &ProjectId) -> impl Iterator<Item = &SealedSecret> {
-        let theirs = self.secrets.values();
-        theirs.filter(move |secret| secret.record.project == *project)
-    }
-
-    fn project(&self, id: &ProjectId) -> Result<&ProjectRecord, StoreError> {
-        self.projects.get(id).ok_or(StoreError::NotFound { what: "project" })
-    }
-
-    fn with_project_name(&self, key: &KeyRecord) -> Result<KeyRecord, StoreError> {
-        let project_name = self.project(&key.project)?.name.clone();
-        Ok(KeyRecord { project_name, ..key.clone() })
-    }
-
-    /// Refuses a live row whose name another live row of the project has.
-    fn check_name(&self, row: &Row) -> Result<(), StoreError> {
-        let (Some(name), None) = (&row.name, row.terminated_at) else { return Ok(()) };
-        let mut others = self.sandboxes.values().filter(|other| other.id != row.id);
-        match others.find(|other| other.holds(&row.project, name)) {
-            Some(other) => {
-                Err(StoreError::NameTaken { name: name.clone(), holder: other.id.clone() })
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-// === impl Row ===
-
-impl Row {
-    fn new(record: &SandboxRecord, status: SandboxStatus) -> Result<Self, StoreError> {
-        rule::check_record(record, status)?;
-        Ok(Self {
-            id: record.id.clone(),
-            project: record.project.clone(),
-            name: record.asked.name.clone(),
-            status,
-            created_at: record.created_at,
-            terminated_at: record.terminated_at,
-            sequence: record.sequence,
-            unclaimed: record.is_unclaimed(),
-            bytes: format::encode(record)?,
-        })
-    }
-
-    fn record(&self) -> Result<SandboxRecord, StoreError> {
-        format::decode(format::RECORD_FORMAT, self.id.as_str(), &self.bytes)
-    }
-
-    fn key(&self) -> (UnixMillis, &SandboxId) {
-        (self.created_at, &self.id)
-    }
-
-    fn fixed(&self) -> rule::Stored<'_> {
-        rule::Stored {
-            project: self.project.as_str(),
-            created_at: self.created_at,
-            terminated_at: self.terminated_at,
-            unclaimed: self.unclaimed,
-        }
-    }
-
-    fn holds(&self, project: &ProjectId, name: &SandboxName) -> bool {
-        self.terminated_at.is_none() && self.project == *project && self.name.as_ref() == Some(name)
-    }
-
-    fn matches(&self, query: &ListQuery) -> bool {
-        let archived = self.terminated_at.is_some_and(|at| at <= query.archived_before);
-        !self.unclaimed
-            && self.project == query.project
-            && archived == query.archived
-            && query.status.is_none_or(|status| status == self.status)
     }
 }

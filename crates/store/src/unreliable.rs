@@ -7,9 +7,10 @@ use std::sync::{
 
 use async_trait::async_trait;
 use tarn_types::{
-    BootImage, ImageId, ImageName, ImageNameRecord, ImageRecord, KeyId, PoolId, PoolRecord,
-    ProjectId, RegistryLoginRecord, SandboxId, SandboxName, SandboxRecord, SandboxStatus, SecretId,
-    SecretName, SecretRecord, SnapshotId, SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
+    BootImage, BuildId, BuildRecord, ImageId, ImageName, ImageNameRecord, ImageRecord, KeptStep,
+    KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
+    SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
+    SshKeyId, SshKeyRecord, UnixMillis,
 };
 
 use crate::{
@@ -155,6 +156,30 @@ impl Store for UnreliableStore {
 
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
         self.through(self.inner.pool_list()).await
+    }
+
+    async fn build_put(&self, record: &BuildRecord) -> Result<(), StoreError> {
+        self.through(self.inner.build_put(record)).await
+    }
+
+    async fn build_delete(&self, id: &BuildId) -> Result<(), StoreError> {
+        self.through(self.inner.build_delete(id)).await
+    }
+
+    async fn build_list(&self) -> Result<Vec<BuildRecord>, StoreError> {
+        self.through(self.inner.build_list()).await
+    }
+
+    async fn kept_step_put(&self, step: &KeptStep) -> Result<(), StoreError> {
+        self.through(self.inner.kept_step_put(step)).await
+    }
+
+    async fn kept_step_delete(&self, project: &ProjectId, key: &str) -> Result<(), StoreError> {
+        self.through(self.inner.kept_step_delete(project, key)).await
+    }
+
+    async fn kept_step_list(&self) -> Result<Vec<KeptStep>, StoreError> {
+        self.through(self.inner.kept_step_list()).await
     }
 
     async fn data_key_ensure(

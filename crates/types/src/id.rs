@@ -62,6 +62,11 @@ pub struct SecretId(Arc<str>);
 #[serde(try_from = "String", into = "String")]
 pub struct ImageId(Arc<str>);
 
+/// Identifies a build of an image: `build_` and 16 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BuildId(Arc<str>);
+
 /// Identifies a registered SSH key: `ssh_key_` and 16 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -206,6 +211,7 @@ prefixed_id!(SnapshotId, "snapshot id", "snap_");
 prefixed_id!(PoolId, "pool id", "pool_");
 prefixed_id!(SecretId, "secret id", "secret_");
 prefixed_id!(ImageId, "image id", "image_");
+prefixed_id!(BuildId, "build id", "build_");
 prefixed_id!(SshKeyId, "SSH key id", "ssh_key_");
 
 #[cfg(test)]

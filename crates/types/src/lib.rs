@@ -4,6 +4,7 @@
 //! Values are parsed once, at the border, into types that cannot hold anything invalid. This
 //! crate does no I/O, reads no clock and draws no randomness.
 
+mod build;
 mod class;
 mod generation;
 mod gpu;
@@ -27,11 +28,13 @@ mod tag;
 mod time;
 mod token;
 
+pub use build::{BuildKind, BuildPhase, BuildRecord, BuildStatus, KeptStep};
 pub use class::ErrorClass;
 pub use generation::Generation;
 pub use gpu::{GpuDeviceNode, GpuFiles, GpuId, GpuModel, GpuModelError, GpuMount, GpuStock, Gpus};
 pub use id::{
-    IdError, ImageId, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId, SshKeyId,
+    BuildId, IdError, ImageId, KeyId, NodeId, PoolId, ProjectId, SandboxId, SecretId, SnapshotId,
+    SshKeyId,
 };
 pub use image::{
     BootImage, ImageConfig, ImageDigest, ImageDigestError, ImageNameRecord, ImagePin,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{ImageOperation, Operation};
+use crate::{BuildOperation, ImageOperation, Operation};
 
 pub(super) fn parameters(path: &str, operation: Operation) -> Value {
     let mut parameters: Vec<_> = path
@@ -69,6 +69,9 @@ pub(super) fn parameters(path: &str, operation: Operation) -> Value {
     ) {
         let text = "For how many milliseconds the answer may wait for the sandbox; absent = 0.";
         query("wait_ms", text, json!({"type": "integer", "minimum": 0}));
+    }
+    if operation == Operation::Build(BuildOperation::Upload) {
+        query("token", "What the upload URL came with.", json!({"type": "string"}));
     }
     if operation == Operation::AdminSandboxNetwork {
         query("denied", "Only what was denied.", json!({"type": "boolean"}));

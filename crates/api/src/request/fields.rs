@@ -158,6 +158,11 @@ impl<'a> Item<'a> {
         Ok(Fields { path: self.path.clone(), map, known: Vec::new() })
     }
 
+    /// Takes it as what serde makes of it, if it does.
+    pub(crate) fn decode<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_value(self.value.clone()).ok()
+    }
+
     fn wrong(&self, wanted: &str) -> Refusal {
         let got = match self.value {
             Value::Null => "null".to_owned(),

@@ -173,6 +173,18 @@ impl ImageTable {
 // === impl Control ===
 
 impl Control {
+    /// Says whether an image could be made, before there is anything to make it of.
+    ///
+    /// # Errors
+    /// Fails when the name cannot be one, or the project may not do that.
+    pub async fn image_check(&self, ask: &ImageAsk) -> Result<(), ControlError> {
+        let name = registered_name(ask)?;
+        if ask.global {
+            self.check_publisher(&ask.project, &name).await?;
+        }
+        self.check_count(ask, &name)
+    }
+
     /// Makes an image of files that were captured for it, in the place of one of that name.
     ///
     /// # Errors

@@ -91,7 +91,7 @@ impl Control {
         }
     }
 
-    fn found(&self, name: &ImageName, pin: ImagePin, asked: bool) -> FoundImage {
+    pub(crate) fn found(&self, name: &ImageName, pin: ImagePin, asked: bool) -> FoundImage {
         let hold = self.0.parts.images.holds().hold(&pin.digest);
         let image = BootImage { name: name.clone(), pin: Some(pin), registered: None };
         FoundImage { image, asked, files: None, _hold: Some(hold) }

@@ -144,7 +144,7 @@ impl Control {
     }
 
     /// Returns a snapshot's record once it is no longer in progress; `None` if it is gone.
-    pub(super) async fn concluded(
+    pub(crate) async fn concluded(
         &self,
         id: &SnapshotId,
     ) -> Result<Option<SnapshotRecord>, ControlError> {
@@ -327,6 +327,7 @@ impl Control {
     fn is_needed(&self, id: &SnapshotId) -> bool {
         // Uses first: who looks an image up uses its files before.
         if self.0.snapshot_uses.0.lock().contains_key(id)
+            || self.0.kept_steps.holds(id)
             || self.0.images.is_made_of(id)
             || self.0.pools.images().iter().any(|image| is_made_of(image, id))
         {

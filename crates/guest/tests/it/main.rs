@@ -1,6 +1,7 @@
 //! The real `tarnd` on loopback, driven over HTTP: every route, and every way to be refused.
 
 mod access;
+mod copy;
 mod daemon;
 mod file;
 mod follow;

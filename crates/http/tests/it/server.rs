@@ -89,8 +89,9 @@ impl Server {
             sandbox_url: "http://127.0.0.1:9443".to_owned(),
             ingress_endpoint: "http://localhost:9443".to_owned(),
         };
-        let config = HttpConfig { rate_limit, ..HttpConfig::new(ingress) };
-        let parts = HttpParts { control: control.clone(), entropy, metrics };
+        let config =
+            HttpConfig { rate_limit, ..HttpConfig::new(ingress, "http://api.test".to_owned()) };
+        let parts = HttpParts { control: control.clone(), builder: None, entropy, metrics };
         Self {
             router: tarn_http::router(config.clone(), parts.clone()),
             admin: tarn_http::admin_router(config, parts),

@@ -25,6 +25,7 @@ pub(super) const STORE: Schema = Schema {
         include_str!("../../migrations/0005_quota.sql"),
         include_str!("../../migrations/0006_image.sql"),
         include_str!("../../migrations/0007_registered_image.sql"),
+        include_str!("../../migrations/0008_build.sql"),
     ],
 };
 

@@ -1,0 +1,53 @@
+//! What the document says about builds of images.
+
+use super::success::Answer;
+use crate::{BuildOperation, ErrorCode};
+
+pub(super) fn summary(operation: BuildOperation) -> &'static str {
+    match operation {
+        BuildOperation::Create => "Begins to build or to import an image",
+        BuildOperation::Fetch => "Returns a build",
+        BuildOperation::Upload => "Takes the context of a build, as a tar archive",
+        BuildOperation::Seal => "Says that the context is whole, and builds",
+        BuildOperation::Cancel => "Cancels a build, by its id or that of its request",
+    }
+}
+
+pub(super) fn success(operation: BuildOperation) -> &'static [(u16, &'static str, Answer)] {
+    match operation {
+        BuildOperation::Create | BuildOperation::Fetch | BuildOperation::Seal => {
+            &[(200, "The build", Answer::Json("BuildBody"))]
+        }
+        BuildOperation::Upload => &[(204, "It is here; seal it next", Answer::Text)],
+        BuildOperation::Cancel => {
+            &[(200, "What became of the build", Answer::Json("BuildCancelled"))]
+        }
+    }
+}
+
+pub(super) fn errors(operation: BuildOperation) -> &'static [ErrorCode] {
+    match operation {
+        BuildOperation::Create => {
+            &[ErrorCode::InvalidRequest, ErrorCode::QuotaExceeded, ErrorCode::PayloadTooLarge]
+        }
+        BuildOperation::Fetch => &[ErrorCode::NotFound],
+        BuildOperation::Upload => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::Forbidden,
+            ErrorCode::BuildNotAwaiting,
+            ErrorCode::PayloadTooLarge,
+        ],
+        BuildOperation::Seal => {
+            &[ErrorCode::InvalidRequest, ErrorCode::NotFound, ErrorCode::BuildNotAwaiting]
+        }
+        BuildOperation::Cancel => &[ErrorCode::InvalidRequest, ErrorCode::NotFound],
+    }
+}
+
+pub(super) fn request(operation: BuildOperation) -> Option<&'static str> {
+    match operation {
+        BuildOperation::Create => Some("CreateBuildRequest"),
+        BuildOperation::Seal => Some("SealContextRequest"),
+        BuildOperation::Fetch | BuildOperation::Upload | BuildOperation::Cancel => None,
+    }
+}

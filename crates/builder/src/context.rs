@@ -1,0 +1,255 @@
+//! The context of a build: a tar archive in a file of ours, which is read and never unpacked.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek as _, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+use tar::{Archive, Builder, EntryType, Header};
+use tarn_build::{CacheKey, ContextIndex, ContextNode, Inline, NodeKind, Selection};
+use tarn_guest_api::CopyHead;
+use tokio::{io::DuplexStream, sync::oneshot};
+use tokio_util::io::SyncIoBridge;
+
+use crate::workshop::{Parcel, StepError};
+
+/// The most files of a context.
+const MAX_FILES: usize = 500_000;
+
+/// The largest Dockerfile.
+const MAX_DOCKERFILE: u64 = 1 << 20;
+
+/// How much of a copy is on its way.
+const PIPE_BYTES: usize = 512 << 10;
+
+/// The permissions of what stands in a Dockerfile itself.
+const INLINE_MODE: u32 = 0o644;
+
+/// A context that was read through.
+#[derive(Debug)]
+pub(crate) struct Context {
+    file: PathBuf,
+    index: ContextIndex,
+}
+
+/// A file to be sent.
+struct Item {
+    path: String,
+    mode: u32,
+    kind: NodeKind,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// Reads an archive through and notes what is in it. Blocks.
+    pub(crate) fn read(file: &Path) -> Result<Self, String> {
+        let mut index = ContextIndex::default();
+        let broken = |error: io::Error| format!("the context is no tar archive: {error}");
+        let mut archive = Archive::new(File::open(file).map_err(broken)?);
+        let mut hard_links = Vec::new();
+        for entry in archive.entries_with_seek().map_err(broken)? {
+            let mut entry = entry.map_err(broken)?;
+            if index.len() >= MAX_FILES {
+                return Err(format!("the context has more than {MAX_FILES} files"));
+            }
+            let path = text(&entry.path_bytes())?;
+            let mode = entry.header().mode().map_err(broken)? & 0o7777;
+            let kind = entry.header().entry_type();
+            let kind = if kind.is_dir() {
+                NodeKind::Dir
+            } else if kind.is_symlink() {
+                NodeKind::Link(text(&entry.link_name_bytes().unwrap_or_default())?)
+            } else if kind.is_hard_link() {
+                hard_links.push((path, text(&entry.link_name_bytes().unwrap_or_default())?));
+                continue;
+            } else if kind.is_file() || kind.is_contiguous() {
+                let (offset, size) = (entry.raw_file_position(), entry.size());
+                NodeKind::File { offset, size, digest: digest(&mut entry).map_err(broken)? }
+            } else {
+                // What else there may be in an archive is nothing that can be copied.
+                continue;
+            };
+            index.insert(&path, ContextNode { mode, kind })?;
+        }
+        for (path, target) in hard_links {
+            let Some(node) = index.get(&target).cloned() else {
+                return Err(format!(
+                    "the context: `{path}` is linked to `{target}`, which is not there"
+                ));
+            };
+            index.insert(&path, node)?;
+        }
+        Ok(Self { file: file.to_owned(), index })
+    }
+
+    /// Returns the text of the Dockerfile. Blocks.
+    pub(crate) fn dockerfile(&self, path: &str) -> Result<String, String> {
+        let Some(ContextNode { kind: NodeKind::File { offset, size, .. }, .. }) =
+            self.index.get(path)
+        else {
+            return Err(format!("the context has no file `{path}` to build by"));
+        };
+        if *size > MAX_DOCKERFILE {
+            return Err(format!("`{path}` has {size} bytes; at most {MAX_DOCKERFILE} are read"));
+        }
+        let bytes = part(&self.file, *offset, *size);
+        let bytes = bytes.map_err(|error| format!("`{path}` cannot be read: {error}"))?;
+        String::from_utf8(bytes).map_err(|_bad| format!("`{path}` is no UTF-8 text"))
+    }
+
+    /// Picks what some sources name.
+    pub(crate) fn select(&self, sources: &[String]) -> Result<Selection<'_>, String> {
+        self.index.select(sources)
+    }
+
+    /// Refuses files that `ADD` would have to unpack.
+    pub(crate) async fn refuse_archives(&self, picked: &Selection<'_>) -> Result<(), StepError> {
+        for item in &picked.picked {
+            let NodeKind::File { offset, size, .. } = item.node.kind else { continue };
+            // In a directory they are files like others.
+            if item.path.contains('/') {
+                continue;
+            }
+            let file = self.file.clone();
+            let head = tokio::task::spawn_blocking(move || part(&file, offset, size.min(512)));
+            let head = head.await.map_err(|lost| StepError::Internal(lost.to_string()))?;
+            let head = head.map_err(|error| StepError::Internal(error.to_string()))?;
+            if is_archive(&head) {
+                return Err(StepError::Failed(format!(
+                    "ADD would unpack `{}`, which is not offered: COPY it, and RUN tar",
+                    item.path
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what some sources name.
+    pub(crate) fn parcel(&self, sources: &[String]) -> Result<Parcel, String> {
+        let selection = self.index.select(sources)?;
+        let head = CopyHead { is_one_file: selection.is_one_file };
+        let items = selection.picked.into_iter().map(|picked| Item {
+            path: picked.path,
+            mode: picked.node.mode,
+            kind: picked.node.kind.clone(),
+        });
+        let (items, file) = (items.collect::<Vec<_>>(), self.file.clone());
+        Ok(send(head, move |archive| {
+            let mut source = File::open(&file)?;
+            items.iter().try_for_each(|item| append(archive, item, &mut source))
+        }))
+    }
+
+    /// Sends files that stand in a Dockerfile.
+    pub(crate) fn inline(files: &[Inline]) -> Parcel {
+        let head = CopyHead { is_one_file: files.len() == 1 };
+        let files = files.to_vec();
+        send(head, move |archive| {
+            files.iter().try_for_each(|file| {
+                let mut header = header(EntryType::Regular, INLINE_MODE);
+                header.set_size(file.text.len() as u64);
+                archive.append_data(&mut header, &file.name, file.text.as_bytes())
+            })
+        })
+    }
+}
+
+type Pipe = SyncIoBridge<DuplexStream>;
+
+fn send(
+    head: CopyHead,
+    write: impl FnOnce(&mut Builder<&mut Pipe>) -> io::Result<()> + Send + 'static,
+) -> Parcel {
+    let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+    let (tell, done) = oneshot::channel();
+    let mut pipe = SyncIoBridge::new(ours);
+    let sending = move || {
+        let sent = (|| {
+            let mut line = serde_json::to_vec(&head)?;
+            line.push(b'\n');
+            pipe.write_all(&line)?;
+            let mut archive = Builder::new(&mut pipe);
+            write(&mut archive)?;
+            archive.finish()?;
+            drop(archive);
+            pipe.shutdown()
+        })();
+        // Whoever does not wait for it knows why it ended.
+        drop(tell.send(sent.map_err(|error: io::Error| {
+            StepError::Internal(format!("read the context: {error}"))
+        })));
+    };
+    // It ends when the other side does.
+    drop(tokio::task::spawn_blocking(sending));
+    Parcel { stream: Box::new(theirs), done }
+}
+
+fn append(archive: &mut Builder<&mut Pipe>, item: &Item, source: &mut File) -> io::Result<()> {
+    match &item.kind {
+        NodeKind::Dir => {
+            let mut header = header(EntryType::Directory, item.mode);
+            archive.append_data(&mut header, &item.path, io::empty())
+        }
+        NodeKind::Link(to) => {
+            let mut header = header(EntryType::Symlink, item.mode);
+            archive.append_link(&mut header, &item.path, to)
+        }
+        NodeKind::File { offset, size, .. } => {
+            let mut header = header(EntryType::Regular, item.mode);
+            header.set_size(*size);
+            source.seek(SeekFrom::Start(*offset))?;
+            archive.append_data(&mut header, &item.path, source.take(*size))
+        }
+    }
+}
+
+/// Files of a context are root's, and their times are no part of what they are.
+fn header(kind: EntryType, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(0);
+    header
+}
+
+fn digest(file: &mut impl Read) -> io::Result<CacheKey> {
+    let mut hash = Sha256::new();
+    io::copy(file, &mut hash)?;
+    Ok(CacheKey::of(&[&hash.finalize()]))
+}
+
+fn part(file: &Path, offset: u64, size: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(file)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(size).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text(bytes: &[u8]) -> Result<String, String> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_bad) => Err(format!(
+            "the context: the name `{}` is no UTF-8 text",
+            String::from_utf8_lossy(bytes)
+        )),
+    }
+}
+
+fn is_archive(head: &[u8]) -> bool {
+    let begins = |magic: &[u8]| head.starts_with(magic);
+    begins(b"\x1f\x8b")
+        || begins(b"BZh")
+        || begins(b"\xfd7zXZ\0")
+        || begins(b"\x28\xb5\x2f\xfd")
+        || head.get(257..262) == Some(b"ustar")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use tarn_build::CacheKey;
+use tokio::io::AsyncReadExt as _;
+
+use super::*;
+
+/// Writes an archive and reads it as a context.
+fn context(write: impl FnOnce(&mut Builder<File>)) -> (tempfile::TempDir, Result<Context, String>) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("context.tar");
+    let mut archive = Builder::new(File::create(&path).expect("a file"));
+    write(&mut archive);
+    archive.into_inner().expect("the archive is whole");
+    let context = Context::read(&path);
+    (dir, context)
+}
+
+fn add(archive: &mut Builder<File>, path: &str, mode: u32, content: &str) {
+    let mut header = header(EntryType::Regular, mode);
+    header.set_size(content.len() as u64);
+    archive.append_data(&mut header, path, content.as_bytes()).expect("it is added");
+}
+
+#[test]
+fn an_archive_is_read_through() {
+    let (_dir, context) = context(|archive| {
+        add(archive, "Dockerfile", 0o644, "FROM x\n");
+        add(archive, "src/run.sh", 0o755, "echo\n");
+        let mut link = header(EntryType::Link, 0o644);
+        archive.append_link(&mut link, "same", "src/run.sh").expect("it is added");
+        let mut device = header(EntryType::Char, 0o644);
+        archive.append_data(&mut device, "tty", io::empty()).expect("it is added");
+    });
+    let context = context.expect("it is good");
+    assert_eq!(context.dockerfile("Dockerfile").as_deref(), Ok("FROM x\n"));
+    assert!(context.dockerfile("src").is_err());
+    let key = |source: &str| context.select(&[source.to_owned()]).map(|picked| picked.key);
+    assert!(key("same").is_ok());
+    assert!(key("tty").is_err());
+    assert_ne!(key("Dockerfile"), key("src/run.sh"));
+    assert_ne!(key("."), Ok(CacheKey::of(&[])));
+}
+
+#[test]
+fn hostile_archives_are_refused() {
+    let raw = |path: &[u8], kind: EntryType| {
+        let (_dir, context) = context(|archive| {
+            let mut header = header(kind, 0o644);
+            if let Some(gnu) = header.as_gnu_mut() {
+                gnu.name[..path.len()].copy_from_slice(path);
+            }
+            header.set_cksum();
+            archive.append(&header, io::empty()).expect("it is added");
+        });
+        context.map(|_context| ()).expect_err("it is refused")
+    };
+    for (path, kind, said) in [
+        (&b"../x"[..], EntryType::Regular, "leads out"),
+        (b"a/../../x", EntryType::Directory, "leads out"),
+        (b"a\xff", EntryType::Regular, "UTF-8"),
+        (b"a", EntryType::Link, "not there"),
+    ] {
+        let refused = raw(path, kind);
+        assert!(refused.contains(said), "{refused}");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("context.tar");
+    std::fs::write(&path, b"this is no archive, and it is long enough to be looked at".repeat(20))
+        .expect("written");
+    assert!(Context::read(&path).is_err());
+}
+
+#[tokio::test]
+async fn what_is_sent_can_be_read() {
+    let (_dir, context) = context(|archive| {
+        add(archive, "d/a", 0o640, "one");
+        add(archive, "d/b/c", 0o755, "two");
+    });
+    let Parcel { mut stream, done } =
+        context.expect("it is good").parcel(&["d".to_owned()]).expect("it is there");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("it comes");
+    done.await.expect("it is told").expect("it was sent");
+    let end = bytes.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+    let head: CopyHead = serde_json::from_slice(&bytes[..end]).expect("a head");
+    assert_eq!(head, CopyHead { is_one_file: false });
+    let mut seen = Vec::new();
+    for entry in Archive::new(&bytes[end..]).entries().expect("an archive") {
+        let mut entry = entry.expect("an entry");
+        let mut text = String::new();
+        entry.read_to_string(&mut text).expect("text");
+        let path = entry.path().expect("a path").display().to_string();
+        seen.push((path, entry.header().mode().expect("a mode"), text));
+    }
+    let entry = |path: &str, mode, text: &str| (path.to_owned(), mode, text.to_owned());
+    assert_eq!(seen, [entry("a", 0o640, "one"), entry("b", 0o755, ""), entry("b/c", 0o755, "two")]);
+}
+
+#[tokio::test]
+async fn archives_are_not_added() {
+    let (_dir, context) = context(|archive| {
+        add(archive, "a.tar.gz", 0o644, "\u{1f}\u{8b}x");
+        add(archive, "d/b.bz2", 0o644, "BZh9");
+        add(archive, "plain", 0o644, "x");
+    });
+    let context = context.expect("it is good");
+    for (source, refused) in [("plain", false), ("d/b.bz2", true)] {
+        let picked = context.select(&[source.to_owned()]).expect("it is there");
+        assert_eq!(context.refuse_archives(&picked).await.is_err(), refused, "{source}");
+    }
+    assert!(is_archive(b"\x1f\x8b\x08"));
+}

@@ -1,0 +1,225 @@
+//! Walks through the stages of a Dockerfile.
+
+use std::collections::BTreeMap;
+
+use tarn_build::{
+    Base, BuildConfig, CacheKey, Copy, CopyFrom, Dockerfile, Effect, Inline, StageState,
+};
+use tarn_guest_api::{CopyIn, CopyOut};
+use tarn_types::SnapshotId;
+
+use crate::{
+    context::Context,
+    journal::Journal,
+    workshop::{Bench, Files, Parcel, StepError, Workshop},
+};
+
+/// What a build led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The files.
+    pub(crate) snapshot: SnapshotId,
+    /// What the image says about running it.
+    pub(crate) config: BuildConfig,
+}
+
+/// What a build is made of.
+pub(crate) struct Engine<'a> {
+    pub(crate) file: &'a Dockerfile,
+    pub(crate) context: Option<&'a Context>,
+    pub(crate) workshop: &'a dyn Workshop,
+    pub(crate) journal: &'a Journal,
+    /// The size of the disk, which the files of a step depend on.
+    pub(crate) disk_bytes: u64,
+}
+
+/// Where a stage is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reached {
+    key: CacheKey,
+    files: Files,
+    config: BuildConfig,
+}
+
+// === impl Engine ===
+
+impl Engine<'_> {
+    /// Builds all that the image needs.
+    pub(crate) async fn run(&self) -> Result<Outcome, StepError> {
+        for name in &self.file.unused_args {
+            self.journal.note(format!("[warning] no ARG takes the build argument {name}"));
+        }
+        let mut done: BTreeMap<usize, Reached> = BTreeMap::new();
+        for stage in self.file.needed() {
+            let reached = self.stage(stage, &done).await?;
+            done.insert(stage, reached);
+        }
+        let last = done.pop_last().map(|(_, reached)| reached);
+        let last = last.ok_or_else(|| StepError::Internal("a build without a stage".into()))?;
+        let snapshot = match &last.files {
+            Files::Kept(snapshot) => snapshot.clone(),
+            Files::Image(_) => self.unchanged(&last).await?,
+        };
+        Ok(Outcome { snapshot, config: last.config })
+    }
+
+    /// Keeps the files of a base that nothing was done to.
+    async fn unchanged(&self, reached: &Reached) -> Result<SnapshotId, StepError> {
+        if let Some(kept) = self.workshop.kept(reached.key).await {
+            return Ok(kept);
+        }
+        let bench = self.workshop.open(&reached.files).await?;
+        let snapshot = bench.keep(reached.key).await?;
+        bench.close().await;
+        Ok(snapshot)
+    }
+
+    async fn stage(
+        &self,
+        stage: usize,
+        done: &BTreeMap<usize, Reached>,
+    ) -> Result<Reached, StepError> {
+        let Some(spec) = self.file.stages.get(stage) else {
+            return Err(StepError::Internal(format!("there is no stage {stage}")));
+        };
+        let base = match &spec.base {
+            Base::Stage(other) => reached(done, *other)?.clone(),
+            Base::Image(name) => {
+                self.journal.note(format!("[{}] FROM {name}", self.label(stage, 0)));
+                let base = self.workshop.base(name).await?;
+                Reached {
+                    key: CacheKey::base(&base.identity, self.disk_bytes),
+                    files: Files::Image(base.image),
+                    config: base.config,
+                }
+            }
+        };
+        let mut state = StageState::new(self.file, stage, base.config.clone());
+        let mut at = base;
+        let mut bench: Option<Box<dyn Bench>> = None;
+        for step in 0..spec.len() {
+            let effect = state.apply(step).map_err(|bad| StepError::Failed(bad.to_string()))?;
+            if effect == Effect::None {
+                continue;
+            }
+            let what = format!("[{}] {}", self.label(stage, step + 1), spec.text(step));
+            let content = self.content(&effect, done).await?;
+            let key = at.key.then(&effect, content);
+            if bench.is_none()
+                && let Some(kept) = self.workshop.kept(key).await
+            {
+                self.journal.note(format!("{what} CACHED"));
+                (at.key, at.files) = (key, Files::Kept(kept));
+                continue;
+            }
+            self.journal.note(what);
+            let open = match bench.take() {
+                Some(open) => open,
+                None => self.workshop.open(&at.files).await?,
+            };
+            self.perform(&*open, &effect, done).await?;
+            at.files = Files::Kept(open.keep(key).await?);
+            at.key = key;
+            bench = Some(open);
+        }
+        if let Some(bench) = bench {
+            bench.close().await;
+        }
+        at.config = state.config;
+        Ok(at)
+    }
+
+    fn label(&self, stage: usize, step: usize) -> String {
+        let spec = self.file.stages.get(stage);
+        let steps = spec.map_or(0, tarn_build::Stage::len);
+        let name = spec.and_then(|spec| spec.name.clone());
+        let name = name.unwrap_or_else(|| format!("stage-{stage}"));
+        format!("{name} {step}/{steps}")
+    }
+
+    /// Names what a copy takes.
+    async fn content(
+        &self,
+        effect: &Effect,
+        done: &BTreeMap<usize, Reached>,
+    ) -> Result<Option<CacheKey>, StepError> {
+        let Effect::Copy(copy) = effect else { return Ok(None) };
+        match &copy.from {
+            _ if copy.sources.is_empty() => Ok(None),
+            CopyFrom::Context => {
+                let context = self.context()?;
+                let selection = context.select(&copy.sources).map_err(StepError::Failed)?;
+                if copy.adds {
+                    context.refuse_archives(&selection).await?;
+                }
+                Ok(Some(selection.key))
+            }
+            CopyFrom::Stage(stage) => Ok(Some(reached(done, *stage)?.key)),
+            CopyFrom::Image(name) => {
+                let base = self.workshop.base(name).await?;
+                Ok(Some(CacheKey::base(&base.identity, 0)))
+            }
+        }
+    }
+
+    fn context(&self) -> Result<&Context, StepError> {
+        self.context.ok_or_else(|| StepError::Failed("the build has no context".to_owned()))
+    }
+
+    async fn perform(
+        &self,
+        bench: &dyn Bench,
+        effect: &Effect,
+        done: &BTreeMap<usize, Reached>,
+    ) -> Result<(), StepError> {
+        match effect {
+            Effect::None => Ok(()),
+            Effect::Run(run) => bench.run(run, self.journal).await,
+            Effect::MakeDir { path } => {
+                let ask = CopyIn { dest: format!("{path}/"), chown: None, mode: None };
+                bench.copy_in(&ask, Context::inline(&[])).await
+            }
+            Effect::Copy(copy) => self.copy(bench, copy, done).await,
+        }
+    }
+
+    async fn copy(
+        &self,
+        bench: &dyn Bench,
+        copy: &Copy,
+        done: &BTreeMap<usize, Reached>,
+    ) -> Result<(), StepError> {
+        let ask = CopyIn { dest: copy.dest.clone(), chown: copy.chown.clone(), mode: copy.chmod };
+        if !copy.inline.is_empty() {
+            bench.copy_in(&ask, inline(&copy.inline)).await?;
+        }
+        if copy.sources.is_empty() {
+            return Ok(());
+        }
+        let files = match &copy.from {
+            CopyFrom::Context => {
+                let parcel = self.context()?.parcel(&copy.sources).map_err(StepError::Failed)?;
+                return bench.copy_in(&ask, parcel).await;
+            }
+            CopyFrom::Stage(stage) => reached(done, *stage)?.files.clone(),
+            CopyFrom::Image(name) => Files::Image(self.workshop.base(name).await?.image),
+        };
+        let source = self.workshop.open(&files).await?;
+        let parcel = source.copy_out(&CopyOut { sources: copy.sources.clone() }).await?;
+        bench.copy_in(&ask, parcel).await?;
+        source.close().await;
+        Ok(())
+    }
+}
+
+fn inline(files: &[Inline]) -> Parcel {
+    Context::inline(files)
+}
+
+fn reached(done: &BTreeMap<usize, Reached>, stage: usize) -> Result<&Reached, StepError> {
+    let missing = || StepError::Internal(format!("stage {stage} is needed before it is built"));
+    done.get(&stage).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,622 @@
+//! The service: builds are asked for, get their context, run, are cancelled and looked at.
+
+mod run;
+mod upload;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tarn_control::{Control, ControlError, ImageAsk};
+use tarn_task::{Clock, Entropy, Tasks};
+use tarn_types::{
+    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ErrorClass, ImageFamily, ImageName,
+    ProjectId, RegistryLogin, Resources, SandboxId, UnixMillis,
+};
+use thiserror::Error;
+use tokio::sync::watch;
+
+pub use self::upload::Upload;
+use crate::workshop::StepError;
+
+/// How many builds of a project may be under way.
+const MOST_ACTIVE: usize = 16;
+
+/// How often builds are looked for whose time is over.
+const JANITOR_PERIOD: Duration = Duration::from_secs(10);
+
+/// How long an ended build is kept that is no image's, in seconds.
+const KEEP_ENDED_SECS: u64 = 7 * 24 * 3600;
+
+/// How long a cancel waits for the build to stop.
+const CANCEL_WAIT: Duration = Duration::from_secs(30);
+
+const RESTARTED: &str = "the server was restarted while the image was built; build it again";
+
+/// The numbers and places of builds; all are configuration.
+#[derive(Debug, Clone)]
+pub struct BuilderConfig {
+    /// Where contexts are until their build has ended. It is emptied at the start.
+    pub dir: PathBuf,
+    /// The largest context. Default: 2 GiB.
+    pub context_max_bytes: u64,
+    /// How long a context may be awaited, in seconds. Default: 30 min.
+    pub unsealed_secs: u64,
+    /// How long a build may take from then on, in seconds. Default: 1 h.
+    pub operation_secs: u64,
+}
+
+/// A build that is asked for: every field parsed, none checked against limits yet.
+#[derive(Clone)]
+pub struct BuildAsk {
+    /// What the caller names the request by.
+    pub request_id: Option<String>,
+    /// What the image is made from.
+    pub source: BuildSource,
+    /// The name that the image is to have.
+    pub name: ImageName,
+    /// Whether that name is to count in every project.
+    pub global: bool,
+    /// What the sandboxes have that it runs in.
+    pub resources: Resources,
+    /// What it shows to registries, by their hosts; kept in memory alone.
+    pub logins: BTreeMap<String, RegistryLogin>,
+}
+
+/// What an image is made from.
+pub type BuildSource = BuildKind;
+
+/// A build as a caller may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildView {
+    /// Everything stored of it.
+    pub record: BuildRecord,
+    /// The largest context.
+    pub context_max_bytes: u64,
+}
+
+/// What became of a wish to cancel a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancel {
+    /// It is cancelled now.
+    Cancelled(BuildRecord),
+    /// It was before.
+    AlreadyCancelled(BuildRecord),
+    /// Its image is registered.
+    AlreadyCompleted(BuildRecord),
+    /// It failed.
+    AlreadyFailed(BuildRecord),
+    /// There is none of that request.
+    NotAdmitted,
+}
+
+/// Says why a build cannot be begun or changed.
+#[derive(Debug, Error)]
+pub enum BuilderError {
+    /// The project has no such build.
+    #[error("no build `{0}`; an ended one is kept until its image is built anew")]
+    NotFound(String),
+    /// The image of that name is being built.
+    #[error("image `{}` is being built by {}; cancel that one first, or wait", .0.name, .0.id)]
+    InProgress(Box<BuildRecord>),
+    /// Too many are under way.
+    #[error("{MOST_ACTIVE} builds of the project are under way, which is the most; wait for one")]
+    TooMany,
+    /// The build is past that.
+    #[error("build {id} is {}; it takes no context any more", .status.as_str())]
+    NotAwaiting {
+        /// The build.
+        id: BuildId,
+        /// Where it is.
+        status: BuildStatus,
+    },
+    /// The upload shows no token, or not the one.
+    #[error("the upload URL is not valid, or was used up")]
+    Denied,
+    /// The context is larger than it may be.
+    #[error("the context is larger than {0} bytes; leave out what the build does not need")]
+    TooLarge(u64),
+    /// The context is not what was sealed.
+    #[error("{0}")]
+    Context(String),
+    /// Control refused.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The host does not write.
+    #[error("the server cannot keep the context just now")]
+    Unavailable(String),
+}
+
+/// Builds images. Clones share it.
+#[derive(Clone)]
+pub struct Builder(Arc<Inner>);
+
+struct Inner {
+    control: Control,
+    config: BuilderConfig,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    tasks: Tasks,
+    builds: Mutex<HashMap<BuildId, Entry>>,
+    /// Held while a record is changed and stored.
+    turn: tokio::sync::Mutex<()>,
+    /// Counts changes, for those who wait for one.
+    changes: watch::Sender<u64>,
+}
+
+/// A build in memory.
+struct Entry {
+    record: BuildRecord,
+    /// Set when nobody wants it any more.
+    cancel: watch::Sender<bool>,
+    logins: BTreeMap<String, RegistryLogin>,
+    /// The SHA-256 of the context that was last uploaded, in hex.
+    uploaded: Option<String>,
+}
+
+// === impl BuilderConfig ===
+
+impl BuilderConfig {
+    /// Takes a directory, and defaults for the rest.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir, context_max_bytes: 2 << 30, unsealed_secs: 30 * 60, operation_secs: 60 * 60 }
+    }
+}
+
+// === impl BuilderError ===
+
+impl BuilderError {
+    /// Sorts the error.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NotFound(_) => ErrorClass::NotFound,
+            Self::InProgress(_) | Self::NotAwaiting { .. } => ErrorClass::Conflict,
+            Self::TooMany => ErrorClass::Quota,
+            Self::Denied => ErrorClass::Denied,
+            Self::TooLarge(_) | Self::Context(_) => ErrorClass::Invalid,
+            Self::Control(failed) => failed.class(),
+            Self::Unavailable(_) => ErrorClass::Unavailable,
+        }
+    }
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// Reads the builds, ends those that an earlier run left, and begins to look after the rest.
+    /// The nodes must be attached.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read, or the directory cannot be made.
+    pub async fn start(
+        control: Control,
+        config: BuilderConfig,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        tasks: Tasks,
+    ) -> Result<Self, BuilderError> {
+        let unavailable = |error: std::io::Error| BuilderError::Unavailable(error.to_string());
+        match std::fs::remove_dir_all(&config.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(unavailable(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::create_dir_all(&config.dir).map_err(unavailable)?;
+        let records = control.build_list().await?;
+        let builds = records.into_iter().map(|record| (record.id.clone(), Entry::new(record)));
+        let builder = Self(Arc::new(Inner {
+            control,
+            config,
+            clock,
+            entropy,
+            tasks,
+            builds: Mutex::new(builds.collect()),
+            turn: tokio::sync::Mutex::new(()),
+            changes: watch::Sender::new(0),
+        }));
+        for record in builder.records(|record| record.status == BuildStatus::Running) {
+            builder.end(&record.id, BuildStatus::Failed, Some(RESTARTED.to_owned())).await?;
+        }
+        // A death between the end of a build and the end of its sandboxes.
+        for record in builder.records(|record| !record.sandboxes.is_empty()) {
+            builder.clear_sandboxes(&record.id).await?;
+        }
+        builder.spawn_janitor();
+        Ok(builder)
+    }
+
+    /// Begins a build; the same request again is the same build.
+    ///
+    /// # Errors
+    /// Fails when one of that name is under way, or too many are.
+    pub async fn create(
+        &self,
+        project: &ProjectId,
+        ask: BuildAsk,
+    ) -> Result<BuildView, BuilderError> {
+        let image = ImageAsk {
+            project: project.clone(),
+            global: ask.global,
+            name: ask.name.clone(),
+            family: ImageFamily::Cas,
+            config: None,
+            dockerfile: None,
+        };
+        self.0.control.image_check(&image).await?;
+        let _turn = self.0.turn.lock().await;
+        if let Some(request) = &ask.request_id
+            && let Some(known) = self.find_request(project, request)
+        {
+            return Ok(self.view(known));
+        }
+        let active =
+            self.records(|record| record.project == *project && !record.status.is_terminal());
+        if let Some(same) = active.iter().find(|record| record.name == ask.name) {
+            return Err(BuilderError::InProgress(Box::new(same.clone())));
+        }
+        if active.len() >= MOST_ACTIVE {
+            return Err(BuilderError::TooMany);
+        }
+        let now = self.0.clock.now();
+        let awaits = matches!(ask.source, BuildKind::Dockerfile { .. });
+        let token: [u8; 32] = self.0.entropy.bytes();
+        let config = &self.0.config;
+        let (status, phase, secs) = if awaits {
+            (BuildStatus::Pending, BuildPhase::AwaitingContext, config.unsealed_secs)
+        } else {
+            (BuildStatus::Running, BuildPhase::StartingBuilder, config.operation_secs)
+        };
+        let record = BuildRecord {
+            id: BuildId::from_random(self.0.entropy.bytes()),
+            project: project.clone(),
+            request_id: ask.request_id,
+            kind: ask.source,
+            name: ask.name,
+            global: ask.global,
+            resources: ask.resources,
+            status,
+            phase,
+            upload_token: awaits.then(|| upload::hex(&token)),
+            log_sandbox: None,
+            sandboxes: Vec::new(),
+            error: None,
+            image: None,
+            created_at: now,
+            updated_at: now,
+            deadline: now.plus_secs(secs),
+        };
+        self.0.control.build_put(&record).await?;
+        let id = record.id.clone();
+        tracing::info!(
+            build.id = %id, project.id = %project, image = %record.name,
+            kind = record.kind.as_str(), "build accepted"
+        );
+        let entry = Entry { logins: ask.logins, ..Entry::new(record.clone()) };
+        self.0.builds.lock().insert(id.clone(), entry);
+        if !awaits {
+            self.spawn_run(id);
+        }
+        Ok(self.view(record))
+    }
+
+    /// Returns a build.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id.
+    pub fn fetch(&self, project: &ProjectId, id: &str) -> Result<BuildView, BuilderError> {
+        let not_found = || BuilderError::NotFound(id.chars().take(80).collect());
+        let parsed: BuildId = id.parse().map_err(|_bad| not_found())?;
+        let record = self.record(&parsed).filter(|record| record.project == *project);
+        record.map(|record| self.view(record)).ok_or_else(not_found)
+    }
+
+    /// Takes a context as it was uploaded, and begins to build.
+    ///
+    /// # Errors
+    /// Fails when it is not what was uploaded; it may be uploaded again then.
+    pub async fn seal(
+        &self,
+        project: &ProjectId,
+        id: &str,
+        digest: &str,
+    ) -> Result<BuildView, BuilderError> {
+        let view = self.fetch(project, id)?;
+        let id = view.record.id;
+        let _turn = self.0.turn.lock().await;
+        let uploaded = {
+            let builds = self.0.builds.lock();
+            builds.get(&id).and_then(|entry| entry.uploaded.clone())
+        };
+        let Some(uploaded) = uploaded else {
+            let said = "no context was uploaded; PUT it to `context_upload.url` first";
+            return Err(BuilderError::Context(said.to_owned()));
+        };
+        if !uploaded.eq_ignore_ascii_case(digest.trim_start_matches("sha256:")) {
+            return Err(BuilderError::Context(format!(
+                "digest: the context that was uploaded is {uploaded}; upload it again"
+            )));
+        }
+        let status = view.record.status;
+        if status == BuildStatus::Running {
+            return self.fetch(project, id.as_str());
+        }
+        if status != BuildStatus::Pending {
+            return Err(BuilderError::NotAwaiting { id, status });
+        }
+        let now = self.0.clock.now();
+        let deadline = now.plus_secs(self.0.config.operation_secs);
+        self.change(&id, |record| {
+            record.status = BuildStatus::Running;
+            record.phase = BuildPhase::StartingBuilder;
+            record.upload_token = None;
+            record.deadline = deadline;
+        })
+        .await?;
+        self.spawn_run(id.clone());
+        self.fetch(project, id.as_str())
+    }
+
+    /// Cancels a build, and waits until nothing of it goes on.
+    ///
+    /// # Errors
+    /// Fails when the project has none of that id.
+    pub async fn cancel(&self, project: &ProjectId, id: &str) -> Result<Cancel, BuilderError> {
+        let record = self.fetch(project, id)?.record;
+        self.stop(record).await
+    }
+
+    /// Cancels the build of a request.
+    ///
+    /// # Errors
+    /// Fails only when the store does.
+    pub async fn cancel_request(
+        &self,
+        project: &ProjectId,
+        request: &str,
+    ) -> Result<Cancel, BuilderError> {
+        match self.find_request(project, request) {
+            Some(record) => self.stop(record).await,
+            None => Ok(Cancel::NotAdmitted),
+        }
+    }
+
+    async fn stop(&self, record: BuildRecord) -> Result<Cancel, BuilderError> {
+        let id = record.id.clone();
+        match record.status {
+            BuildStatus::Succeeded => return Ok(Cancel::AlreadyCompleted(record)),
+            BuildStatus::Failed => return Ok(Cancel::AlreadyFailed(record)),
+            BuildStatus::Cancelled => return Ok(Cancel::AlreadyCancelled(record)),
+            BuildStatus::Pending => self.give_up(&id).await?,
+            BuildStatus::Running => {
+                let builds = self.0.builds.lock();
+                if let Some(entry) = builds.get(&id) {
+                    entry.cancel.send_replace(true);
+                }
+            }
+        }
+        let mut changes = self.0.changes.subscribe();
+        let ended = async {
+            loop {
+                changes.mark_unchanged();
+                match self.record(&id) {
+                    Some(record) if !record.status.is_terminal() => {}
+                    Some(record) => return Some(record),
+                    None => return None,
+                }
+                // The sender is ours.
+                drop(changes.changed().await);
+            }
+        };
+        match tokio::time::timeout(CANCEL_WAIT, ended).await {
+            Ok(Some(record)) if record.status == BuildStatus::Succeeded => {
+                Ok(Cancel::AlreadyCompleted(record))
+            }
+            Ok(Some(record)) if record.status == BuildStatus::Failed => {
+                Ok(Cancel::AlreadyFailed(record))
+            }
+            Ok(Some(record)) => Ok(Cancel::Cancelled(record)),
+            Ok(None) => Err(BuilderError::NotFound(id.to_string())),
+            Err(_elapsed) => {
+                Err(BuilderError::Unavailable("the build does not stop yet".to_owned()))
+            }
+        }
+    }
+
+    /// Ends a build that still awaits its context.
+    async fn give_up(&self, id: &BuildId) -> Result<(), BuilderError> {
+        let _turn = self.0.turn.lock().await;
+        let awaits = self.record(id).is_some_and(|now| now.status == BuildStatus::Pending);
+        if awaits {
+            self.end(id, BuildStatus::Cancelled, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the largest context.
+    #[must_use]
+    pub fn context_max_bytes(&self) -> u64 {
+        self.0.config.context_max_bytes
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.0.control
+    }
+
+    /// Notes a sandbox that a build began, so that it is ended whatever happens.
+    pub(crate) async fn note_sandbox(
+        &self,
+        build: &BuildId,
+        sandbox: &SandboxId,
+    ) -> Result<(), StepError> {
+        let _turn = self.0.turn.lock().await;
+        let over = self.record(build).is_none_or(|record| record.status.is_terminal());
+        let noted = match over {
+            true => Err(BuilderError::NotFound(build.to_string())),
+            false => self.change(build, |now| now.sandboxes.push(sandbox.clone())).await,
+        };
+        if let Err(failed) = noted {
+            self.0.control.build_sandbox_delete(sandbox).await;
+            return Err(StepError::Internal(failed.to_string()));
+        }
+        Ok(())
+    }
+
+    /// Changes a record: stored first, then seen. The turn must be held.
+    async fn change(
+        &self,
+        id: &BuildId,
+        change: impl FnOnce(&mut BuildRecord),
+    ) -> Result<BuildRecord, BuilderError> {
+        let Some(mut record) = self.record(id) else {
+            return Err(BuilderError::NotFound(id.to_string()));
+        };
+        change(&mut record);
+        record.updated_at = self.0.clock.now();
+        self.0.control.build_put(&record).await?;
+        if let Some(entry) = self.0.builds.lock().get_mut(id) {
+            entry.record = record.clone();
+        }
+        self.0.changes.send_modify(|changes| *changes += 1);
+        Ok(record)
+    }
+
+    /// Ends a build, and forgets the ended ones of the same name. The turn must be held, or nobody
+    /// else be there yet.
+    async fn end(
+        &self,
+        id: &BuildId,
+        status: BuildStatus,
+        error: Option<String>,
+    ) -> Result<(), BuilderError> {
+        let record = self
+            .change(id, |record| {
+                record.status = status;
+                record.phase = BuildPhase::Finished;
+                record.error = error;
+                record.upload_token = None;
+                record.log_sandbox = None;
+            })
+            .await?;
+        tracing::info!(
+            build.id = %id, project.id = %record.project, image = %record.name,
+            status = status.as_str(), "build ended"
+        );
+        self.remove_context(id).await;
+        let older = self.records(|other| {
+            other.id != record.id
+                && other.project == record.project
+                && other.name == record.name
+                && other.status.is_terminal()
+                && other.sandboxes.is_empty()
+                // A build that failed leaves the image, and the build that made it.
+                && (status == BuildStatus::Succeeded || other.status != BuildStatus::Succeeded)
+        });
+        for other in older {
+            self.forget(&other.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, id: &BuildId) -> Result<(), BuilderError> {
+        self.0.control.build_delete(id).await?;
+        self.0.builds.lock().remove(id);
+        Ok(())
+    }
+
+    /// Ends the sandboxes of a build.
+    async fn clear_sandboxes(&self, id: &BuildId) -> Result<(), BuilderError> {
+        let Some(record) = self.record(id) else { return Ok(()) };
+        for sandbox in &record.sandboxes {
+            self.0.control.build_sandbox_delete(sandbox).await;
+        }
+        let _turn = self.0.turn.lock().await;
+        let cleared = self.change(id, |now| {
+            now.sandboxes.retain(|sandbox| !record.sandboxes.contains(sandbox));
+        });
+        cleared.await.map(drop)
+    }
+
+    fn spawn_janitor(&self) {
+        let builder = self.clone();
+        drop(self.0.tasks.spawn("build_janitor", async move {
+            let stopping = builder.0.tasks.stopping();
+            tokio::pin!(stopping);
+            loop {
+                tokio::select! {
+                    () = &mut stopping => break,
+                    () = tokio::time::sleep(JANITOR_PERIOD) => {}
+                }
+                if let Err(failed) = builder.sweep().await {
+                    tracing::warn!(error = %failed, "builds not looked after; trying again");
+                }
+            }
+        }));
+    }
+
+    /// Gives up what awaits its context for too long, and forgets what ended long ago.
+    async fn sweep(&self) -> Result<(), BuilderError> {
+        let now = self.0.clock.now();
+        let late =
+            |record: &BuildRecord| record.status == BuildStatus::Pending && record.deadline <= now;
+        for record in self.records(late) {
+            self.give_up(&record.id).await?;
+        }
+        let old = |record: &BuildRecord| {
+            let ended = record.status.is_terminal() && record.status != BuildStatus::Succeeded;
+            ended
+                && record.sandboxes.is_empty()
+                && record.updated_at.plus_secs(KEEP_ENDED_SECS) <= now
+        };
+        for record in self.records(old) {
+            let _turn = self.0.turn.lock().await;
+            self.forget(&record.id).await?;
+        }
+        Ok(())
+    }
+
+    fn record(&self, id: &BuildId) -> Option<BuildRecord> {
+        self.0.builds.lock().get(id).map(|entry| entry.record.clone())
+    }
+
+    fn records(&self, wanted: impl Fn(&BuildRecord) -> bool) -> Vec<BuildRecord> {
+        let builds = self.0.builds.lock();
+        builds
+            .values()
+            .map(|entry| &entry.record)
+            .filter(|record| wanted(record))
+            .cloned()
+            .collect()
+    }
+
+    fn find_request(&self, project: &ProjectId, request: &str) -> Option<BuildRecord> {
+        let same = |record: &BuildRecord| {
+            record.project == *project && record.request_id.as_deref() == Some(request)
+        };
+        self.records(same).pop()
+    }
+
+    fn view(&self, record: BuildRecord) -> BuildView {
+        BuildView { record, context_max_bytes: self.0.config.context_max_bytes }
+    }
+
+    fn deadline_in(&self, deadline: UnixMillis) -> Duration {
+        let left = deadline.0.saturating_sub(self.0.clock.now().0);
+        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(record: BuildRecord) -> Self {
+        let cancel = watch::Sender::new(false);
+        Self { record, cancel, logins: BTreeMap::new(), uploaded: None }
+    }
+}

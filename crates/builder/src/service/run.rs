@@ -1,0 +1,331 @@
+//! A build from its context to its image.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tarn_build::{BuildConfig, Dockerfile};
+use tarn_control::{BuildSandbox, PublishAsk};
+use tarn_daemon_api::{RunRequest, StartRequest, StdinMode, UserSpec};
+use tarn_types::{
+    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ImageConfig, Resources, SandboxId,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{Builder, BuilderError};
+use crate::{
+    context::Context,
+    daemon::{Daemon, RunEvent},
+    engine::{Engine, Outcome},
+    journal::Journal,
+    site::Site,
+    workshop::StepError,
+};
+
+/// How much longer than its build a sandbox of it may live.
+const GRACE_SECS: u64 = 120;
+
+/// What clients look for among the processes of the sandbox that tells the log (spec 06 §2).
+const LOG_PROGRAM: &str = "/usr/local/bin/tl-image-builder";
+
+/// How long that sandbox stays when the build has ended, for those who read the last lines.
+const LOG_LINGER: Duration = Duration::from_secs(5);
+
+/// How many bytes of lines go into one request.
+const LOG_BATCH: usize = 64 << 10;
+
+/// How a build ended.
+enum End {
+    Done(Outcome, Option<String>),
+    Failed(StepError),
+    Late,
+    Cancelled,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// Has a build run to its end.
+    pub(super) fn spawn_run(&self, id: BuildId) {
+        let builder = self.clone();
+        drop(self.0.tasks.spawn("build", async move {
+            if let Err(failed) = builder.run(&id).await {
+                tracing::error!(build.id = %id, error = %failed, "a build cannot be ended in the store");
+            }
+        }));
+    }
+
+    async fn run(&self, id: &BuildId) -> Result<(), BuilderError> {
+        let Some(record) = self.record(id) else { return Ok(()) };
+        let cancelled = {
+            let builds = self.0.builds.lock();
+            builds.get(id).map(|entry| entry.cancel.subscribe())
+        };
+        let Some(mut cancelled) = cancelled else { return Ok(()) };
+        let opened = Arc::new(Notify::new());
+        let (journal, lines) = Journal::new();
+        let (unfinished, finished) = oneshot::channel();
+        let log = self.0.tasks.spawn("build_log", {
+            let (builder, id, opened) = (self.clone(), id.clone(), Arc::clone(&opened));
+            async move { builder.tell(&id, &opened, finished, lines).await }
+        });
+        let end = {
+            let building = self.build(&record, &journal, opened);
+            let late = tokio::time::sleep(self.deadline_in(record.deadline));
+            tokio::select! {
+                done = building => match done {
+                    Ok((outcome, text)) => End::Done(outcome, text),
+                    Err(failed) => End::Failed(failed),
+                },
+                () = late => End::Late,
+                _ = cancelled.wait_for(|wanted| *wanted) => End::Cancelled,
+                // What is left of it is ended at the next start.
+                () = self.0.tasks.stopping() => return Ok(()),
+            }
+        };
+        if let End::Failed(failed) = &end {
+            journal.note(format!("[error] {}", text_of(failed)));
+        }
+        // The log ends before the build does, so that nobody misses its last lines.
+        drop((journal, unfinished));
+        let log = log.await.unwrap_or_default();
+        // Whoever cancels it does not read on.
+        let log = log.filter(|_| !matches!(end, End::Cancelled));
+        self.settle(&record, end).await?;
+        self.clear_sandboxes_but(id, log.as_ref()).await?;
+        if let Some(sandbox) = log {
+            self.linger(id.clone(), sandbox);
+        }
+        Ok(())
+    }
+
+    /// Stores how a build ended. From `publishing` on it can no longer be cancelled.
+    async fn settle(&self, record: &BuildRecord, end: End) -> Result<(), BuilderError> {
+        let id = &record.id;
+        let _turn = self.0.turn.lock().await;
+        match end {
+            End::Cancelled => self.end(id, BuildStatus::Cancelled, None).await,
+            End::Late => {
+                let said = format!(
+                    "the build took longer than {} s, which is the most; do less in one image",
+                    self.0.config.operation_secs
+                );
+                self.end(id, BuildStatus::Failed, Some(said)).await
+            }
+            End::Failed(failed) => {
+                if let StepError::Internal(detail) = &failed {
+                    tracing::error!(build.id = %id, detail, "a build failed for a reason of ours");
+                }
+                self.end(id, BuildStatus::Failed, Some(text_of(&failed))).await
+            }
+            End::Done(outcome, dockerfile) => {
+                self.change(id, |now| now.phase = BuildPhase::Publishing).await?;
+                let ask = PublishAsk {
+                    project: record.project.clone(),
+                    name: record.name.clone(),
+                    global: record.global,
+                    snapshot: outcome.snapshot,
+                    config: image_config(outcome.config),
+                    dockerfile,
+                };
+                match self.0.control.build_publish(ask).await {
+                    Ok(image) => {
+                        self.change(id, |now| now.image = Some(image)).await?;
+                        self.end(id, BuildStatus::Succeeded, None).await
+                    }
+                    Err(failed) => {
+                        let detail = failed.detail().unwrap_or_default();
+                        tracing::warn!(build.id = %id, error = %failed, detail, "an image is not registered");
+                        self.end(id, BuildStatus::Failed, Some(failed.to_string())).await
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does the work; returns what it led to, and the text of the Dockerfile.
+    async fn build(
+        &self,
+        record: &BuildRecord,
+        journal: &Journal,
+        opened: Arc<Notify>,
+    ) -> Result<(Outcome, Option<String>), StepError> {
+        let (file, context, text) = match &record.kind {
+            BuildKind::Import { reference } => (Dockerfile::of_image(reference), None, None),
+            BuildKind::Dockerfile { path, args } => {
+                let (context, text) = self.context(&record.id, path).await?;
+                let file = Dockerfile::parse(&text, args);
+                let file = file.map_err(|bad| StepError::Failed(bad.to_string()))?;
+                (file, Some(context), Some(text))
+            }
+        };
+        let logins = {
+            let builds = self.0.builds.lock();
+            builds.get(&record.id).map(|entry| entry.logins.clone()).unwrap_or_default()
+        };
+        let left = self.deadline_in(record.deadline).as_secs();
+        let site = Site {
+            builder: self.clone(),
+            build: record.id.clone(),
+            project: record.project.clone(),
+            resources: record.resources,
+            timeout_secs: left + GRACE_SECS,
+            logins,
+            opened,
+            tasks: self.0.tasks.clone(),
+        };
+        self.advance(&record.id, BuildPhase::Executing).await?;
+        let engine = Engine {
+            file: &file,
+            context: context.as_ref(),
+            workshop: &site,
+            journal,
+            disk_bytes: record.resources.disk.bytes(),
+        };
+        let outcome = engine.run().await?;
+        self.advance(&record.id, BuildPhase::Snapshotting).await?;
+        Ok((outcome, text))
+    }
+
+    async fn advance(&self, id: &BuildId, phase: BuildPhase) -> Result<(), StepError> {
+        let _turn = self.0.turn.lock().await;
+        let changed = self.change(id, |record| record.phase = phase).await;
+        changed.map(drop).map_err(|failed| StepError::Internal(failed.to_string()))
+    }
+
+    async fn context(&self, id: &BuildId, path: &str) -> Result<(Context, String), StepError> {
+        let (file, path) = (self.context_path(id), path.to_owned());
+        let read = self.0.tasks.spawn_blocking(move || {
+            let context = Context::read(&file)?;
+            let text = context.dockerfile(&path)?;
+            Ok((context, text))
+        });
+        match read.await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(said)) => Err(StepError::Failed(said)),
+            Err(lost) => Err(StepError::Internal(lost.to_string())),
+        }
+    }
+
+    async fn clear_sandboxes_but(
+        &self,
+        id: &BuildId,
+        log: Option<&SandboxId>,
+    ) -> Result<(), BuilderError> {
+        let Some(record) = self.record(id) else { return Ok(()) };
+        let stays = |sandbox: &SandboxId| log == Some(sandbox);
+        for sandbox in record.sandboxes.iter().filter(|sandbox| !stays(sandbox)) {
+            self.0.control.build_sandbox_delete(sandbox).await;
+        }
+        let _turn = self.0.turn.lock().await;
+        self.change(id, |now| now.sandboxes.retain(stays)).await.map(drop)
+    }
+
+    /// Ends the sandbox that told the log, a little later.
+    fn linger(&self, id: BuildId, sandbox: SandboxId) {
+        let builder = self.clone();
+        drop(self.0.tasks.spawn("build_log_linger", async move {
+            tokio::select! {
+                () = builder.0.tasks.stopping() => return,
+                () = tokio::time::sleep(LOG_LINGER) => {}
+            }
+            if let Err(failed) = builder.clear_sandboxes(&id).await {
+                // It may be gone already, and its sandboxes with it.
+                builder.0.control.build_sandbox_delete(&sandbox).await;
+                tracing::debug!(build.id = %id, error = %failed, "a build was forgotten meanwhile");
+            }
+        }));
+    }
+
+    /// Tells the log by a process of a sandbox, once there is something to tell of. Returns that
+    /// sandbox when the log has ended.
+    async fn tell(
+        &self,
+        id: &BuildId,
+        opened: &Notify,
+        finished: oneshot::Receiver<()>,
+        mut lines: mpsc::Receiver<String>,
+    ) -> Option<SandboxId> {
+        tokio::select! {
+            () = opened.notified() => {}
+            _ = finished => return None,
+        }
+        match self.open_log(id).await {
+            Ok((sandbox, daemon, pid)) => {
+                while let Some(first) = lines.recv().await {
+                    let mut batch = first + "\n";
+                    while batch.len() < LOG_BATCH
+                        && let Ok(line) = lines.try_recv()
+                    {
+                        batch.push_str(&line);
+                        batch.push('\n');
+                    }
+                    if daemon.write(pid, Bytes::from(batch)).await.is_err() {
+                        break;
+                    }
+                }
+                // If it cannot be told, its sandbox has ended, and so has the log.
+                drop(daemon.end_input(pid).await);
+                Some(sandbox)
+            }
+            Err(failed) => {
+                tracing::warn!(build.id = %id, error = %failed, "a build goes on without a log");
+                None
+            }
+        }
+    }
+
+    async fn open_log(&self, id: &BuildId) -> Result<(SandboxId, Daemon, i32), StepError> {
+        let Some(record) = self.record(id) else {
+            return Err(StepError::Internal("the build is gone".to_owned()));
+        };
+        let ask = BuildSandbox {
+            image: None,
+            snapshot: None,
+            resources: Resources::default(),
+            timeout_secs: self.deadline_in(record.deadline).as_secs() + GRACE_SECS,
+        };
+        let internal = |failed: &dyn std::fmt::Display| StepError::Internal(failed.to_string());
+        let control = &self.0.control;
+        let sandbox = control.build_sandbox(&record.project, ask).await;
+        let sandbox = sandbox.map_err(|failed| internal(&failed))?;
+        self.note_sandbox(id, &sandbox).await?;
+        let endpoint = control.build_sandbox_ready(&sandbox).await;
+        let endpoint = endpoint.map_err(|failed| internal(&failed))?;
+        let daemon = Daemon { address: endpoint.daemon, token: endpoint.token };
+        // It repeats what it is given, under the name that clients look for.
+        let copy = RunRequest {
+            command: "cp".to_owned(),
+            args: vec!["/bin/cat".to_owned(), LOG_PROGRAM.to_owned()],
+            user: Some(UserSpec::Ids { uid: 0, gid: Some(0) }),
+            ..RunRequest::default()
+        };
+        let mut run = daemon.run(&copy).await.map_err(|failed| internal(&failed))?;
+        while let RunEvent::Line(_) = run.next().await.map_err(|failed| internal(&failed))? {}
+        let start = StartRequest {
+            command: LOG_PROGRAM.to_owned(),
+            stdin_mode: StdinMode::Pipe,
+            ..StartRequest::default()
+        };
+        let process = daemon.start(&start).await.map_err(|failed| internal(&failed))?;
+        let _turn = self.0.turn.lock().await;
+        let noted = self.change(id, |record| record.log_sandbox = Some(sandbox.clone())).await;
+        noted.map_err(|failed| internal(&failed))?;
+        Ok((sandbox, daemon, process.pid))
+    }
+}
+
+fn text_of(failed: &StepError) -> String {
+    match failed {
+        StepError::Failed(text) | StepError::OutOfMemory(text) | StepError::DiskFull(text) => {
+            text.clone()
+        }
+        StepError::Internal(_) => {
+            "internal error; the server's log says more. Build the image again".to_owned()
+        }
+    }
+}
+
+fn image_config(config: BuildConfig) -> ImageConfig {
+    let BuildConfig { env, user, working_dir, entrypoint, cmd, .. } = config;
+    ImageConfig { env, user, working_dir, entrypoint, cmd }
+}
