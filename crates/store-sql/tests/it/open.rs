@@ -35,13 +35,13 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let database = Database::new();
     drop(database.open().await);
     let mut raw = database.raw().await;
-    sqlx::query("PRAGMA user_version = 8").execute(&mut raw).await.expect("set");
+    sqlx::query("PRAGMA user_version = 9").execute(&mut raw).await.expect("set");
     let error = refusal(&database).await;
-    assert!(matches!(error, SqliteOpenError::Newer { found: 8, known: 7, .. }), "{error:?}");
+    assert!(matches!(error, SqliteOpenError::Newer { found: 9, known: 8, .. }), "{error:?}");
     assert!(error.to_string().contains("start the newer release"), "{error}");
     let version: i64 =
         sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut raw).await.expect("read");
-    assert_eq!(version, 8);
+    assert_eq!(version, 9);
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn the_second_schema_is_brought_up_and_its_sandboxes_are_listed() {
     // What the later ones have more is taken away again.
     let mut old = raw(&database.path()).await;
     let back =
-        "DROP TABLE image; DROP TABLE image_name; DROP TABLE registry_login; DROP TABLE ssh_key;
+        "DROP TABLE build; DROP TABLE kept_step; DROP TABLE image; DROP TABLE image_name; DROP TABLE registry_login; DROP TABLE ssh_key;
          DROP TABLE quota; DROP TABLE secret; DROP TABLE data_key; DROP TABLE pool;
          DROP INDEX sandbox_page;
          ALTER TABLE sandbox DROP COLUMN unclaimed;
