@@ -39,8 +39,8 @@ pub struct HttpConfig {
 pub struct HttpParts {
     /// The control plane.
     pub control: Control,
-    /// What builds images, if this server does.
-    pub builder: Option<Builder>,
+    /// What builds images.
+    pub builder: Builder,
     /// The source of request ids.
     pub entropy: Arc<dyn Entropy>,
     /// Metrics of other components, shown by `/metrics` beside ours.

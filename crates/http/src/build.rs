@@ -16,7 +16,7 @@ use tarn_api::{
     request::{CancelBuild, CreateBuild, SealContext},
     response::{BuildBody, BuildCancelled, BuildConflict, ContextUpload},
 };
-use tarn_builder::{BuildAsk, BuildView, Builder, BuilderError, Cancel};
+use tarn_builder::{BuildAsk, BuildView, BuilderError, Cancel};
 use tarn_control::Caller;
 use tarn_types::RegistryLogin;
 
@@ -60,7 +60,7 @@ async fn create(
     let CreateBuild { kind, name, global, resources, logins } = request;
     let logins = by_registry(&app, logins);
     let ask = BuildAsk { request_id, source: kind, name, global, resources, logins };
-    match builder(&app)?.create(&caller.project, ask).await {
+    match app.parts.builder.create(&caller.project, ask).await {
         Ok(view) => Ok(Json(show(&app, &headers, &view)).into_response()),
         Err(BuilderError::InProgress(active)) => {
             let text = BuilderError::InProgress(active.clone()).to_string();
@@ -77,7 +77,7 @@ async fn fetch(
     BuildPath(id): BuildPath,
     headers: HeaderMap,
 ) -> Result<Json<BuildBody>, Failure> {
-    let view = builder(&app)?.fetch(&caller.project, &id)?;
+    let view = app.parts.builder.fetch(&caller.project, &id)?;
     Ok(Json(show(&app, &headers, &view)))
 }
 
@@ -89,7 +89,7 @@ async fn upload(
     mut body: Body,
 ) -> Result<StatusCode, Failure> {
     let token = query.as_deref().and_then(|query| query.strip_prefix("token="));
-    let builder = builder(&app)?;
+    let builder = &app.parts.builder;
     let mut upload = builder.upload(&id, token.unwrap_or_default()).await?;
     let announced = headers.get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -128,7 +128,7 @@ async fn seal(
     body: Body,
 ) -> Result<Json<BuildBody>, Failure> {
     let request = note_ignored(SealContext::parse(&read_body(&app.config, body).await?)?);
-    let view = builder(&app)?.seal(&caller.project, &id, &request.digest).await?;
+    let view = app.parts.builder.seal(&caller.project, &id, &request.digest).await?;
     Ok(Json(show(&app, &headers, &view)))
 }
 
@@ -138,7 +138,7 @@ async fn cancel(
     body: Body,
 ) -> Result<Json<BuildCancelled>, Failure> {
     let request = note_ignored(CancelBuild::parse(&read_body(&app.config, body).await?)?);
-    let builder = builder(&app)?;
+    let builder = &app.parts.builder;
     let cancelled = match request {
         CancelBuild::Build(id) => builder.cancel(&caller.project, &id).await?,
         CancelBuild::Request(request) => builder.cancel_request(&caller.project, &request).await?,
@@ -152,12 +152,6 @@ async fn cancel(
     };
     let build = record.map(|record| BuildBody::new(&record, None));
     Ok(Json(BuildCancelled { outcome, build }))
-}
-
-fn builder(app: &App) -> Result<&Builder, Failure> {
-    app.parts.builder.as_ref().ok_or_else(|| {
-        Failure::new(ErrorCode::NotSupported, "this server builds no images; nothing was changed")
-    })
 }
 
 fn request_id(headers: &HeaderMap) -> Result<Option<String>, Failure> {

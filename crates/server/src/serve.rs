@@ -31,7 +31,7 @@ pub(crate) fn api(
     let config = HttpConfig { rate_limit, ..HttpConfig::new(ingress, addresses.api.clone()) };
     let parts = HttpParts {
         control: control.clone(),
-        builder: Some(builder.clone()),
+        builder: builder.clone(),
         entropy: Arc::new(OsEntropy),
         metrics,
     };

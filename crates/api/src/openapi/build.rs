@@ -15,7 +15,11 @@ pub(super) fn summary(operation: BuildOperation) -> &'static str {
 
 pub(super) fn success(operation: BuildOperation) -> &'static [(u16, &'static str, Answer)] {
     match operation {
-        BuildOperation::Create | BuildOperation::Fetch | BuildOperation::Seal => {
+        BuildOperation::Create => &[
+            (200, "The build", Answer::Json("BuildBody")),
+            (409, "Another build of the name goes on", Answer::Json("BuildConflict")),
+        ],
+        BuildOperation::Fetch | BuildOperation::Seal => {
             &[(200, "The build", Answer::Json("BuildBody"))]
         }
         BuildOperation::Upload => &[(204, "It is here; seal it next", Answer::Text)],

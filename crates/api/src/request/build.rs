@@ -230,6 +230,7 @@ fn resources(fields: &mut Fields<'_>) -> Result<Resources, Refusal> {
         cpu,
         memory: size("builder_resources.memory_mb", memory.unwrap_or(MEMORY_MB))?,
         disk: size("disk_mb", disk.unwrap_or(DISK_MB))?,
+        gpus: None,
     })
 }
 

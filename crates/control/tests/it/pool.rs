@@ -513,7 +513,7 @@ async fn a_change_whose_answer_was_lost_is_read_anew() {
 async fn over_a_store_that_is_away_now_and_then_nothing_is_handed_out_twice() {
     for loss in [Loss::Request, Loss::Answer] {
         let store = Arc::new(MemoryStore::default());
-        let seen = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 6, loss));
+        let seen = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 7, loss));
         let world = World::on(seen, store, FakeNode::new(Manner::Prompt)).await;
         let pool = loop {
             let made = world.control.pool_create(&world.project, ask(3, None)).await;

@@ -88,7 +88,7 @@ async fn a_report_outlives_a_store_that_is_away() {
     let node = FakeNode::new(Manner::Prompt);
     let store = Arc::new(MemoryStore::default());
     // The start itself asks four times.
-    let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 6, Loss::Request));
+    let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 7, Loss::Request));
     let world = World::on(flaky, store, node).await;
     for _ in 0..20 {
         let hold = std::time::Duration::from_secs(60);

@@ -295,7 +295,7 @@ async fn what_became_of_a_snapshot_outlives_a_store_that_is_away() {
         let node = FakeNode::new(Manner::Prompt);
         let world = World::over(Arc::clone(&store), node).await;
         let id = world.create(CreateAsk::default()).await.record.id;
-        let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 6, loss));
+        let flaky = Arc::new(UnreliableStore::new(Arc::clone(&store) as _, 7, loss));
         let world = World::on(flaky, store, world.node).await;
         let mut taken = 0;
         for round in 0..20 {

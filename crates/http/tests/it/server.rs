@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tarn_api::response::IngressAddress;
+use tarn_builder::{Builder, BuilderConfig};
 use tarn_control::{Control, ControlConfig, ControlParts, SecretKeys};
 use tarn_host::sim::SimImages;
 use tarn_http::{HttpConfig, HttpParts, MetricsSource, RateLimit};
@@ -27,7 +28,7 @@ pub(crate) struct Server {
     pub(crate) control: Control,
     pub(crate) node: Arc<FakeNode>,
     pub(crate) clock: Arc<ManualClock>,
-    /// Where the key of its secrets is.
+    /// Where the key of its secrets is, and the contexts of its builds.
     _keys: tempfile::TempDir,
     /// A key of the project `default`.
     pub(crate) key: String,
@@ -68,6 +69,7 @@ impl Server {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
         let entropy = Arc::new(SeededEntropy::new(7));
         let keys = tempfile::tempdir().expect("a directory");
+        let tasks = Tasks::new();
         let parts = ControlParts {
             logs: Arc::new(MemoryLogStore::default()),
             store: Arc::new(MemoryStore::new()) as Arc<dyn Store>,
@@ -77,13 +79,17 @@ impl Server {
             ),
             clock: Arc::clone(&clock) as _,
             entropy: Arc::clone(&entropy) as _,
-            tasks: Tasks::new(),
+            tasks: tasks.clone(),
         };
         let control =
             Control::start(parts, ControlConfig::default()).await.expect("an empty store is read");
         let node = Arc::new(FakeNode::new());
         *node.control.lock() = Some(control.clone());
         control.attach(Arc::clone(&node) as _).await.expect("attached");
+        let builds = BuilderConfig::new(keys.path().join("builds"));
+        let seams = (Arc::clone(&clock) as _, Arc::clone(&entropy) as _);
+        let builder = Builder::start(control.clone(), builds, seams.0, seams.1, tasks).await;
+        let builder = builder.expect("no builds are read");
         let key = control.key_create("default").await.expect("a key").secret;
         let ingress = IngressAddress {
             sandbox_url: "http://127.0.0.1:9443".to_owned(),
@@ -91,7 +97,7 @@ impl Server {
         };
         let config =
             HttpConfig { rate_limit, ..HttpConfig::new(ingress, "http://api.test".to_owned()) };
-        let parts = HttpParts { control: control.clone(), builder: None, entropy, metrics };
+        let parts = HttpParts { control: control.clone(), builder, entropy, metrics };
         Self {
             router: tarn_http::router(config.clone(), parts.clone()),
             admin: tarn_http::admin_router(config, parts),
