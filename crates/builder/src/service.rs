@@ -65,6 +65,8 @@ pub struct BuildAsk {
     pub resources: Resources,
     /// What it shows to registries, by their hosts; kept in memory alone.
     pub logins: BTreeMap<String, RegistryLogin>,
+    /// The images that references in the Dockerfile are to mean, by their ids.
+    pub parents: BTreeMap<String, String>,
 }
 
 /// What an image is made from.
@@ -154,6 +156,7 @@ struct Entry {
     /// Set when nobody wants it any more.
     cancel: watch::Sender<bool>,
     logins: BTreeMap<String, RegistryLogin>,
+    parents: BTreeMap<String, String>,
     /// The SHA-256 of the context that was last uploaded, in hex.
     uploaded: Option<String>,
 }
@@ -298,7 +301,8 @@ impl Builder {
             build.id = %id, project.id = %project, image = %record.name,
             kind = record.kind.as_str(), "build accepted"
         );
-        let entry = Entry { logins: ask.logins, ..Entry::new(record.clone()) };
+        let (logins, parents) = (ask.logins, ask.parents);
+        let entry = Entry { logins, parents, ..Entry::new(record.clone()) };
         self.0.builds.lock().insert(id.clone(), entry);
         if !awaits {
             self.spawn_run(id);
@@ -617,6 +621,6 @@ impl Builder {
 impl Entry {
     fn new(record: BuildRecord) -> Self {
         let cancel = watch::Sender::new(false);
-        Self { record, cancel, logins: BTreeMap::new(), uploaded: None }
+        Self { record, cancel, logins: BTreeMap::new(), parents: BTreeMap::new(), uploaded: None }
     }
 }

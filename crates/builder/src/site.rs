@@ -46,6 +46,10 @@ pub(crate) struct Site {
     pub(crate) timeout_secs: u64,
     /// What the build shows to registries, by their hosts.
     pub(crate) logins: BTreeMap<String, RegistryLogin>,
+    /// Whether an image is taken over as its registry has it.
+    pub(crate) is_import: bool,
+    /// The images that references are to mean, by their ids.
+    pub(crate) parents: BTreeMap<String, String>,
     /// Rung when there is something that a log can tell of.
     pub(crate) opened: Arc<Notify>,
     pub(crate) tasks: Tasks,
@@ -71,10 +75,12 @@ impl Site {
 #[async_trait]
 impl Workshop for Site {
     async fn base(&self, name: &str) -> Result<BaseImage, StepError> {
+        let name = self.parents.get(name).map_or(name, String::as_str);
         let parsed: ImageName =
             name.parse().map_err(|bad| StepError::Failed(format!("`{name}`: {bad}")))?;
         let login = self.control().registry_of(name).and_then(|host| self.logins.get(&host));
-        let base = self.control().build_base(&self.project, &parsed, login.cloned()).await;
+        let (control, login) = (self.control(), login.cloned());
+        let base = control.build_base(&self.project, &parsed, login, self.is_import).await;
         let BuildBase { image, identity, config, stock_user } =
             base.map_err(|failed| step_error(&failed))?;
         let runs_as = config.user.clone().filter(|user| Some(user) != stock_user.as_ref());

@@ -148,7 +148,8 @@ impl KeptSteps {
 
 impl Control {
     /// Finds an image that a build begins with, and brings it here. `login` is what the build shows
-    /// to its registry; otherwise it is what the project shows.
+    /// to its registry; otherwise it is what the project shows. An import asks the registry alone,
+    /// whatever has the name here.
     ///
     /// # Errors
     /// Fails when there is no such image, or it does not come.
@@ -157,9 +158,16 @@ impl Control {
         project: &ProjectId,
         name: &ImageName,
         login: Option<RegistryLogin>,
+        is_import: bool,
     ) -> Result<BuildBase, ControlError> {
-        let FoundImage { image, files, .. } =
-            self.build_image(project, name, login.as_ref()).await?;
+        let FoundImage { image, files, .. } = match &login {
+            Some(login) => {
+                let pin = self.0.parts.images.look_up(name.as_str(), Some(login)).await;
+                self.found(name, pin.map_err(|bad| refusal(name, bad))?, true)
+            }
+            None if is_import => self.found(name, self.ask_registry(project, name).await?, true),
+            None => self.find_image(project, name).await?,
+        };
         let images = &self.0.parts.images;
         if let Some(pin) = image.pin.as_ref().filter(|_| files.is_none()) {
             let _hold = images.holds().hold(&pin.digest);
@@ -186,17 +194,6 @@ impl Control {
     #[must_use]
     pub fn registry_of(&self, reference: &str) -> Option<String> {
         self.0.parts.images.registry_of(reference).ok()
-    }
-
-    async fn build_image(
-        &self,
-        project: &ProjectId,
-        name: &ImageName,
-        login: Option<&RegistryLogin>,
-    ) -> Result<FoundImage, ControlError> {
-        let Some(login) = login else { return self.find_image(project, name).await };
-        let pin = self.0.parts.images.look_up(name.as_str(), Some(login)).await;
-        Ok(self.found(name, pin.map_err(|bad| refusal(name, bad))?, true))
     }
 
     /// Begins a sandbox of a build. It runs nothing of its image by itself.

@@ -57,9 +57,9 @@ async fn create(
 ) -> Result<Response, Failure> {
     let request_id = request_id(&headers)?;
     let request = note_ignored(CreateBuild::parse(&read_body(&app.config, body).await?)?);
-    let CreateBuild { kind, name, global, resources, logins } = request;
+    let CreateBuild { kind, name, global, resources, logins, parents } = request;
     let logins = by_registry(&app, logins);
-    let ask = BuildAsk { request_id, source: kind, name, global, resources, logins };
+    let ask = BuildAsk { request_id, source: kind, name, global, resources, logins, parents };
     match app.parts.builder.create(&caller.project, ask).await {
         Ok(view) => Ok(Json(show(&app, &headers, &view)).into_response()),
         Err(BuilderError::InProgress(active)) => {

@@ -21,6 +21,8 @@ const DISK_MB: u64 = 10_240;
 const PATH_LONGEST: usize = 4096;
 const ARG_LONGEST: usize = 32 << 10;
 const ARGS_MOST: usize = 256;
+/// Images that a request may pin; clients send three.
+const MOST_PARENTS: usize = 64;
 
 /// A build to begin.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +37,8 @@ pub struct CreateBuild {
     pub resources: Resources,
     /// What it shows to registries, by their hosts as they were written.
     pub logins: BTreeMap<String, RegistryLogin>,
+    /// The images that references in the Dockerfile are to mean, by their ids.
+    pub parents: BTreeMap<String, String>,
 }
 
 /// A build to begin, as a schema.
@@ -61,6 +65,10 @@ pub(crate) struct CreateBuildSchema {
     image_scope: Option<String>,
     /// A docker configuration with `auths`, as a string; kept in memory while it is built.
     registry_credentials_json: Option<String>,
+    /// What references in the Dockerfile are to mean, each `{"reference", "image_id"}`; another is
+    /// looked up by its name.
+    #[schema(value_type = Option<Vec<Object>>)]
+    parents: Option<()>,
 }
 
 /// A context to seal.
@@ -104,14 +112,12 @@ impl CreateBuild {
             Some(text) => logins(text)?,
             None => BTreeMap::new(),
         };
-        // They are pinned by their names, which are looked up again when the build begins; the
-        // project of a key is the key's.
-        for known in ["parents", "project"] {
-            drop(fields.take(known));
-        }
+        let parents = parents(&mut fields)?;
+        // The project of a key is the key's.
+        drop(fields.take("project"));
         let mut ignored = Vec::new();
         fields.note_unknown(&mut ignored);
-        Ok(Parsed { value: Self { kind, name, global, resources, logins }, ignored })
+        Ok(Parsed { value: Self { kind, name, global, resources, logins, parents }, ignored })
     }
 }
 
@@ -234,6 +240,24 @@ fn resources(fields: &mut Fields<'_>) -> Result<Resources, Refusal> {
     })
 }
 
+fn parents(fields: &mut Fields<'_>) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut parents = BTreeMap::new();
+    for item in fields.list("parents")?.unwrap_or_default() {
+        let mut entry = item.object()?;
+        let mut text = |key: &'static str| {
+            let path = entry.path_of(key);
+            let text = entry.text(key)?.filter(|text| !text.is_empty());
+            text.map(str::to_owned).ok_or_else(|| Refusal::invalid(&path, "is missing"))
+        };
+        parents.insert(text("reference")?, text("image_id")?);
+    }
+    if parents.len() > MOST_PARENTS {
+        let text = format!("names more than {MOST_PARENTS} images");
+        return Err(Refusal::invalid("parents", text));
+    }
+    Ok(parents)
+}
+
 /// Reads a docker configuration. No error repeats any of it.
 fn logins(text: &str) -> Result<BTreeMap<String, RegistryLogin>, Refusal> {
     const FIELD: &str = "registry_credentials_json";
@@ -272,12 +296,15 @@ mod tests {
     fn a_dockerfile_build_is_read() {
         let body = br#"{"kind":"dockerfile","name":"Team/App","dockerfile_path":"Dockerfile",
             "build_args":{"A":"1"},"builder_resources":{"cpus":1.5,"memory_mb":2048},
-            "disk_mb":20480,"parents":[],"image_scope":"global"}"#;
+            "disk_mb":20480,"parents":[{"reference":"base:1","image_id":"image_x"}],
+            "image_scope":"global"}"#;
         let parsed = CreateBuild::parse(body).expect("it is good");
         assert!(parsed.ignored.is_empty(), "{:?}", parsed.ignored);
         let build = parsed.value;
         assert_eq!(build.name.as_str(), "team/app");
         assert!(build.global);
+        let parents = BTreeMap::from([("base:1".to_owned(), "image_x".to_owned())]);
+        assert_eq!(build.parents, parents);
         assert_eq!(build.resources.memory, ByteSize::from_mib(2048));
         assert_eq!(build.resources.disk, ByteSize::from_mib(20_480));
         let args = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
@@ -307,6 +334,7 @@ mod tests {
             (r#"{"kind":"dockerfile","name":"a","image_ref":"b"}"#, "image_ref"),
             (r#"{"kind":"dockerfile","name":"a","build_args":{"A":1}}"#, "build_args"),
             (r#"{"kind":"dockerfile","name":"a","disk_mb":-1}"#, "disk_mb"),
+            (r#"{"kind":"dockerfile","name":"a","parents":[{"reference":"b"}]}"#, "image_id"),
             (r#"{"kind":"dockerfile","name":"a","image_scope":"all"}"#, "image_scope"),
             (
                 r#"{"kind":"dockerfile","name":"a","registry_credentials_json":"x"}"#,

@@ -158,9 +158,10 @@ impl Builder {
                 (file, Some(context), Some(text))
             }
         };
-        let logins = {
+        let (logins, parents) = {
             let builds = self.0.builds.lock();
-            builds.get(&record.id).map(|entry| entry.logins.clone()).unwrap_or_default()
+            let entry = builds.get(&record.id);
+            entry.map(|it| (it.logins.clone(), it.parents.clone())).unwrap_or_default()
         };
         let left = self.deadline_in(record.deadline).as_secs();
         let site = Site {
@@ -170,6 +171,8 @@ impl Builder {
             resources: record.resources,
             timeout_secs: left + GRACE_SECS,
             logins,
+            is_import: matches!(record.kind, BuildKind::Import { .. }),
+            parents,
             opened,
             tasks: self.0.tasks.clone(),
         };

@@ -104,7 +104,7 @@ impl Control {
     }
 
     /// Asks a registry, unless it said lately.
-    async fn ask_registry(
+    pub(crate) async fn ask_registry(
         &self,
         project: &ProjectId,
         name: &ImageName,
