@@ -17,6 +17,8 @@ readonly CLIENT_ACME='github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.3 github
 readonly CLIENT_PROXIES='nginx wrk libluajit-5.1-2'
 # A registry that images are pulled from, and one program to put into them, likewise.
 readonly CLIENT_REGISTRY='docker-registry busybox-static'
+# What agents install, kept ready for installing it without a network: WHEELS | PACKAGES.
+readonly CLIENT_MATERIAL='django==5.2 requests==2.32.5 pydantic==2.12.0 | express@5.1.0 typescript@5.9.2 lodash@4.17.21'
 
 setup_clients() {
 	mkdir -p "$TARN_TEST_CACHE"
@@ -32,6 +34,11 @@ setup_clients() {
 # For one bench alone.
 setup_proxies() {
 	client_is_there proxies "$CLIENT_PROXIES" || with_lock install_client proxies "$CLIENT_PROXIES" install_proxies
+}
+
+# For one bench alone.
+setup_material() {
+	client_is_there material "$CLIENT_MATERIAL" || with_lock install_client material "$CLIENT_MATERIAL" install_material
 }
 
 # Tells the suites where the clients and binaries are.
@@ -149,6 +156,26 @@ install_go_programs() (
 
 install_proxies() {
 	unpack_packages "$1" "$2" && "$1/usr/sbin/nginx" -v
+}
+
+# A folder of wheels for the stock image's Python, npm with a full cache and a
+# project that it installs, and Node itself.
+install_material() {
+	local node home npm wheels="${2%%|*}" packages="${2##*|}"
+	node="$(node_program)"
+	home="$(dirname -- "$node")/.."
+	mkdir -p "$1/node/bin" "$1/node/lib/node_modules" "$1/project"
+	cp -- "$node" "$1/node/bin/node"
+	cp -r -- "$home/lib/node_modules/npm" "$1/node/lib/node_modules/npm"
+	# shellcheck disable=SC2086 # a list of requirements
+	"$TARN_TEST_CACHE/py-new/bin/python" -m pip download --quiet --disable-pip-version-check --dest "$1/wheels" \
+		--only-binary=:all: --python-version 3.11 --implementation cp $wheels || return 1
+	npm="$1/node/lib/node_modules/npm/bin/npm-cli.js"
+	# shellcheck disable=SC2086 # a list of packages
+	PATH="$1/node/bin:$PATH" node "$npm" install --prefix "$1/project" --cache "$1/npm-cache" \
+		--ignore-scripts --no-audit --no-fund --loglevel=error \
+		--omit-lockfile-registry-resolved=false $packages || return 1
+	remove_tree "$1/project/node_modules"
 }
 
 install_registry() {

@@ -16,6 +16,8 @@ VERSITYGW = os.environ.get("TARN_TEST_VERSITYGW", "")
 PEBBLE = os.environ.get("TARN_TEST_PEBBLE", "")
 # Where a registry and a busybox are unpacked.
 REGISTRY = os.environ.get("TARN_TEST_REGISTRY", "")
+# What agents install, for one bench.
+MATERIAL = os.environ.get("TARN_TEST_MATERIAL", "")
 NODE_MODULES = os.environ.get("TARN_NODE_MODULES", "")
 
 # `--full` runs the whole scale.
