@@ -110,6 +110,10 @@ def test_stages_arguments_and_copies_and_all_of_it_again(server, sdk, tmp_path):
     changed = made(path, "team/app", build_args={"WORD": "other"})
     other = sdk.create(image="team/app")
     assert other.run("cat", args=["/opt/tools/word"]).stdout.strip() == "other", changed
+    # The SDK looks the base up and pins it by its id.
+    made(context(tmp_path, "FROM team/app\nUSER root\nRUN cp data1.txt again\n"), "team/child")
+    child = sdk.create(image="team/child")
+    assert child.run("sh", args=["-c", "cat again; echo $GREETING"]).stdout.splitlines() == ["one", "hello world"]
 
 
 def count(server) -> int:
