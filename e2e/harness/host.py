@@ -77,6 +77,10 @@ def loops(path: str) -> list[str]:
     return found
 
 
+# Sets of what the host itself has: ways out, networks, families. They come and go with others' work on it.
+OF_THE_HOST = ("guarded", "guarded6", "near6", "families")
+
+
 def nft(tag: str) -> list[str]:
     """Tables, chains, rules and set elements with the tag, and reservations whose owner it is."""
     listing = json.loads("".join(_lines("nft", "-j", "list", "ruleset")) or '{"nftables": []}')["nftables"]
@@ -90,8 +94,7 @@ def nft(tag: str) -> list[str]:
         table = body.get("table", body.get("name") if kind == "table" else None)
         if table in tables:
             found.append(f"{kind} {table} {body.get('name', body.get('handle'))}")
-            # Those of `guarded` are ways out of the host, which come and go with others' work on it.
-            counted = kind in ("set", "map") and body["name"] != "guarded"
+            counted = kind in ("set", "map") and body["name"] not in OF_THE_HOST
             found += [f"element {table} {body['name']} {e}" for e in body.get("elem", [])] if counted else []
     return found
 

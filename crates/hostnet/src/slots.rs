@@ -72,6 +72,8 @@ struct Inner {
     mtu: AtomicU32,
     /// Whether IPv6 has a way out.
     has_ipv6: Arc<AtomicBool>,
+    /// Whether it ever had one, as far as is known: only then are there flows to forget.
+    had_ipv6: Arc<AtomicBool>,
     builds: Semaphore,
     /// Why the last build failed, for claims that waited in vain.
     failure: Mutex<Option<(SlotId, String)>>,
@@ -217,6 +219,7 @@ impl Inner {
             logs: Arc::new(logs),
             mtu: AtomicU32::new(uplinks.mtu),
             has_ipv6: Arc::default(),
+            had_ipv6: Arc::default(),
             builds: Semaphore::new(BUILDS_AT_A_TIME),
             failure: Mutex::default(),
             changed: watch::Sender::new(()),

@@ -165,7 +165,6 @@ NOT_BUILT = [
     ("POST", f"{S}/{{id}}/file_systems"),
     ("DELETE", f"{S}/{{id}}/file_systems"),
     ("POST", "/platform/v1/sandbox-template-builds"),
-    ("POST", "/images/v4/builds"),
     ("GET", "/platform/v1/organizations/{o}/projects/{p}/file-systems"),
 ]
 

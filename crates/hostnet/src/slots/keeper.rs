@@ -110,6 +110,9 @@ impl Inner {
             let (open, lack) = (ways.has_ipv6, uplinks.six.lack.map(Lack::as_str));
             tracing::info!(open, uplinks = ?uplinks.six.names, lack, "IPv6 of sandboxes changed");
         }
+        if ways.has_ipv6 || before.has_ipv6 {
+            self.had_ipv6.store(true, Ordering::Relaxed);
+        }
         // The guard first: there must be no moment in which the host routes for its neighbours.
         self.rules.lead(ways.clone())?;
         self.has_ipv6.store(ways.has_ipv6, Ordering::Relaxed);

@@ -325,9 +325,10 @@ impl Inner {
     }
 
     /// Lists the host-side addresses by which a slot may have flows: a walk over the kernel's table
-    /// of them takes milliseconds, so there is none for a family that nobody has.
+    /// of them takes milliseconds, so there is none for a family that never had a way out.
     fn addresses(&self, slot: SlotId) -> impl Iterator<Item = IpAddr> + use<> {
-        let six = self.site.has_ipv6.then(|| self.block.address6(slot).into());
+        let had = self.site.has_ipv6 && self.had_ipv6.load(Ordering::Relaxed);
+        let six = had.then(|| self.block.address6(slot).into());
         [self.block.address(slot).into()].into_iter().chain(six)
     }
 
@@ -355,6 +356,10 @@ impl Inner {
         let forgotten = forgotten.step("forget flows").map_err(|failure| failure.of(SlotId(0)));
         outcome = outcome.and(forgotten.map(drop));
         tracing::info!(adopted = claimed.len(), removed = left.len(), "network slots settled");
+        if !claimed.is_empty() {
+            // What an earlier server led to the internet is not known.
+            self.had_ipv6.store(true, Ordering::Relaxed);
+        }
         self.note();
         outcome
     }
