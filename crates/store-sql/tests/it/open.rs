@@ -80,8 +80,7 @@ async fn the_second_schema_is_brought_up_and_its_sandboxes_are_listed() {
     assert_eq!(tasks.shutdown(std::time::Duration::from_secs(20)).await, 0);
     // What the later ones have more is taken away again.
     let mut old = raw(&database.path()).await;
-    let back =
-        "DROP TABLE build; DROP TABLE kept_step; DROP TABLE image; DROP TABLE image_name;
+    let back = "DROP TABLE build; DROP TABLE kept_step; DROP TABLE image; DROP TABLE image_name;
          DROP TABLE registry_login; DROP TABLE ssh_key;
          DROP TABLE quota; DROP TABLE secret; DROP TABLE data_key; DROP TABLE pool;
          DROP INDEX sandbox_page;
