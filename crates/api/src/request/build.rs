@@ -65,8 +65,8 @@ pub(crate) struct CreateBuildSchema {
     image_scope: Option<String>,
     /// A docker configuration with `auths`, as a string; kept in memory while it is built.
     registry_credentials_json: Option<String>,
-    /// What references in the Dockerfile are to mean, each `{"reference", "image_id"}`; another is
-    /// looked up by its name.
+    /// What references in the Dockerfile are to mean, each `{"reference", "image_id"}`, or
+    /// `public_id`; another is looked up by its name.
     #[schema(value_type = Option<Vec<Object>>)]
     parents: Option<()>,
 }
@@ -245,11 +245,16 @@ fn parents(fields: &mut Fields<'_>) -> Result<BTreeMap<String, String>, Refusal>
     for item in fields.list("parents")?.unwrap_or_default() {
         let mut entry = item.object()?;
         let mut text = |key: &'static str| {
-            let path = entry.path_of(key);
-            let text = entry.text(key)?.filter(|text| !text.is_empty());
-            text.map(str::to_owned).ok_or_else(|| Refusal::invalid(&path, "is missing"))
+            entry.text(key).map(|text| text.filter(|text| !text.is_empty()).map(str::to_owned))
         };
-        parents.insert(text("reference")?, text("image_id")?);
+        // The SDK of 0.5.163 says `public_id`.
+        let (reference, mut image) = (text("reference")?, text("image_id")?);
+        if let Some(id) = text("public_id")? {
+            image.get_or_insert(id);
+        }
+        let missing = |key| Refusal::invalid(&entry.path_of(key), "is missing");
+        let reference = reference.ok_or_else(|| missing("reference"))?;
+        parents.insert(reference, image.ok_or_else(|| missing("image_id"))?);
     }
     if parents.len() > MOST_PARENTS {
         let text = format!("names more than {MOST_PARENTS} images");
@@ -296,7 +301,7 @@ mod tests {
     fn a_dockerfile_build_is_read() {
         let body = br#"{"kind":"dockerfile","name":"Team/App","dockerfile_path":"Dockerfile",
             "build_args":{"A":"1"},"builder_resources":{"cpus":1.5,"memory_mb":2048},
-            "disk_mb":20480,"parents":[{"reference":"base:1","image_id":"image_x"}],
+            "disk_mb":20480,"parents":[{"reference":"base:1","public_id":"image_x"}],
             "image_scope":"global"}"#;
         let parsed = CreateBuild::parse(body).expect("it is good");
         assert!(parsed.ignored.is_empty(), "{:?}", parsed.ignored);
