@@ -339,7 +339,10 @@ mod tests {
             (r#"{"kind":"dockerfile","name":"a","image_ref":"b"}"#, "image_ref"),
             (r#"{"kind":"dockerfile","name":"a","build_args":{"A":1}}"#, "build_args"),
             (r#"{"kind":"dockerfile","name":"a","disk_mb":-1}"#, "disk_mb"),
-            (r#"{"kind":"dockerfile","name":"a","parents":[{"reference":"b"}]}"#, "image_id"),
+            (
+                r#"{"kind":"dockerfile","name":"a","parents":[{"reference":"b"}]}"#,
+                "parents[0].image_id",
+            ),
             (r#"{"kind":"dockerfile","name":"a","image_scope":"all"}"#, "image_scope"),
             (
                 r#"{"kind":"dockerfile","name":"a","registry_credentials_json":"x"}"#,
