@@ -2,6 +2,7 @@
 gone when the server is."""
 
 import contextlib
+import difflib
 import pathlib
 import random
 import threading
@@ -20,7 +21,7 @@ SECONDS = 30
 FACTS = r"""
 id; hostname; pwd; umask; env | grep -v TARN_PROCESS_ID | sort; ulimit -a | grep -v ^memory; nproc; free -m | awk '/Mem/ {print $2}'
 cat /proc/mounts /etc/hosts /etc/resolv.conf; tr '\0' ' ' < /proc/1/cmdline; cat /proc/1/status | grep -v '^Vm\|Rss\|ctxt\|^State'
-ls -la / /tmp /workspace /dev | grep -v '^total' | sed 's/ [A-Z][a-z][a-z] .[0-9] [0-9:]* / /'; df -m / | awk 'NR > 1 {print $2, $4}'
+ls -la / /tmp /workspace /dev > /tmp/ls; grep -v '^total' /tmp/ls | sed 's/ [A-Z][a-z][a-z] .[0-9] [0-9:]* / /'; df -m / | awk 'NR > 1 {print $2, $4}'
 ip addr 2>/dev/null; cat /proc/sys/kernel/random/boot_id | wc -c; ps -e -o comm= > /tmp/ps; sort /tmp/ps | uniq -c
 test $(($(date +%s) - $(cut -d. -f1 /proc/uptime))) -gt 1700000000 && echo clock
 """
@@ -57,9 +58,11 @@ def test_a_claimed_one_looks_like_any_other(server, cold):
     assert claimed in ids and counts(server)["hit"] == before["hit"] + 1
     for s, made in ((server, claimed), (cold, other)):
         until(lambda s=s, made=made: s.run(made, "cat /tmp/entrypoint").out == "begun", what="the entrypoint")
+        until(lambda s=s, made=made: "sh" not in s.run(made, "exec ps -e -o comm=").out.split(), what="its end")
     seen = [server.run(claimed, FACTS), cold.run(other, FACTS)]
     assert seen[0].status == 0 and len(seen[0].out) > 1000, seen[0]
-    assert seen[0].out.splitlines() == seen[1].out.splitlines()
+    differ = [line for line in difflib.ndiff(*(it.out.splitlines() for it in seen)) if line[0] in "-+"]
+    assert not differ, differ
     assert limits(server, claimed) == limits(cold, other) and limits(server, claimed)
     shown = [{k: v for k, v in s.info(m).items() if k not in ("id", "sandbox_id")} for s, m in ((server, claimed), (cold, other))]
     assert shown[0].keys() == shown[1].keys()
