@@ -9,7 +9,7 @@ from suites.daemon.restored import Restored
 from suites.daemon.table import P, T
 
 # Longer than any period of the daemon that is used here, many times over.
-GAP_SECONDS = 12
+GAP_SECONDS = 8
 # Counts its own requests, which are the health checks.
 WEB = """
 import http.server
@@ -20,7 +20,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
 """
-CHECK = {"type": "http", "port": 8080, "path": "/", "initial_delay_ms": 4000, "interval_ms": 500, "timeout_ms": 2000, "failure_threshold": 5}
+CHECK = {"type": "http", "port": 8080, "path": "/", "initial_delay_ms": 1500, "interval_ms": 500, "timeout_ms": 2000, "failure_threshold": 5}
 
 
 @pytest.fixture(scope="module")
