@@ -34,6 +34,9 @@ run_tests() {
 		optional_suite e2e "end-to-end tests" e2e/run 60m "${full[@]}"
 		optional_suite bench "small bench" bench/run 15m --small
 		optional_suite bench-state "small bench of state" bench/run-state 15m --small
+		if ((${#full[@]})); then
+			optional_suite bench-gate "gate of the small bench" bench/run-gate 5m
+		fi
 	else
 		say test "nothing to test end to end: the build failed"
 	fi
