@@ -2,7 +2,6 @@
 floor: the same client against an empty stub, in the same run."""
 
 import argparse
-import pathlib
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ BURST = 20
 
 def main() -> int:
     asked = arguments()
-    few, row = (5, 15) if asked.small else (50, 100)
+    few, row = report.scaled(asked, (5, 15), (20, 100), (50, 100))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep()
     with Targets(["gvisor"]) as targets:
@@ -108,8 +107,7 @@ def bounds(hits: dict, row: list[float], bursts: dict) -> list[tuple[bool, str]]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run-ahead", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few samples; reports the bounds without failing on them")
-    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    report.options(parser, small="few samples; reports the bounds without failing on them")
     return parser.parse_args()
 
 

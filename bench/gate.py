@@ -35,7 +35,9 @@ def main() -> int:
             place = report.machine(targets.servers["sim"].data)
             found = measure.sequential(targets.all, LIVES, lambda: None)
         results[build] = {name: samples["server CPU"] for name, samples in found.items()}
-        checks += [(good is (build == "as it is"), f"the build {build}: {'passes' if good else 'fails'}: {text}") for good, text in report.gate(found)]
+        for good, text in report.gate(found):
+            said = f"the build {build}, {text} (the gate {'passes' if good else 'fails'})"
+            checks.append((good is (build == "as it is"), said))
         checks += [(False, text) for text in targets.complaints]
     for good, text in checks:
         print(("pass  " if good else "FAIL  ") + text)

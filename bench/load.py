@@ -37,7 +37,7 @@ def main() -> int:
     asked = arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep()
-    bench = Bench(asked.small)
+    bench = Bench(asked)
     parts = {"row": bench.row, "refill": bench.refill, "density": bench.density, "listed": bench.listed}
     for part in asked.only.split(",") if asked.only else parts:
         try:
@@ -59,8 +59,8 @@ def main() -> int:
 class Bench:
     """The parts, and what they found."""
 
-    def __init__(self, small: bool) -> None:
-        self.small = small
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked = asked
         self.results: dict = {}
         self.checks: list[tuple[bool, str]] = []
         self.complaints: list[str] = []
@@ -68,7 +68,7 @@ class Bench:
 
     @contextlib.contextmanager
     def server(self, name: str, **config):
-        size = 2048 if self.small else 16384
+        size = report.scaled(self.asked, 2048, 8192, 16384)
         config = {"pool": {"initial_mb": size, "max_mb": size}, "admission": {"cpu_overcommit": 512}, **config}
         server = Server(f"bench-load-{name}", config=config)
         try:
@@ -79,7 +79,7 @@ class Bench:
             self.complaints += server.close()
 
     def row(self) -> None:
-        lives, bare_lives = (10, 3) if self.small else (300, 40)
+        lives, bare_lives = report.scaled(self.asked, (10, 3), (150, 15), (300, 40))
         with self.server("row", prestart=KEPT) as server:
             with bare(server) as beside:
                 millis = bare_life(beside, bare_lives)
@@ -102,7 +102,7 @@ class Bench:
         self.checks.append((rate >= 0.7 * allowed, text))
 
     def refill(self) -> None:
-        rounds, number, per_second = (1, 3, 200) if self.small else (10, 30, 1000)
+        rounds, number, per_second = report.scaled(self.asked, (1, 3, 200), (3, 30, 1000), (10, 30, 1000))
         found: dict[str, dict[str, list[float]]] = {"quiet": {}, "refill": {}}
         with self.server("refill", prestart={"kept": number, "most": max(number, 32)}) as server:
             computing, serving = server.create(), server.create()
@@ -124,7 +124,7 @@ class Bench:
             self.checks.append((change <= limit, text))
 
     def density(self) -> None:
-        number, seconds = (5, 3) if self.small else (200, 60)
+        number, seconds = report.scaled(self.asked, (5, 3), (60, 20), (200, 60))
         with self.server("density", prestart={"kept": 0, "most": 0}) as server:
             other = server.create()
             alone = asked_of(server, other)
@@ -158,7 +158,7 @@ class Bench:
         self.checks.append((two <= 1.25 * one + 0.1, text))
 
     def listed(self) -> None:
-        number = 50 if self.small else 1000
+        number = report.scaled(self.asked, 50, 500, 1000)
         server = Server("bench-load-listed", runtime="sim", config={"admission": {"cpu_overcommit": 4096}})
         try:
             server.start()
@@ -347,8 +347,7 @@ def asked_of(server: Server, sandbox: str, count: int = 300) -> list[float]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run-load", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few samples; reports the bounds without failing on them")
-    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    report.options(parser, small="few samples; reports the bounds without failing on them")
     parser.add_argument("--only", help="the parts to measure, with commas: row, refill, density, listed")
     return parser.parse_args()
 

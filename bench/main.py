@@ -2,7 +2,6 @@
 runtime, tarn on gVisor, and the bare host."""
 
 import argparse
-import pathlib
 import signal
 import sys
 
@@ -17,15 +16,15 @@ from targets import Targets
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few samples; reports the bounds on time without failing on them")
-    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    report.options(parser, small="few samples; reports the bounds on time without failing on them")
     return parser.parse_args()
 
 
 def main() -> int:
     asked = arguments()
-    count, sizes = (10, [5]) if asked.small else (50, [5, 20])
-    runs, rounds, stream, file = (50, 2, 16 << 20, 64 << 20) if asked.small else (200, 5, 256 << 20, 1 << 30)
+    count, sizes = report.scaled(asked, (10, [5]), (20, [20]), (50, [5, 20]))
+    quick, short, full = (50, 2, 16 << 20, 64 << 20), (100, 3, 64 << 20, 256 << 20), (200, 5, 256 << 20, 1 << 30)
+    runs, rounds, stream, file = report.scaled(asked, quick, short, full)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep()
     with Targets() as targets:

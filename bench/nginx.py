@@ -243,12 +243,11 @@ def bounds(straight: Way, beside: Way, ours: Way) -> list[tuple[bool, str]]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run-nginx", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="one short round; reports the bounds without failing on them")
+    report.options(parser, small="one short round; reports the bounds without failing on them")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--json", type=pathlib.Path)
     asked = parser.parse_args()
-    asked.rounds = asked.rounds or (1 if asked.small else 5)
-    asked.seconds, asked.mib = (1, 64) if asked.small else (3, 1024)
+    asked.rounds = asked.rounds or report.scaled(asked, 1, 2, 5)
+    asked.seconds, asked.mib = report.scaled(asked, (1, 64), (1, 256), (3, 1024))
     return asked
 
 

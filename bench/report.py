@@ -1,11 +1,26 @@
-"""Tables, bounds and the raw samples."""
+"""Scales, tables, bounds and the raw samples."""
 
+import argparse
 import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 from importlib.metadata import version
+
+
+def options(parser: argparse.ArgumentParser, small: str) -> None:
+    """What every bench can be asked for."""
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--small", action="store_true", help=small)
+    scale.add_argument("--short", action="store_true", help="fewer samples, judged all the same: a part of `bench/run-all`")
+    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+
+
+def scaled(asked: argparse.Namespace, small, short, full):
+    """Chooses by the scale that was asked for."""
+    return small if asked.small else short if asked.short else full
 
 
 def quantile(samples: list[float], q: float) -> float:
@@ -95,8 +110,11 @@ def machine(directory: pathlib.Path) -> dict:
     """Where the samples were taken."""
     mounts = [line.split() for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()]
     mount = max((m for m in mounts if str(directory).startswith(m[1])), key=lambda m: len(m[1]))
+    model = re.search(r"^model name\s*: (.+)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "cores": os.cpu_count(),
+        "cpu": model[1] if model else platform.machine(),
+        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         "kernel": platform.release(),
         "load": os.getloadavg(),
         "file_system": mount[2],

@@ -28,8 +28,7 @@ from suites.prestart.ahead import stages
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run-state", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few samples, little memory; bounds are not judged")
-    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    report.options(parser, small="few samples, little memory; bounds are not judged")
     parser.add_argument("--only", help="the parts to measure, with commas: warm, cold, copies, scattered, crowd")
     return parser.parse_args()
 
@@ -167,12 +166,12 @@ def bare_copies(beside: Bare, places: list, image: pathlib.Path) -> None:
 class Run:
     """All parts, with the results of each."""
 
-    def __init__(self, small: bool) -> None:
-        self.small, self.rounds = small, 2 if small else 12
-        ours.patience_secs = 0 if small else 3
-        self.sizes = [0] if small else [0, 200, 1024]
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked, self.small = asked, asked.small
+        self.rounds, ours.patience_secs = report.scaled(asked, (2, 0), (4, 1), (12, 3))
+        self.sizes = report.scaled(asked, [0], [0, 200], [0, 200, 1024])
         # By the memory that is touched, how many at once.
-        self.fans = {0: [2]} if small else {0: [1, 10, 50], 100: [1, 10, 50], 200: [10]}
+        self.fans = report.scaled(asked, {0: [2]}, {0: [1, 10]}, {0: [1, 10, 50], 100: [1, 10, 50], 200: [10]})
         self.results: dict[str, Rows] = {}
         self.checks: list[tuple[bool, str]] = []
         self.complaints: list[str] = []
@@ -181,7 +180,7 @@ class Run:
     @contextlib.contextmanager
     def server(self, name: str, initial_mb: int, **config):
         """A server of a part's own, with a pool that does not grow meanwhile."""
-        size = 2048 if self.small else initial_mb
+        size = report.scaled(self.asked, 2048, min(initial_mb, 6144), initial_mb)
         pool = {"initial_mb": size, "max_mb": size}
         # Fifty copies are more CPUs than are promised by default.
         admission = {"cpu_overcommit": 64, **config.pop("admission", {})}
@@ -302,8 +301,11 @@ def main() -> int:
     asked = arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep()
-    run, before = Run(asked.small), os.getloadavg()
+    run, before = Run(asked), os.getloadavg()
     parts = {part: getattr(run, part) for part in ("warm", "cold", "copies", "scattered", "crowd")}
+    if asked.short:
+        # A pool of 26 GiB, and memory until there is none, have their own time.
+        del parts["scattered"], parts["crowd"]
     for part in asked.only.split(",") if asked.only else parts:
         try:
             parts[part]()

@@ -1,7 +1,6 @@
 """Where the time of a start goes: each step by the server's own log, beside the whole as a client waits for it."""
 
 import argparse
-import pathlib
 import re
 import signal
 import sys
@@ -26,7 +25,7 @@ def main() -> int:
     asked = arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep()
-    rounds, ours.patience_secs = (2, 0) if asked.small else (30, 3)
+    rounds, ours.patience_secs = report.scaled(asked, (2, 0), (8, 1.5), (30, 3))
     results: dict[str, Found] = {}
     config = {"log": {"filter": "info,tarn_node=debug"}, "node": {"keep_warm_secs": 0}, "pool": {"initial_mb": 4096, "max_mb": 8192}}
     server = Server("bench-steps", config={"prestart": KEPT, **config})
@@ -103,8 +102,7 @@ def table(title: str, found: Found) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run-steps", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few samples")
-    parser.add_argument("--json", type=pathlib.Path, help="where the raw samples go")
+    report.options(parser, small="few samples")
     return parser.parse_args()
 
 
