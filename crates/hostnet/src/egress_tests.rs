@@ -57,7 +57,7 @@ fn filter(egress: &Arc<Egress>) -> Filter {
 #[test]
 fn every_policy_opens_what_the_table_says() {
     let mut count = 0;
-    for case in &CASES {
+    for case in CASES {
         let egress = Arc::new(Egress::compile(&policy(case)));
         let filter = filter(&egress);
         let told =
@@ -71,8 +71,18 @@ fn every_policy_opens_what_the_table_says() {
                 "internet {internet}, allow {allow:?}, deny {deny:?}: {to}"
             );
         }
+        let told = case.told.iter().map(|name| (name, true));
+        for (name, expected) in told.chain(case.untold.iter().map(|name| (name, false))) {
+            count += 1;
+            let answered = egress.refusal(HostName::read(name).as_ref()).is_none();
+            let Case { internet, allow, deny, .. } = case;
+            assert_eq!(
+                answered, expected,
+                "internet {internet}, allow {allow:?}, deny {deny:?}: {name}"
+            );
+        }
     }
-    assert!(count >= 160, "only {count} cases");
+    assert!(CASES.len() >= 100 && count >= 600, "only {} cases, {count} questions", CASES.len());
 }
 
 #[test]
@@ -97,7 +107,7 @@ fn the_resolver_answers_what_the_policy_says() {
         (false, &[][..], &[][..], false, false, false),
         (false, &[][..], &["b.example"][..], false, false, false),
     ] {
-        let case = Case { internet, allow, deny, open: &[], shut: &[] };
+        let case = Case { internet, allow, deny, open: &[], shut: &[], told: &[], untold: &[] };
         let egress = Egress::compile(&policy(&case));
         let got = (
             egress.refusal(name("a.example").as_ref()).is_none(),

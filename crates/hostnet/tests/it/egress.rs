@@ -1,24 +1,34 @@
 //! Egress lists, as packets on real namespaces.
 
 use std::{
+    collections::BTreeSet,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
     path::Path,
     thread,
     time::Duration,
 };
 
-use tarn_host::Slots as _;
-use tarn_types::EgressPolicy;
+use futures::future::{join_all, try_join_all};
+use socket2::{Domain, Protocol, Socket, Type};
+use tarn_host::{Slot, Slots as _};
+use tarn_types::{EgressPolicy, EgressTarget, SandboxId};
+use tokio::time::Instant;
 
 use crate::{
     host::{
-        GATEWAY, Host, PATIENCE, PORT, RESOLVER, SERVER, Server, TYPE_AAAA, ask_for, at_once,
-        greeting, in_internet, names, no_echo, no_greeting, on_a_host, sandbox, sh, until, within,
+        GATEWAY, Host, PATIENCE, PORT, RESOLVER, SERVER, SILENCE, Server, TYPE_AAAA, ask_for,
+        at_once, echo_server, echoes, greeting, in_internet, names, no_echo, no_greeting,
+        on_a_host, sandbox, sh, until, within,
     },
     table::{CASES, Case, NAMES},
 };
 
+/// The port of the table's servers: any but those that no list opens.
+const ANY_PORT: u16 = 8000;
+/// How many policies of the table are tried at once on each path.
+const SLOTS: usize = 41;
 /// The codes of answers (RFC 1035 §4.1.1).
 const NOERROR: u8 = 0;
 const REFUSED: u8 = 5;
@@ -36,24 +46,29 @@ fn of_case(case: &Case) -> EgressPolicy {
 
 /// Has the internet answer at every address of the table, and its resolver at every name.
 async fn server_with_names(host: &Host) -> Server {
-    let mut addresses: Vec<&str> =
-        CASES.iter().flat_map(|case| case.open.iter().chain(case.shut)).copied().collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    for address in addresses {
-        let rest = match address.parse().expect("an address") {
-            // The sandbox's own gateway, which is the host's to answer at.
-            IpAddr::V4(GATEWAY) => continue,
-            IpAddr::V4(_) => "32 dev lo",
-            IpAddr::V6(_) => "128 dev lo nodad",
-        };
-        // Some can be nobody's address; what matters then is that nothing is reached.
-        sh(&format!("ip -n internet addr add {address}/{rest} 2>/dev/null || true"));
-    }
     let resolver = Ipv4Addr::new(203, 0, 113, 57);
+    let addresses: BTreeSet<IpAddr> = CASES
+        .iter()
+        .flat_map(|case| case.open.iter().chain(case.shut))
+        .map(|text| text.parse().expect("an address"))
+        // The sandbox's own gateway is the host's to answer at.
+        .filter(|address| *address != IpAddr::V4(GATEWAY))
+        .collect();
+    let add = |address: &IpAddr| {
+        let rest = if address.is_ipv4() { "32 dev lo" } else { "128 dev lo nodad" };
+        format!("addr add {address}/{rest}")
+    };
+    let lines: Vec<String> = addresses.iter().map(add).collect();
     in_internet(|| {
+        // Some can be nobody's address; what matters then is that nothing is reached.
+        sh(&format!("ip -force -batch - 2>/dev/null <<'.' || true\n{}\n.", lines.join("\n")));
         sh("ip addr add 203.0.113.57/32 dev lo");
-        crate::host::greet(Ipv6Addr::UNSPECIFIED, 8000);
+        crate::host::greet(Ipv6Addr::UNSPECIFIED, ANY_PORT);
+        for address in addresses {
+            if UdpSocket::bind((address, ANY_PORT)).is_ok() {
+                echo_server(address, ANY_PORT);
+            }
+        }
         names(resolver, &NAMES);
     });
     let mut config = host.config("aaaaaa");
@@ -63,67 +78,107 @@ async fn server_with_names(host: &Host) -> Server {
     server
 }
 
-/// Checks one policy of the table from inside a slot. Returns how many destinations were tried.
-fn check(netns: &Path, case: &Case, path: &str) -> usize {
+/// Checks one policy of the table from inside a slot.
+fn check(netns: &Path, case: &Case, path: &str) {
+    let what = format!("{path}, internet {}, {:?} {:?}", case.internet, case.allow, case.deny);
+    let read = |list: &[&str]| -> Vec<IpAddr> {
+        list.iter().map(|text| text.parse().expect("an address")).collect()
+    };
+    let (open, shut) = (read(case.open), read(case.shut));
     within(netns, || {
-        for name in case.allow {
+        sh("echo 0 0 > /proc/sys/net/ipv4/ping_group_range");
+        for entry in of_case(case).allow_out {
             // A name is asked for before it is used, as by every program. Where DNS is off, its
             // addresses are let in all the same, and before the policy counts as in force.
-            for kind in [1, TYPE_AAAA] {
-                assert!(ask_for(GATEWAY, name, kind).is_some(), "{name}");
+            if let EgressTarget::Name(name) = entry.target() {
+                for kind in [1, TYPE_AAAA] {
+                    assert!(ask_for(GATEWAY, name.as_str(), kind).is_some(), "{what}: {name}");
+                }
             }
         }
-        for to in case.open {
-            let to: IpAddr = to.parse().expect("an address");
-            let host = if to.is_ipv4() { "192.0.2.1" } else { "2001:db8:2::1" };
-            assert_eq!(
-                greeting(to, 8000).as_deref(),
-                Ok(host),
-                "{path}, {:?} {:?}: {to}",
-                case.allow,
-                case.deny
-            );
+        for (names, expected) in [(case.told, true), (case.untold, false)] {
+            for name in names {
+                let (code, _) = ask_for(GATEWAY, name, 1).expect("it answers");
+                assert_eq!(code != REFUSED, expected, "{what}: {name}");
+            }
         }
-        at_once(case.shut.to_vec(), |to| {
-            let to: IpAddr = to.parse().expect("an address");
-            assert!(no_greeting(to, 8000), "{path}, {:?} {:?}: {to}", case.allow, case.deny);
-        });
-        case.open.len() + case.shut.len()
-    })
+        // All at once: what is not answered is waited for together.
+        let means = [Asked::Datagram, Asked::Echo];
+        let ask = |list: &[IpAddr]| -> Vec<_> {
+            let each = list.iter().flat_map(|to| means.map(|means| (*to, means)));
+            // A kernel answers its own echo requests.
+            let each = each.filter(|(to, means)| !(to.is_loopback() && *means == Asked::Echo));
+            each.map(|(to, means)| (to, means, means.send(to))).collect()
+        };
+        let (answered, silent) = (ask(&open), ask(&shut));
+        let began = Instant::now();
+        for to in open {
+            let host = if to.is_ipv4() { "192.0.2.1" } else { "2001:db8:2::1" };
+            assert_eq!(greeting(to, ANY_PORT).as_deref(), Ok(host), "{what}: {to}");
+        }
+        for (to, means, mut socket) in answered {
+            // What many send at the same moment can be lost on the way.
+            while !means.is_answered(socket, SILENCE) {
+                assert!(began.elapsed() < PATIENCE, "{what}: {means:?} to {to}");
+                socket = means.send(to);
+            }
+        }
+        at_once(shut, |to| assert!(no_greeting(to, ANY_PORT), "{what}: {to}"));
+        for (to, means, socket) in silent {
+            let left = SILENCE.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
+            assert!(!means.is_answered(socket, left), "{what}: {means:?} to {to}");
+        }
+    });
+}
+
+/// Checks policies, each in a slot, all at once.
+fn check_all(slots: &[Slot], cases: &[Case], path: &str) {
+    at_once(slots.iter().zip(cases).collect(), |(slot, case)| check(&slot.netns, case, path));
 }
 
 #[test]
 fn every_policy_opens_what_the_table_says_on_every_path() {
     on_a_host(|host| async move {
         let mut server = server_with_names(&host).await;
-        let reached = greeting(Ipv4Addr::new(203, 0, 113, 13), 8000);
+        let reached = greeting(Ipv4Addr::new(203, 0, 113, 13), ANY_PORT);
         assert_eq!(reached.as_deref(), Ok("192.0.2.1"), "control");
-        for closed in ["fd00:9::9", "64:ff9b::203.0.113.7", "2002:cb00:7107::1"] {
+        for closed in ["fd00:9::9", "64:ff9b::203.0.113.7", "2002:cb00:7107::1", "10.9.9.9"] {
             let closed = closed.parse::<IpAddr>().expect("an address");
-            assert!(greeting(closed, 8000).is_ok(), "control: the host reaches {closed}");
+            assert!(greeting(closed, ANY_PORT).is_ok(), "control: the host reaches {closed}");
+            assert!(echoes(closed, ANY_PORT), "control: the host reaches {closed}");
         }
-        let mut count = 0;
-        // A slot that takes one policy after the other, and a new one for each.
-        let changed = server.claim("a", EgressPolicy::OPEN).await;
-        for case in &CASES {
-            let policy = of_case(case);
-            let claimed = server.claim("b", policy.clone()).await;
-            count += check(&claimed.netns, case, "claimed");
-            server.slots.release(claimed.id, &sandbox("b")).await;
-            let id = sandbox("a");
-            server.slots.set_policy(changed.id, &id, &policy).await.expect("change");
-            count += check(&changed.netns, case, "changed");
-        }
-        for case in CASES.iter().skip(2).step_by(5) {
-            let policy = of_case(case);
-            server.slots.set_policy(changed.id, &sandbox("a"), &policy).await.expect("change");
+        // Slots that take one policy after the other, and new ones for each.
+        let name = |kind: &str, number: usize| sandbox(&format!("{kind}{number}"));
+        let kept: Vec<_> = (0..SLOTS).map(|number| name("a", number)).collect();
+        let fresh: Vec<_> = (0..SLOTS).map(|number| name("b", number)).collect();
+        let changed = claim_all(&server, &kept, &vec![EgressPolicy::OPEN; SLOTS]).await;
+        for cases in CASES.chunks(SLOTS) {
+            let policies: Vec<_> = cases.iter().map(of_case).collect();
+            let claimed = claim_all(&server, &fresh, &policies).await;
+            let each = || changed.iter().zip(&kept).zip(&policies);
+            let changes =
+                each().map(|((slot, id), policy)| server.slots.set_policy(slot.id, id, policy));
+            try_join_all(changes).await.expect("change");
+            thread::scope(|scope| {
+                scope.spawn(|| check_all(&claimed, cases, "claimed"));
+                check_all(&changed, cases, "changed");
+            });
+            let releases = claimed.iter().zip(&fresh);
+            join_all(releases.map(|(slot, id)| server.slots.release(slot.id, id))).await;
             server = Server::start(server.kill().await).await;
-            server.slots.adopt(changed.id, &sandbox("a"), &policy).await.expect("adopt");
+            let adoptions =
+                each().map(|((slot, id), policy)| server.slots.adopt(slot.id, id, policy));
+            try_join_all(adoptions).await.expect("adopt");
             server.slots.settle().await.expect("settle");
-            count += check(&changed.netns, case, "adopted");
+            check_all(&changed, cases, "adopted");
         }
-        assert!(count > 400, "{count}");
     });
+}
+
+/// Claims a slot for each policy.
+async fn claim_all(server: &Server, ids: &[SandboxId], policies: &[EgressPolicy]) -> Vec<Slot> {
+    let claims = ids.iter().zip(policies).map(|(id, policy)| server.slots.claim(id, policy));
+    try_join_all(claims).await.expect("claim")
 }
 
 #[test]
@@ -272,6 +327,46 @@ fn many_changes_leave_nothing_behind_and_no_open_moment() {
 struct Flow {
     stream: TcpStream,
     error: Option<ErrorKind>,
+}
+
+/// What is answered in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Datagram,
+    Echo,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// Sends it, if there is a way at all.
+    fn send(self, to: IpAddr) -> Option<UdpSocket> {
+        // An echo request (RFC 792, RFC 4443) without its number and sum, which the kernel sets.
+        let (domain, protocol, echo) = match to {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128),
+        };
+        let (protocol, message) = match self {
+            Self::Datagram => (Protocol::UDP, b"datagram"),
+            Self::Echo => (protocol, &[echo, 0, 0, 0, 0, 0, 0, 1]),
+        };
+        let socket = Socket::new(domain, Type::DGRAM, Some(protocol)).expect("make socket");
+        let socket = UdpSocket::from(OwnedFd::from(socket));
+        socket.connect((to, ANY_PORT)).ok()?;
+        socket.send(message).ok()?;
+        Some(socket)
+    }
+
+    fn is_answered(self, socket: Option<UdpSocket>, patience: Duration) -> bool {
+        let Some(socket) = socket else { return false };
+        socket.set_read_timeout(Some(patience)).expect("set timeout");
+        let mut buffer = [0; 64];
+        let received = socket.recv(&mut buffer).map(|size| &buffer[..size]);
+        match self {
+            Self::Datagram => received.is_ok_and(|answer| answer == b"datagram"),
+            Self::Echo => received.is_ok_and(|answer| matches!(answer[0], 0 | 129)),
+        }
+    }
 }
 
 impl Flow {
