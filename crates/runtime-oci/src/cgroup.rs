@@ -9,7 +9,8 @@ mod memory;
 mod value;
 
 use std::{
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -136,7 +137,9 @@ impl SandboxCgroup {
     fn set_all(&self, settings: &[Setting]) -> io::Result<()> {
         for Setting { controller, file, value, need } in settings {
             let path = self.dir(*controller).join(file);
-            match fs::write(&path, value) {
+            // Not created: a hierarchy refuses that, and does not say that the file is not there.
+            let opened = OpenOptions::new().write(true).truncate(true).open(&path);
+            match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
                 Ok(()) => {}
                 Err(error)
                     if *need == Need::IfPresent && error.kind() == io::ErrorKind::NotFound => {}
@@ -334,6 +337,27 @@ mod tests {
         assert_eq!(group.processes().unwrap(), [7, 30]);
         group.thaw().unwrap();
         assert_eq!(fs::read_to_string(dir.join("cgroup.freeze")).unwrap(), "0");
+    }
+
+    #[test]
+    fn a_setting_that_the_kernel_lacks_is_left_out_if_it_may_be() {
+        let (_dir, cgroups) = fake();
+        let group = cgroups.sandbox(&id());
+        let dir = group.dir(Controller::Memory);
+        create_group(&dir).unwrap();
+        fs::write(dir.join("memory.high"), "").unwrap();
+        let setting = |file, need| Setting {
+            controller: Controller::Memory,
+            file,
+            value: "1".to_owned(),
+            need,
+        };
+        let high = setting("memory.high", Need::Must);
+        group.set_all(&[setting("memory.swap.max", Need::IfPresent), high]).unwrap();
+        assert!(!dir.join("memory.swap.max").exists(), "it was not made");
+        assert_eq!(fs::read_to_string(dir.join("memory.high")).unwrap(), "1");
+        let refused = group.set_all(&[setting("memory.oom.group", Need::Must)]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]
