@@ -29,6 +29,7 @@ setup_clients() {
 	client_s3
 	client_acme
 	client_registry
+	client_rust
 }
 
 # For one bench alone.
@@ -152,6 +153,22 @@ install_go_programs() (
 	cd "$tmp" || return 1
 	# shellcheck disable=SC2086 # a list of packages
 	GOBIN="$1" GOWORK=off CGO_ENABLED=0 "$GO" install -trimpath -ldflags '-s -w' $2
+)
+
+# The program that calls the Rust SDK; it says which. Built anew when it changes.
+client_rust() {
+	local sources
+	sources="$(cd "$ROOT/e2e/clients/rust" && cat Cargo.toml Cargo.lock src/*.rs | sha256sum)"
+	client_is_there rust "rust-sdk ${sources%% *}" ||
+		with_lock install_client rust "rust-sdk ${sources%% *}" install_rust
+}
+
+install_rust() (
+	tmp="$(mktemp -d "$TARN_TEST_CACHE/.tmp-XXXXXX")" || return 1
+	# shellcheck disable=SC2064 # expand now
+	trap "rm -rf --one-file-system -- '$tmp'" EXIT
+	cargo build --locked --manifest-path "$ROOT/e2e/clients/rust/Cargo.toml" --target-dir "$tmp" &&
+		install -D -- "$tmp/debug/tarn-e2e-rust" "$1/bin/tarn-e2e-rust"
 )
 
 install_proxies() {

@@ -25,6 +25,7 @@ run_tests() {
 	export TARN_TEST_VERSITYGW="$TARN_TEST_CACHE/bin/versitygw"
 	export TARN_TEST_PEBBLE="$TARN_TEST_CACHE/acme"
 	export TARN_TEST_REGISTRY="$TARN_TEST_CACHE/registry"
+	export TARN_TEST_RUST="$TARN_TEST_CACHE/rust/bin/tarn-e2e-rust"
 	suite unit "unit and component tests" limit 30m scripts/unit
 	suite fuzz "fuzz targets, a second each or more" limit 15m "$ROOT/x" fuzz all "$((${#full[@]} ? 60 : 1))"
 	local failed_before=$FAILED

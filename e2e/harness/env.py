@@ -10,6 +10,8 @@ TARN = os.environ["TARN_BIN"]
 TARND = os.environ["TARND_BIN"]
 ASSETS = os.environ["TARN_ASSETS_DIR"]
 NODE = os.environ.get("TARN_NODE", "")
+# The program of e2e/clients/rust.
+RUST_CLIENT = os.environ.get("TARN_TEST_RUST", "")
 # An S3 server's program.
 VERSITYGW = os.environ.get("TARN_TEST_VERSITYGW", "")
 # Where an ACME authority's programs are.

@@ -15,5 +15,6 @@ pub use cursor::{Cursor, CursorError};
 pub use error::{ErrorBody, ErrorCode, Refusal};
 pub use openapi::openapi_json;
 pub use route::{
-    Access, BuildOperation, Family, ImageOperation, Method, Operation, ROUTES, Route, Serving,
+    Access, BuildOperation, Family, ImageOperation, Method, NamespaceSecretOperation, Operation,
+    ROUTES, Route, Serving,
 };

@@ -8,6 +8,7 @@ mod image;
 mod parameter;
 mod refusal;
 mod schema;
+mod secret;
 mod success;
 mod summary;
 

@@ -30,7 +30,7 @@ pub use list::{Direction, ListSandboxes};
 pub use log::{ListLogs, LogPart, LogToken};
 pub use network::ReadNetwork;
 pub use pool::{ClaimSandbox, SandboxPool};
-pub use registered_image::{ListImages, RegisterImage};
+pub use registered_image::{ListImages, RegisterCasImage, RegisterImage};
 pub(crate) use secret::PutSecret;
 pub use secret::{ListSecrets, PutProjectSecret, PutSecrets, SecretPlace};
 pub use snapshot::CreateSnapshot;

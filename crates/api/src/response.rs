@@ -35,7 +35,8 @@ pub use sandbox::{
     ResourcesInfo, SandboxFacts, SandboxInfo, SandboxList,
 };
 pub use secret::{
-    AdminSecret, AdminSecretList, Pagination, SecretBody, SecretKeyReplaced, SecretList,
+    AdminSecret, AdminSecretList, NamespaceSecretBody, NamespaceSecretList, Pagination, SecretBody,
+    SecretKeyReplaced, SecretList,
 };
 pub use snapshot::{
     CopySandboxResponse, CreateSnapshotResponse, SnapshotInfo, SnapshotList, TransferEntry,

@@ -3,8 +3,9 @@
 
 mod build;
 mod image;
+mod secret;
 
-pub use self::{build::BuildOperation, image::ImageOperation};
+pub use self::{build::BuildOperation, image::ImageOperation, secret::NamespaceSecretOperation};
 
 /// An HTTP method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,6 +87,7 @@ pub enum Operation {
     SecretPut,
     SecretFetch,
     SecretDelete,
+    NamespaceSecret(NamespaceSecretOperation),
     ProjectFetch,
     SshKeyList,
     SshKeyCreate,
@@ -146,9 +148,9 @@ pub struct Route {
 use Access::{Admin, Key, Public};
 use Family::{Exact, Platform, Project};
 use ImageOperation::{
-    CasDelete, CasDeleteByName, CasFetch, CasFetchByName, CasList, CasResolve, NamedDelete,
-    TemplateDelete, TemplateDeleteByName, TemplateFetch, TemplateFetchByName, TemplateList,
-    TemplateRegister,
+    CasDelete, CasDeleteByName, CasFetch, CasFetchByName, CasList, CasRegister, CasResolve,
+    NamedDelete, TemplateDelete, TemplateDeleteByName, TemplateFetch, TemplateFetchByName,
+    TemplateList, TemplateRegister,
 };
 use Method::{Delete, Get, Patch, Post, Put};
 
@@ -215,6 +217,31 @@ pub const ROUTES: &[Route] = &[
     built(Put, "/secrets", Platform, Operation::SecretPut),
     built(Get, "/secrets/{id}", Platform, Operation::SecretFetch),
     built(Delete, "/secrets/{id}", Platform, Operation::SecretDelete),
+    // The same secrets as the Rust crate names them (tensorlake 0.5.160, `secrets/mod.rs`).
+    built(
+        Get,
+        "/v1/namespaces/{ns}/secrets",
+        Exact,
+        Operation::NamespaceSecret(NamespaceSecretOperation::List),
+    ),
+    built(
+        Post,
+        "/v1/namespaces/{ns}/secrets",
+        Exact,
+        Operation::NamespaceSecret(NamespaceSecretOperation::Put),
+    ),
+    built(
+        Get,
+        "/v1/namespaces/{ns}/secrets/{id}",
+        Exact,
+        Operation::NamespaceSecret(NamespaceSecretOperation::Fetch),
+    ),
+    built(
+        Delete,
+        "/v1/namespaces/{ns}/secrets/{id}",
+        Exact,
+        Operation::NamespaceSecret(NamespaceSecretOperation::Delete),
+    ),
     // Row 28: the legacy image family.
     image(Get, "/sandbox-templates", Platform, TemplateList),
     image(Post, "/sandbox-templates", Platform, TemplateRegister),
@@ -232,6 +259,7 @@ pub const ROUTES: &[Route] = &[
     image(Get, "/images/v4/images/{id}", Exact, CasFetch),
     image(Delete, "/images/v4/images/{id}", Exact, CasDelete),
     image(Get, "/images/v4/names/{*name}", Exact, CasResolve),
+    image(Post, "/images/v4/images/from-snapshot", Exact, CasRegister),
     built(Post, "/images/v4/builds", Exact, Operation::Build(BuildOperation::Create)),
     built(Get, "/images/v4/builds/{id}", Exact, Operation::Build(BuildOperation::Fetch)),
     // Its token is in the query; clients send no key here.
@@ -352,6 +380,7 @@ impl Operation {
             Self::SecretPut => "secret_put",
             Self::SecretFetch => "secret_fetch",
             Self::SecretDelete => "secret_delete",
+            Self::NamespaceSecret(operation) => operation.as_str(),
             Self::ProjectFetch => "project_fetch",
             Self::SshKeyList => "ssh_key_list",
             Self::SshKeyCreate => "ssh_key_create",

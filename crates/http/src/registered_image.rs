@@ -4,12 +4,12 @@ use axum::{
     Extension, Json,
     body::Body,
     extract::{FromRequestParts, RawQuery, State},
-    http::{Uri, request::Parts},
+    http::{StatusCode, Uri, request::Parts},
     routing::{MethodFilter, MethodRouter, on},
 };
 use tarn_api::{
     Cursor, ErrorCode, ImageOperation,
-    request::{ListImages, RegisterImage},
+    request::{ListImages, RegisterCasImage, RegisterImage},
     response::{CasImageBody, CasImageId, CasImageList, NextPage, TemplateBody, TemplateList},
 };
 use tarn_control::{Caller, ImageAsk, ImageKey, ImagePage, ImagePlace};
@@ -37,6 +37,7 @@ pub(crate) fn row(method: MethodFilter, operation: ImageOperation) -> MethodRout
         ImageOperation::CasFetch => on(method, fetch),
         ImageOperation::CasDelete => on(method, delete),
         ImageOperation::CasResolve => on(method, resolve),
+        ImageOperation::CasRegister => on(method, register_cas),
         ImageOperation::TemplateList => on(method, list_templates),
         ImageOperation::TemplateRegister => on(method, register),
         ImageOperation::TemplateFetchByName => on(method, fetch_template_by_name),
@@ -156,6 +157,25 @@ async fn register(
     };
     let record = app.control().image_register(ask, &snapshot_id).await?;
     Ok(Json(TemplateBody::new(&record)))
+}
+
+async fn register_cas(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<(StatusCode, Json<CasImageBody>), Failure> {
+    let request = note_ignored(RegisterCasImage::parse(&read_body(&app.config, body).await?)?);
+    let RegisterCasImage { name, snapshot_id, public } = request;
+    let ask = ImageAsk {
+        project: caller.project.clone(),
+        global: public,
+        name,
+        family: ImageFamily::Cas,
+        config: None,
+        dockerfile: None,
+    };
+    let record = app.control().image_register(ask, &snapshot_id).await?;
+    Ok((StatusCode::CREATED, Json(CasImageBody::new(&record))))
 }
 
 /// Returns a page, and how many images it may have.

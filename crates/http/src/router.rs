@@ -89,6 +89,7 @@ fn built(method: MethodFilter, operation: Operation) -> MethodRouter<App> {
         Operation::LogProcessList => on(method, log::list_processes),
         Operation::SecretList => on(method, secret::list),
         Operation::SecretPut => on(method, secret::put),
+        Operation::NamespaceSecret(operation) => secret::row(method, operation),
         Operation::SecretFetch => on(method, secret::fetch),
         Operation::SecretDelete => on(method, secret::delete),
         Operation::AdminSecretList => on(method, secret::admin_list),

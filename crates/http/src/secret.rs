@@ -7,12 +7,14 @@ use axum::{
     extract::{FromRequestParts, RawQuery, State},
     http::{StatusCode, request::Parts},
     response::{IntoResponse as _, Response},
+    routing::{MethodFilter, MethodRouter, on},
 };
 use tarn_api::{
-    ErrorCode,
+    ErrorCode, NamespaceSecretOperation,
     request::{ListSecrets, PutProjectSecret, PutSecrets, SecretPlace},
     response::{
-        AdminSecret, AdminSecretList, Pagination, SecretBody, SecretKeyReplaced, SecretList,
+        AdminSecret, AdminSecretList, NamespaceSecretBody, NamespaceSecretList, Pagination,
+        SecretBody, SecretKeyReplaced, SecretList,
     },
 };
 use tarn_control::{Caller, ControlError};
@@ -28,6 +30,16 @@ use crate::{
 
 /// The secret that a path names.
 pub(crate) struct SecretPath(SecretId);
+
+/// Says who serves an operation below a namespace.
+pub(crate) fn row(method: MethodFilter, operation: NamespaceSecretOperation) -> MethodRouter<App> {
+    match operation {
+        NamespaceSecretOperation::List => on(method, list_in_namespace),
+        NamespaceSecretOperation::Put => on(method, put_in_namespace),
+        NamespaceSecretOperation::Fetch => on(method, fetch_in_namespace),
+        NamespaceSecretOperation::Delete => on(method, delete),
+    }
+}
 
 pub(crate) async fn list(
     State(app): State<App>,
@@ -58,6 +70,39 @@ pub(crate) async fn fetch(
     SecretPath(id): SecretPath,
 ) -> Result<Json<SecretBody>, Failure> {
     Ok(Json(SecretBody::new(&app.control().secret_fetch(&caller.project, &id).await?)))
+}
+
+async fn list_in_namespace(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<NamespaceSecretList>, Failure> {
+    let secrets = app.control().secret_list(&caller.project).await?;
+    Ok(Json(NamespaceSecretList(secrets.iter().map(NamespaceSecretBody::new).collect())))
+}
+
+async fn put_in_namespace(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<(StatusCode, Json<NamespaceSecretBody>), Failure> {
+    let request = note_ignored(PutSecrets::parse(&read_body(&app.config, body).await?)?);
+    if request.many {
+        let text = "a secret has a name and a value; lists are for /platform/v1/secrets";
+        return Err(Failure::new(ErrorCode::InvalidRequest, text));
+    }
+    let stored = app.control().secret_put(&caller.project, request.secrets).await?;
+    let stored = stored.first().map(NamespaceSecretBody::new);
+    let stored = stored.ok_or_else(|| Failure::new(ErrorCode::Internal, "no secret was stored"))?;
+    Ok((StatusCode::CREATED, Json(stored)))
+}
+
+async fn fetch_in_namespace(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    SecretPath(id): SecretPath,
+) -> Result<Json<NamespaceSecretBody>, Failure> {
+    let secret = app.control().secret_fetch(&caller.project, &id).await?;
+    Ok(Json(NamespaceSecretBody::new(&secret)))
 }
 
 pub(crate) async fn delete(

@@ -32,7 +32,7 @@ pub(super) fn summary(operation: ImageOperation) -> &'static str {
         | ImageOperation::NamedDelete => {
             "Deletes an image, whichever family made it; what was made from it stays"
         }
-        ImageOperation::TemplateRegister => {
+        ImageOperation::CasRegister | ImageOperation::TemplateRegister => {
             "Makes an image of a snapshot, in the place of one of that name"
         }
     }
@@ -46,6 +46,7 @@ pub(super) fn success(operation: ImageOperation) -> &'static [(u16, &'static str
             &[(200, "The image", Answer::Json("CasImage"))]
         }
         ImageOperation::CasResolve => &[(200, "Its id", Answer::Json("CasImageId"))],
+        ImageOperation::CasRegister => &[(201, "It is registered", Answer::Json("CasImage"))],
         ImageOperation::TemplateList => &[(200, "A page", Answer::Json("SandboxTemplateList"))],
         ImageOperation::TemplateRegister => {
             &[(200, "It is registered", Answer::Json("SandboxTemplate"))]
@@ -65,7 +66,7 @@ pub(super) fn success(operation: ImageOperation) -> &'static [(u16, &'static str
 pub(super) fn errors(operation: ImageOperation) -> &'static [ErrorCode] {
     match operation {
         ImageOperation::CasList | ImageOperation::TemplateList => &[ErrorCode::InvalidRequest],
-        ImageOperation::TemplateRegister => &REGISTRATIONS,
+        ImageOperation::CasRegister | ImageOperation::TemplateRegister => &REGISTRATIONS,
         ImageOperation::CasFetch
         | ImageOperation::CasFetchByName
         | ImageOperation::CasResolve
@@ -81,5 +82,20 @@ pub(super) fn errors(operation: ImageOperation) -> &'static [ErrorCode] {
 
 /// Returns the schema of an operation's body, if it takes one.
 pub(super) fn request(operation: ImageOperation) -> Option<&'static str> {
-    (operation == ImageOperation::TemplateRegister).then_some("RegisterImageRequest")
+    match operation {
+        ImageOperation::CasRegister => Some("RegisterCasImageRequest"),
+        ImageOperation::TemplateRegister => Some("RegisterImageRequest"),
+        ImageOperation::CasList
+        | ImageOperation::CasFetch
+        | ImageOperation::CasFetchByName
+        | ImageOperation::CasResolve
+        | ImageOperation::CasDelete
+        | ImageOperation::CasDeleteByName
+        | ImageOperation::TemplateList
+        | ImageOperation::TemplateFetch
+        | ImageOperation::TemplateFetchByName
+        | ImageOperation::TemplateDelete
+        | ImageOperation::TemplateDeleteByName
+        | ImageOperation::NamedDelete => None,
+    }
 }

@@ -1,6 +1,6 @@
 //! What each operation may be refused for.
 
-use super::{build, image};
+use super::{build, image, secret};
 use crate::{ErrorCode, Operation};
 
 /// What a pool may be refused for.
@@ -163,6 +163,7 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
             &[ErrorCode::NotFound]
         }
         Operation::Image(operation) => image::errors(operation),
+        Operation::NamespaceSecret(operation) => secret::errors(operation),
         Operation::Build(operation) => build::errors(operation),
         Operation::SshKeyCreate => &SSH_KEYS,
         Operation::AdminImagePull | Operation::AdminImageImport => &IMAGE_ORDERS,

@@ -1,6 +1,6 @@
 //! What each operation answers when it did what it should.
 
-use super::{build, image};
+use super::{build, image, secret};
 use crate::Operation;
 
 /// The body of a success.
@@ -77,6 +77,7 @@ pub(super) fn success(operation: Operation) -> &'static [(u16, &'static str, Ans
         Operation::SshKeyList => &[(200, "All of them, oldest first", Answer::Json("SshKeyList"))],
         Operation::SshKeyCreate => &[(200, "It is registered", Answer::Json("SshKeyBody"))],
         Operation::Image(operation) => image::success(operation),
+        Operation::NamespaceSecret(operation) => secret::success(operation),
         Operation::Build(operation) => build::success(operation),
         Operation::AdminProjectList => {
             &[(200, "The projects, oldest first", Answer::Json("AdminProjectList"))]

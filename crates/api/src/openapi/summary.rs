@@ -1,6 +1,6 @@
 //! The tag, the one sentence and the body of each operation.
 
-use super::{build, image};
+use super::{build, image, secret};
 use crate::Operation;
 
 /// Returns the tag and the one sentence of an operation.
@@ -47,6 +47,7 @@ pub(super) fn summary(operation: Operation) -> (&'static str, &'static str) {
         Operation::PoolDelete => ("pools", "Deletes a pool that no sandbox is claimed from"),
         Operation::PoolClaim => ("pools", "Claims a sandbox, and waits for it as create does"),
         Operation::Image(operation) => ("images", image::summary(operation)),
+        Operation::NamespaceSecret(operation) => ("secrets", secret::summary(operation)),
         Operation::Build(operation) => ("images", build::summary(operation)),
         Operation::LogList => {
             ("sandboxes", "Returns what a sandbox's processes printed, oldest first, ended or not")
@@ -125,6 +126,7 @@ pub(super) fn request(operation: Operation) -> Option<&'static str> {
         Operation::SecretPut | Operation::AdminSecretPut => Some("PutSecretRequest"),
         Operation::SshKeyCreate => Some("CreateSshKeyRequest"),
         Operation::Image(operation) => image::request(operation),
+        Operation::NamespaceSecret(operation) => secret::request(operation),
         Operation::Build(operation) => build::request(operation),
         Operation::AdminImagePull | Operation::AdminImageImport | Operation::AdminImageRemove => {
             Some("ImageRequest")

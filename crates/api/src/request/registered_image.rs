@@ -1,4 +1,5 @@
-//! Lists of registered images, and `POST …/sandbox-templates` (spec 06 §2, §3).
+//! Lists of registered images, `POST …/sandbox-templates` (spec 06 §2, §3), and
+//! `POST …/images/from-snapshot` (tensorlake 0.5.160, `sandbox_image_catalog.rs`).
 
 use tarn_types::{ImageId, ImageName, SandboxId, SnapshotId};
 use utoipa::ToSchema;
@@ -37,6 +38,21 @@ pub struct RegisterImage {
     pub snapshot_sandbox_id: Option<SandboxId>,
     /// The text that it was made by; it is shown, and not read.
     pub dockerfile: Option<String>,
+    /// Whether its name is to count in all projects.
+    #[schema(value_type = Option<bool>)]
+    pub public: bool,
+}
+
+/// An image to be made of a snapshot through the CAS family.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(as = RegisterCasImageRequest)]
+pub struct RegisterCasImage {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: ImageName,
+    /// A `filesystem` snapshot of the project.
+    #[schema(value_type = String, example = "snap_0123456789abcdef")]
+    pub snapshot_id: SnapshotId,
     /// Whether its name is to count in all projects.
     #[schema(value_type = Option<bool>)]
     pub public: bool,
@@ -89,15 +105,7 @@ impl RegisterImage {
     pub fn parse(body: &[u8]) -> Result<Parsed<Self>, Refusal> {
         let body = parse_body(body)?;
         let mut fields = Fields::of_body(&body)?;
-        let missing = |path| move || Refusal::invalid(path, "is missing");
-        let name = fields.text("name")?.ok_or_else(missing("name"))?;
-        let name = name.parse().map_err(|wrong| Refusal::invalid("name", wrong))?;
-        let snapshot = fields.text("snapshotId")?.ok_or_else(missing("snapshotId"))?;
-        let snapshot_id = snapshot.parse().map_err(|_no_id| {
-            let shown: String = snapshot.chars().take(80).collect();
-            let text = format!("snapshotId: no snapshot `{shown}`; only this server's can be used");
-            Refusal::new(ErrorCode::SnapshotNotFound, text)
-        })?;
+        let (name, snapshot_id) = name_and_snapshot(&mut fields, "snapshotId")?;
         let source = fields.text("snapshotSandboxId")?.filter(|text| !text.is_empty());
         let source = source.map(str::parse).transpose();
         let value = Self {
@@ -112,6 +120,40 @@ impl RegisterImage {
         fields.note_unknown(&mut ignored);
         Ok(Parsed { value, ignored })
     }
+}
+
+// === impl RegisterCasImage ===
+
+impl RegisterCasImage {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// Names the first field that is missing or cannot be what it is.
+    pub fn parse(body: &[u8]) -> Result<Parsed<Self>, Refusal> {
+        let body = parse_body(body)?;
+        let mut fields = Fields::of_body(&body)?;
+        let (name, snapshot_id) = name_and_snapshot(&mut fields, "snapshot_id")?;
+        let public = fields.boolean("public")?.unwrap_or(false);
+        let mut ignored = Vec::new();
+        fields.note_unknown(&mut ignored);
+        Ok(Parsed { value: Self { name, snapshot_id, public }, ignored })
+    }
+}
+
+fn name_and_snapshot(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+) -> Result<(ImageName, SnapshotId), Refusal> {
+    let missing = |path| move || Refusal::invalid(path, "is missing");
+    let name = fields.text("name")?.ok_or_else(missing("name"))?;
+    let name = name.parse().map_err(|wrong| Refusal::invalid("name", wrong))?;
+    let snapshot = fields.text(key)?.ok_or_else(missing(key))?;
+    let snapshot_id = snapshot.parse().map_err(|_no_id| {
+        let shown: String = snapshot.chars().take(80).collect();
+        let text = format!("{key}: no snapshot `{shown}`; only this server's can be used");
+        Refusal::new(ErrorCode::SnapshotNotFound, text)
+    })?;
+    Ok((name, snapshot_id))
 }
 
 #[cfg(test)]
@@ -149,9 +191,16 @@ mod tests {
         );
         let parsed = RegisterImage::parse(body.as_bytes()).expect("good");
         let value = parsed.value;
-        assert_eq!((value.name.as_str(), value.snapshot_id, value.public), ("app", id, true));
+        assert_eq!((value.name.as_str(), &value.snapshot_id, value.public), ("app", &id, true));
         assert_eq!(value.snapshot_sandbox_id, None);
         assert_eq!(parsed.ignored, ["rootfsDiskBytes", "snapshotSizeBytes", "snapshotUri"]);
+        let body = format!(r#"{{"name":"App","snapshot_id":"{id}","x":1}}"#);
+        let parsed = RegisterCasImage::parse(body.as_bytes()).expect("good");
+        assert_eq!((parsed.value.name.as_str(), parsed.value.public), ("app", false));
+        assert_eq!((parsed.value.snapshot_id, parsed.ignored), (id, vec!["x".to_owned()]));
+        let refusal = RegisterCasImage::parse(br#"{"name":"a","snapshotId":"x"}"#);
+        let refusal = refusal.expect_err("the other family's word");
+        assert_eq!(refusal.to_string(), "snapshot_id: is missing");
         for (body, start) in [
             ("{}", "name: is missing"),
             (r#"{"name":"a b"}"#, "name: an image name holds"),

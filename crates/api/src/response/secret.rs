@@ -19,6 +19,24 @@ pub struct SecretBody {
     pub created_at: Option<String>,
 }
 
+/// A secret, without its value, as the crate reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = NamespaceSecret)]
+pub struct NamespaceSecretBody {
+    /// Its id, which stays when its value changes.
+    pub id: String,
+    /// Its name, and that of the variable it becomes.
+    pub name: String,
+    /// When it was first set, in milliseconds since the epoch.
+    pub created_at_ms: i64,
+}
+
+/// All secrets of the project, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = NamespaceSecretList)]
+#[serde(transparent)]
+pub struct NamespaceSecretList(pub Vec<NamespaceSecretBody>);
+
 /// A page of secrets, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct SecretList {
@@ -68,6 +86,20 @@ pub struct AdminSecretList {
 pub struct SecretKeyReplaced {
     /// How many projects' data keys are sealed with the new one.
     pub projects: usize,
+}
+
+// === impl NamespaceSecretBody ===
+
+impl NamespaceSecretBody {
+    /// Shows a secret.
+    #[must_use]
+    pub fn new(secret: &SecretRecord) -> Self {
+        Self {
+            id: secret.id.to_string(),
+            name: secret.name.to_string(),
+            created_at_ms: secret.created_at.0,
+        }
+    }
 }
 
 // === impl SecretBody ===
