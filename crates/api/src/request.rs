@@ -15,11 +15,12 @@ mod registered_image;
 mod secret;
 mod snapshot;
 mod ssh_key;
+mod template_build;
 mod update;
 
 pub use admin::{CreateKey, ListAllSandboxes, SetQuota};
 pub(crate) use build::CreateBuildSchema;
-pub use build::{CancelBuild, CreateBuild, SealContext};
+pub use build::{CancelBuild, CreateBuild, SealContext, build_resources, registry_logins};
 pub use change::{ChangeState, CopySandbox};
 pub use create::{CreateSandbox, GpuRequest, ResourcesRequest};
 pub use image::{
@@ -35,6 +36,8 @@ pub(crate) use secret::PutSecret;
 pub use secret::{ListSecrets, PutProjectSecret, PutSecrets, SecretPlace};
 pub use snapshot::CreateSnapshot;
 pub use ssh_key::CreateSshKey;
+pub(crate) use template_build::PrepareTemplateBuildSchema;
+pub use template_build::{CompleteTemplateBuild, PrepareTemplateBuild};
 pub use update::{NetworkChange, UpdateSandbox};
 
 /// A parsed request, and the keys of it that nobody knew.

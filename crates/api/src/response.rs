@@ -13,6 +13,7 @@ mod sandbox;
 mod secret;
 mod snapshot;
 mod ssh_key;
+mod template_build;
 
 pub use admin::{
     AdminGpu, AdminGpuList, AdminProject, AdminProjectList, AdminSandbox, AdminSandboxList,
@@ -43,3 +44,4 @@ pub use snapshot::{
     TransferList, TransferTrouble,
 };
 pub use ssh_key::{SshKeyBody, SshKeyList};
+pub use template_build::{TemplateBuildBody, TemplateBuilder, TemplateParent};

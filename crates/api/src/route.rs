@@ -176,7 +176,6 @@ const fn image(
 }
 
 const FILE_SYSTEMS: &str = "file systems";
-const IMAGES: &str = "building images";
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
@@ -249,8 +248,18 @@ pub const ROUTES: &[Route] = &[
     image(Delete, "/sandbox-templates/by-name/{name}", Platform, TemplateDeleteByName),
     image(Get, "/sandbox-templates/{id}", Platform, TemplateFetch),
     image(Delete, "/sandbox-templates/{id}", Platform, TemplateDelete),
-    later(Post, "/sandbox-template-builds", Platform, IMAGES),
-    later(Post, "/sandbox-template-builds/{id}/complete", Platform, IMAGES),
+    built(
+        Post,
+        "/sandbox-template-builds",
+        Platform,
+        Operation::Build(BuildOperation::TemplatePrepare),
+    ),
+    built(
+        Post,
+        "/sandbox-template-builds/{id}/complete",
+        Platform,
+        Operation::Build(BuildOperation::TemplateComplete),
+    ),
     image(Delete, "/sandbox-images/{name}", Project, NamedDelete),
     // Row 29: the CAS image family. Names keep a raw `/` here.
     image(Get, "/images/v4/images", Exact, CasList),

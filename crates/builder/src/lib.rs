@@ -25,5 +25,6 @@ mod site;
 mod workshop;
 
 pub use service::{
-    BuildAsk, BuildSource, BuildView, Builder, BuilderConfig, BuilderError, Cancel, Upload,
+    BuildAsk, BuildSource, BuildView, Builder, BuilderConfig, BuilderError, Cancel, LegacyAsk,
+    LoginReader, Upload,
 };

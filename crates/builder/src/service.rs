@@ -1,5 +1,6 @@
 //! The service: builds are asked for, get their context, run, are cancelled and looked at.
 
+mod legacy;
 mod run;
 mod upload;
 
@@ -11,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tarn_control::{Control, ControlError, ImageAsk};
+use tarn_control::{Control, ControlError, ImageAsk, PublishAsk};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
     BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ErrorClass, ImageFamily, ImageName,
@@ -20,7 +21,10 @@ use tarn_types::{
 use thiserror::Error;
 use tokio::sync::watch;
 
-pub use self::upload::Upload;
+pub use self::{
+    legacy::{LegacyAsk, LoginReader},
+    upload::Upload,
+};
 use crate::workshop::StepError;
 
 /// How many builds of a project may be under way.
@@ -67,6 +71,8 @@ pub struct BuildAsk {
     pub logins: BTreeMap<String, RegistryLogin>,
     /// The images that references in the Dockerfile are to mean, by their ids.
     pub parents: BTreeMap<String, String>,
+    /// What only the legacy family asks for; `None` = it is of the other one.
+    pub legacy: Option<LegacyAsk>,
 }
 
 /// What an image is made from.
@@ -116,6 +122,14 @@ pub enum BuilderError {
         /// Where it is.
         status: BuildStatus,
     },
+    /// There is nothing to register yet, or no more.
+    #[error("build {id} is {}; only what was built can be completed", .status.as_str())]
+    NotBuilt {
+        /// The build.
+        id: BuildId,
+        /// Where it is.
+        status: BuildStatus,
+    },
     /// The upload shows no token, or not the one.
     #[error("the upload URL is not valid, or was used up")]
     Denied,
@@ -159,6 +173,12 @@ struct Entry {
     parents: BTreeMap<String, String>,
     /// The SHA-256 of the context that was last uploaded, in hex.
     uploaded: Option<String>,
+    /// What only the legacy family asks for.
+    legacy: Option<LegacyAsk>,
+    /// The sandbox in which the client of a build of that family is.
+    client: Option<SandboxId>,
+    /// What such a build led to, until it is completed.
+    built: Option<PublishAsk>,
 }
 
 // === impl BuilderConfig ===
@@ -179,7 +199,9 @@ impl BuilderError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound(_) => ErrorClass::NotFound,
-            Self::InProgress(_) | Self::NotAwaiting { .. } => ErrorClass::Conflict,
+            Self::InProgress(_) | Self::NotAwaiting { .. } | Self::NotBuilt { .. } => {
+                ErrorClass::Conflict
+            }
             Self::TooMany => ErrorClass::Quota,
             Self::Denied => ErrorClass::Denied,
             Self::TooLarge(_) | Self::Context(_) => ErrorClass::Invalid,
@@ -224,7 +246,13 @@ impl Builder {
             turn: tokio::sync::Mutex::new(()),
             changes: watch::Sender::new(0),
         }));
-        for record in builder.records(|record| record.status == BuildStatus::Running) {
+        // Who waits for one of the legacy family is heard by the run that it was asked for in.
+        let lost = |record: &BuildRecord| match record.status {
+            BuildStatus::Running => true,
+            BuildStatus::Pending => record.family == ImageFamily::Legacy,
+            BuildStatus::Succeeded | BuildStatus::Failed | BuildStatus::Cancelled => false,
+        };
+        for record in builder.records(lost) {
             builder.end(&record.id, BuildStatus::Failed, Some(RESTARTED.to_owned())).await?;
         }
         // A death between the end of a build and the end of its sandboxes.
@@ -244,11 +272,12 @@ impl Builder {
         project: &ProjectId,
         ask: BuildAsk,
     ) -> Result<BuildView, BuilderError> {
+        let family = ask.legacy.as_ref().map_or(ImageFamily::Cas, |_| ImageFamily::Legacy);
         let image = ImageAsk {
             project: project.clone(),
             global: ask.global,
             name: ask.name.clone(),
-            family: ImageFamily::Cas,
+            family,
             config: None,
             dockerfile: None,
         };
@@ -259,14 +288,7 @@ impl Builder {
         {
             return Ok(self.view(known));
         }
-        let active =
-            self.records(|record| record.project == *project && !record.status.is_terminal());
-        if let Some(same) = active.iter().find(|record| record.name == ask.name) {
-            return Err(BuilderError::InProgress(Box::new(same.clone())));
-        }
-        if active.len() >= MOST_ACTIVE {
-            return Err(BuilderError::TooMany);
-        }
+        self.make_room(project, &ask.name).await?;
         let now = self.0.clock.now();
         let awaits = matches!(ask.source, BuildKind::Dockerfile { .. });
         let token: [u8; 32] = self.0.entropy.bytes();
@@ -283,10 +305,11 @@ impl Builder {
             kind: ask.source,
             name: ask.name,
             global: ask.global,
+            family,
             resources: ask.resources,
             status,
             phase,
-            upload_token: awaits.then(|| upload::hex(&token)),
+            upload_token: (awaits && family == ImageFamily::Cas).then(|| upload::hex(&token)),
             log_sandbox: None,
             sandboxes: Vec::new(),
             error: None,
@@ -301,13 +324,32 @@ impl Builder {
             build.id = %id, project.id = %project, image = %record.name,
             kind = record.kind.as_str(), "build accepted"
         );
-        let (logins, parents) = (ask.logins, ask.parents);
-        let entry = Entry { logins, parents, ..Entry::new(record.clone()) };
+        let (logins, parents, legacy) = (ask.logins, ask.parents, ask.legacy);
+        let entry = Entry { logins, parents, legacy, ..Entry::new(record.clone()) };
         self.0.builds.lock().insert(id.clone(), entry);
-        if !awaits {
-            self.spawn_run(id);
+        match family {
+            ImageFamily::Legacy => self.spawn_attend(&record)?,
+            ImageFamily::Cas if awaits => {}
+            ImageFamily::Cas => self.spawn_run(id, None),
         }
         Ok(self.view(record))
+    }
+
+    /// Refuses a build if one of its name goes on, or too many do.
+    async fn make_room(&self, project: &ProjectId, name: &ImageName) -> Result<(), BuilderError> {
+        let active =
+            |record: &BuildRecord| record.project == *project && !record.status.is_terminal();
+        for record in self.records(|record| active(record) && record.name == *name) {
+            if !self.is_unmet(&record) {
+                return Err(BuilderError::InProgress(Box::new(record)));
+            }
+            // A client that has begun nothing is not waited for.
+            self.end(&record.id, BuildStatus::Cancelled, None).await?;
+        }
+        match self.records(active).len() < MOST_ACTIVE {
+            true => Ok(()),
+            false => Err(BuilderError::TooMany),
+        }
     }
 
     /// Returns a build.
@@ -363,7 +405,7 @@ impl Builder {
             record.deadline = deadline;
         })
         .await?;
-        self.spawn_run(id.clone());
+        self.spawn_run(id.clone(), None);
         self.fetch(project, id.as_str())
     }
 
@@ -405,20 +447,7 @@ impl Builder {
                 }
             }
         }
-        let mut changes = self.0.changes.subscribe();
-        let ended = async {
-            loop {
-                changes.mark_unchanged();
-                match self.record(&id) {
-                    Some(record) if !record.status.is_terminal() => {}
-                    Some(record) => return Some(record),
-                    None => return None,
-                }
-                // The sender is ours.
-                drop(changes.changed().await);
-            }
-        };
-        match tokio::time::timeout(CANCEL_WAIT, ended).await {
+        match tokio::time::timeout(CANCEL_WAIT, self.ended(&id)).await {
             Ok(Some(record)) if record.status == BuildStatus::Succeeded => {
                 Ok(Cancel::AlreadyCompleted(record))
             }
@@ -430,6 +459,21 @@ impl Builder {
             Err(_elapsed) => {
                 Err(BuilderError::Unavailable("the build does not stop yet".to_owned()))
             }
+        }
+    }
+
+    /// Waits until a build has ended; `None` = it was forgotten meanwhile.
+    async fn ended(&self, id: &BuildId) -> Option<BuildRecord> {
+        let mut changes = self.0.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            match self.record(id) {
+                Some(record) if !record.status.is_terminal() => {}
+                Some(record) => return Some(record),
+                None => return None,
+            }
+            // The sender is ours.
+            drop(changes.changed().await);
         }
     }
 
@@ -512,6 +556,9 @@ impl Builder {
             build.id = %id, project.id = %record.project, image = %record.name,
             status = status.as_str(), "build ended"
         );
+        if let Some(entry) = self.0.builds.lock().get_mut(id) {
+            (entry.built, entry.legacy) = (None, None);
+        }
         self.remove_context(id).await;
         let older = self.records(|other| {
             other.id != record.id
@@ -621,6 +668,15 @@ impl Builder {
 impl Entry {
     fn new(record: BuildRecord) -> Self {
         let cancel = watch::Sender::new(false);
-        Self { record, cancel, logins: BTreeMap::new(), parents: BTreeMap::new(), uploaded: None }
+        Self {
+            record,
+            cancel,
+            logins: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            uploaded: None,
+            legacy: None,
+            client: None,
+            built: None,
+        }
     }
 }

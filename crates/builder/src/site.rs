@@ -56,12 +56,12 @@ pub(crate) struct Site {
 }
 
 /// A sandbox in which steps are done.
-struct SandboxBench {
-    control: Control,
-    tasks: Tasks,
-    project: ProjectId,
-    id: SandboxId,
-    daemon: Daemon,
+pub(crate) struct SandboxBench {
+    pub(crate) control: Control,
+    pub(crate) tasks: Tasks,
+    pub(crate) project: ProjectId,
+    pub(crate) id: SandboxId,
+    pub(crate) daemon: Daemon,
 }
 
 // === impl Site ===
@@ -144,15 +144,14 @@ impl Workshop for Site {
 // === impl SandboxBench ===
 
 impl SandboxBench {
-    /// Starts the copying program and connects to it.
-    async fn copier(
+    /// Starts a program that listens at a port it prints, and connects to it.
+    pub(crate) async fn copier(
         &self,
-        command: &str,
-        ask: String,
+        args: &[String],
     ) -> Result<(RunStream, TcpStream), StepError> {
         let request = RunRequest {
             command: DAEMON_PATH.to_owned(),
-            args: vec![command.to_owned(), ask],
+            args: args.to_vec(),
             user: Some(root()),
             working_dir: Some("/".to_owned()),
             ..RunRequest::default()
@@ -240,7 +239,7 @@ impl Bench for SandboxBench {
 
     async fn copy_in(&self, ask: &CopyIn, parcel: Parcel) -> Result<(), StepError> {
         let ask = serde_json::to_string(ask).map_err(|bad| StepError::Internal(bad.to_string()))?;
-        let (mut run, mut peer) = self.copier("copy-in", ask).await?;
+        let (mut run, mut peer) = self.copier(&["copy-in".to_owned(), ask]).await?;
         let Parcel { mut stream, done } = parcel;
         let sent = async {
             tokio::io::copy(&mut stream, &mut peer).await?;
@@ -259,7 +258,7 @@ impl Bench for SandboxBench {
 
     async fn copy_out(&self, ask: &CopyOut) -> Result<Parcel, StepError> {
         let ask = serde_json::to_string(ask).map_err(|bad| StepError::Internal(bad.to_string()))?;
-        let (mut run, peer) = self.copier("copy-out", ask).await?;
+        let (mut run, peer) = self.copier(&["copy-out".to_owned(), ask]).await?;
         let (tell, done) = oneshot::channel();
         let bench = Self {
             control: self.control.clone(),

@@ -78,6 +78,8 @@ pub struct PublishAsk {
     pub name: ImageName,
     /// Whether that name is to count in every project.
     pub global: bool,
+    /// Through which family of the API it was asked for.
+    pub family: ImageFamily,
     /// Its files.
     pub snapshot: SnapshotId,
     /// What counts of it when it runs.
@@ -281,6 +283,30 @@ impl Control {
         }
     }
 
+    /// Returns how many CPUs and how much memory and disk a sandbox of a build has.
+    #[must_use]
+    pub fn build_sandbox_resources(&self, id: &SandboxId) -> Option<Resources> {
+        Some(self.0.table.get(id)?.now().record.asked.resources)
+    }
+
+    /// Waits until a sandbox of a build has ended.
+    pub async fn build_sandbox_ended(&self, id: &SandboxId) {
+        let Some(entry) = self.0.table.get(id) else { return };
+        // Should its sender go, it is gone, too.
+        drop(entry.subscribe().wait_for(|live| live.record.end.is_some()).await);
+    }
+
+    /// Returns the bytes that a snapshot of a build occupies beside its image, and those of its
+    /// disk.
+    ///
+    /// # Errors
+    /// Fails when it is gone.
+    pub async fn build_sizes(&self, id: &SnapshotId) -> Result<(u64, u64), ControlError> {
+        let record = self.0.parts.store.snapshot_fetch(id).await?;
+        let layer = record.facts.map_or(0, |facts| facts.layer.bytes());
+        Ok((layer, record.captured.resources.disk.bytes()))
+    }
+
     /// Says why a sandbox of a build has ended, if it has.
     pub async fn build_sandbox_end(&self, id: &SandboxId) -> Option<tarn_types::EndCause> {
         let live = self.0.table.get(id).map(|entry| entry.now().record);
@@ -375,10 +401,10 @@ impl Control {
     /// # Errors
     /// Fails when the name belongs to somebody else, or the store does not take it.
     pub async fn build_publish(&self, ask: PublishAsk) -> Result<ImageRecord, ControlError> {
-        let PublishAsk { project, name, global, snapshot, config, dockerfile } = ask;
+        let PublishAsk { project, name, global, family, snapshot, config, dockerfile } = ask;
         let used = self.use_snapshot(&snapshot);
         let files = self.0.parts.store.snapshot_fetch(&snapshot).await?;
-        let (family, config) = (ImageFamily::Cas, Some(config));
+        let config = Some(config);
         let ask = ImageAsk { project, global, name, family, config, dockerfile };
         self.image_publish(ask, ImageFiles::new(files, used)).await
     }

@@ -4,6 +4,7 @@
 //! What a name means is decided once, when it is asked for; from then on the digest counts. The
 //! names are few and asked for by every create, so they are kept in memory.
 
+mod awaited;
 mod collect;
 mod login;
 mod registered;
@@ -15,9 +16,10 @@ use std::{
     sync::Arc,
 };
 
-use self::registered::Registered;
+pub use self::awaited::AwaitedSandbox;
 pub use self::registered::{ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace};
 pub(crate) use self::resolve::FoundImage;
+use self::{awaited::AwaitedImages, registered::Registered};
 use parking_lot::{Mutex, RwLock};
 use tarn_host::{ImageError, StoredImage};
 use tarn_store::StoreError;
@@ -40,6 +42,8 @@ pub(crate) struct ImageTable {
     answers: Mutex<HashMap<AskKey, Answer>>,
     /// Held while a registry is asked, so that those who come meanwhile share its answer.
     asking: Mutex<HashMap<AskKey, Turn>>,
+    /// What builds await sandboxes of.
+    pub(crate) awaited: AwaitedImages,
     /// Rung when there may be an image to remove.
     pub(crate) unneeded: Notify,
     /// What an operator wants gone as soon as nothing needs it.

@@ -34,7 +34,9 @@ pub use ask::{
 };
 pub use build::{BuildBase, BuildSandbox, PublishAsk};
 pub use error::ControlError;
-pub use image::{ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace, ImageTarget, ImageView};
+pub use image::{
+    AwaitedSandbox, ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace, ImageTarget, ImageView,
+};
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};
 pub use pool::PoolCounts;

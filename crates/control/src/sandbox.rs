@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     Control, ControlError, CreateAsk, ListAsk, ListPage, NetworkPatch, PatchAsk, SandboxView,
+    image::FoundImage,
     limits::{Most, over_image},
     table::{Entry, Live, Place},
 };
@@ -277,12 +278,14 @@ impl Control {
     ) -> Result<watch::Receiver<Live>, ControlError> {
         let (rooms, disk, named) = (self.rooms().await, ask.disk, ask.image.is_some());
         let template = self.find_template(&project, ask.template_id.as_deref())?;
+        let awaited = ask.image.as_ref().and_then(|it| self.0.images.awaited.find(&project, it));
         let default_image = match &template {
             Some((_, name)) => name.clone(),
             None => self.0.parts.images.default_image(),
         };
         let mut spec = self.0.config.limits.check(ask, default_image, &most(&rooms))?;
         let found = match &template {
+            _ if awaited.is_some() => FoundImage::stock(&self.0.parts.images.default_image()),
             Some((id, name)) if !named => self.find_image_of(&project, id, name).await?,
             Some(_) | None => self.find_image(&project, &spec.image.name).await?,
         };
@@ -299,7 +302,11 @@ impl Control {
             let anew = found.asked || turn.is_some();
             let rooms = if anew { self.rooms().await } else { rooms };
             let placement = place(&self.0.config.admission, &spec.resources, &rooms);
-            return self.enter(project, spec, placement, None, in_quota).await;
+            let seen = self.enter(project, spec, placement, None, in_quota).await?;
+            if let Some(created) = awaited {
+                created.send_replace(Some(seen.borrow().record.id.clone()));
+            }
+            return Ok(seen);
         };
         let snapshot = files.snapshot();
         let node = rooms.iter().find(|room| room.node == snapshot.node);

@@ -81,6 +81,13 @@ pub const LOGS_PATH: &str = "/internal/v1/logs";
 /// What `tarnd copy-in` and `copy-out` print before the port that the copy goes over.
 pub const COPY_ANNOUNCEMENT: &str = "port ";
 
+/// Where `tarnd rootfs-build`, a client's process, finds `tarnd rootfs-bridge`, the server's, in
+/// the sandbox that both run in.
+pub const ROOTFS_SOCKET: &str = "/run/tarn/rootfs-build.sock";
+
+/// The longest line that `tarnd rootfs-build` sends or reads.
+pub const ROOTFS_LINE_BYTES: u64 = 1 << 20;
+
 /// The bytes of lines after which a batch is full. The last line may go beyond it.
 pub const LOG_BATCH_BYTES: usize = 256 << 10;
 
@@ -131,6 +138,56 @@ pub struct CopyOut {
 pub struct CopyHead {
     /// Whether it is one file, so that its destination may be its new name.
     pub is_one_file: bool,
+}
+
+/// The first line of `tarnd rootfs-build`: what of its spec (spec 06 §3) is not known yet where the
+/// build is done.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsAsk {
+    /// The build.
+    pub build_id: String,
+    /// Where the context lies in the sandbox.
+    pub context_dir: String,
+    /// The image to take as it is, instead of a Dockerfile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<String>,
+    /// The size of the image's disk.
+    pub disk_bytes: u64,
+    /// A docker configuration with what registries are to be shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_config: Option<String>,
+}
+
+/// A line of the answer to [`RootfsAsk`]; the last one is not the first kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootfsNews {
+    /// The build said something.
+    Line(String),
+    /// It is done.
+    Done(RootfsMetadata),
+    /// It failed, and has said why.
+    Failed {
+        /// Whether it ran out of memory.
+        out_of_memory: bool,
+    },
+}
+
+/// What `--metadata-out` is to hold (spec 06 §3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsMetadata {
+    /// The files.
+    pub snapshot_id: String,
+    /// The files again.
+    pub snapshot_uri: String,
+    /// In which form they are kept.
+    pub snapshot_format_version: String,
+    /// The bytes that they occupy beside the image below.
+    pub snapshot_size_bytes: u64,
+    /// The size of the disk.
+    pub rootfs_disk_bytes: u64,
+    /// `base`: they need no other snapshot.
+    pub rootfs_node_kind: String,
 }
 
 /// Opens a daemon: who the sandbox is, and what its processes start with.

@@ -58,14 +58,14 @@ impl CopyCommand {
         match self {
             Self::In(ask) => {
                 let target = write::Target::new(ask)?;
-                let peer = accept().map_err(|error| format!("no connection: {error}"))?;
+                let peer = announce().map_err(|error| format!("no connection: {error}"))?;
                 let mut peer = BufReader::with_capacity(256 << 10, peer);
                 let head = read_head(&mut peer).map_err(|error| format!("no head: {error}"))?;
                 target.unpack(&head, peer)
             }
             Self::Out(ask) => {
                 let selection = read::Selection::new(&ask.sources)?;
-                let peer = accept().map_err(|error| format!("no connection: {error}"))?;
+                let peer = announce().map_err(|error| format!("no connection: {error}"))?;
                 let mut peer = BufWriter::with_capacity(256 << 10, peer);
                 let head = CopyHead { is_one_file: selection.is_one_file };
                 write_head(&mut peer, &head).map_err(|error| format!("connection: {error}"))?;
@@ -76,7 +76,8 @@ impl CopyCommand {
     }
 }
 
-fn accept() -> io::Result<TcpStream> {
+/// Prints a port, and takes the one connection to it.
+pub(crate) fn announce() -> io::Result<TcpStream> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let port = listener.local_addr()?.port();
     let mut stdout = io::stdout();

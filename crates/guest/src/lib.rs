@@ -34,6 +34,7 @@ mod options;
 mod process;
 mod pty;
 mod random;
+mod rootfs;
 mod scratch;
 mod seal;
 mod server;
@@ -47,6 +48,7 @@ use crate::{
     copy::CopyCommand,
     daemon::{Daemon, Role},
     options::Options,
+    rootfs::RootfsCommand,
 };
 
 /// Threads for file operations; requests beyond that wait for one.
@@ -55,13 +57,22 @@ const FILE_THREADS: usize = 4;
 /// File operations need little stack, and four idle threads should cost little.
 const FILE_THREAD_STACK_BYTES: usize = 256 << 10;
 
-/// Runs the daemon until it fails, or a copy until it is done; `args` is the command line without
-/// the program's name.
+/// Runs the daemon until it fails, or a copy or a build until it is done; `args` is the command
+/// line without the program's name.
 pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
     let args: Vec<String> = args.into_iter().collect();
     if let Some(copy) = CopyCommand::parse(&args) {
         return match copy {
             Ok(copy) => copy.run(),
+            Err(said) => {
+                drop(writeln!(io::stderr(), "tarnd: {said}"));
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if let Some(rootfs) = RootfsCommand::parse(&args) {
+        return match rootfs {
+            Ok(rootfs) => rootfs.run(),
             Err(said) => {
                 drop(writeln!(io::stderr(), "tarnd: {said}"));
                 ExitCode::FAILURE

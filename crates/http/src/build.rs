@@ -1,6 +1,6 @@
 //! The handlers of builds (spec 06 §2).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -13,12 +13,19 @@ use axum::{
 use http_body_util::BodyExt as _;
 use tarn_api::{
     BuildOperation, ErrorCode,
-    request::{CancelBuild, CreateBuild, SealContext},
-    response::{BuildBody, BuildCancelled, BuildConflict, ContextUpload},
+    request::{
+        CancelBuild, CompleteTemplateBuild, CreateBuild, PrepareTemplateBuild, SealContext,
+        build_resources, registry_logins,
+    },
+    response::{
+        BuildBody, BuildCancelled, BuildConflict, ContextUpload, TemplateBody, TemplateBuildBody,
+    },
 };
-use tarn_builder::{BuildAsk, BuildView, BuilderError, Cancel};
-use tarn_control::Caller;
-use tarn_types::RegistryLogin;
+use tarn_builder::{
+    BuildAsk, BuildSource, BuildView, Builder, BuilderError, Cancel, LegacyAsk, LoginReader,
+};
+use tarn_control::{Caller, ImageKey};
+use tarn_types::{RegistryLogin, TemplateId};
 
 use crate::{
     app::App,
@@ -46,6 +53,8 @@ pub(crate) fn row(method: MethodFilter, operation: BuildOperation) -> MethodRout
         BuildOperation::Upload => on(method, upload),
         BuildOperation::Seal => on(method, seal),
         BuildOperation::Cancel => on(method, cancel),
+        BuildOperation::TemplatePrepare => on(method, prepare),
+        BuildOperation::TemplateComplete => on(method, complete),
     }
 }
 
@@ -59,9 +68,27 @@ async fn create(
     let request = note_ignored(CreateBuild::parse(&read_body(&app.config, body).await?)?);
     let CreateBuild { kind, name, global, resources, logins, parents } = request;
     let logins = by_registry(&app, logins);
-    let ask = BuildAsk { request_id, source: kind, name, global, resources, logins, parents };
-    match app.parts.builder.create(&caller.project, ask).await {
-        Ok(view) => Ok(Json(show(&app, &headers, &view)).into_response()),
+    let ask = BuildAsk {
+        request_id,
+        source: kind,
+        name,
+        global,
+        resources,
+        logins,
+        parents,
+        legacy: None,
+    };
+    let created = app.parts.builder.create(&caller.project, ask).await;
+    admitted(created, |view| Json(show(&app, &headers, &view)).into_response())
+}
+
+/// Shows a build, or the one that is in its way.
+fn admitted(
+    created: Result<BuildView, BuilderError>,
+    show: impl FnOnce(BuildView) -> Response,
+) -> Result<Response, Failure> {
+    match created {
+        Ok(view) => Ok(show(view)),
         Err(BuilderError::InProgress(active)) => {
             let text = BuilderError::InProgress(active.clone()).to_string();
             let body = BuildConflict::new(&active, text);
@@ -69,6 +96,63 @@ async fn create(
         }
         Err(refused) => Err(refused.into()),
     }
+}
+
+async fn prepare(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, Failure> {
+    let request = note_ignored(PrepareTemplateBuild::parse(&read_body(&app.config, body).await?)?);
+    let PrepareTemplateBuild { name, dockerfile, public, parent, parents } = request;
+    let parent = match parent.as_deref().map(str::parse::<TemplateId>) {
+        None => None,
+        Some(Ok(id)) => Some(app.control().image_fetch(&caller.project, &ImageKey::Id(id.image))?),
+        Some(Err(wrong)) => {
+            let text = format!("parentTemplate.templateId: {wrong}");
+            return Err(Failure::new(ErrorCode::InvalidRequest, text));
+        }
+    };
+    let read_logins: LoginReader = {
+        let app = app.clone();
+        Arc::new(move |text| match registry_logins(text) {
+            Ok(logins) => Ok(by_registry(&app, logins)),
+            Err(refused) => Err(refused.to_string()),
+        })
+    };
+    let mut resources = build_resources();
+    if let Some(parent) = &parent {
+        resources.disk = resources.disk.max(parent.disk);
+    }
+    let ask = BuildAsk {
+        request_id: None,
+        source: BuildSource::Dockerfile { path: "Dockerfile".to_owned(), args: BTreeMap::new() },
+        name,
+        global: public,
+        resources,
+        logins: BTreeMap::new(),
+        parents,
+        legacy: Some(LegacyAsk { dockerfile, read_logins }),
+    };
+    let created = app.parts.builder.create(&caller.project, ask).await;
+    admitted(created, |BuildView { record, .. }| {
+        let image = Builder::legacy_image(&record.id);
+        let command = Builder::legacy_command();
+        let body = TemplateBuildBody::new(&record, image, command, parent.as_ref());
+        Json(body).into_response()
+    })
+}
+
+async fn complete(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    BuildPath(id): BuildPath,
+    body: Body,
+) -> Result<Json<TemplateBody>, Failure> {
+    let request = CompleteTemplateBuild::parse(&read_body(&app.config, body).await?)?;
+    let CompleteTemplateBuild { snapshot_id } = note_ignored(request);
+    let image = app.parts.builder.complete(&caller.project, &id, &snapshot_id).await?;
+    Ok(Json(TemplateBody::new(&image)))
 }
 
 async fn fetch(
@@ -212,9 +296,9 @@ impl From<BuilderError> for Failure {
         let code = match &refused {
             BuilderError::NotFound(_) => ErrorCode::NotFound,
             // Its body is another one where it can be.
-            BuilderError::InProgress(_) | BuilderError::NotAwaiting { .. } => {
-                ErrorCode::BuildNotAwaiting
-            }
+            BuilderError::InProgress(_)
+            | BuilderError::NotAwaiting { .. }
+            | BuilderError::NotBuilt { .. } => ErrorCode::BuildNotAwaiting,
             BuilderError::TooMany => ErrorCode::QuotaExceeded,
             BuilderError::Denied => ErrorCode::Forbidden,
             BuilderError::TooLarge(_) => ErrorCode::PayloadTooLarge,

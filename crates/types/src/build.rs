@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BuildId, ImageName, ProjectId, Resources, SandboxId, SnapshotId, UnixMillis};
+use crate::{
+    BuildId, ImageFamily, ImageName, ProjectId, Resources, SandboxId, SnapshotId, UnixMillis,
+};
 
 /// What an image is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ pub enum BuildPhase {
     Executing,
     /// Its files are kept.
     Snapshotting,
-    /// Its image is registered.
+    /// Its image is registered; one of the legacy family waits here until its client completes it.
     Publishing,
     /// Nothing more.
     Finished,
@@ -73,6 +75,9 @@ pub struct BuildRecord {
     pub name: ImageName,
     /// Whether that name is to count in every project.
     pub global: bool,
+    /// Through which family of the API it was asked for.
+    #[serde(default)]
+    pub family: ImageFamily,
     /// What the sandboxes have that it runs in; the disk is the image's, too.
     pub resources: Resources,
     /// Where it is.

@@ -13,10 +13,13 @@ use crate::{
 };
 
 /// Through which family of the API an image was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageFamily {
     /// `/images/v4`: ids begin with `image_`.
+    #[default]
     Cas,
     /// `/platform/v1/…sandbox-templates`: ids begin with `sandbox_template_`.
     Legacy,

@@ -164,7 +164,6 @@ OBJECT = {
 NOT_BUILT = [
     ("POST", f"{S}/{{id}}/file_systems"),
     ("DELETE", f"{S}/{{id}}/file_systems"),
-    ("POST", "/platform/v1/sandbox-template-builds"),
     ("GET", "/platform/v1/organizations/{o}/projects/{p}/file-systems"),
 ]
 

@@ -10,6 +10,10 @@ pub(super) fn summary(operation: BuildOperation) -> &'static str {
         BuildOperation::Upload => "Takes the context of a build, as a tar archive",
         BuildOperation::Seal => "Says that the context is whole, and builds",
         BuildOperation::Cancel => "Cancels a build, by its id or that of its request",
+        BuildOperation::TemplatePrepare => {
+            "Prepares a build that the client drives from a sandbox of its own"
+        }
+        BuildOperation::TemplateComplete => "Registers the image of such a build",
     }
 }
 
@@ -26,6 +30,11 @@ pub(super) fn success(operation: BuildOperation) -> &'static [(u16, &'static str
         BuildOperation::Cancel => {
             &[(200, "What became of the build", Answer::Json("BuildCancelled"))]
         }
+        BuildOperation::TemplatePrepare => &[
+            (200, "What the client needs to know", Answer::Json("SandboxTemplateBuild")),
+            (409, "Another build of the name goes on", Answer::Json("BuildConflict")),
+        ],
+        BuildOperation::TemplateComplete => &[(200, "The image", Answer::Json("SandboxTemplate"))],
     }
 }
 
@@ -45,6 +54,20 @@ pub(super) fn errors(operation: BuildOperation) -> &'static [ErrorCode] {
             &[ErrorCode::InvalidRequest, ErrorCode::NotFound, ErrorCode::BuildNotAwaiting]
         }
         BuildOperation::Cancel => &[ErrorCode::InvalidRequest, ErrorCode::NotFound],
+        BuildOperation::TemplatePrepare => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::Forbidden,
+            ErrorCode::ImageNotFound,
+            ErrorCode::QuotaExceeded,
+            ErrorCode::PayloadTooLarge,
+        ],
+        BuildOperation::TemplateComplete => &[
+            ErrorCode::InvalidRequest,
+            ErrorCode::NotFound,
+            ErrorCode::BuildNotAwaiting,
+            ErrorCode::ImageNameTaken,
+            ErrorCode::QuotaExceeded,
+        ],
     }
 }
 
@@ -52,6 +75,8 @@ pub(super) fn request(operation: BuildOperation) -> Option<&'static str> {
     match operation {
         BuildOperation::Create => Some("CreateBuildRequest"),
         BuildOperation::Seal => Some("SealContextRequest"),
+        BuildOperation::TemplatePrepare => Some("PrepareTemplateBuildRequest"),
+        BuildOperation::TemplateComplete => Some("CompleteTemplateBuildRequest"),
         BuildOperation::Fetch | BuildOperation::Upload | BuildOperation::Cancel => None,
     }
 }

@@ -3,9 +3,10 @@
 use crate::{
     ErrorBody,
     request::{
-        ClaimSandbox, CreateBuildSchema, CreateKey, CreateSandbox, CreateSnapshot, CreateSshKey,
-        GpuRequest, ImageRequest, PutSecret, RegisterCasImage, RegisterImage, RegistryLoginRequest,
-        ResourcesRequest, SandboxPool, SealContext, SetQuota, UpdateSandbox,
+        ClaimSandbox, CompleteTemplateBuild, CreateBuildSchema, CreateKey, CreateSandbox,
+        CreateSnapshot, CreateSshKey, GpuRequest, ImageRequest, PrepareTemplateBuildSchema,
+        PutSecret, RegisterCasImage, RegisterImage, RegistryLoginRequest, ResourcesRequest,
+        SandboxPool, SealContext, SetQuota, UpdateSandbox,
     },
     response::{
         AdminGpu, AdminGpuList, AdminImage, AdminImageList, AdminImageName, AdminImageNames,
@@ -19,8 +20,8 @@ use crate::{
         NetworkSums, NewKeyBody, NextPage, OrphanList, Pagination, PoolContainerInfo, PoolInfo,
         PoolList, ProjectBody, ResizeInfo, ResourcesInfo, SandboxInfo, SandboxList, SecretBody,
         SecretKeyReplaced, SecretList, SnapshotInfo, SnapshotList, SnapshotVerdict, SshKeyBody,
-        SshKeyList, TemplateBody, TemplateList, TransferEntry, TransferList, TransferTrouble,
-        UnfoundSandbox,
+        SshKeyList, TemplateBody, TemplateBuildBody, TemplateBuilder, TemplateList, TemplateParent,
+        TransferEntry, TransferList, TransferTrouble, UnfoundSandbox,
     },
 };
 
@@ -49,6 +50,7 @@ use crate::{
     CasImageId,
     CasImageList,
     ClaimSandbox,
+    CompleteTemplateBuild,
     ContextUpload,
     CopySandboxResponse,
     CreateBuildSchema,
@@ -86,6 +88,7 @@ use crate::{
     PoolContainerInfo,
     PoolInfo,
     PoolList,
+    PrepareTemplateBuildSchema,
     ProjectBody,
     PutSecret,
     RegisterCasImage,
@@ -107,7 +110,10 @@ use crate::{
     SshKeyBody,
     SshKeyList,
     TemplateBody,
+    TemplateBuildBody,
+    TemplateBuilder,
     TemplateList,
+    TemplateParent,
     TransferEntry,
     TransferList,
     TransferTrouble,

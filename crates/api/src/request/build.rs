@@ -109,7 +109,7 @@ impl CreateBuild {
         };
         let resources = resources(&mut fields)?;
         let logins = match fields.text("registry_credentials_json")? {
-            Some(text) => logins(text)?,
+            Some(text) => registry_logins(text)?,
             None => BTreeMap::new(),
         };
         let parents = parents(&mut fields)?;
@@ -263,8 +263,22 @@ fn parents(fields: &mut Fields<'_>) -> Result<BTreeMap<String, String>, Refusal>
     Ok(parents)
 }
 
-/// Reads a docker configuration. No error repeats any of it.
-fn logins(text: &str) -> Result<BTreeMap<String, RegistryLogin>, Refusal> {
+/// Returns what the sandboxes of a build have unless its request says otherwise.
+#[must_use]
+pub fn build_resources() -> Resources {
+    Resources {
+        memory: ByteSize::from_mib(MEMORY_MB),
+        disk: ByteSize::from_mib(DISK_MB),
+        cpu: MilliCpu::from_cpus(CPUS).unwrap_or_default(),
+        gpus: None,
+    }
+}
+
+/// Reads a docker configuration: what registries are shown, by their hosts as they are written.
+///
+/// # Errors
+/// Fails when it is none. No error repeats any of it.
+pub fn registry_logins(text: &str) -> Result<BTreeMap<String, RegistryLogin>, Refusal> {
     const FIELD: &str = "registry_credentials_json";
     let bad = |reason: &str| Refusal::invalid(FIELD, reason);
     let config: serde_json::Value =

@@ -9,6 +9,8 @@ pub enum BuildOperation {
     Upload,
     Seal,
     Cancel,
+    TemplatePrepare,
+    TemplateComplete,
 }
 
 // === impl BuildOperation ===
@@ -23,6 +25,8 @@ impl BuildOperation {
             Self::Upload => "build_upload",
             Self::Seal => "build_seal",
             Self::Cancel => "build_cancel",
+            Self::TemplatePrepare => "template_build_prepare",
+            Self::TemplateComplete => "template_build_complete",
         }
     }
 }

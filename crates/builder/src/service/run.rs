@@ -9,9 +9,15 @@ use tarn_daemon_api::{RunRequest, StartRequest, StdinMode, UserSpec};
 use tarn_types::{
     BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ImageConfig, Resources, SandboxId,
 };
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    net::tcp::OwnedWriteHalf,
+    sync::{Notify, mpsc, oneshot},
+};
 
-use super::{Builder, BuilderError};
+use super::{
+    Builder, BuilderError,
+    legacy::{Client, repeat},
+};
 use crate::{
     context::Context,
     daemon::{Daemon, RunEvent},
@@ -34,27 +40,35 @@ const LOG_LINGER: Duration = Duration::from_secs(5);
 const LOG_BATCH: usize = 64 << 10;
 
 /// How a build ended.
-enum End {
+pub(super) enum End {
     Done(Outcome, Option<String>),
     Failed(StepError),
     Late,
     Cancelled,
 }
 
+/// Who was told the log.
+enum Told {
+    /// Whoever reads it in a sandbox, which lives on for a while; `None` = nothing was to be told.
+    Sandbox(Option<SandboxId>),
+    /// A client that waits.
+    Client(OwnedWriteHalf),
+}
+
 // === impl Builder ===
 
 impl Builder {
     /// Has a build run to its end.
-    pub(super) fn spawn_run(&self, id: BuildId) {
+    pub(super) fn spawn_run(&self, id: BuildId, client: Option<Client>) {
         let builder = self.clone();
         drop(self.0.tasks.spawn("build", async move {
-            if let Err(failed) = builder.run(&id).await {
+            if let Err(failed) = builder.run(&id, client).await {
                 tracing::error!(build.id = %id, error = %failed, "a build cannot be ended in the store");
             }
         }));
     }
 
-    async fn run(&self, id: &BuildId) -> Result<(), BuilderError> {
+    async fn run(&self, id: &BuildId, client: Option<Client>) -> Result<(), BuilderError> {
         let Some(record) = self.record(id) else { return Ok(()) };
         let cancelled = {
             let builds = self.0.builds.lock();
@@ -64,13 +78,25 @@ impl Builder {
         let opened = Arc::new(Notify::new());
         let (journal, lines) = Journal::new();
         let (unfinished, finished) = oneshot::channel();
+        let (news, mut hearing) = client.map(|Client { news, hearing }| (news, hearing)).unzip();
         let log = self.0.tasks.spawn("build_log", {
             let (builder, id, opened) = (self.clone(), id.clone(), Arc::clone(&opened));
-            async move { builder.tell(&id, &opened, finished, lines).await }
+            async move {
+                match news {
+                    Some(news) => Told::Client(repeat(news, lines).await),
+                    None => Told::Sandbox(builder.tell(&id, &opened, finished, lines).await),
+                }
+            }
         });
         let end = {
             let building = self.build(&record, &journal, opened);
             let late = tokio::time::sleep(self.deadline_in(record.deadline));
+            let gone = async {
+                match &mut hearing {
+                    Some(hearing) => hearing.end(self).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 done = building => match done {
                     Ok((outcome, text)) => End::Done(outcome, text),
@@ -78,6 +104,7 @@ impl Builder {
                 },
                 () = late => End::Late,
                 _ = cancelled.wait_for(|wanted| *wanted) => End::Cancelled,
+                () = gone => End::Cancelled,
                 // What is left of it is ended at the next start.
                 () = self.0.tasks.stopping() => return Ok(()),
             }
@@ -87,7 +114,14 @@ impl Builder {
         }
         // The log ends before the build does, so that nobody misses its last lines.
         drop((journal, unfinished));
-        let log = log.await.unwrap_or_default();
+        let log = match (log.await, hearing) {
+            (Ok(Told::Client(news)), Some(hearing)) => {
+                let client = Client { news, hearing };
+                return self.conclude(&record, end, client, cancelled).await;
+            }
+            (Ok(Told::Sandbox(log)), _) => log,
+            (Ok(Told::Client(_)), None) | (Err(_), _) => None,
+        };
         // Whoever cancels it does not read on.
         let log = log.filter(|_| !matches!(end, End::Cancelled));
         self.settle(&record, end).await?;
@@ -99,7 +133,7 @@ impl Builder {
     }
 
     /// Stores how a build ended. From `publishing` on it can no longer be cancelled.
-    async fn settle(&self, record: &BuildRecord, end: End) -> Result<(), BuilderError> {
+    pub(super) async fn settle(&self, record: &BuildRecord, end: End) -> Result<(), BuilderError> {
         let id = &record.id;
         let _turn = self.0.turn.lock().await;
         match end {
@@ -123,6 +157,7 @@ impl Builder {
                     project: record.project.clone(),
                     name: record.name.clone(),
                     global: record.global,
+                    family: record.family,
                     snapshot: outcome.snapshot,
                     config: image_config(outcome.config),
                     dockerfile,
@@ -149,10 +184,15 @@ impl Builder {
         journal: &Journal,
         opened: Arc<Notify>,
     ) -> Result<(Outcome, Option<String>), StepError> {
+        let given = {
+            let builds = self.0.builds.lock();
+            let entry = builds.get(&record.id);
+            entry.and_then(|it| Some(it.legacy.as_ref()?.dockerfile.clone()))
+        };
         let (file, context, text) = match &record.kind {
-            BuildKind::Import { reference } => (Dockerfile::of_image(reference), None, None),
+            BuildKind::Import { reference } => (Dockerfile::of_image(reference), None, given),
             BuildKind::Dockerfile { path, args } => {
-                let (context, text) = self.context(&record.id, path).await?;
+                let (context, text) = self.context(&record.id, path, given).await?;
                 let file = Dockerfile::parse(&text, args);
                 let file = file.map_err(|bad| StepError::Failed(bad.to_string()))?;
                 (file, Some(context), Some(text))
@@ -195,11 +235,17 @@ impl Builder {
         changed.map(drop).map_err(|failed| StepError::Internal(failed.to_string()))
     }
 
-    async fn context(&self, id: &BuildId, path: &str) -> Result<(Context, String), StepError> {
+    /// Reads the context, and the Dockerfile in it unless its text was given.
+    async fn context(
+        &self,
+        id: &BuildId,
+        path: &str,
+        given: Option<String>,
+    ) -> Result<(Context, String), StepError> {
         let (file, path) = (self.context_path(id), path.to_owned());
         let read = self.0.tasks.spawn_blocking(move || {
             let context = Context::read(&file)?;
-            let text = context.dockerfile(&path)?;
+            let text = given.map_or_else(|| context.dockerfile(&path), Ok)?;
             Ok((context, text))
         });
         match read.await {
@@ -317,7 +363,7 @@ impl Builder {
     }
 }
 
-fn text_of(failed: &StepError) -> String {
+pub(super) fn text_of(failed: &StepError) -> String {
     match failed {
         StepError::Failed(text) | StepError::OutOfMemory(text) | StepError::DiskFull(text) => {
             text.clone()
@@ -328,7 +374,7 @@ fn text_of(failed: &StepError) -> String {
     }
 }
 
-fn image_config(config: BuildConfig) -> ImageConfig {
+pub(super) fn image_config(config: BuildConfig) -> ImageConfig {
     let BuildConfig { env, user, working_dir, entrypoint, cmd, .. } = config;
     ImageConfig { env, user, working_dir, entrypoint, cmd }
 }

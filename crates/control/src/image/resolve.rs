@@ -34,7 +34,7 @@ pub(crate) struct FoundImage {
 // === impl FoundImage ===
 
 impl FoundImage {
-    fn stock(name: &ImageName) -> Self {
+    pub(crate) fn stock(name: &ImageName) -> Self {
         Self { image: name.clone().into(), asked: false, files: None, _hold: None }
     }
 

@@ -380,3 +380,27 @@ async fn the_files_of_an_image_go_to_the_object_store_and_from_it() {
     until_gone(&world, &image.snapshot).await;
     assert!(!world.node.archived.lock().contains(&image.snapshot));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_a_build_awaits_is_known_by_its_image() {
+    let world = World::new(Manner::Prompt).await;
+    let image = name("tensorlake/rootfs-builder:build_0123456789abcdef");
+    let ask = CreateAsk { image: Some(image.clone()), ..CreateAsk::default() };
+    assert!(refused(&world, ask.clone()).await.contains("rootfs-builder"));
+    let mut awaited = world.control.build_await_sandbox(&world.project, &image);
+    let stranger = ProjectId::from_random([9; 16]);
+    let created = world.control.sandbox_create(&stranger, ask.clone(), Duration::ZERO).await;
+    assert!(created.is_err(), "the name means something in its project alone");
+    let made = world.create(ask.clone()).await.record;
+    assert_eq!(awaited.created().await, Some(made.id.clone()));
+    assert_ne!(made.asked.image.name, image, "it is a stock image");
+    drop(awaited);
+    assert!(refused(&world, ask).await.contains("rootfs-builder"));
+    let ended = world.control.build_sandbox_ended(&made.id);
+    world
+        .control
+        .sandbox_delete(&world.project, &SandboxRef::Id(made.id.clone()))
+        .await
+        .expect("ok");
+    ended.await;
+}

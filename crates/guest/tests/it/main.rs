@@ -12,6 +12,7 @@ mod managed;
 mod pressure;
 mod process;
 mod pty;
+mod rootfs;
 mod run;
 mod seal;
 mod tree;

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tarn_types::{
-    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, KeptStep, Resources, SnapshotId,
-    UnixMillis,
+    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ImageFamily, KeptStep, Resources,
+    SnapshotId, UnixMillis,
 };
 
 use super::{Case, sample::project};
@@ -24,6 +24,7 @@ fn build(number: u8, status: BuildStatus) -> BuildRecord {
         kind: BuildKind::Dockerfile { path: "Dockerfile".to_owned(), args },
         name: "app".parse().expect("a good name"),
         global: false,
+        family: ImageFamily::Legacy,
         resources: Resources::default(),
         status,
         phase: BuildPhase::AwaitingContext,
