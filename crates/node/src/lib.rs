@@ -6,6 +6,7 @@
 //! storage or network.
 
 mod adopt;
+mod ahead;
 mod archive;
 mod capture;
 mod clock;
@@ -25,11 +26,11 @@ mod stage;
 mod start;
 mod suspend;
 
+pub use ahead::AheadCounts;
 pub use archive::{DirectionCounts, NodeArchive, TransferCounts};
 pub use daemon::DaemonError;
 pub use gauge::{FixedMemory, MemoryFacts, MemoryGauge, ProcMemory};
 pub use ledger::LedgerError;
 pub use log::LogRate;
-pub use prestart::{PrestartConfig, PrestartCounts};
+pub use prestart::PrestartConfig;
 pub use service::{NodeConfig, NodeParts, NodeService, NodeStartError};
-pub use stage::StageCounts;

@@ -32,6 +32,7 @@ use tokio::{
 };
 
 use crate::{
+    ahead::AheadCounts,
     daemon, image,
     ledger::{Entry, State},
     room::Room,
@@ -77,29 +78,6 @@ pub struct PrestartConfig {
     pub resources: Resources,
 }
 
-/// What became of sandboxes that were started ahead, since the start of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PrestartCounts {
-    /// Ready now.
-    pub ready: u64,
-    /// Being built now.
-    pub building: u64,
-    /// Requests that found one.
-    pub hits: u64,
-    /// Requests that found one that was being built.
-    pub joined: u64,
-    /// Requests that found none.
-    pub misses: u64,
-    /// Built.
-    pub built: u64,
-    /// Not built, for a reason that is in the log.
-    pub failed: u64,
-    /// Removed without having been used.
-    pub dropped: u64,
-    /// What building took, of all that were built, in microseconds.
-    pub build_micros: u64,
-}
-
 type Shape = (BootImage, Resources);
 
 /// What a node has ready.
@@ -125,7 +103,7 @@ struct Shelf {
     last_asked: Option<Instant>,
     /// Shapes whose start has failed, and until when they are left alone.
     resting: HashMap<Shape, Instant>,
-    counts: PrestartCounts,
+    counts: AheadCounts,
 }
 
 /// One that is being built.
@@ -263,9 +241,9 @@ impl Prestarts {
         there.chain(pins.map(|pin| pin.digest.to_string())).collect()
     }
 
-    pub(crate) fn counts(&self) -> PrestartCounts {
+    pub(crate) fn counts(&self) -> AheadCounts {
         let shelf = self.shelf.lock();
-        PrestartCounts {
+        AheadCounts {
             ready: shelf.ready.len() as u64,
             building: shelf.building.len() as u64,
             ..shelf.counts

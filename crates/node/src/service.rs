@@ -31,6 +31,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     adopt,
+    ahead::AheadCounts,
     archive::{self, NodeArchive, TransferCounts, Transfers},
     capture::Note,
     daemon,
@@ -40,10 +41,10 @@ use crate::{
     image,
     ledger::{Durability, Entry, Ledger, LedgerError},
     log::{self, LogRate},
-    prestart::{self, PrestartConfig, PrestartCounts, Prestarts},
+    prestart::{self, PrestartConfig, Prestarts},
     room::{self, Room},
     sandbox::SandboxTask,
-    stage::{self, StageCounts, Stages},
+    stage::{self, Stages},
     start::chain,
     suspend::report_capture,
 };
@@ -256,13 +257,13 @@ impl NodeService {
 
     /// Returns what became of sandboxes that were started ahead.
     #[must_use]
-    pub fn prestart_counts(&self) -> PrestartCounts {
+    pub fn prestart_counts(&self) -> AheadCounts {
         self.0.prestarts.counts()
     }
 
     /// Returns what became of what was made ready for restores.
     #[must_use]
-    pub fn stage_counts(&self) -> StageCounts {
+    pub fn stage_counts(&self) -> AheadCounts {
         self.0.stages.counts()
     }
 

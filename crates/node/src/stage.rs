@@ -29,6 +29,7 @@ use tokio::{
 
 use self::shelf::{Next, Shelf, Surroundings, Taken, Use};
 use crate::{
+    ahead::AheadCounts,
     ledger::Entry,
     prestart::has_disk,
     room::Room,
@@ -40,29 +41,6 @@ use crate::{
 /// How often the shelf is looked at when nothing happens, and while what is in the way may end.
 const LOOK: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_millis(200);
-
-/// What became of stages, since the start of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StageCounts {
-    /// Ready now.
-    pub ready: u64,
-    /// Being built now.
-    pub building: u64,
-    /// Restores and resumes that found one.
-    pub hits: u64,
-    /// Those that found one that was being built.
-    pub joined: u64,
-    /// Those that found none.
-    pub misses: u64,
-    /// Built.
-    pub built: u64,
-    /// Not built, for a reason that is in the log.
-    pub failed: u64,
-    /// Removed without having been used.
-    pub dropped: u64,
-    /// What building took, of all that were built, in microseconds.
-    pub build_micros: u64,
-}
 
 /// The stages of a node.
 #[derive(Debug, Default)]
@@ -130,7 +108,7 @@ impl Stages {
         self.shelf.lock().templates()
     }
 
-    pub(crate) fn counts(&self) -> StageCounts {
+    pub(crate) fn counts(&self) -> AheadCounts {
         self.shelf.lock().counts()
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tarn_http::MetricsSource;
-use tarn_node::{NodeService, PrestartCounts, StageCounts};
+use tarn_node::{AheadCounts, NodeService};
 
 use crate::metric;
 
@@ -15,7 +15,7 @@ pub(crate) fn metrics(node: &NodeService) -> MetricsSource {
 }
 
 /// Writes what is made ready for restores, in the same format.
-fn render_stages(now: &StageCounts) -> String {
+fn render_stages(now: &AheadCounts) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, String)]| {
         metric::family(&mut text, name, kind, help, rows);
@@ -67,7 +67,7 @@ fn render_stages(now: &StageCounts) -> String {
 }
 
 /// Writes them in the Prometheus text format.
-fn render(now: &PrestartCounts) -> String {
+fn render(now: &AheadCounts) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, String)]| {
         metric::family(&mut text, name, kind, help, rows);
@@ -125,12 +125,12 @@ mod tests {
 
     #[test]
     fn the_numbers_are_there() {
-        let text = render(&PrestartCounts {
+        let text = render(&AheadCounts {
             ready: 3,
             hits: 5,
             misses: 2,
             build_micros: 1_250_000,
-            ..PrestartCounts::default()
+            ..AheadCounts::default()
         });
         for line in [
             "tarn_prestarted{state=\"ready\"} 3",

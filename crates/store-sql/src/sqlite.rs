@@ -19,6 +19,7 @@ mod pool;
 mod project;
 mod quota;
 mod registered_image;
+mod row;
 mod sandbox;
 mod schema;
 mod secret;

@@ -9,8 +9,8 @@ use tarn_scheduler::{MEMORY_OF_ASKS, StageDemand};
 use tarn_types::SandboxId;
 use tokio::time::Instant;
 
-use super::{Stage, StageCounts};
-use crate::ledger::Entry;
+use super::Stage;
+use crate::{ahead::AheadCounts, ledger::Entry};
 
 /// How long a reserved one waits for its intent, and one for a copy for its copy: they come at
 /// once, or when there is room for them.
@@ -34,7 +34,7 @@ pub(super) struct Shelf {
     /// Captures for which none could be built, and until when they are left alone.
     resting: HashMap<String, Instant>,
     last_asked: Option<Instant>,
-    counts: StageCounts,
+    counts: AheadCounts,
 }
 
 /// Why stages of a capture are wanted.
@@ -286,11 +286,11 @@ impl Shelf {
         stages.filter_map(|stage| stage.entry.template.clone()).collect()
     }
 
-    pub(super) fn counts(&self) -> StageCounts {
+    pub(super) fn counts(&self) -> AheadCounts {
         let count = |wanted: fn(&PlaceState) -> bool| {
             self.places.iter().filter(|place| wanted(&place.state)).count() as u64
         };
-        StageCounts {
+        AheadCounts {
             ready: count(|state| matches!(state, PlaceState::Ready(_))),
             building: count(|state| matches!(state, PlaceState::Building(_))),
             ..self.counts

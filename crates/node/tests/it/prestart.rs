@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tarn_host::SlotId;
-use tarn_node::PrestartCounts;
+use tarn_node::AheadCounts;
 use tarn_node_api::{Node as _, NodeTarget};
 use tarn_runtime::{
     Runtime as _, RuntimeExit,
@@ -43,7 +43,7 @@ async fn on_host(world: &World) -> Vec<SandboxId> {
     SimRuntime::on(&world.host.sim, events).list().await.expect("it lists")
 }
 
-fn counts(world: &World) -> PrestartCounts {
+fn counts(world: &World) -> AheadCounts {
     world.node.prestart_counts()
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tarn_host::{Layers as _, SlotId};
-use tarn_node::StageCounts;
+use tarn_node::AheadCounts;
 use tarn_node_api::{CaptureOrder, Node as _, NodeTarget};
 use tarn_runtime::sim::SimStep;
 use tarn_scheduler::StageRule;
@@ -22,7 +22,7 @@ fn host() -> Arc<Host> {
     host
 }
 
-fn counts(world: &World) -> StageCounts {
+fn counts(world: &World) -> AheadCounts {
     world.node.stage_counts()
 }
 

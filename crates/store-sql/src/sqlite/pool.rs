@@ -1,10 +1,10 @@
 //! Pools: the record as JSON, and the columns that updates need.
 
-use sqlx::{FromRow, Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use sqlx::{SqliteConnection, SqlitePool};
 use tarn_store::{StoreError, format, rule};
 use tarn_types::{PoolId, PoolRecord, UnixMillis};
 
-use super::{error::failed, writer::Verb};
+use super::{error::failed, row::StoredRow, writer::Verb};
 
 /// A row as it is written.
 pub(super) struct Row {
@@ -21,13 +21,6 @@ pub(super) struct Update(pub(super) Row);
 
 /// Removes a row.
 pub(super) struct Delete(pub(super) PoolId);
-
-/// A row as it is read.
-struct Stored {
-    id: String,
-    format_version: i64,
-    record: String,
-}
 
 // === impl Row ===
 
@@ -136,31 +129,12 @@ impl Verb for Delete {
     }
 }
 
-// === impl Stored ===
-
-impl FromRow<'_, SqliteRow> for Stored {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            format_version: row.try_get("format_version")?,
-            record: row.try_get("record")?,
-        })
-    }
-}
-
-impl Stored {
-    fn record(self) -> Result<PoolRecord, StoreError> {
-        let version = u32::try_from(self.format_version).unwrap_or(u32::MAX);
-        format::decode_pool(version, &self.id, &self.record)
-    }
-}
-
 /// Reads every pool, oldest first.
 pub(super) async fn list(readers: &SqlitePool) -> Result<Vec<PoolRecord>, StoreError> {
-    let stored: Vec<Stored> =
+    let stored: Vec<StoredRow> =
         sqlx::query_as("SELECT id, format_version, record FROM pool ORDER BY created_at, id")
             .fetch_all(readers)
             .await
             .map_err(|error| failed("list pools", &error))?;
-    stored.into_iter().map(Stored::record).collect()
+    stored.into_iter().map(|row| row.read(format::decode_pool)).collect()
 }

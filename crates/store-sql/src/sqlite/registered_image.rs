@@ -1,23 +1,16 @@
 //! Registered images: the record as JSON, and the columns that queries need.
 
-use sqlx::{FromRow, Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use sqlx::{SqliteConnection, SqlitePool};
 use tarn_store::{StoreError, format};
 use tarn_types::{ImageId, ImageRecord};
 
-use super::{error::failed, image::scope, writer::Verb};
+use super::{error::failed, image::scope, row::StoredRow, writer::Verb};
 
 /// Registers an image, in the place of one of its name.
 pub(super) struct Put(pub(super) ImageRecord);
 
 /// Removes an image.
 pub(super) struct Delete(pub(super) ImageId);
-
-/// A row as it is read.
-struct Stored {
-    id: String,
-    format_version: i64,
-    record: String,
-}
 
 // === impl Put ===
 
@@ -26,7 +19,7 @@ impl Verb for Put {
 
     async fn apply(&self, connection: &mut SqliteConnection) -> Result<ImageRecord, StoreError> {
         let mut record = self.0.clone();
-        let known: Option<Stored> = sqlx::query_as(
+        let known: Option<StoredRow> = sqlx::query_as(
             "SELECT id, format_version, record FROM image WHERE scope = ? AND name = ?",
         )
         .bind(scope(record.scope()))
@@ -35,7 +28,7 @@ impl Verb for Put {
         .await
         .map_err(|error| failed("read an image", &error))?;
         if let Some(known) = known {
-            let known = known.record()?;
+            let known = known.read(format::decode_image)?;
             if known.project != record.project {
                 return Err(StoreError::Exists { what: "image" });
             }
@@ -98,31 +91,12 @@ impl Verb for Delete {
     }
 }
 
-// === impl Stored ===
-
-impl FromRow<'_, SqliteRow> for Stored {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            format_version: row.try_get("format_version")?,
-            record: row.try_get("record")?,
-        })
-    }
-}
-
-impl Stored {
-    fn record(self) -> Result<ImageRecord, StoreError> {
-        let version = u32::try_from(self.format_version).unwrap_or(u32::MAX);
-        format::decode_image(version, &self.id, &self.record)
-    }
-}
-
 /// Reads every image, oldest first.
 pub(super) async fn list(readers: &SqlitePool) -> Result<Vec<ImageRecord>, StoreError> {
-    let stored: Vec<Stored> =
+    let stored: Vec<StoredRow> =
         sqlx::query_as("SELECT id, format_version, record FROM image ORDER BY created_at, id")
             .fetch_all(readers)
             .await
             .map_err(|error| failed("list images", &error))?;
-    stored.into_iter().map(Stored::record).collect()
+    stored.into_iter().map(|row| row.read(format::decode_image)).collect()
 }

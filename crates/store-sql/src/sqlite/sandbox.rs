@@ -1,11 +1,12 @@
 //! Sandboxes: the record as JSON, and the columns that queries need.
 
-use sqlx::{FromRow, Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use sqlx::{SqliteConnection, SqlitePool};
 use tarn_store::{ListQuery, Order, Page, PageKey, StoreError, format, rule};
 use tarn_types::{ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis};
 
 use super::{
     error::{failed, is_duplicate},
+    row::StoredRow,
     writer::Verb,
 };
 
@@ -27,13 +28,6 @@ pub(super) struct Update(pub(super) Row);
 pub(super) struct Purge {
     pub(super) before: UnixMillis,
     pub(super) limit: usize,
-}
-
-/// A row as it is read.
-struct Stored {
-    id: String,
-    format_version: i64,
-    record: String,
 }
 
 // === impl Row ===
@@ -217,25 +211,6 @@ impl Verb for Purge {
     }
 }
 
-// === impl Stored ===
-
-impl FromRow<'_, SqliteRow> for Stored {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            format_version: row.try_get("format_version")?,
-            record: row.try_get("record")?,
-        })
-    }
-}
-
-impl Stored {
-    fn record(self) -> Result<SandboxRecord, StoreError> {
-        let version = u32::try_from(self.format_version).unwrap_or(u32::MAX);
-        format::decode(version, &self.id, &self.record)
-    }
-}
-
 /// Reads a sandbox.
 pub(super) async fn fetch(
     readers: &SqlitePool,
@@ -296,7 +271,7 @@ pub(super) async fn list(readers: &SqlitePool, query: &ListQuery) -> Result<Page
 async fn page_rows(
     connection: &mut SqliteConnection,
     query: &ListQuery,
-) -> Result<Vec<Stored>, sqlx::Error> {
+) -> Result<Vec<StoredRow>, sqlx::Error> {
     let sql = match query.order {
         Order::Forward => {
             "SELECT id, format_version, record FROM sandbox
@@ -358,14 +333,14 @@ async fn exists_behind(
         .await
 }
 
-fn one(read: Result<Option<Stored>, sqlx::Error>) -> Result<SandboxRecord, StoreError> {
+fn one(read: Result<Option<StoredRow>, sqlx::Error>) -> Result<SandboxRecord, StoreError> {
     let read = read.map_err(|error| failed("read a sandbox", &error))?;
-    read.ok_or(StoreError::NotFound { what: "sandbox" })?.record()
+    read.ok_or(StoreError::NotFound { what: "sandbox" })?.read(format::decode)
 }
 
-fn all(read: Result<Vec<Stored>, sqlx::Error>) -> Result<Vec<SandboxRecord>, StoreError> {
+fn all(read: Result<Vec<StoredRow>, sqlx::Error>) -> Result<Vec<SandboxRecord>, StoreError> {
     let read = read.map_err(|error| failed("list sandboxes", &error))?;
-    read.into_iter().map(Stored::record).collect()
+    read.into_iter().map(|row| row.read(format::decode)).collect()
 }
 
 fn limit(limit: usize) -> i64 {

@@ -1,10 +1,10 @@
 //! Snapshots: the record as JSON, and the columns that queries need.
 
-use sqlx::{FromRow, Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use sqlx::{SqliteConnection, SqlitePool};
 use tarn_store::{StoreError, format, rule};
 use tarn_types::{ProjectId, SandboxId, SnapshotId, SnapshotRecord, UnixMillis};
 
-use super::{error::failed, writer::Verb};
+use super::{error::failed, row::StoredRow, writer::Verb};
 
 /// A row as it is written.
 pub(super) struct Row {
@@ -21,13 +21,6 @@ pub(super) struct Update(pub(super) Row);
 
 /// Removes a row.
 pub(super) struct Delete(pub(super) SnapshotId);
-
-/// A row as it is read.
-struct Stored {
-    id: String,
-    format_version: i64,
-    record: String,
-}
 
 // === impl Row ===
 
@@ -152,37 +145,18 @@ impl Verb for Delete {
     }
 }
 
-// === impl Stored ===
-
-impl FromRow<'_, SqliteRow> for Stored {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            format_version: row.try_get("format_version")?,
-            record: row.try_get("record")?,
-        })
-    }
-}
-
-impl Stored {
-    fn record(self) -> Result<SnapshotRecord, StoreError> {
-        let version = u32::try_from(self.format_version).unwrap_or(u32::MAX);
-        format::decode_snapshot(version, &self.id, &self.record)
-    }
-}
-
 /// Reads a snapshot.
 pub(super) async fn fetch(
     readers: &SqlitePool,
     id: &SnapshotId,
 ) -> Result<SnapshotRecord, StoreError> {
-    let stored: Option<Stored> =
+    let stored: Option<StoredRow> =
         sqlx::query_as("SELECT id, format_version, record FROM snapshot WHERE id = ?")
             .bind(id.as_str())
             .fetch_optional(readers)
             .await
             .map_err(|error| failed("read a snapshot", &error))?;
-    stored.ok_or(StoreError::NotFound { what: "snapshot" })?.record()
+    stored.ok_or(StoreError::NotFound { what: "snapshot" })?.read(format::decode_snapshot)
 }
 
 /// Reads the snapshots of a project or of one sandbox, newest first.
@@ -223,7 +197,7 @@ pub(super) async fn list_unsettled(
     all(stored.fetch_all(readers).await)
 }
 
-fn all(read: Result<Vec<Stored>, sqlx::Error>) -> Result<Vec<SnapshotRecord>, StoreError> {
+fn all(read: Result<Vec<StoredRow>, sqlx::Error>) -> Result<Vec<SnapshotRecord>, StoreError> {
     let read = read.map_err(|error| failed("list snapshots", &error))?;
-    read.into_iter().map(Stored::record).collect()
+    read.into_iter().map(|row| row.read(format::decode_snapshot)).collect()
 }
