@@ -71,6 +71,9 @@ impl RootfsCommand {
     /// Reads a command line; `None` means that it asks for something else.
     pub(crate) fn parse(args: &[String]) -> Option<Result<Self, String>> {
         let (command, options) = args.split_first()?;
+        if !matches!(command.as_str(), "rootfs-build" | "rootfs-bridge") {
+            return None;
+        }
         let (mut spec, mut metadata, mut socket) = (None, None, PathBuf::from(ROOTFS_SOCKET));
         for pair in options.chunks(2) {
             match pair {
