@@ -22,7 +22,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tarn_runtime::CpuShare;
-use tarn_scheduler::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
+use tarn_scheduler::{Demand, MEMORY_OF_ASKS, PrestartRule, pause, prestart};
 use tarn_types::{
     BootImage, EgressPolicy, Generation, ImageName, Launch, ProjectId, Resources, SandboxId,
 };
@@ -101,6 +101,8 @@ struct Shelf {
     making: usize,
     asked: HashMap<Shape, VecDeque<Instant>>,
     last_asked: Option<Instant>,
+    /// Until when nothing is built that nobody waits for, unless somebody asks.
+    paused_until: Option<Instant>,
     /// Shapes whose start has failed, and until when they are left alone.
     resting: HashMap<Shape, Instant>,
     counts: AheadCounts,
@@ -277,6 +279,7 @@ impl Shelf {
     fn note_ask(&mut self, shape: Shape) {
         let now = Instant::now();
         self.last_asked = Some(now);
+        self.paused_until = None;
         let asked = self.asked.entry(shape).or_default();
         asked.push_back(now);
         if asked.len() > ASKS {
@@ -364,7 +367,16 @@ impl Shelf {
 
     /// Returns how long it is until something may be built that nobody waits for.
     fn rest(&self, now: Instant) -> Duration {
-        self.last_asked.map_or(Duration::ZERO, |at| REST.saturating_sub(now.duration_since(at)))
+        let asked = self.last_asked.map(|at| REST.saturating_sub(now.duration_since(at)));
+        let built = self.paused_until.map(|at| at.duration_since(now));
+        asked.max(built).unwrap_or_default()
+    }
+
+    /// Notes how long one took to build that nobody waited for.
+    fn note_built(&mut self, took: Duration) {
+        let now = Instant::now();
+        let since_ask = self.last_asked.map(|at| now.duration_since(at));
+        self.paused_until = Some(now + pause(took, since_ask));
     }
 
     fn count(&self, shape: &Shape) -> usize {
@@ -431,11 +443,11 @@ pub(crate) async fn keep(shared: Arc<Shared>, config: PrestartConfig) {
             }
         }
         let rest = shared.prestarts.shelf.lock().rest(Instant::now());
-        let pause = if rest.is_zero() { LOOK } else { rest };
+        let wait = if rest.is_zero() { LOOK } else { rest };
         tokio::select! {
             () = &mut stopping => break,
             () = shared.prestarts.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
     remove_all(&shared).await;
@@ -494,6 +506,7 @@ async fn build(shared: &Arc<Shared>, id: SandboxId, shape: Shape) {
                 shelf.reserved.insert(id, (ready, Instant::now()));
             } else {
                 shelf.ready.push(ready);
+                shelf.note_built(begun.elapsed());
             }
             None
         } else {

@@ -131,7 +131,7 @@ impl SandboxCgroup {
 
     /// Sets how much of a busy CPU it gets.
     pub(crate) fn set_cpu_share(&self, limits: &Limits) -> io::Result<()> {
-        self.set_all(&[value::cpu_share(self.layout.version(), limits)])
+        self.set_all(&value::cpu_share(self.layout.version(), limits))
     }
 
     fn set_all(&self, settings: &[Setting]) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use tarn_runtime::{RuntimeError, RuntimeSpec};
+use tarn_runtime::{CpuShare, RuntimeError, RuntimeSpec};
 use tarn_types::SandboxId;
 use tokio::process::{Child, Command};
 use tracing::warn;
@@ -141,18 +141,32 @@ impl Runsc {
                 id.as_str().into(),
             ],
         };
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", ENTER, "sh"]).arg(self.paths.log(id)).args(doors).arg("--");
-        shell.arg(&self.program);
-        let words = [flags_for(spec), action].concat();
-        self.completed(shell, id, &words).spawn()
+        self.entering(id, doors, &[flags_for(spec), action].concat()).spawn()
     }
 
     /// Spawns the command that starts a sandbox. If we are killed it goes on, until the next server
     /// ends it (see [`crate::straggler`]).
-    pub(crate) fn spawn_start(&self, spec: &RuntimeSpec) -> std::io::Result<Child> {
+    ///
+    /// Where nobody waits for the sandbox it gets what that gets of the CPU, by its cgroups.
+    pub(crate) fn spawn_start(
+        &self,
+        spec: &RuntimeSpec,
+        doors: &[PathBuf],
+    ) -> std::io::Result<Child> {
         let action = vec!["start".into(), spec.id.as_str().into()];
-        self.command(&spec.id, &[flags_for(spec), action].concat()).spawn()
+        let words = [flags_for(spec), action].concat();
+        match spec.share {
+            CpuShare::Own => self.command(&spec.id, &words),
+            CpuShare::Least => self.entering(&spec.id, doors, &words),
+        }
+        .spawn()
+    }
+
+    fn entering(&self, id: &SandboxId, doors: &[PathBuf], words: &[OsString]) -> Command {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", ENTER, "sh"]).arg(self.paths.log(id)).args(doors).arg("--");
+        shell.arg(&self.program);
+        self.completed(shell, id, words)
     }
 
     /// Spawns the command that restores an image into a sandbox that was made for one.

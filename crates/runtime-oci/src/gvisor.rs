@@ -485,7 +485,8 @@ impl Runtime for GvisorRuntime {
             return Err(RuntimeError::Backend { step: "start", id: id.clone(), detail });
         }
         let (runsc, sandbox) = (self.runsc.clone(), Arc::clone(&spec));
-        let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox)).await;
+        let doors = self.remains.cgroups.sandbox(id).doors();
+        let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox, &doors)).await;
         let child = spawned.map_err(host("start", id))?;
         let call = Call { step: "start", id, limit: self.config.deadlines.start };
         self.runsc.finish(&call, child).await?;

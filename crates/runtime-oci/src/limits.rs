@@ -64,6 +64,8 @@ pub(crate) struct Limits {
     pub(crate) cpu_period_micros: u64,
     /// Relative to 1024 for one CPU (cgroup v1's scale).
     pub(crate) cpu_shares: u64,
+    /// Whether the CPU that it runs on counts as idle: whoever wakes is put there, and goes first.
+    pub(crate) cpu_idle: bool,
     /// The fuse on processes and threads.
     pub(crate) host_processes: u64,
 }
@@ -85,6 +87,7 @@ impl Limits {
                 CpuShare::Least => LEAST_SHARES,
             }
             .min(262_144),
+            cpu_idle: spec.share == CpuShare::Least,
             host_processes: u64::from(spec.processes) * HOST_PROCESSES_EACH + HOST_PROCESSES_BASE,
         }
     }

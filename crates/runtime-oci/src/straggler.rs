@@ -1,7 +1,7 @@
 //! Commands of an earlier server that go on without it.
 //!
 //! A server that is killed leaves its commands running. A `create` is in its sandbox's cgroups and
-//! ends with them; nothing else is, because entering costs milliseconds, and a `start` that goes on
+//! ends with them; not all others are, because entering takes a while, and a `start` that goes on
 //! could start a sandbox built anew under the same id, or take the addresses out of its network
 //! namespace. So a new server ends every command before it looks at anything.
 

@@ -9,7 +9,7 @@ mod prestart;
 mod stage;
 
 pub use pool::{PoolPlace, PoolPlan, PoolRule, pool};
-pub use prestart::{Demand, MEMORY_OF_ASKS, PrestartRule, prestart};
+pub use prestart::{Demand, MEMORY_OF_ASKS, PrestartRule, pause, prestart};
 pub use stage::{StageDemand, StageRule, stages};
 use tarn_types::{ByteSize, GpuStock, MilliCpu, NodeId, PendingReason, Resources};
 

@@ -26,6 +26,13 @@ pub const MEMORY_OF_ASKS: Duration = Duration::from_secs(600);
 /// Requests within this time count as made at once: about what a refill of a few takes.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
+/// How many times as long as a build took nothing is built after it, while nobody asks: so a third
+/// of what is free goes into what nobody waits for, and running sandboxes feel a third of it.
+const PAUSE_TIMES: u32 = 2;
+
+/// On a busy machine a build takes long by itself.
+const MOST_PAUSE: Duration = Duration::from_secs(2);
+
 /// What one that waits may come to cost, with what the next start takes.
 const MEMORY_EACH: ByteSize = ByteSize::from_mib(64);
 
@@ -62,6 +69,16 @@ pub fn prestart(
         left -= targets[at];
     }
     targets
+}
+
+/// Returns for how long nothing is built after a build that took so long and that nobody waited
+/// for. While requests come, as fast as can be.
+#[must_use]
+pub fn pause(took: Duration, since_ask: Option<Duration>) -> Duration {
+    match since_ask {
+        Some(since) if since <= AT_ONCE => Duration::ZERO,
+        Some(_) | None => (took * PAUSE_TIMES).min(MOST_PAUSE),
+    }
 }
 
 /// Returns how many of one shape are worth having.
@@ -178,6 +195,21 @@ mod tests {
             [(0, 1600, 0), (10, 1600, 0), (0, 1700, 0), (0, 1767, 2), (3, 1767, 5), (10, 1640, 10)]
         {
             assert_eq!(targets(&demands, ready, available), [expected], "{ready} {available}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_built_at_a_third_of_the_pace_when_nobody_asks() {
+        let millis = Duration::from_millis;
+        for (took, since_ask, expected) in [
+            (120, None, 240),
+            (120, Some(2001), 240),
+            (120, Some(2000), 0),
+            (120, Some(0), 0),
+            (5000, None, 2000),
+        ] {
+            let paused = pause(millis(took), since_ask.map(millis));
+            assert_eq!(paused, millis(expected), "{took} {since_ask:?}");
         }
     }
 

@@ -40,7 +40,7 @@ def limits(server, sandbox):
     """What the host's groups say of a sandbox."""
     found = {}
     for group in host.cgroups(host.tag_of(server.data)):
-        for name in ("cpu.shares", "cpu.weight", "cpu.cfs_quota_us", "cpu.max", "memory.limit_in_bytes", "memory.high", "pids.max"):
+        for name in ("cpu.shares", "cpu.weight", "cpu.idle", "cpu.cfs_quota_us", "cpu.max", "memory.limit_in_bytes", "memory.high", "pids.max"):
             with contextlib.suppress(FileNotFoundError):
                 if group.endswith(sandbox):
                     found[name] = pathlib.Path(group, name).read_text().strip()
@@ -51,8 +51,8 @@ def test_a_claimed_one_looks_like_any_other(server, cold):
     settle(server, KEPT)
     before, ids = counts(server), waiting(server)
     assert len(ids) == KEPT
-    shares = {limits(server, name).get("cpu.shares", "2") for name in ids}
-    assert shares == {"2"}, "they take no CPU from anybody"
+    idle = {limits(server, name).get("cpu.idle", "1") for name in ids}
+    assert idle == {"1"}, "they take no CPU from anybody"
     fields = {"timeout_secs": 100, "entrypoint": ["sh", "-c", "echo begun > /tmp/entrypoint"]}
     claimed, other = server.create(**fields), cold.create(**fields)
     assert claimed in ids and counts(server)["hit"] == before["hit"] + 1

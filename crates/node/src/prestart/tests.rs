@@ -44,3 +44,23 @@ fn what_nobody_waits_for_gets_what_the_others_leave_of_the_machine() {
         assert_eq!(number, expected, "{cores} cores, {promised} promised, {making} made");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_build_the_next_one_waits_until_somebody_asks() {
+    let millis = Duration::from_millis;
+    let mut shelf = Shelf::default();
+    let rest = |shelf: &Shelf| shelf.rest(Instant::now());
+    assert_eq!(rest(&shelf), Duration::ZERO);
+    shelf.note_built(millis(100));
+    assert_eq!(rest(&shelf), millis(200));
+    tokio::time::advance(millis(150)).await;
+    assert_eq!(rest(&shelf), millis(50));
+    shelf.note_ask(("img".parse().expect("a good name"), Resources::default()));
+    tokio::time::advance(millis(20)).await;
+    shelf.note_built(millis(100));
+    assert_eq!(rest(&shelf), REST - millis(20), "requests come");
+    tokio::time::advance(millis(3000)).await;
+    assert_eq!(rest(&shelf), Duration::ZERO);
+    shelf.note_built(millis(100));
+    assert_eq!(rest(&shelf), millis(200));
+}

@@ -16,7 +16,7 @@ pub(crate) struct Setting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Must,
-    /// Kernels without swap accounting, or without swap, lack it.
+    /// Kernels without swap accounting, without swap, or before 5.15 (`cpu.idle`) lack it.
     IfPresent,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn at_create(version: CgroupVersion, limits: &Limits) -> Vec<Setting>
         need: Need::IfPresent,
         ..must(controller, file, value)
     };
-    match version {
+    let mut settings = match version {
         CgroupVersion::V1 => vec![
             // Total with swap may never be below memory alone, so memory is lowered first.
             must(Controller::Memory, "memory.limit_in_bytes", memory),
@@ -45,7 +45,6 @@ pub(crate) fn at_create(version: CgroupVersion, limits: &Limits) -> Vec<Setting>
             may(Controller::Memory, "memory.swappiness", 0),
             // At the limit everything waits for us; the kernel would end the whole sandbox.
             must(Controller::Memory, "memory.oom_control", 1),
-            cpu_share(version, limits),
             must(Controller::Pids, "pids.max", limits.host_processes),
         ],
         CgroupVersion::V2 => vec![
@@ -54,10 +53,11 @@ pub(crate) fn at_create(version: CgroupVersion, limits: &Limits) -> Vec<Setting>
             may(Controller::Memory, "memory.swap.max", 0),
             // Half a sandbox is worse than none.
             must(Controller::Memory, "memory.oom.group", 1),
-            cpu_share(version, limits),
             must(Controller::Pids, "pids.max", limits.host_processes),
         ],
-    }
+    };
+    settings.extend(cpu_share(version, limits));
+    settings
 }
 
 /// Where the kernel kills on version 2, for a hard bound.
@@ -65,13 +65,28 @@ pub(crate) fn v2_kill_limit(hard: u64) -> u64 {
     hard.saturating_add(V2_KILL_MARGIN)
 }
 
-/// The setting of how much of a busy CPU a sandbox gets.
-pub(crate) fn cpu_share(version: CgroupVersion, limits: &Limits) -> Setting {
+/// The settings of how much of a busy CPU a sandbox gets.
+///
+/// The least share alone is not enough: the kernel takes a CPU on which somebody runs for a busy
+/// one, so whoever wakes goes to another, and takes that from a sandbox that computes there.
+pub(crate) fn cpu_share(version: CgroupVersion, limits: &Limits) -> Vec<Setting> {
     let (file, value) = match version {
         CgroupVersion::V1 => ("cpu.shares", limits.cpu_shares),
         CgroupVersion::V2 => ("cpu.weight", limits.cpu_weight()),
     };
-    Setting { controller: Controller::Cpu, file, value: value.to_string(), need: Need::Must }
+    let setting = |file, value: u64, need| Setting {
+        controller: Controller::Cpu,
+        file,
+        value: value.to_string(),
+        need,
+    };
+    let idle = |value| setting("cpu.idle", value, Need::IfPresent);
+    // The share of an idle group cannot be set.
+    let mut settings = vec![idle(0), setting(file, value, Need::Must)];
+    if limits.cpu_idle {
+        settings.push(idle(1));
+    }
+    settings
 }
 
 /// The settings that wait until it has started.
@@ -110,6 +125,7 @@ mod tests {
         cpu_quota_micros: 50_000,
         cpu_period_micros: 100_000,
         cpu_shares: 512,
+        cpu_idle: false,
         host_processes: 500,
     };
 
@@ -126,8 +142,9 @@ mod tests {
                 "memory.memsw.limit_in_bytes=300",
                 "memory.swappiness=0",
                 "memory.oom_control=1",
-                "cpu.shares=512",
                 "pids.max=500",
+                "cpu.idle=0",
+                "cpu.shares=512",
             ]
         );
         assert_eq!(
@@ -145,11 +162,23 @@ mod tests {
                 "memory.max=671088940",
                 "memory.swap.max=0",
                 "memory.oom.group=1",
-                "cpu.weight=20",
                 "pids.max=500",
+                "cpu.idle=0",
+                "cpu.weight=20",
             ]
         );
         assert_eq!(lines(&at_start(CgroupVersion::V2, &LIMITS)), ["cpu.max=50000 100000"]);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_leaves_its_cpu_to_whoever_wakes() {
+        let least = Limits { cpu_shares: 2, cpu_idle: true, ..LIMITS };
+        for (version, share) in
+            [(CgroupVersion::V1, "cpu.shares=2"), (CgroupVersion::V2, "cpu.weight=1")]
+        {
+            let settings = cpu_share(version, &least);
+            assert_eq!(lines(&settings), ["cpu.idle=0", share, "cpu.idle=1"]);
+        }
     }
 
     #[test]
