@@ -42,7 +42,7 @@ def of(part: str, raw: dict) -> list[Row]:
             left.remove(found)
             row.good = found[0]
             target = _TARGET.search(found[1])
-            row.target = target[0].strip() if target else ""
+            row.target = row.target or (target[0].strip() if target else "")
     return rows + [Row(text, good=good) for good, text in left]
 
 
@@ -132,7 +132,9 @@ def _gate(raw: dict):
     for build, found in raw["server_cpu_ms"].items():
         for name in ("sim", "gvisor"):
             ours, floor = p50(found[name]), p50(found["stub"])
-            yield Row(f"the build {build}, CPU time for a life, {name}, ms", ours, floor, check=f"the build {build}, {name}:")
+            what = f"the build {build}, CPU time for a life, {name}, ms"
+            target = "" if build == "as it is" else "over the bound: the gate fails"
+            yield Row(what, ours, floor, check=f"the build {build}, {name}:", target=target)
 
 
 PARTS = {

@@ -310,11 +310,15 @@ impl GvisorRuntime {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(RuntimeError::Host { step, id: id.clone(), source }),
         };
-        BackendState::parse(&text).map_err(|error| RuntimeError::Backend {
-            step,
-            id: id.clone(),
-            detail: error.to_string(),
-        })
+        match BackendState::parse(&text) {
+            // Cut short in the middle of writing it: the command that did has not answered.
+            Err(error) if error.is_eof() => Ok(None),
+            parsed => parsed.map_err(|error| RuntimeError::Backend {
+                step,
+                id: id.clone(),
+                detail: error.to_string(),
+            }),
+        }
     }
 
     /// Takes hold of a running sentry and watches it. Nobody may be watching it already.

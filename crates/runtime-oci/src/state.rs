@@ -90,7 +90,8 @@ mod tests {
             let expected = expected.map(|(status, pid, socket)| (status, pid, socket.into()));
             assert_eq!(read, expected, "{text}");
         }
-        assert!(BackendState::parse("").is_err());
+        assert!(BackendState::parse("").unwrap_err().is_eof());
+        assert!(BackendState::parse(r#"{"status":"runn"#).unwrap_err().is_eof());
         assert!(BackendState::parse("{}").is_err());
     }
 }

@@ -1,5 +1,6 @@
 """Images that the official SDK builds, through the new image service: steps, cache, failures, cancels."""
 
+import contextlib
 import json
 import signal
 import urllib.error
@@ -7,13 +8,16 @@ import urllib.request
 
 import pytest
 from harness import env
+from harness.image import Image, busybox
+from harness.registry import Registry
 from harness.wait import until
-from tensorlake.image import Image
+from tensorlake import image as sdk_image
 from tensorlake.image import builds as api
 from tensorlake.image.sandbox_builder import import_sandbox_image
 from tensorlake.sandbox import Sandbox
 
 SECONDS = 15
+SERVER = {"config": {"images": {"pull": True, "internal": ["127.0.0.1"]}}}
 # The SDK waits 3 s between two looks at a build, which most tests here need not.
 FULL = pytest.mark.skipif(not env.FULL, reason="takes some seconds each: at full scale")
 BASE = "tensorlake/ubuntu-minimal"
@@ -61,7 +65,7 @@ def idle(server) -> bool:
 
 @FULL
 def test_one_line(server, sdk):
-    built = Image(name="one-line", base_image=BASE).run("echo built > /made").build(**SMALL)
+    built = sdk_image.Image(name="one-line", base_image=BASE).run("echo built > /made").build(**SMALL)
     assert built["name"] == "one-line", built
     box = sdk.create(image="one-line")
     assert box.run("sh", args=["-c", "cat /made; id -un"]).stdout.split() == ["built", "tl-user"]
@@ -192,9 +196,11 @@ def put(url: str, body: bytes) -> int:
 
 @FULL
 def test_an_import_and_a_rebuild_that_fails_leaves_the_image(server, sdk, tmp_path):
-    imported = import_sandbox_image(BASE, registered_name="imported", **SMALL)
+    with contextlib.closing(Registry()) as registry:
+        pushed = registry.push(Image(busybox(), config={"Env": ["PATH=/bin", "FROM=the registry"]}), "team/app:1")
+        imported = import_sandbox_image(pushed, registered_name="imported", **SMALL)
     assert imported["name"] == "imported", imported
-    assert sdk.create(image="imported").run("id", args=["-un"]).stdout.strip() == "tl-user"
+    assert sdk.create(image="imported").run("sh", args=["-c", "echo $FROM"]).stdout.strip() == "the registry"
     assert "exit code 1" in failure(context(tmp_path, f"FROM {BASE}\nRUN false\n"), "imported")
     again = sdk.create(image="imported")
     assert again.run("true").exit_code == 0
