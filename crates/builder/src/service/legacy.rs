@@ -16,7 +16,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tarn_control::{AwaitedSandbox, PublishAsk};
+use tarn_control::AwaitedSandbox;
 use tarn_guest_api::{
     CopyOut, DAEMON_PATH, ROOTFS_LINE_BYTES, RootfsAsk, RootfsMetadata, RootfsNews,
 };
@@ -33,7 +33,7 @@ use tokio::{
 
 use super::{
     Builder, BuilderError,
-    run::{End, image_config},
+    run::{End, publish_ask},
 };
 use crate::{
     daemon::{Daemon, RunStream},
@@ -148,17 +148,7 @@ impl Builder {
         if built.snapshot.as_str() != snapshot {
             return other(&built.snapshot);
         }
-        match self.0.control.build_publish(built).await {
-            Ok(image) => {
-                self.change(&record.id, |now| now.image = Some(image.clone())).await?;
-                self.end(&record.id, BuildStatus::Succeeded, None).await?;
-                Ok(image)
-            }
-            Err(failed) => {
-                self.end(&record.id, BuildStatus::Failed, Some(failed.to_string())).await?;
-                Err(failed.into())
-            }
-        }
+        Ok(self.register(&record.id, built).await??)
     }
 
     /// Says whether a build waits for a sandbox that nobody has created yet.
@@ -420,15 +410,7 @@ impl Builder {
             rootfs_node_kind: "base".to_owned(),
         };
         self.change(&record.id, |now| now.phase = BuildPhase::Publishing).await?;
-        let built = PublishAsk {
-            project: record.project.clone(),
-            name: record.name.clone(),
-            global: record.global,
-            family: record.family,
-            snapshot: outcome.snapshot,
-            config: image_config(outcome.config),
-            dockerfile,
-        };
+        let built = publish_ask(record, outcome, dockerfile);
         if let Some(entry) = self.0.builds.lock().get_mut(&record.id) {
             entry.built = Some(built);
         }

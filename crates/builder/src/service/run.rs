@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tarn_build::{BuildConfig, Dockerfile};
-use tarn_control::{BuildSandbox, PublishAsk};
+use tarn_control::{BuildSandbox, ControlError, PublishAsk};
 use tarn_daemon_api::{RunRequest, StartRequest, StdinMode, UserSpec};
 use tarn_types::{
-    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ImageConfig, Resources, SandboxId,
+    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ImageConfig, ImageRecord, Resources,
+    SandboxId,
 };
 use tokio::{
     net::tcp::OwnedWriteHalf,
@@ -132,6 +133,27 @@ impl Builder {
         Ok(())
     }
 
+    /// Registers what a build led to, and ends the build as that went. The turn must be held.
+    pub(super) async fn register(
+        &self,
+        id: &BuildId,
+        ask: PublishAsk,
+    ) -> Result<Result<ImageRecord, ControlError>, BuilderError> {
+        let registered = self.0.control.build_publish(ask).await;
+        match &registered {
+            Ok(image) => {
+                self.change(id, |now| now.image = Some(image.clone())).await?;
+                self.end(id, BuildStatus::Succeeded, None).await?;
+            }
+            Err(failed) => {
+                let detail = failed.detail().unwrap_or_default();
+                tracing::warn!(build.id = %id, error = %failed, detail, "an image is not registered");
+                self.end(id, BuildStatus::Failed, Some(failed.to_string())).await?;
+            }
+        }
+        Ok(registered)
+    }
+
     /// Stores how a build ended. From `publishing` on it can no longer be cancelled.
     pub(super) async fn settle(&self, record: &BuildRecord, end: End) -> Result<(), BuilderError> {
         let id = &record.id;
@@ -153,26 +175,9 @@ impl Builder {
             }
             End::Done(outcome, dockerfile) => {
                 self.change(id, |now| now.phase = BuildPhase::Publishing).await?;
-                let ask = PublishAsk {
-                    project: record.project.clone(),
-                    name: record.name.clone(),
-                    global: record.global,
-                    family: record.family,
-                    snapshot: outcome.snapshot,
-                    config: image_config(outcome.config),
-                    dockerfile,
-                };
-                match self.0.control.build_publish(ask).await {
-                    Ok(image) => {
-                        self.change(id, |now| now.image = Some(image)).await?;
-                        self.end(id, BuildStatus::Succeeded, None).await
-                    }
-                    Err(failed) => {
-                        let detail = failed.detail().unwrap_or_default();
-                        tracing::warn!(build.id = %id, error = %failed, detail, "an image is not registered");
-                        self.end(id, BuildStatus::Failed, Some(failed.to_string())).await
-                    }
-                }
+                // The build says what became of it.
+                drop(self.register(id, publish_ask(record, outcome, dockerfile)).await?);
+                Ok(())
             }
         }
     }
@@ -374,7 +379,24 @@ pub(super) fn text_of(failed: &StepError) -> String {
     }
 }
 
-pub(super) fn image_config(config: BuildConfig) -> ImageConfig {
+/// What is registered of what a build led to.
+pub(super) fn publish_ask(
+    record: &BuildRecord,
+    outcome: Outcome,
+    dockerfile: Option<String>,
+) -> PublishAsk {
+    PublishAsk {
+        project: record.project.clone(),
+        name: record.name.clone(),
+        global: record.global,
+        family: record.family,
+        snapshot: outcome.snapshot,
+        config: image_config(outcome.config),
+        dockerfile,
+    }
+}
+
+fn image_config(config: BuildConfig) -> ImageConfig {
     let BuildConfig { env, user, working_dir, entrypoint, cmd, .. } = config;
     ImageConfig { env, user, working_dir, entrypoint, cmd }
 }
