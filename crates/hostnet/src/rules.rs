@@ -22,9 +22,9 @@ use crate::{
     egress::{Egress, Span},
     error::{Step as _, StepFailure},
     filter::{Filter, Found, Members, Record, changes},
-    netlink::{Element, Key, SetChange, change_sets, read_counts, table_exists},
+    netlink::{Element, Key, SetChange, change_sets, has_member, read_counts, table_exists},
     netlog::Counted,
-    plan::{AddressRange, Block, Names},
+    plan::{AddressRange, Block, MOST_SLOTS, Names},
     ruleset::{
         FAMILIES, GUARDED, GUARDED6, INTERNET, LIVE, NEAR, Openings, Ways, compile, limits,
         lists::furnish, notes,
@@ -42,6 +42,9 @@ pub(crate) struct Rules {
     block: Block,
     limits: SlotLimits,
     openings: Mutex<Openings>,
+    /// Slots that may have begun flows before the table was made, and are not in its sets for that.
+    /// Locked within `openings` alone.
+    doubtful: Mutex<BTreeSet<SlotId>>,
 }
 
 /// Runs `nft` with a script, and returns what it printed.
@@ -89,7 +92,9 @@ impl Rules {
         limits: SlotLimits,
     ) -> Result<Self, StepFailure> {
         let openings = carried_over(&names, Some(block))?;
-        let rules = Self { names, range, block, limits, openings: Mutex::new(openings) };
+        let doubtful = Mutex::new(openings.live.clone());
+        let openings = Mutex::new(openings);
+        let rules = Self { names, range, block, limits, openings, doubtful };
         rules.install(&rules.openings.lock())?;
         Ok(rules)
     }
@@ -187,6 +192,28 @@ impl Rules {
         Ok(())
     }
 
+    /// Says whether whoever had a closed slot may have begun flows. It is in the kernel's hands:
+    /// no packet that came before the slot was closed is under way any more.
+    pub(crate) fn may_have_begun(&self, slot: SlotId) -> Result<bool, StepFailure> {
+        let table = self.names.table();
+        let member = Element::lasting(Key::Interface(self.names.interface(slot)));
+        // Nobody makes the table again meanwhile.
+        let _openings = self.openings.lock();
+        let begun = has_member(&table, limits::STARTS, &member).step("look for flows")?;
+        // After that: a table that is gone has no members.
+        let is_there = table_exists(&table).step("look for our table")?;
+        Ok(begun || !is_there || self.doubtful.lock().contains(&slot))
+    }
+
+    /// Notes that no flow is left of whoever had a closed slot.
+    pub(crate) fn none_begun(&self, slot: SlotId) -> Result<(), StepFailure> {
+        let change = limits::forget_starts(self.names.interface(slot));
+        let _openings = self.openings.lock();
+        change_sets(&self.names.table(), &[change]).step("forget that flows began")?;
+        self.doubtful.lock().remove(&slot);
+        Ok(())
+    }
+
     /// Returns what the kernel has counted of a slot.
     pub(crate) fn counted(&self, slot: SlotId) -> Result<Counted, StepFailure> {
         let sets = [notes::SENT, notes::RECEIVED, notes::BEGUN, notes::DENIED, notes::UNNOTED];
@@ -260,6 +287,8 @@ impl Rules {
         if table_exists(&self.names.table()).step("look for our table")? {
             return Ok(false);
         }
+        // Whoever has no slot now may have had one when it was removed.
+        self.doubtful.lock().extend((1..=MOST_SLOTS).map(SlotId));
         self.install(&openings)?;
         Ok(true)
     }

@@ -20,6 +20,8 @@ pub(crate) use route::{
     forbid_source, interfaces, is_running, lift, new_veth, permit_source, routes, routes6,
     run as change_routes,
 };
-pub(crate) use rule::{Element, Key, SetChange, SetName, change_sets, read_counts, table_exists};
+pub(crate) use rule::{
+    Element, Key, SetChange, SetName, change_sets, has_member, read_counts, table_exists,
+};
 pub(crate) use shape::{Rate, Spared, shape, unshape};
 pub(crate) use socket::NetlinkError;

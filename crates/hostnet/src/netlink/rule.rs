@@ -106,6 +106,15 @@ pub(crate) fn read_counts<const N: usize>(
     Ok(counts)
 }
 
+/// Says whether a set has a member. No, too, where there is no such table.
+pub(crate) fn has_member(table: &str, set: &str, member: &Element) -> Result<bool, NetlinkError> {
+    let message = Message::new(kind(NFT_MSG_GETSETELEM), NLM_F_ACK, &head(NFPROTO_INET, 0));
+    let question = elements(message, table, set, std::slice::from_ref(member));
+    let mut has = false;
+    ask(Family::Netfilter, vec![question], |_question, _answer| has = true)?;
+    Ok(has)
+}
+
 fn read_count(answer: &[u8]) -> Option<Count> {
     let list = Attributes::behind(answer, 4).find(NFTA_SET_ELEM_LIST_ELEMENTS)?;
     let element = Attributes::inside(Attributes::inside(list).find(NFTA_LIST_ELEM)?);

@@ -18,8 +18,9 @@ use crate::{
     plan::MOST_SLOTS,
 };
 
-/// The set with a meter of new flows for each slot.
-const STARTS: &str = "starts";
+/// The set with a meter of new flows for each slot. Whoever is not in it has begun none: a flow that
+/// is let out, or asks the resolver, has passed it before the kernel remembers it.
+pub(crate) const STARTS: &str = "starts";
 /// The set with the flows of each slot.
 const FLOWS: &str = "flows";
 
@@ -62,11 +63,16 @@ pub(super) fn chains(limits: &SlotLimits) -> String {
     )
 }
 
-/// Lists what makes the kernel forget what a slot has used.
+/// Lists what makes the kernel forget what slots have used, except that they have begun flows.
 pub(crate) fn forget(interfaces: &[String]) -> impl Iterator<Item = SetChange> {
     let members: Vec<_> =
         interfaces.iter().cloned().map(Key::Interface).map(Element::lasting).collect();
-    [STARTS, FLOWS].into_iter().map(move |set| SetChange::Remove(set.into(), members.clone()))
+    [SetChange::Remove(FLOWS.into(), members)].into_iter()
+}
+
+/// Makes the kernel forget that a slot has begun flows, once there are none left of them.
+pub(crate) fn forget_starts(interface: String) -> SetChange {
+    SetChange::Remove(STARTS.into(), vec![Element::lasting(Key::Interface(interface))])
 }
 
 #[cfg(test)]
@@ -102,11 +108,17 @@ mod tests {
     fn whatever_is_kept_for_a_slot_is_forgotten() {
         let kept = sets().matches("flags dynamic").count();
         let slots = ["tabc123001", "tabc123002"].map(str::to_owned);
-        let changes: Vec<_> = forget(&slots).collect();
-        assert_eq!(changes.len(), kept);
-        for change in changes {
+        let mut forgotten = Vec::new();
+        for change in forget(&slots).chain(slots.clone().map(forget_starts)) {
             let SetChange::Remove(set, members) = change else { panic!("{change:?}") };
-            assert!(sets().contains(&format!("set {set} ")) && members.len() == 2);
+            forgotten.extend(members.into_iter().map(|member| (set.clone(), member.key)));
+        }
+        assert_eq!(forgotten.len(), kept * slots.len());
+        for slot in slots {
+            for set in [STARTS, FLOWS] {
+                assert!(sets().contains(&format!("set {set} ")));
+                assert!(forgotten.contains(&(set.into(), Key::Interface(slot.clone()))));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tarn_host::{SlotError, SlotId, Slots as _};
-use tarn_hostnet::{HostSlots, facts, remove_all};
+use tarn_hostnet::{HostSlots, SlotsConfig, facts, remove_all};
 use tarn_task::Tasks;
 use tarn_types::EgressPolicy;
 
@@ -323,6 +323,53 @@ fn flushed_rules_leave_sandboxes_closed_and_come_back() {
         assert!(heard6.recv(&mut [0; 16]).is_err(), "nor by IPv6");
         until("the rules are back", || !within(&slot.netns, || no_echo(SERVER, PORT))).await;
         assert_eq!(sh("nft list table inet tarn_aaaaaa"), table);
+    });
+}
+
+/// Lists the flows that an address began, as the kernel remembers them.
+fn begun_by(address: IpAddr) -> Vec<String> {
+    let begun = |line: &&str| {
+        let source = line.split_whitespace().find_map(|word| word.strip_prefix("src="));
+        source == Some(address.to_string().as_str())
+    };
+    sh("cat /proc/net/nf_conntrack").lines().filter(begun).map(str::to_owned).collect()
+}
+
+#[test]
+fn no_flow_is_left_of_a_sandbox_whatever_began_it() {
+    on_a_host(|host| async move {
+        let config = SlotsConfig { maximum: 1, ..host.config("aaaaaa") };
+        let mut server = Server::start(config).await;
+        server.slots.settle().await.expect("settle");
+        let starts = "nft list set inet tarn_aaaaaa starts";
+        for way in ["nothing", "a connection", "a question", "before a restart", "before a flush"] {
+            let slot = server.claim("a", EgressPolicy::OPEN).await;
+            within(&slot.netns, || match way {
+                "nothing" => {}
+                "a question" => assert_eq!(ask(GATEWAY), Some(0)),
+                _ => assert!(echoes(SERVER, PORT)),
+            });
+            assert_eq!(begun_by(slot.address).is_empty(), way == "nothing", "{way}");
+            assert_eq!(sh(starts).contains("taaaaaa001"), way != "nothing", "{way}");
+            match way {
+                "before a restart" => {
+                    server = Server::start(server.kill().await).await;
+                    let (id, policy) = (sandbox("a"), EgressPolicy::OPEN);
+                    server.slots.adopt(slot.id, &id, &policy).await.expect("adopt");
+                    server.slots.settle().await.expect("settle");
+                }
+                "before a flush" => {
+                    sh("nft delete table inet tarn_aaaaaa");
+                    let back = || sh("nft list tables").contains("tarn_aaaaaa");
+                    until("the rules are back", back).await;
+                }
+                _ => {}
+            }
+            server.slots.release(slot.id, &sandbox("a")).await;
+            until("the slot is ready again", || server.slots.ready() == 1).await;
+            assert_eq!(begun_by(slot.address), Vec::<String>::new(), "{way}");
+            assert!(!sh(starts).contains("taaaaaa001"), "the next one begins anew: {way}");
+        }
     });
 }
 

@@ -171,6 +171,7 @@ fn what_a_slot_used_is_nowhere_after_its_release() {
             assert!(listed(set).contains(link), "{}", listed(set));
         }
         server.slots.release(slot.id, &sandbox("a")).await;
+        until("it is ready again", || server.slots.ready() == 2).await;
         for set in sets {
             assert!(!listed(set).contains("elements"), "{}", listed(set));
         }
