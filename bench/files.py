@@ -30,8 +30,7 @@ LIMIT_SECS = 900
 # Flags and mount options that were looked at. A variant changes one thing of the bare runtime.
 VARIANTS = {
     "bare": {},
-    "dcache": {"flags": ["--dcache=20000"]},
-    "gofer": {"flags": ["--directfs=false"]},
+    "dcache": {"flags": ["--dcache=5000"]},
     "lazytime": {"layer": "lazytime"},
     "metacopy": {"root": "metacopy=on"},
     "shared": {"flags": ["--file-access=shared"]},

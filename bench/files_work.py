@@ -33,6 +33,7 @@ def main() -> None:
         ("npm ci from its cache", lambda: npm(material, place)),
         ("untar of 20,000 files", lambda: run("tar", "-xf", archive, "-C", place)),
         ("reading those 20,000", lambda: read(place / "tree")),
+        ("20,000 reads of one open file", lambda: calls(archive)),
         ("removing those 20,000", lambda: shutil.rmtree(place / "tree")),
         ("SQLite, 1,000 rows at once", lambda: rows(place / "one.db", 1000, together=True)),
         ("SQLite, 100 commits", lambda: rows(place / "many.db", 100, together=False)),
@@ -98,6 +99,13 @@ def read(top: pathlib.Path) -> None:
                 file.read()
             count += 1
     assert count == FILES, count
+
+
+def calls(path: pathlib.Path) -> None:
+    """What a system call costs by itself: the file is open, and what is read of it is in memory."""
+    with path.open("rb") as file:
+        for _ in range(FILES):
+            os.pread(file.fileno(), 4096, 0)
 
 
 def rows(path: pathlib.Path, count: int, together: bool) -> None:

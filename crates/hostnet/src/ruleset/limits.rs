@@ -18,8 +18,8 @@ use crate::{
     plan::MOST_SLOTS,
 };
 
-/// The set with a meter of new flows for each slot. Whoever is not in it has begun none: a flow that
-/// is let out, or asks the resolver, has passed it before the kernel remembers it.
+/// The set with a meter of new flows for each slot. Whoever is not in it has begun none: a flow
+/// that is let out, or asks the resolver, has passed it before the kernel remembers it.
 pub(crate) const STARTS: &str = "starts";
 /// The set with the flows of each slot.
 const FLOWS: &str = "flows";
