@@ -67,7 +67,7 @@ pub(super) fn chains(limits: &SlotLimits) -> String {
 pub(crate) fn forget(interfaces: &[String]) -> impl Iterator<Item = SetChange> {
     let members: Vec<_> =
         interfaces.iter().cloned().map(Key::Interface).map(Element::lasting).collect();
-    [SetChange::Remove(FLOWS.into(), members)].into_iter()
+    std::iter::once(SetChange::Remove(FLOWS.into(), members))
 }
 
 /// Makes the kernel forget that a slot has begun flows, once there are none left of them.
