@@ -117,28 +117,39 @@ impl Control {
     /// Pauses it, unless it is paused. Cut short, it is undone.
     pub(crate) async fn pause(self: &Arc<Self>) -> Result<(), RuntimeError> {
         let (told, answer) = oneshot::channel();
+        let (taken, heard) = oneshot::channel();
         let control = Arc::clone(self);
         self.tasks.spawn("gvisor-pause", async move {
             tokio::select! {
                 () = control.tasks.stopping() => {}
-                () = control.pause_for(told) => {}
+                () = control.pause_for(told, heard) => {}
             }
         });
         self.within("pause", self.deadlines.pause, async {
             let stopping = || CallError::Lost(io::Error::other("the server is stopping"));
-            answer.await.unwrap_or_else(|_closed| Err(stopping()))
+            let paused = answer.await.unwrap_or_else(|_closed| Err(stopping()));
+            // Nobody else waits for it: it fails only when the server is stopping.
+            let _told = taken.send(());
+            paused
         })
         .await
     }
 
     /// Pauses it for somebody who may stop to wait, but not to want it resumed then.
-    async fn pause_for(&self, told: oneshot::Sender<Result<(), CallError>>) {
+    ///
+    /// An answer that was sent may still never be read, so whoever reads it says so.
+    async fn pause_for(
+        &self,
+        told: oneshot::Sender<Result<(), CallError>>,
+        heard: oneshot::Receiver<()>,
+    ) {
         let mut standing = self.standing.lock().await;
         if told.is_closed() {
             return;
         }
         let paused = self.pause_now(&mut standing).await;
-        if told.send(paused).is_ok() || *standing != Standing::Paused {
+        let is_heard = told.send(paused).is_ok() && heard.await.is_ok();
+        if is_heard || *standing != Standing::Paused {
             return;
         }
         if let Err(error) = self.resume_now(&mut standing).await {
@@ -263,5 +274,70 @@ impl Control {
                 Err(RuntimeError::Timeout { step, id, limit_ms })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future, task::Poll};
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::UnixListener,
+    };
+
+    use super::*;
+    use crate::cgroup::{Cgroups, Layout};
+
+    /// Answers every call with success, and tells which were made.
+    async fn sentry(listener: UnixListener, called: watch::Sender<Vec<String>>) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = vec![0; 1024];
+        loop {
+            let length = stream.read(&mut asked).await.unwrap();
+            if length == 0 {
+                return;
+            }
+            let request: Value = serde_json::from_slice(&asked[..length]).unwrap();
+            let method = request["method"].as_str().unwrap().to_owned();
+            called.send_modify(|methods| methods.push(method));
+            stream.write_all(br#"{"success":true,"err":"","result":null}"#).await.unwrap();
+        }
+    }
+
+    // On one thread: what was answered is sent before anybody can see that it stands still.
+    #[tokio::test]
+    async fn a_pause_whose_answer_nobody_read_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (called, mut calls) = watch::channel(Vec::new());
+        let tasks = Tasks::new();
+        tasks.spawn("sentry", sentry(listener, called));
+        let layout = Layout::V2 { base: dir.path().to_owned() };
+        let cgroups = Cgroups::open(layout, &"abc123".parse().unwrap()).unwrap();
+        let id = SandboxId::from_random([1; SandboxId::LENGTH]);
+        let control = Arc::new(Control::new(ControlParts {
+            memory: cgroups.sandbox(&id).memory(),
+            bounds: MemoryBounds { soft: 1, hard: 1 },
+            id,
+            socket,
+            deadlines: GvisorDeadlines::default(),
+            tasks: tasks.clone(),
+            standing: Standing::Running,
+        }));
+        let mut still = control.still();
+
+        let mut pause = Box::pin(control.pause());
+        let polled = future::poll_fn(|context| Poll::Ready(pause.as_mut().poll(context)));
+        assert!(polled.await.is_pending());
+        still.wait_for(|still| *still).await.unwrap();
+        drop(pause);
+        calls.wait_for(|methods| methods.len() == 2).await.unwrap();
+        assert_eq!(*calls.borrow(), ["containerManager.Pause", "containerManager.Resume"]);
+
+        control.pause().await.unwrap();
+        control.resume().await.unwrap();
+        assert_eq!(calls.borrow()[2..], ["containerManager.Pause", "containerManager.Resume"]);
     }
 }

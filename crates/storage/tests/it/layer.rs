@@ -13,7 +13,7 @@ use tarn_host::{LayerError, Layers as _};
 use tarn_storage::{Pool, PoolChoice, PoolKind, PoolOptions};
 use tarn_types::{ByteSize, InstanceTag};
 
-use crate::stage::{Census, Stage, id, small, until};
+use crate::stage::{Census, Stage, id, small, unmount, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -289,9 +289,9 @@ async fn what_a_crash_leaves_is_listed_and_released() -> Result<()> {
         server.layers.build(&id(number), &stage.template(), size).await?;
     }
     let root = layer(3).join("root");
-    rustix::mount::unmount(&root, rustix::mount::UnmountFlags::empty())?;
+    unmount(&root).await?;
     for part in ["root", "layer"] {
-        rustix::mount::unmount(layer(4).join(part), rustix::mount::UnmountFlags::empty())?;
+        unmount(&layer(4).join(part)).await?;
     }
     fs::remove_dir(layer(4).join("root"))?;
     // And trash that was never emptied.

@@ -13,7 +13,7 @@ use tarn_storage::{
 };
 use tarn_types::{ByteSize, InstanceTag};
 
-use crate::stage::{Census, Stage, id, small, until};
+use crate::stage::{Census, Stage, id, small, unmount, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -181,7 +181,7 @@ async fn something_else_mounted_over_the_pool_is_an_error() -> Result<()> {
     let error = Pool::open(&stage.data(), &tag(), small());
     let removed = remove_all_mounts(&stage.data());
     let kept = stage.census()?.mounts;
-    rustix::mount::unmount(&over, rustix::mount::UnmountFlags::empty())?;
+    unmount(&over).await?;
     assert!(matches!(error, Err(PoolError::Step(_))), "{error:?}");
     removed?;
     assert_eq!(kept, 1, "what is not ours is left alone");

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::{io::Errno, mount::UnmountFlags};
 use tarn_host::Template;
 use tarn_storage::{HostCaptures, HostLayers, Pool, PoolOptions, PoolSizing, remove_all_mounts};
 use tarn_task::Tasks;
@@ -154,6 +155,17 @@ pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> Result<bool>)
     tokio::time::timeout(Duration::from_secs(20), wait)
         .await
         .with_context(|| format!("waited 20 s for {what}"))?
+}
+
+/// Unmounts behind the server's back.
+pub(crate) async fn unmount(target: &Path) -> Result<()> {
+    // What was open there a moment ago is held by a program that another test is just starting.
+    until("an unmount", || match rustix::mount::unmount(target, UnmountFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::BUSY) => Ok(false),
+        Err(errno) => Err(errno).with_context(|| target.display().to_string()),
+    })
+    .await
 }
 
 fn loops_beneath(dir: &Path) -> Result<usize> {
