@@ -38,6 +38,8 @@ pub(crate) struct Book {
     maximum: u16,
     settled: bool,
     waiting: usize,
+    /// The most that were claimed at once: in the last span of time, and in this one.
+    busiest: [usize; 2],
     states: BTreeMap<SlotId, State>,
     /// Whose the claimed slots are. Only the owner ends a claim.
     owners: BTreeMap<SlotId, SandboxId>,
@@ -70,7 +72,7 @@ impl Book {
     pub(crate) fn new(spare: u16, maximum: u16, found: BTreeSet<SlotId>) -> Self {
         let states = found.into_iter().map(|slot| (slot, State::Found)).collect();
         let (spare, owners) = (usize::from(spare), BTreeMap::new());
-        Self { spare, maximum, settled: false, waiting: 0, states, owners }
+        Self { spare, maximum, settled: false, waiting: 0, busiest: [0; 2], states, owners }
     }
 
     /// Returns the state of a slot, if there is such a slot.
@@ -135,16 +137,14 @@ impl Book {
         self.settled
     }
 
-    /// Decides which slots to build now, and notes them as being built.
-    ///
-    /// Nothing is built until half of the spare ones are used, so that a steady coming and going
-    /// reuses slots instead of building and removing them.
-    pub(crate) fn plan_builds(&mut self) -> Vec<SlotId> {
-        let coming = self.coming();
-        if !self.settled || coming >= self.waiting + self.spare.div_ceil(2) {
-            return Vec::new();
-        }
-        let wanted = self.waiting + self.spare - coming;
+    /// Decides which slots to build now, and notes them as being built: for those who wait, and
+    /// while nothing else happens also the spare ones.
+    pub(crate) fn plan_builds(&mut self, calm: bool) -> Vec<SlotId> {
+        let spare = if calm && self.is_short() { self.spare } else { 0 };
+        let wanted = match (self.waiting + spare).checked_sub(self.coming()) {
+            Some(wanted) if self.settled => wanted,
+            Some(_) | None => return Vec::new(),
+        };
         let unused: Vec<SlotId> = (1..=self.maximum)
             .map(SlotId)
             .filter(|slot| !self.states.contains_key(slot))
@@ -154,10 +154,21 @@ impl Book {
         unused
     }
 
-    /// Chooses a free slot that is one too many, because who waited for it has gone, and notes
-    /// that it is being removed.
+    /// Says whether spare slots are missing: half of them, so that a steady coming and going reuses
+    /// slots instead of building and removing them.
+    pub(crate) fn is_short(&self) -> bool {
+        self.settled && self.coming() < self.waiting + self.spare.div_ceil(2)
+    }
+
+    /// Begins another span of time: what was claimed before the last one is forgotten.
+    pub(crate) fn turn(&mut self) {
+        self.busiest = [self.busiest[1], self.owners.len()];
+    }
+
+    /// Chooses a free slot that is one too many, because who waited for it has gone, or it is long
+    /// since so many were claimed, and notes that it is being removed.
     pub(crate) fn plan_removal(&mut self) -> Option<SlotId> {
-        if self.coming() <= self.spare + self.waiting {
+        if self.coming() <= self.kept() {
             return None;
         }
         let surplus = self.all(State::Free).last()?;
@@ -187,7 +198,7 @@ impl Book {
 
     /// Decides what becomes of a slot that is being cleaned, and notes it.
     pub(crate) fn afterlife(&mut self, slot: SlotId) -> Afterlife {
-        if self.coming() >= self.spare + self.waiting {
+        if self.coming() >= self.kept() {
             return Afterlife::Remove;
         }
         self.states.insert(slot, State::Refreshing);
@@ -207,9 +218,17 @@ impl Book {
             .sum()
     }
 
+    /// Counts the slots that may be free: what was needed at once lately may be needed again, and
+    /// to build a slot takes many times as long as to reuse one.
+    fn kept(&self) -> usize {
+        let [before, now] = self.busiest;
+        self.spare.max(before.max(now).saturating_sub(self.owners.len())) + self.waiting
+    }
+
     fn claim(&mut self, slot: SlotId, id: &SandboxId) {
         self.states.insert(slot, State::Claimed);
         self.owners.insert(slot, id.clone());
+        self.busiest[1] = self.busiest[1].max(self.owners.len());
     }
 
     fn first(&self, state: State) -> Option<SlotId> {

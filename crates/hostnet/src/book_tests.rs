@@ -11,7 +11,7 @@ fn settled(spare: u16, maximum: u16) -> Book {
 }
 
 fn build(book: &mut Book) -> usize {
-    let slots = book.plan_builds();
+    let slots = book.plan_builds(true);
     for slot in &slots {
         book.ready(*slot);
     }
@@ -28,7 +28,7 @@ fn take(book: &mut Book) -> SlotId {
 #[test]
 fn nothing_is_built_or_given_before_adoption_is_over() {
     let mut book = Book::new(4, 10, [SlotId(1), SlotId(2), SlotId(3)].into());
-    assert!(book.plan_builds().is_empty());
+    assert!(book.plan_builds(true).is_empty());
     assert!(book.adopt(SlotId(2), &id(2)));
     assert!(book.adopt(SlotId(2), &id(2)), "its own, once more");
     assert!(!book.adopt(SlotId(2), &id(3)), "somebody else's");
@@ -37,7 +37,7 @@ fn nothing_is_built_or_given_before_adoption_is_over() {
     book.unadopt(SlotId(2));
     assert!(book.adopt(SlotId(2), &id(2)), "only a release gives it up now");
     assert_eq!(book.claimed(), [SlotId(2)].into());
-    assert_eq!(book.plan_builds(), [SlotId(4), SlotId(5), SlotId(6), SlotId(7)]);
+    assert_eq!(book.plan_builds(true), [SlotId(4), SlotId(5), SlotId(6), SlotId(7)]);
 }
 
 #[test]
@@ -57,30 +57,72 @@ fn steady_coming_and_going_builds_nothing() {
 }
 
 #[test]
-fn a_burst_is_built_for_and_removed_again() {
+fn a_burst_is_built_for_kept_for_another_and_removed_in_time() {
     let mut book = settled(8, 100);
     build(&mut book);
-    let mut taken = Vec::new();
-    while taken.len() < 20 {
-        match book.take(&id(0)) {
-            Take::Slot(slot) => taken.push(slot),
-            Take::Wait => {
-                book.begin_wait();
-                assert!(build(&mut book) > 0);
-                book.end_wait();
+    let burst = |book: &mut Book| -> usize {
+        let (mut taken, mut built) = (Vec::new(), 0);
+        while taken.len() < 20 {
+            match book.take(&id(0)) {
+                Take::Slot(slot) => taken.push(slot),
+                Take::Wait => {
+                    book.begin_wait();
+                    let slots = book.plan_builds(false);
+                    assert_eq!(slots.len(), 1, "for who waits, and none to spare");
+                    book.ready(slots[0]);
+                    book.end_wait();
+                    built += 1;
+                }
+                Take::Exhausted => panic!("there are a hundred"),
             }
-            Take::Exhausted => panic!("there are a hundred"),
         }
-    }
-    for slot in taken {
-        assert!(book.release(slot, &id(0)));
-        match book.afterlife(slot) {
-            Afterlife::Reuse => book.ready(slot),
-            Afterlife::Remove => book.gone(slot),
+        for slot in taken {
+            assert!(book.release(slot, &id(0)));
+            match book.afterlife(slot) {
+                Afterlife::Reuse => book.ready(slot),
+                Afterlife::Remove => book.gone(slot),
+            }
         }
+        built
+    };
+    assert_eq!(burst(&mut book), 12);
+    assert_eq!(book.count(State::Free), 20);
+    book.turn();
+    assert_eq!(burst(&mut book), 0);
+    book.turn();
+    assert_eq!(book.plan_removal(), None);
+    book.turn();
+    while let Some(slot) = book.plan_removal() {
+        assert_eq!(book.afterlife(slot), Afterlife::Remove);
+        book.gone(slot);
     }
     assert_eq!(book.count(State::Free), 8);
     assert_eq!(book.states.len(), 8);
+}
+
+#[test]
+fn what_is_kept_counts_those_in_use() {
+    let mut book = settled(2, 100);
+    let mut taken = Vec::new();
+    while taken.len() < 6 {
+        match book.take(&id(0)) {
+            Take::Slot(slot) => taken.push(slot),
+            Take::Wait | Take::Exhausted => assert!(build(&mut book) > 0),
+        }
+    }
+    assert_eq!(build(&mut book), 2);
+    let kept: Vec<_> = (0..6)
+        .map(|_| {
+            let slot = taken.pop().unwrap();
+            assert!(book.release(slot, &id(0)));
+            match book.afterlife(slot) {
+                Afterlife::Reuse => book.ready(slot),
+                Afterlife::Remove => book.gone(slot),
+            }
+            book.count(State::Free)
+        })
+        .collect();
+    assert_eq!(kept, [2, 2, 3, 4, 5, 6], "six in all, and two to spare");
 }
 
 #[test]
@@ -101,7 +143,11 @@ fn slots_released_together_do_not_all_count_as_the_one_that_is_missing() {
         book.release(slot, &id(0));
     }
     assert_eq!(book.afterlife(third), Afterlife::Reuse);
-    assert_eq!(taken.map(|slot| book.afterlife(slot)), [Afterlife::Remove; 2]);
+    assert_eq!(
+        taken.map(|slot| book.afterlife(slot)),
+        [Afterlife::Reuse, Afterlife::Remove],
+        "three were in use"
+    );
 }
 
 #[test]
@@ -113,7 +159,7 @@ fn the_maximum_holds_and_a_release_ends_it() {
     build(&mut book);
     take(&mut book);
     assert_eq!(book.take(&id(0)), Take::Exhausted);
-    assert!(book.plan_builds().is_empty());
+    assert!(book.plan_builds(true).is_empty());
     assert!(book.release(first, &id(0)));
     assert!(!book.release(first, &id(0)), "released twice");
     assert_eq!(book.take(&id(0)), Take::Wait, "it is on its way");
@@ -141,7 +187,7 @@ fn what_was_built_for_one_who_left_is_removed() {
 #[test]
 fn no_spare_slots_still_serves_those_who_wait() {
     let mut book = settled(0, 5);
-    assert!(book.plan_builds().is_empty());
+    assert!(book.plan_builds(true).is_empty());
     assert_eq!(book.take(&id(0)), Take::Wait);
     book.begin_wait();
     assert_eq!(build(&mut book), 1);

@@ -27,7 +27,8 @@ use crate::{
     error::{Step as _, StepFailure},
     netlink::{
         Place, Rate, Spared, add_address, add_neighbour, add_route, change_routes,
-        delete_interface, interfaces, is_running, lift, new_veth, shape, unshape,
+        delete_interface, forward, interfaces, is_running, lift, make_no_addresses, new_veth,
+        shape, unshape,
     },
     plan::{
         Face, GATEWAY, GATEWAY_MAC, GATEWAY6, INSIDE, INSIDE_MAC, INSIDE6, LINK_PREFIX,
@@ -203,14 +204,19 @@ impl Site {
             unshare(CloneFlags::CLONE_NEWNET).step("make namespace")?;
             mount(Some(OWN_NETNS), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .step("mount namespace")?;
-            close_ipv6("all");
-            close_ipv6("default");
+            // Interfaces are made with what is set here.
+            if gets_ipv6 {
+                open_ipv6("default")?;
+            } else {
+                close_ipv6("default");
+            }
             keep_ipv6_loopback();
             let inside = Place { name: INSIDE_INTERFACE, mac: INSIDE_MAC, netns: None };
             let outside = Place { name: &near, mac: GATEWAY_MAC, netns: Some(host.as_fd()) };
             change_routes(vec![new_veth(inside, outside, mtu)]).step("make interfaces")?;
             if gets_ipv6 {
-                open_ipv6(INSIDE_INTERFACE)?;
+                let index = if_nametoindex(INSIDE_INTERFACE).step("find interface inside")?;
+                change_routes(vec![make_no_addresses(index)]).step("set up IPv6 inside")?;
             }
             shape_end(INSIDE_INTERFACE, rate, Spared::To(GATEWAY))
         })?;
@@ -260,11 +266,9 @@ fn reshape_end(name: &str, rate: Option<Rate>, spared: Spared) -> Result<(), Ste
 /// Sets up the host's end.
 fn furnish_outside(face: &Face) -> Result<(), StepFailure> {
     let name = face.interface.as_str();
-    // Forwarding is asked of the interface that a packet comes in by; the host's own setting
-    // stays as it is. The strict reverse-path check is the net below the rules: it drops
-    // whatever still has its inside address.
+    // The strict reverse-path check is the net below the rules: it drops whatever still has its
+    // inside address.
     for (key, value) in [
-        ("forwarding", "1"),
         ("rp_filter", "1"),
         ("accept_redirects", "0"),
         // A packet may not name the routers it goes by, whatever the host allows elsewhere.
@@ -274,13 +278,18 @@ fn furnish_outside(face: &Face) -> Result<(), StepFailure> {
             .step("set interface options")?;
     }
     let index = if_nametoindex(name).step("find interface")?;
-    let mut changes = vec![
-        add_address(index, GATEWAY, 32),
+    // Forwarding is asked of the interface that a packet comes in by; the host's own setting
+    // stays as it is.
+    let mut changes = vec![forward(index), add_address(index, GATEWAY, 32)];
+    if has_ipv6(name) {
+        changes.push(make_no_addresses(index));
+    }
+    changes.extend([
         lift(index),
         add_route(index, face.v4, 32, None, Some(GATEWAY)),
         // The rewriting comes before the neighbour is looked up.
         add_neighbour(index, INSIDE, INSIDE_MAC),
-    ];
+    ]);
     if has_ipv6(name) {
         // No address: nobody here is to be spoken to.
         changes.push(add_route(index, face.v6, 128, None, None));
@@ -329,22 +338,19 @@ fn has_ipv6(interface: &str) -> bool {
         .is_ok_and(|value| value.trim() == "0")
 }
 
-/// Has an end that is down take and send IPv6, with the addresses and routes alone that it is
-/// given.
+/// Has an end that is down, or every one to come, take and send IPv6, with the addresses and routes
+/// alone that it is given. That it makes itself none is asked for apart ([`make_no_addresses`]).
 fn open_ipv6(interface: &str) -> Result<(), StepFailure> {
     let conf = Path::new(IPV6).join(interface);
     for (key, value) in [
-        // No link-local address of its own making.
-        ("addr_gen_mode", "1"),
         // Nothing that a neighbour says is believed.
         ("accept_ra", "0"),
         ("autoconf", "0"),
         ("accept_redirects", "0"),
-        ("disable_ipv6", "0"),
     ] {
         fs::write(conf.join(key), value).step("set interface options of IPv6")?;
     }
-    Ok(())
+    switch(interface, true).step("set interface options of IPv6")
 }
 
 /// Has the host take what a slot sends out; where the kernel knows no such thing, the host
@@ -359,13 +365,23 @@ fn forward_ipv6(interface: &str) -> Result<(), StepFailure> {
 
 /// Takes IPv6 off an interface. The rules drop it anyway; a kernel without IPv6 has no such file.
 fn close_ipv6(interface: &str) {
-    drop(fs::write(format!("{IPV6}/{interface}/disable_ipv6"), "1"));
+    drop(switch(interface, false));
 }
 
 /// Leaves `::1` to the sandbox: programs that listen on `localhost` expect both families, and its
 /// loopback reaches nobody. Best effort as above.
 fn keep_ipv6_loopback() {
-    drop(fs::write(format!("{IPV6}/lo/disable_ipv6"), "0"));
+    drop(switch("lo", true));
+}
+
+/// Switches IPv6 on or off.
+///
+/// A write that changes nothing is not made: while anybody changes interfaces, the kernel has the
+/// writer try again and again, and takes a processor for that.
+fn switch(interface: &str, on: bool) -> io::Result<()> {
+    let file = format!("{IPV6}/{interface}/disable_ipv6");
+    let value = if on { "0" } else { "1" };
+    if fs::read_to_string(&file)?.trim() == value { Ok(()) } else { fs::write(file, value) }
 }
 
 /// Runs work in a thread of its own, which may change its namespace and then ends.

@@ -1,9 +1,11 @@
 //! What a node made, on disk: one directory a sandbox with `sandbox.json` in it.
 //!
-//! An entry is written to a temporary file and renamed into place. [`Durability::Synced`] adds the
-//! fsyncs that survive a crash of the host; [`Durability::Renamed`] survives the death of the
-//! server, which is enough for facts that a reboot makes void anyway. Of a sandbox that outlasts a
-//! reboot the file itself is always synced: a crash leaves an earlier entry then, never a torn one.
+//! An entry is written to a temporary file, which then changes places with the one before: that is
+//! what the next one is written into. Making a file and removing one for each step of a life would
+//! cost more than what is written. [`Durability::Synced`] adds the fsyncs that survive a crash of
+//! the host; [`Durability::Renamed`] survives the death of the server, which is enough for facts
+//! that a reboot makes void anyway. Of a sandbox that outlasts a reboot the file itself is always
+//! synced: a crash leaves an earlier entry then, never a torn one.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -12,6 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 use tarn_host::SlotId;
 use tarn_runtime::Started;
@@ -234,7 +240,7 @@ impl Ledger {
         let content = if entry.outlasts_reboot() { Durability::Synced } else { durability };
         write_file(&temp, &text, content).map_err(|source| io_error("write", &temp, source))?;
         let file = dir.join(FILE_NAME);
-        fs::rename(&temp, &file).map_err(|source| io_error("rename", &temp, source))?;
+        put_in_place(&temp, &file).map_err(|source| io_error("rename", &temp, source))?;
         if durability == Durability::Synced {
             for dir in [&dir, &self.dir] {
                 sync_dir(dir).map_err(|source| io_error("sync", dir, source))?;
@@ -302,6 +308,15 @@ fn write_file(path: &Path, text: &[u8], durability: Durability) -> io::Result<()
     Ok(())
 }
 
+/// Has a file take the place of another, if there is one, which stays under the first's name.
+fn put_in_place(new: &Path, file: &Path) -> io::Result<()> {
+    match renameat_with(CWD, new, CWD, file, RenameFlags::EXCHANGE) {
+        // The first has nothing to change places with, and not every file system can do it.
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::rename(new, file),
+        exchanged => Ok(exchanged?),
+    }
+}
+
 fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
@@ -363,6 +378,32 @@ mod tests {
         ledger.remove(&entry().id).expect("it removes");
         ledger.remove(&entry().id).expect("twice");
         assert!(ledger.read_all().expect("it lists").is_empty());
+    }
+
+    #[test]
+    fn the_last_entry_counts_and_the_one_before_is_written_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        let own = dir.path().join(entry().id.as_str());
+        let read = || ledger.read_all().expect("it lists").remove(0).1.expect("it reads");
+        let inode = || {
+            let state = fs::metadata(own.join(FILE_NAME)).expect("it is there");
+            std::os::unix::fs::MetadataExt::ino(&state)
+        };
+        let mut inodes = Vec::new();
+        for idle_ms in [1, 1 << 40, 3, 4] {
+            let written = Entry { idle_ms, ..entry() };
+            ledger.write(&written, Durability::Renamed).expect("it writes");
+            assert_eq!(read(), written);
+            inodes.push(inode());
+            // Where a server died in the middle of the next.
+            if own.join(TEMP_NAME).exists() {
+                fs::write(own.join(TEMP_NAME), "{").expect("it writes");
+                assert_eq!(read(), written);
+            }
+        }
+        assert_ne!(inodes[0], inodes[1]);
+        assert_eq!(inodes[..2], inodes[2..], "two files take turns");
     }
 
     #[test]

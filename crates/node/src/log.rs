@@ -37,6 +37,13 @@ use crate::{
 /// waits for.
 const START_DELAY: Duration = Duration::from_millis(500);
 
+/// How much longer it is left alone while others are being made that somebody waits for, at most:
+/// the first question takes milliseconds of a processor, on both sides.
+const CROWD_DELAY: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether that is over.
+const CROWD_GLANCE: Duration = Duration::from_millis(100);
+
 /// How long the daemon waits for a line. Each wait that ends costs a turn of the sandbox's kernel.
 const WAIT: Duration = Duration::from_secs(120);
 
@@ -149,7 +156,7 @@ impl Pump {
 
     /// Reads until the daemon turns out not to speak of logs. Dropping the future loses nothing.
     async fn read_on(&mut self) -> Over {
-        tokio::time::sleep(START_DELAY).await;
+        self.wait_for_its_turn().await;
         let mut rest = REST_FIRST;
         loop {
             let begun = Instant::now();
@@ -181,6 +188,14 @@ impl Pump {
                     return over;
                 }
             }
+        }
+    }
+
+    async fn wait_for_its_turn(&self) {
+        tokio::time::sleep(START_DELAY).await;
+        let latest = Instant::now() + CROWD_DELAY;
+        while self.shared.prestarts.is_making() && Instant::now() < latest {
+            tokio::time::sleep(CROWD_GLANCE).await;
         }
     }
 

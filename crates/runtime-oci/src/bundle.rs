@@ -17,13 +17,21 @@ pub(crate) fn claim(paths: &Paths, spec: &RuntimeSpec) -> io::Result<()> {
     fs::create_dir(paths.bundle(&spec.id))
 }
 
+/// What the backend reads of a sandbox.
+const CONFIG: &str = "config.json";
+
 /// In the bundle of a sandbox that is restored: short of running it is nothing, whatever the
 /// backend says, as a start would begin it anew.
 const FROM_IMAGE: &str = "from-image";
 
-/// Notes that the sandbox goes on from an image, or not at all.
+/// Notes that the sandbox goes on from an image, or not at all. Comes after [`write`].
 pub(crate) fn mark_from_image(paths: &Paths, id: &SandboxId) -> io::Result<()> {
-    fs::write(paths.bundle(id).join(FROM_IMAGE), "")
+    // It is the name that says so: that costs less than a file more.
+    let bundle = paths.bundle(id);
+    match fs::hard_link(bundle.join(CONFIG), bundle.join(FROM_IMAGE)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Says whether a sandbox goes on from an image, or not at all.
@@ -35,7 +43,7 @@ pub(crate) fn is_from_image(paths: &Paths, id: &SandboxId) -> io::Result<bool> {
 pub(crate) fn write(paths: &Paths, spec: &RuntimeSpec, limits: &Limits) -> io::Result<()> {
     fs::write(paths.shape(&spec.id), limits.shape())?;
     let config = serde_json::to_vec(&oci::config(spec))?;
-    fs::write(paths.bundle(&spec.id).join("config.json"), config)?;
+    fs::write(paths.bundle(&spec.id).join(CONFIG), config)?;
     keep_tmp_on_disk(&spec.rootfs)
 }
 

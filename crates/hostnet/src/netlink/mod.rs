@@ -17,8 +17,8 @@ pub(crate) use flow::{Flow, FlowBytes, FlowState, flows_of, forget_flows, forget
 pub(crate) use note::{Heard, Networks, Note, NoteSocket};
 pub(crate) use route::{
     Interface, Place, Route, add_address, add_neighbour, add_route, addresses6, delete_interface,
-    forbid_source, interfaces, is_running, lift, new_veth, permit_source, routes, routes6,
-    run as change_routes,
+    forbid_source, forward, interfaces, is_running, lift, make_no_addresses, new_veth,
+    permit_source, routes, routes6, run as change_routes,
 };
 pub(crate) use rule::{
     Element, Key, SetChange, SetName, change_sets, has_member, read_counts, table_exists,

@@ -29,7 +29,12 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_FORWARDING: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -131,6 +136,26 @@ pub(crate) fn new_veth(near: Place<'_>, far: Place<'_>, mtu: u32) -> Message {
 /// Sets an interface up.
 pub(crate) fn lift(index: u32) -> Message {
     Message::new(RTM_NEWLINK, NLM_F_ACK, &link_head(index, IFF_UP))
+}
+
+/// Has the host take IPv4 packets that come in by an interface and are for others.
+pub(crate) fn forward(index: u32) -> Message {
+    Message::new(RTM_NEWLINK, NLM_F_ACK, &link_head(index, 0)).nested(IFLA_AF_SPEC, |families| {
+        families.nested(AF_INET.into(), |inet| {
+            inet.nested(IFLA_INET_CONF, |conf| {
+                conf.attribute(IPV4_DEVCONF_FORWARDING, &1_u32.to_ne_bytes())
+            })
+        })
+    })
+}
+
+/// Keeps an interface that is down from making IPv6 addresses of its own.
+pub(crate) fn make_no_addresses(index: u32) -> Message {
+    Message::new(RTM_NEWLINK, NLM_F_ACK, &link_head(index, 0)).nested(IFLA_AF_SPEC, |families| {
+        families.nested(AF_INET6.into(), |inet6| {
+            inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE])
+        })
+    })
 }
 
 /// Deletes an interface, and with it its peer.

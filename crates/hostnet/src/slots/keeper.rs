@@ -6,6 +6,7 @@ use std::{
 };
 
 use tarn_host::SlotId;
+use tokio::time::Instant;
 
 use super::{Inner, tenant::Condition};
 use crate::{
@@ -17,13 +18,22 @@ use crate::{
 /// rules.
 const ROUND: Duration = Duration::from_secs(5);
 
+/// How long nothing has happened when spare slots are built: a burst needs the host's locks and
+/// processors itself.
+const CALM: Duration = Duration::from_millis(100);
+/// How long it is remembered how many were needed at once: once to twice as long as this.
+const SPAN: Duration = Duration::from_mins(5);
+
 /// Runs until shutdown.
 pub(super) async fn keep(inner: Arc<Inner>) {
     let mut stopping = std::pin::pin!(inner.tasks.stopping());
+    let (mut round, mut turn) = (Instant::now() + ROUND, Instant::now() + SPAN);
+    // The first slots are built at once.
+    let mut calm = true;
     loop {
-        let (builds, surplus) = {
+        let (builds, surplus, short, settled) = {
             let mut book = inner.book.lock();
-            (book.plan_builds(), book.plan_removal())
+            (book.plan_builds(calm), book.plan_removal(), book.is_short(), book.is_settled())
         };
         for slot in builds {
             inner.tasks.spawn("slot_build", Arc::clone(&inner).build(slot));
@@ -36,8 +46,15 @@ pub(super) async fn keep(inner: Arc<Inner>) {
         }
         tokio::select! {
             () = &mut stopping => return,
-            () = inner.wake.notified() => {}
-            () = tokio::time::sleep(ROUND) => {
+            () = inner.wake.notified() => calm = !settled,
+            () = tokio::time::sleep(CALM), if short => calm = true,
+            () = tokio::time::sleep_until(round) => {
+                // Where nothing is ever calm the spare ones come by and by.
+                (round, calm) = (Instant::now() + ROUND, true);
+                if turn < round {
+                    turn = round + SPAN;
+                    inner.book.lock().turn();
+                }
                 let own = Arc::clone(&inner);
                 let looked = inner.tasks.spawn_blocking(move || own.look_around()).await;
                 if let Err(error) = looked {
