@@ -155,9 +155,11 @@ impl Book {
     }
 
     /// Says whether spare slots are missing: half of them, so that a steady coming and going reuses
-    /// slots instead of building and removing them.
+    /// slots instead of building and removing them. None is missing where no more may be.
     pub(crate) fn is_short(&self) -> bool {
-        self.settled && self.coming() < self.waiting + self.spare.div_ceil(2)
+        self.settled
+            && self.states.len() < usize::from(self.maximum)
+            && self.coming() < self.waiting + self.spare.div_ceil(2)
     }
 
     /// Begins another span of time: what was claimed before the last one is forgotten.

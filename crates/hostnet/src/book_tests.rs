@@ -156,9 +156,11 @@ fn the_maximum_holds_and_a_release_ends_it() {
     build(&mut book);
     let first = take(&mut book);
     assert_eq!(book.take(&id(0)), Take::Wait);
+    assert!(book.is_short());
     build(&mut book);
     take(&mut book);
     assert_eq!(book.take(&id(0)), Take::Exhausted);
+    assert!(!book.is_short());
     assert!(book.plan_builds(true).is_empty());
     assert!(book.release(first, &id(0)));
     assert!(!book.release(first, &id(0)), "released twice");
