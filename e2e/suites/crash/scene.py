@@ -52,9 +52,9 @@ def none(find, what: str, timeout: float = SETTLE) -> None:
         raise AssertionError(f"{what}, after {timeout:g} s: {found}") from None
 
 
-def fill_slots(server) -> None:
-    """Has the server keep as many spare slots as it ever does, so that later ones are no leak."""
-    box.gone(server, [server.create(name=box.fresh_name()) for _ in range(5)])
+def fill_slots(server, at_once: int = 5) -> None:
+    """Has the server keep as many slots as it ever does where so many are in use, so that later ones are no leak."""
+    box.gone(server, [server.create(name=box.fresh_name()) for _ in range(at_once)])
 
 
 def programs(server) -> list[str]:

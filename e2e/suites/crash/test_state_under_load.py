@@ -194,7 +194,8 @@ def killed_under_load(server, workers: list[Worker], up: threading.Event) -> Non
 
 def test_killed_again_and_again_under_load(new_server):
     server = new_server("-load", **SERVER)
-    fill_slots(server)
+    # Two sandboxes of each worker's, and a stage for each of those.
+    fill_slots(server, 4 * WORKERS)
     baseline, up = at_rest(server, set()), threading.Event()
     up.set()
     workers = [Worker(server, number, up) for number in range(WORKERS)]
