@@ -379,9 +379,10 @@ fn keep_ipv6_loopback() {
 /// A write that changes nothing is not made: while anybody changes interfaces, the kernel has the
 /// writer try again and again, and takes a processor for that.
 fn switch(interface: &str, on: bool) -> io::Result<()> {
-    let file = format!("{IPV6}/{interface}/disable_ipv6");
-    let value = if on { "0" } else { "1" };
-    if fs::read_to_string(&file)?.trim() == value { Ok(()) } else { fs::write(file, value) }
+    if has_ipv6(interface) == on {
+        return Ok(());
+    }
+    fs::write(format!("{IPV6}/{interface}/disable_ipv6"), if on { "0" } else { "1" })
 }
 
 /// Runs work in a thread of its own, which may change its namespace and then ends.
