@@ -427,6 +427,7 @@ impl Captures for SimCaptures {
         &self,
         name: &CaptureName,
         note: serde_json::Value,
+        _uses: u32,
     ) -> Result<Capture, CaptureError> {
         self.commit(name, note).await
     }

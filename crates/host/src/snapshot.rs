@@ -118,6 +118,7 @@ pub trait Captures: Send + Sync + 'static {
 
     /// Makes a draft whole as [`Captures::commit`] does, but does not wait for the disk. After a
     /// restart of the host it is missing, unless the store has found time to make it durable.
+    /// `uses` is how many sandboxes are to be built from it; it may be wrong.
     ///
     /// # Errors
     /// Fails when something cannot be written; the draft is not whole then.
@@ -125,6 +126,7 @@ pub trait Captures: Send + Sync + 'static {
         &self,
         name: &CaptureName,
         note: serde_json::Value,
+        uses: u32,
     ) -> Result<Capture, CaptureError>;
 
     /// Returns a whole capture, after checking that its parts are there and of the right size.

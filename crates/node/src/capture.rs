@@ -1,8 +1,9 @@
 //! Captures of a running sandbox: what a snapshot and a suspend have in common.
 //!
 //! ```text
-//!  held ─▶ begin ─▶ seal ─▶ sync ─▶ │ pause ─▶ checkpoint ─▶ clone │ ─▶ resume ─▶ unseal
-//!  (ledger)         (memory only)    └─── the sandbox stands still ─┘    (not for a suspend)
+//!  held ─▶ seal ─▶ │ pause ─▶ checkpoint ─▶ clone │ ─▶ resume ─▶ unseal    (not for a suspend)
+//!  (ledger)         └─── the sandbox stands still ─┘
+//!  begin and sync beside; only a capture of memory needs seal, checkpoint and unseal
 //! ```
 //!
 //! `held` is on disk before anything holds the sandbox up, so the server that finds it lets it go
@@ -140,7 +141,8 @@ impl Note {
 
 /// Writes down what a sandbox is now. After a failure it goes on as before, or is dead.
 ///
-/// The ledger must say `held` before. After a success for [`Purpose::Suspend`] the sandbox is
+/// Nothing holds the sandbox up before `held` has succeeded: the ledger says so then. After a
+/// success for [`Purpose::Suspend`] the sandbox is
 /// paused and its daemon sealed; otherwise it goes on.
 pub(crate) async fn capture(
     shared: &Shared,
@@ -149,8 +151,9 @@ pub(crate) async fn capture(
     name: &str,
     kind: SnapshotKind,
     purpose: Purpose,
+    held: impl Future<Output = Result<(), String>> + Send,
 ) -> Result<Draft, String> {
-    let captured = write_down(shared, entry, endpoint, name, kind, purpose).await;
+    let captured = write_down(shared, entry, endpoint, name, kind, purpose, held).await;
     if captured.is_err() {
         // Whatever was reached, both do nothing where there is nothing to do.
         if let Err(bad) = go_on(shared, entry, endpoint).await {
@@ -184,6 +187,7 @@ async fn write_down(
     name: &str,
     kind: SnapshotKind,
     purpose: Purpose,
+    held: impl Future<Output = Result<(), String>> + Send,
 ) -> Result<Draft, String> {
     let parts = &shared.parts;
     let id = &entry.id;
@@ -192,15 +196,22 @@ async fn write_down(
         "it was made by a version of tarn from before snapshots; copy its files to a new sandbox",
     )?;
     let with_memory = kind == SnapshotKind::Memory;
-    let memory = if with_memory {
-        parts.runtime.stats(id).await.map_err(|bad| chain(&bad))?.memory
-    } else {
-        ByteSize::from_bytes(0)
+    let begin = async {
+        let memory = if with_memory {
+            parts.runtime.stats(id).await.map_err(|bad| chain(&bad))?.memory
+        } else {
+            ByteSize::from_bytes(0)
+        };
+        parts.captures.begin(name, memory).await.map_err(step("begin"))
     };
-    let draft = parts.captures.begin(name, memory).await.map_err(step("begin"))?;
+    let seal = async {
+        held.await?;
+        seal(entry, endpoint, with_memory).await
+    };
     // What the layer has in memory by now need not be written while it stands still.
     let sync = async { parts.layers.sync(id).await.map_err(|bad| chain(&bad)) };
-    let (sealed, synced) = tokio::join!(seal(entry, endpoint, with_memory), sync);
+    let (draft, sealed, synced) = tokio::join!(begin, seal, sync);
+    let draft = draft?;
     sealed.and(synced)?;
     let begun = Instant::now();
     parts.runtime.pause(id).await.map_err(|bad| chain(&bad))?;
@@ -208,8 +219,11 @@ async fn write_down(
         parts.runtime.checkpoint(id, &draft.memory).await.map_err(|bad| chain(&bad))?;
     }
     parts.captures.clone_layer(name, id).await.map_err(step("clone the layer"))?;
-    if purpose == Purpose::Snapshot {
-        go_on(shared, entry, endpoint).await?;
+    match purpose {
+        Purpose::Snapshot if with_memory => go_on(shared, entry, endpoint).await?,
+        // Its daemon is not sealed.
+        Purpose::Snapshot => parts.runtime.resume(id).await.map_err(|bad| chain(&bad))?,
+        Purpose::Suspend => {}
     }
     let standstill_micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     let note = Note {
@@ -255,13 +269,14 @@ pub(crate) async fn commit(
     shared: &Shared,
     draft: Draft,
     lasting: Lasting,
+    copies: u32,
 ) -> Result<CaptureFacts, String> {
     let Draft { name, note } = draft;
     let text = serde_json::to_value(&note).map_err(|bad| bad.to_string())?;
     let captures = &shared.parts.captures;
     let committed = match lasting {
         Lasting::Always => captures.commit(&name, text).await,
-        Lasting::Boot => captures.commit_for_boot(&name, text).await,
+        Lasting::Boot => captures.commit_for_boot(&name, text, copies).await,
     };
     match committed {
         Ok(capture) => Ok(note.facts(&capture)),

@@ -176,26 +176,26 @@ impl SandboxTask {
         if !self.shared.parts.runtime.capabilities().memory_snapshots {
             return Err("this runtime cannot write down memory".to_owned());
         }
-        self.hold(durable).await?;
+        let held = self.hold(durable);
         let name = self.entry.id.as_str().to_owned();
-        let kind = SnapshotKind::Memory;
-        let purpose = Purpose::Suspend;
+        let (kind, purpose) = (SnapshotKind::Memory, Purpose::Suspend);
         let draft =
-            capture::capture(&self.shared, &self.entry, endpoint, &name, kind, purpose).await?;
-        capture::commit(&self.shared, draft, Lasting::Always).await.map(|_facts| ())
+            capture::capture(&self.shared, &self.entry, endpoint, &name, kind, purpose, held)
+                .await?;
+        capture::commit(&self.shared, draft, Lasting::Always, 0).await.map(|_facts| ())
     }
 
     /// Has the ledger say that a capture holds the sandbox, before one does. It stays at the
     /// generation `durable`: an intent is not followed before it is brought about, so a server
     /// that comes next is told it again.
-    async fn hold(&mut self, durable: Generation) -> Result<(), String> {
+    fn hold(
+        &mut self,
+        durable: Generation,
+    ) -> impl Future<Output = Result<(), String>> + Send + use<> {
         self.entry.held = true;
         let entry = Entry { generation: durable, ..self.entry.clone() };
-        let written = self.shared.write(entry, Durability::Renamed).await;
-        written.map_err(|bad| {
-            self.entry.held = false;
-            chain(&bad)
-        })
+        let shared = std::sync::Arc::clone(&self.shared);
+        async move { shared.write(entry, Durability::Renamed).await.map_err(|bad| chain(&bad)) }
     }
 
     /// Makes sure that a sandbox goes on which a capture may hold still. Where that fails now, the
@@ -408,7 +408,8 @@ impl SandboxTask {
         match taken {
             Ok(draft) => {
                 let commit = async move {
-                    let outcome = capture::commit(&shared, draft, order.lasting).await;
+                    let (lasting, copies) = (order.lasting, order.copies);
+                    let outcome = capture::commit(&shared, draft, lasting, copies).await;
                     if outcome.is_ok() && order.kind == SnapshotKind::Memory {
                         match order.copies {
                             0 => shared.stages.note_taken(&order.snapshot),
@@ -418,6 +419,7 @@ impl SandboxTask {
                     report_capture(&shared, &order, outcome).await;
                 };
                 drop(self.shared.parts.tasks.spawn("snapshot_commit", commit));
+                self.freed().await;
             }
             Err(trouble) => {
                 tracing::warn!(sandbox.id = %self.entry.id, snapshot.id = %order.snapshot, trouble, "a snapshot was not taken");
@@ -426,6 +428,7 @@ impl SandboxTask {
         }
     }
 
+    /// Returns the parts of a snapshot. The sandbox goes on, the ledger does not say so yet.
     async fn take_snapshot(&mut self, order: &CaptureOrder) -> Result<capture::Draft, String> {
         if self.entry.frozen {
             return Err(STOOD_STILL.to_owned());
@@ -441,14 +444,12 @@ impl SandboxTask {
         if order.kind == SnapshotKind::Memory && self.entry.launch.resources.gpus.is_some() {
             return Err(NO_MEMORY_OF_GPUS.to_owned());
         }
-        self.hold(self.entry.generation).await?;
-        let (name, kind) = (order.snapshot.as_str(), order.kind);
-        let purpose = Purpose::Snapshot;
+        let held = self.hold(self.entry.generation);
+        let (name, kind, purpose) = (order.snapshot.as_str(), order.kind, Purpose::Snapshot);
         let draft =
-            capture::capture(&self.shared, &self.entry, &endpoint, name, kind, purpose).await;
-        match draft {
-            Ok(_) => self.freed().await,
-            Err(_) => self.let_go().await,
+            capture::capture(&self.shared, &self.entry, &endpoint, name, kind, purpose, held).await;
+        if draft.is_err() {
+            self.let_go().await;
         }
         draft
     }

@@ -31,6 +31,9 @@ const BLOCK: u64 = 4096;
 const SUPERBLOCK: u64 = 1024;
 const SUPERBLOCK_BYTES: usize = 0x154;
 const MAGIC: [u8; 2] = [0x53, 0xEF];
+/// Where the superblock has `s_feature_incompat`, and `EXT4_FEATURE_INCOMPAT_RECOVER` in it.
+const INCOMPATIBLE: u64 = 0x60;
+const RECOVER: u32 = 4;
 
 /// A last block group smaller than its own tables is left out by mke2fs and by the kernel.
 const TAIL: u64 = 8 << 20;
@@ -96,10 +99,18 @@ fn size_of_file_system(block: &[u8; SUPERBLOCK_BYTES]) -> Option<u64> {
     blocks.checked_mul(block_size)
 }
 
+/// Says whether the journal of an image holds what a mount would have to put in its place.
+pub(crate) fn needs_recovery(path: &Path) -> io::Result<bool> {
+    let mut features = [0; 4];
+    File::open(path)?.read_exact_at(&mut features, SUPERBLOCK + INCOMPATIBLE)?;
+    Ok(u32::from_le_bytes(features) & RECOVER != 0)
+}
+
 /// Writes what the journal of an image still holds to its place, as the next mount would.
 ///
-/// The clone of a layer in use always holds something, and every layer that is built from it would
-/// begin with that work.
+/// The clone of a layer in use always holds something, and every layer that is built from it
+/// begins with that work. A clone that is taken while this runs is one that a mount can replay:
+/// the journal is emptied only when what it held is on the disk.
 pub(crate) fn replay_journal(path: &Path) -> Result<(), HostStepError> {
     let only = [OsStr::new("-p"), OsStr::new("-E"), OsStr::new("journal_only"), path.as_os_str()];
     tool::run_to(&SOUND, "e2fsck", &only).step("replay the journal of", path)

@@ -79,6 +79,10 @@ impl CaptureDisk {
         self.captures.join(format!("{DRAFT}{}", self.name))
     }
 
+    pub(super) fn layer(&self) -> PathBuf {
+        self.place().join(LAYER)
+    }
+
     pub(super) fn draft_layer(&self) -> PathBuf {
         self.draft().join(LAYER)
     }
@@ -321,6 +325,11 @@ impl CaptureDisk {
             }
             (Some(_) | None, Some(_) | None) => Ok(()),
         }
+    }
+
+    /// Says whether the checksums of the large files are written down.
+    pub(super) fn has_checksums(&self) -> bool {
+        self.place().join(CHECKSUMS).exists()
     }
 
     /// Reads the checksums of the large files, if they are known yet.

@@ -58,9 +58,13 @@ impl HostCaptures {
         &self.tasks
     }
 
-    /// Opens all that a whole capture consists of.
+    /// Opens all that a whole capture consists of. It does not change any more.
     pub(crate) async fn export(&self, name: &CaptureName) -> Result<Export, CaptureError> {
-        self.job(name, |_, disk| disk.export()).await
+        let open = |shared: &super::Shared, disk: &CaptureDisk| {
+            shared.fix(disk);
+            disk.export()
+        };
+        self.job(name, open).await
     }
 
     /// Fails when what was exported is not what is there any more.

@@ -23,6 +23,13 @@
 //! [`Captures::commit_for_boot`] syncs nothing, and marks it with this boot of the host: the store
 //! of another boot removes it. One that is still there after half a minute is made durable. See
 //! decision 23.
+//!
+//! # The journal
+//!
+//! The clone of a layer in use has a journal that each mount of it replays. That is done once for
+//! all before anybody reads the whole layer, half a minute after the commit; a sandbox that is
+//! built from it sooner does it for itself. `e2fsck` would take longer than all the rest of a
+//! snapshot of files. See decision 17.
 
 mod digest;
 mod disk;
@@ -30,7 +37,7 @@ mod exchange;
 mod manifest;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     os::unix::fs::MetadataExt as _,
@@ -72,6 +79,8 @@ const QUIET: Duration = Duration::from_secs(30);
 /// How long reading in the background rests after each MiB: it takes at most 200 MiB/s of the disk
 /// and little of a CPU from the sandboxes.
 const REST: Duration = Duration::from_millis(5);
+/// How many sandboxes built from a capture replay its journal in less time than `e2fsck` takes.
+const FEW: u32 = 2;
 /// What a capture takes besides memory: its manifest, directories, the clone's extents.
 const MARGIN: ByteSize = ByteSize::from_mib(16);
 
@@ -93,6 +102,8 @@ struct Shared {
     locks: KeyLocks<String>,
     /// The clones that have begun, by the name of their draft.
     clones: Mutex<HashMap<String, CloneJob>>,
+    /// Whose layers stay as they are, because somebody reads them.
+    fixed: Mutex<HashSet<String>>,
     /// Reading large files takes the whole disk: one at a time.
     reader: Semaphore,
 }
@@ -125,6 +136,7 @@ impl HostCaptures {
             pool,
             locks: KeyLocks::default(),
             clones: Mutex::default(),
+            fixed: Mutex::default(),
             reader: Semaphore::new(1),
         });
         let this = Self { shared, tasks: tasks.clone(), jobs: Arc::new(Semaphore::new(JOBS)) };
@@ -205,8 +217,8 @@ impl HostCaptures {
     ) -> Made {
         let work = move |shared: &Shared, disk: &CaptureDisk| {
             shared.end_clone(disk)?;
-            settle_layer(&disk.draft_layer());
             let capture = commit(shared, disk)?;
+            shared.fixed.lock().remove(disk.name());
             shared.pool.end_promise(&disk.draft_memory());
             // The one that it replaces lies there now. It is not worth an error that it stays.
             let trashed = disk.trash_draft(shared.pool.trash()).unwrap_or_else(|error| {
@@ -263,8 +275,15 @@ impl Captures for HostCaptures {
         &self,
         name: &CaptureName,
         note: serde_json::Value,
+        uses: u32,
     ) -> Result<Capture, CaptureError> {
-        self.commit_by(name, move |shared, disk| disk.commit_for_boot(note, &shared.boot)).await
+        let commit = move |shared: &Shared, disk: &CaptureDisk| {
+            if uses > FEW {
+                replay_journal(&disk.draft_layer());
+            }
+            disk.commit_for_boot(note, &shared.boot)
+        };
+        self.commit_by(name, commit).await
     }
 
     async fn open(&self, name: &CaptureName) -> Result<Capture, CaptureError> {
@@ -303,6 +322,7 @@ impl Captures for HostCaptures {
             .job(name, |shared, disk| {
                 shared.forget(disk, &disk.draft_memory());
                 let trash = shared.pool.trash();
+                shared.fixed.lock().remove(disk.name());
                 Ok([disk.trash_draft(trash)?, disk.trash_whole(trash)?])
             })
             .await?;
@@ -369,6 +389,15 @@ impl Shared {
         }
     }
 
+    /// Replays the journal of a capture's layer, unless somebody reads the layer already: it stays
+    /// as it is from then on. Under the capture's lock.
+    fn fix(&self, disk: &CaptureDisk) {
+        let first = disk.is_whole() && self.fixed.lock().insert(disk.name().to_owned());
+        if first && !disk.has_checksums() {
+            replay_journal(&disk.layer());
+        }
+    }
+
     /// Waits for the end of a clone that was begun for a draft; one that failed leaves none.
     fn end_clone(&self, disk: &CaptureDisk) -> Result<(), HostStepError> {
         let clone = self.clones.lock().remove(disk.name());
@@ -383,8 +412,9 @@ impl Shared {
 }
 
 /// Has a layer that was in use begin like one that was not, for all that are built from it.
-fn settle_layer(image: &Path) {
-    if !image.exists() {
+fn replay_journal(image: &Path) {
+    // One that is not there is somebody else's to complain of.
+    if !ext4::needs_recovery(image).unwrap_or(false) {
         return;
     }
     if let Err(error) = ext4::replay_journal(image) {
@@ -443,6 +473,13 @@ async fn settle_checksums(
 ) -> Result<(), CaptureError> {
     let _reader = shared.reader.acquire().await.expect("it is never closed");
     let disk = CaptureDisk::at(&shared.captures, name)?;
+    let guard = shared.locks.lock(&name.to_owned()).await;
+    let (fix, fixer) = (disk.clone(), shared.clone());
+    let fixed = tasks.spawn_blocking(move || {
+        let _held = guard;
+        fixer.fix(&fix);
+    });
+    fixed.await.map_err(|error| ended_early(&shared.captures, error))?;
     let (read, stopping) = (disk.clone(), tasks.clone());
     let found = tasks.spawn_blocking(move || {
         // Opened without the lock: one that is discarded meanwhile looks damaged, and is missing.
