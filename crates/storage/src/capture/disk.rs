@@ -129,7 +129,9 @@ impl CaptureDisk {
     /// Makes the draft durable and whole. A whole one of that name is a draft then.
     pub(super) fn commit(&self, note: Value) -> Result<Capture, CaptureError> {
         let manifest = self.take_stock(note, sync_file)?;
-        sync_dir(&self.draft_memory())?;
+        if !manifest.memory.is_empty() {
+            sync_dir(&self.draft_memory())?;
+        }
         // This syncs the draft's own names, too.
         manifest::write(&self.draft().join(MANIFEST), &manifest)?;
         self.put_in_place()?;

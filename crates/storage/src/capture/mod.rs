@@ -373,19 +373,18 @@ impl Shared {
             drop(say.send(pool.fill_clone(&source, &target, &to)));
         }));
         loop {
-            match hear.try_recv() {
+            match hear.recv_timeout(LOOK) {
                 Ok(outcome) => return Ok(outcome?),
-                Err(mpsc::TryRecvError::Disconnected) => {
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err(stopping("clone", &image).into());
                 }
-                Err(mpsc::TryRecvError::Empty) => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
             // A target with blocks was given them under the lock that keeps writers off the source.
             if seen.metadata().step("look at", &image)?.blocks() > 0 {
                 self.clones.lock().insert(disk.name().to_owned(), CloneJob(hear));
                 return Ok(());
             }
-            thread::sleep(LOOK);
         }
     }
 
