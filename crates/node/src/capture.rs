@@ -172,11 +172,11 @@ pub(crate) async fn go_on(
     entry: &Entry,
     endpoint: &Endpoint,
 ) -> Result<(), String> {
-    let resumed = shared.parts.runtime.resume(&entry.id).await.map_err(|bad| chain(&bad));
+    let resume = async { shared.parts.runtime.resume(&entry.id).await.map_err(|bad| chain(&bad)) };
     let continues = if entry.resuming { Continues::Suspended } else { Continues::Itself };
     let request = unseal_request(shared, &entry.id, continues, &entry.token);
     // Its pause may be undone later, and then nobody comes to unseal it.
-    let unsealed = unseal(endpoint, &entry.token, &request).await;
+    let (resumed, unsealed) = tokio::join!(resume, unseal(endpoint, &entry.token, &request));
     resumed.and(unsealed)
 }
 

@@ -11,7 +11,7 @@
 //! only to make a resume quick. Before they go on, the ledger durably says that the sandbox runs:
 //! from then on the capture is older than the files, and is never restored.
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::atomic::Ordering, time::Duration};
 
 use tarn_guest_api::Continues;
 use tarn_node_api::{CaptureOrder, CaptureReport, Endpoint, NodeTarget};
@@ -271,6 +271,7 @@ impl SandboxTask {
         match self.try_resume(launch, generation).await {
             Ok(()) => {
                 self.report().await;
+                self.freed().await;
                 self.discard_capture().await;
             }
             Err(trouble) => {
@@ -280,7 +281,8 @@ impl SandboxTask {
         }
     }
 
-    /// Does what [`SandboxTask::resume`] does, but tells nobody.
+    /// Does what [`SandboxTask::resume`] does, but tells nobody, and the ledger may go on to say
+    /// that something holds the sandbox.
     pub(crate) async fn try_resume(
         &mut self,
         launch: Launch,
@@ -329,18 +331,22 @@ impl SandboxTask {
         }
     }
 
-    /// The processes are there: they go on where they were paused.
+    /// The processes are there: they go on where they were paused. Their daemon's connection is
+    /// made and asked while they stand still: gVisor's network does not.
     async fn go_on(&mut self, warm: Warm, before: &Launch) -> Result<Endpoint, WarmFailure> {
         let id = self.entry.id.clone();
         self.make_ready(before).await.map_err(WarmFailure::NeverRan)?;
         // A server that dies from here on leaves a running sandbox, not one to bring back.
         let ran = WarmFailure::MayHaveRun;
-        self.run_from_now(true).await.map_err(ran)?;
-        self.shared.parts.runtime.resume(&id).await.map_err(|bad| ran(chain(&bad)))?;
-        let endpoint = Endpoint { daemon: warm.daemon, token: self.entry.token.clone() };
-        let request = unseal_request(&self.shared, &id, Continues::Suspended, &self.entry.token);
-        unseal(&endpoint, &self.entry.token, &request).await.map_err(ran)?;
-        self.freed().await;
+        let token = self.entry.token.clone();
+        let endpoint = Endpoint { daemon: warm.daemon, token: token.clone() };
+        let request = unseal_request(&self.shared, &id, Continues::Suspended, &token);
+        let thaw = async {
+            self.run_from_now(true).await?;
+            self.shared.parts.runtime.resume(&id).await.map_err(|bad| chain(&bad))
+        };
+        let unsealed = thaw_beside(thaw, unseal(&endpoint, &token, &request)).await;
+        unsealed.map_err(ran)?;
         Ok(endpoint)
     }
 
@@ -516,6 +522,26 @@ pub(crate) async fn report_capture(
         outcome,
     };
     shared.parts.sink.captured(report).await;
+}
+
+/// Does both at once, the first to its end. What the second waits for does not come when the first
+/// fails.
+async fn thaw_beside(
+    thaw: impl Future<Output = Result<(), String>>,
+    unseal: impl Future<Output = Result<(), String>>,
+) -> Result<(), String> {
+    let (mut thaw, mut unseal) = (pin!(thaw), pin!(unseal));
+    tokio::select! {
+        biased;
+        thawed = &mut thaw => {
+            thawed?;
+            unseal.await
+        }
+        unsealed = &mut unseal => {
+            thaw.await?;
+            unsealed
+        }
+    }
 }
 
 fn millis(time: Duration) -> u64 {
