@@ -112,10 +112,11 @@ def cgroups(tag: str) -> list[str]:
 
 def files(data: pathlib.Path) -> list[str]:
     """Files of the directory and of the pool mounted in it, not what sandboxes keep inside theirs."""
-    skipped = {_mount_point(line) for line in _mountinfo() if _mount_kind(line) not in ("xfs", "btrfs")}
+    skipped = {_mount_point(line) for line in _mountinfo() if _mount_kind(line) not in ("xfs", "btrfs", "tmpfs")}
     found = []
     for top, dirs, names in os.walk(data):
-        dirs[:] = [d for d in dirs if os.path.join(top, d) not in skipped]
+        # What the ledger keeps for the next sandboxes is nobody's.
+        dirs[:] = [d for d in dirs if os.path.join(top, d) not in skipped and not d.startswith(".spare-")]
         here = os.path.relpath(top, data)
         found += [os.path.join(here, name) for name in names]
         found += [os.path.join(here, name) + "/" for name in dirs]

@@ -2,7 +2,8 @@
 //!
 //! An entry is written to a temporary file, which then changes places with the one before: that is
 //! what the next one is written into. Making a file and removing one for each step of a life would
-//! cost more than what is written. [`Durability::Synced`] adds the fsyncs that survive a crash of
+//! cost more than what is written; and so the directory of an entry that goes is kept for one that
+//! comes. [`Durability::Synced`] adds the fsyncs that survive a crash of
 //! the host; [`Durability::Renamed`] survives the death of the server, which is enough for facts
 //! that a reboot makes void anyway. Of a sandbox that outlasts a reboot the file itself is always
 //! synced: a crash leaves an earlier entry then, never a torn one.
@@ -12,8 +13,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -46,6 +49,10 @@ const UNPLUGGED: &str = "a sandbox with GPUs is suspended with its files alone: 
 
 const FILE_NAME: &str = "sandbox.json";
 const TEMP_NAME: &str = "sandbox.json.new";
+/// What the name of a spare directory begins with; no sandbox's id has a dot.
+const SPARE: &str = ".spare-";
+/// How many are kept: as many as may be needed at once on a large host.
+const MOST_SPARES: usize = 64;
 
 /// Says which step on the ledger failed.
 #[derive(Debug, Error)]
@@ -174,6 +181,14 @@ pub(crate) enum Durability {
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     dir: PathBuf,
+    spares: Arc<Mutex<Spares>>,
+}
+
+/// Directories of entries that are gone, with their files, for entries to come.
+#[derive(Debug, Default)]
+struct Spares {
+    free: Vec<PathBuf>,
+    named: u64,
 }
 
 // === impl Entry ===
@@ -202,6 +217,16 @@ impl Entry {
         }
     }
 
+    /// Refuses an entry that lies where another one's should: a host that lost its power may
+    /// bring back a name of a directory that was another's since.
+    fn of(self, id: &SandboxId, path: &Path) -> Result<Self, LedgerError> {
+        if self.id == *id {
+            return Ok(self);
+        }
+        let detail = format!("it is the entry of {}", self.id);
+        Err(LedgerError::Unreadable { path: path.to_owned(), detail })
+    }
+
     /// Returns the version that its readers must know.
     fn version(&self) -> u32 {
         if self.launch.resources.gpus.is_some() {
@@ -221,15 +246,29 @@ impl Ledger {
     pub(crate) fn open(dir: &Path) -> Result<Self, LedgerError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|source| io_error("make directory", dir, source))?;
-        Ok(Self { dir: dir.to_owned() })
+        let listing = fs::read_dir(dir).map_err(|source| io_error("list", dir, source))?;
+        for item in listing {
+            let item = item.map_err(|source| io_error("list", dir, source))?;
+            if item.file_name().to_string_lossy().starts_with(SPARE) {
+                // Whatever an earlier server was doing to it.
+                let gone = fs::remove_dir_all(item.path());
+                gone.map_err(|source| io_error("remove", &item.path(), source))?;
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), spares: Arc::default() })
     }
 
     /// Writes an entry, replacing the one before.
     pub(crate) fn write(&self, entry: &Entry, durability: Durability) -> Result<(), LedgerError> {
         let dir = self.dir.join(entry.id.as_str());
-        let temp = dir.join(TEMP_NAME);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.map_err(|source| io_error("make directory", &dir, source))?;
+        // Where it is new it is written first, and has its name when it is whole.
+        let spare = if dir.exists() { None } else { self.spares.lock().free.pop() };
+        let home = spare.as_deref().unwrap_or(&dir);
+        let temp = home.join(TEMP_NAME);
+        if spare.is_none() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
+            made.map_err(|source| io_error("make directory", home, source))?;
+        }
         let versioned = Entry {
             format_version: entry.version(),
             held: entry.held || entry.frozen,
@@ -239,8 +278,11 @@ impl Ledger {
             .map_err(|source| io_error("encode", &temp, source.into()))?;
         let content = if entry.outlasts_reboot() { Durability::Synced } else { durability };
         write_file(&temp, &text, content).map_err(|source| io_error("write", &temp, source))?;
-        let file = dir.join(FILE_NAME);
+        let file = home.join(FILE_NAME);
         put_in_place(&temp, &file).map_err(|source| io_error("rename", &temp, source))?;
+        if let Some(spare) = &spare {
+            fs::rename(spare, &dir).map_err(|source| io_error("rename", spare, source))?;
+        }
         if durability == Durability::Synced {
             for dir in [&dir, &self.dir] {
                 sync_dir(dir).map_err(|source| io_error("sync", dir, source))?;
@@ -252,12 +294,30 @@ impl Ledger {
     /// Removes an entry; does nothing when there is none.
     pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), LedgerError> {
         let dir = self.dir.join(id.as_str());
+        if let Some(spare) = self.name_spare() {
+            match fs::rename(&dir, &spare) {
+                Ok(()) => self.spares.lock().free.push(spare),
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(io_error("rename", &dir, source)),
+            }
+            return Ok(());
+        }
         match fs::remove_dir_all(&dir) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(io_error("remove", &dir, source))
             }
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Names a directory to keep for later, unless there are enough.
+    fn name_spare(&self) -> Option<PathBuf> {
+        let mut spares = self.spares.lock();
+        if spares.free.len() >= MOST_SPARES {
+            return None;
+        }
+        spares.named += 1;
+        Some(self.dir.join(format!("{SPARE}{}", spares.named)))
     }
 
     /// Reads every entry; a damaged one is returned as its error, so that nobody cleans up what
@@ -277,7 +337,10 @@ impl Ledger {
                 // object is older than its entry, so there is nothing to know.
                 Err(source) if source.kind() == io::ErrorKind::NotFound => self.remove(&id)?,
                 Err(source) => entries.push((id, Err(io_error("read", &path, source)))),
-                Ok(text) => entries.push((id, parse(&path, &text))),
+                Ok(text) => {
+                    let entry = parse(&path, &text).and_then(|entry| entry.of(&id, &path));
+                    entries.push((id, entry));
+                }
             }
         }
         Ok(entries)
@@ -407,6 +470,52 @@ mod tests {
     }
 
     #[test]
+    fn a_new_entry_takes_the_directory_of_one_that_has_gone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        let read = || ledger.read_all().expect("it lists");
+        let inode = |id: &SandboxId| {
+            let meta = fs::metadata(dir.path().join(id.as_str())).expect("it is there");
+            std::os::unix::fs::MetadataExt::ino(&meta)
+        };
+        let other = Entry { id: SandboxId::from_random([2; 21]), ..entry() };
+        ledger.write(&entry(), Durability::Renamed).expect("it writes");
+        let first = inode(&entry().id);
+        ledger.remove(&entry().id).expect("it removes");
+        assert!(read().is_empty() && !dir.path().join(entry().id.as_str()).exists());
+        for durability in [Durability::Synced, Durability::Renamed] {
+            ledger.write(&other, durability).expect("it writes");
+            assert_eq!(inode(&other.id), first);
+            assert_eq!(read().remove(0).1.expect("it reads"), other);
+        }
+        // Nobody knows what a server that died was doing to one.
+        ledger.remove(&other.id).expect("it removes");
+        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), 1);
+        Ledger::open(dir.path()).expect("it opens");
+        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), 0);
+    }
+
+    #[test]
+    fn only_so_many_directories_are_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        let ids: Vec<_> = (0..100)
+            .map(|number| {
+                let mut random = [0; 21];
+                (random[0], random[1]) = (number / 10, number % 10);
+                SandboxId::from_random(random)
+            })
+            .collect();
+        for id in &ids {
+            ledger.write(&Entry { id: id.clone(), ..entry() }, Durability::Renamed).expect("it");
+        }
+        for id in &ids {
+            ledger.remove(id).expect("it removes");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), MOST_SPARES);
+    }
+
+    #[test]
     fn a_damaged_or_newer_entry_is_reported_and_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let ledger = Ledger::open(dir.path()).expect("it opens");
@@ -415,7 +524,10 @@ mod tests {
         let newer = fs::read_to_string(&file)
             .expect("it reads")
             .replace("\"format_version\": 2", "\"format_version\": 5");
-        for text in ["{", &newer] {
+        let moved = newer
+            .replace("\"format_version\": 5", "\"format_version\": 2")
+            .replace(entry().id.as_str(), SandboxId::from_random([2; 21]).as_str());
+        for text in ["{", &newer, &moved] {
             fs::write(&file, text).expect("it writes");
             let all = ledger.read_all().expect("it lists");
             assert!(matches!(all[0].1, Err(LedgerError::Unreadable { .. })), "{text}");

@@ -1,6 +1,13 @@
 //! The gVisor driver: performs what the other modules decide.
 
-use std::{collections::HashMap, fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -33,7 +40,7 @@ use crate::{
     process::{self, Process},
     remains::{Remains, host},
     state::{BackendState, BackendStatus},
-    straggler,
+    straggler, volatile,
     watch::{Rebound, ReboundError, Watch},
 };
 
@@ -158,13 +165,18 @@ impl GvisorRuntime {
             0 => {}
             commands => info!(commands, "commands of an earlier server ended"),
         }
+        if let Err(error) = volatile::keep_in_memory(&config.state_dir, &paths.null_netns()) {
+            warn!(%error, "gVisor's state lies on the disk, which makes starts slower");
+        }
         for dir in [paths.root(), paths.bundles(), &paths.shapes()] {
             fs::create_dir_all(dir).map_err(host("make the runtime's directories"))?;
         }
         let cgroups = Cgroups::open(Layout::detect()?, &config.tag)
             .map_err(host("make the parent cgroups"))?;
         netns::pin(&paths.null_netns()).map_err(host("pin an empty network namespace"))?;
-        tasks.spawn("gvisor-close", close(tasks.clone(), paths.clone(), cgroups.clone()));
+        let state_dir = config.state_dir.clone();
+        let closing = close(tasks.clone(), paths.clone(), cgroups.clone(), state_dir);
+        tasks.spawn("gvisor-close", closing);
         Ok(Self {
             runsc: Runsc::new(&config.runsc_dir, paths.clone()),
             turns: Semaphore::new(config.parallel_creates.max(1)),
@@ -648,12 +660,16 @@ impl Runtime for GvisorRuntime {
 }
 
 /// Lets go, at shutdown, of what sandboxes share: a server without sandboxes leaves no trace.
-async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups) {
+async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups, state_dir: PathBuf) {
     tasks.stopping().await;
-    if let Err(error) = netns::unpin(&paths.null_netns()) {
+    let pin = paths.null_netns();
+    if let Err(error) = netns::unpin(&pin) {
         warn!(%error, "the empty network namespace stays mounted");
     }
     cgroups.close();
+    if let Err(error) = volatile::let_go_if_unused(&state_dir, &pin) {
+        warn!(%error, "the state directory stays mounted");
+    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -36,6 +36,7 @@ mod state;
 mod straggler;
 mod sys;
 mod urpc;
+mod volatile;
 mod watch;
 
 pub use config::{GvisorConfig, GvisorDeadlines};

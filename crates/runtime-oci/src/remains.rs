@@ -12,7 +12,7 @@ use crate::{
     config::GvisorDeadlines,
     netns,
     paths::{self, Paths},
-    process, straggler,
+    process, straggler, volatile,
 };
 
 /// Why something of an instance is still there.
@@ -62,6 +62,7 @@ pub async fn remove_all(state_dir: &Path, tag: &InstanceTag) -> Result<(), Gviso
     }
     netns::unpin(&remains.paths.null_netns()).map_err(host("unmount the empty namespace"))?;
     remains.cgroups.close();
+    volatile::let_go(state_dir).map_err(host("unmount the state directory"))?;
     let removed = match fs::remove_dir_all(state_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

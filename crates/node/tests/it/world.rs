@@ -273,7 +273,11 @@ impl Host {
     }
 
     pub(crate) fn entries(&self) -> usize {
-        std::fs::read_dir(self.ledger()).map_or(0, Iterator::count)
+        let named = |entry: std::io::Result<std::fs::DirEntry>| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.parse::<SandboxId>().ok()
+        };
+        std::fs::read_dir(self.ledger()).map_or(0, |found| found.filter_map(named).count())
     }
 }
 

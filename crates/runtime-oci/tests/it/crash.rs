@@ -134,16 +134,22 @@ async fn everything_of_an_instance_can_be_removed_without_a_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_mounted_after_shutdown() {
+async fn what_running_sandboxes_need_is_mounted_after_shutdown_and_nothing_else() {
     let host = Host::new();
     let (runtime, _events) = host.runtime().await;
     let spec = host.prepare();
     boot(&runtime, &spec).await;
     host.stop().await;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let ours = host.state_dir().to_string_lossy().into_owned();
-    assert!(!mounts.contains(&ours), "{mounts}");
+    let mounted = || {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        let ours = host.state_dir().to_string_lossy().into_owned();
+        points.filter(|point| point.starts_with(&ours)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(mounted(), [host.state_dir().to_string_lossy()]);
     let (runtime, _events) = host.runtime().await;
     assert!(matches!(runtime.adopt(&spec).await.unwrap(), Adopted::Running(_)));
     runtime.delete(&spec.id).await.unwrap();
+    host.stop().await;
+    assert_eq!(mounted(), [""; 0]);
 }

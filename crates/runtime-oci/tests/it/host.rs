@@ -270,7 +270,9 @@ impl Drop for Host {
             remove_slot(&name);
         }
         let pinned = self.state_dir().join("root/null-netns");
-        while run("umount", &format!("-l {}", pinned.display())) {}
+        for mounted in [pinned, self.state_dir()] {
+            while run("umount", &format!("-l {}", mounted.display())) {}
+        }
     }
 }
 

@@ -37,7 +37,7 @@ async fn the_daemons_file_cannot_be_changed_even_by_root_inside() {
     let (runtime, _events) = host.runtime().await;
     let mut spec = host.prepare();
     // A copy, so that a failure harms no other test.
-    let copy = host.state_dir().join("daemon");
+    let copy = host.dir().join("daemon");
     std::fs::copy(&spec.tarnd, &copy).unwrap();
     spec.tarnd.clone_from(&copy);
     let before = std::fs::read(&copy).unwrap();

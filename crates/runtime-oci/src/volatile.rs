@@ -1,0 +1,103 @@
+//! The state directory, in memory.
+//!
+//! What lies there is worth nothing after the host has restarted, and several files come and go
+//! with each sandbox. On a disk they cost more than all else that a server does for a start: see
+//! decision 41.
+
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// `TMPFS_MAGIC` of `linux/magic.h`.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+/// A sandbox has some 30 KiB there.
+const OPTIONS: &str = "mode=700,size=10%";
+
+/// Mounts a file system in memory on a directory, which is made, unless a file lies in it besides
+/// `pin`: then there are sandboxes of a server from before this, and they stay where they are.
+pub(crate) fn keep_in_memory(dir: &Path, pin: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    if is_in_memory(dir) || has_files(dir, pin)? {
+        return Ok(());
+    }
+    mount(
+        Some("tarn"),
+        dir,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some(OPTIONS),
+    )?;
+    Ok(())
+}
+
+/// Unmounts it, unless a file lies in it besides `pin`.
+pub(crate) fn let_go_if_unused(dir: &Path, pin: &Path) -> io::Result<()> {
+    if has_files(dir, pin)? { Ok(()) } else { let_go(dir) }
+}
+
+/// Unmounts it with all that lies in it.
+pub(crate) fn let_go(dir: &Path) -> io::Result<()> {
+    while is_mount_point(dir)? && is_in_memory(dir) {
+        umount2(dir, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
+}
+
+fn has_files(dir: &Path, pin: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let path = entry.path();
+        let found = if entry.file_type()?.is_dir() { has_files(&path, pin)? } else { path != *pin };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_in_memory(dir: &Path) -> bool {
+    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC)
+}
+
+fn is_mount_point(dir: &Path) -> io::Result<bool> {
+    let device = |path: &Path| match fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some(meta.dev())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let above = dir.parent().map_or(Ok(None), device)?;
+    Ok(device(dir)?.is_some_and(|own| Some(own) != above))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_in_memory_unless_something_lies_in_it() -> io::Result<()> {
+        let home = tempfile::tempdir_in("/var/tmp")?;
+        let (dir, root) = (home.path().join("state"), home.path().join("state/root"));
+        let (pin, file) = (root.join("null-netns"), root.join("one.state"));
+        fs::create_dir_all(&root)?;
+        for path in [&pin, &file] {
+            fs::write(path, "")?;
+        }
+        let mounted = || Ok::<_, io::Error>(is_mount_point(&dir)? && is_in_memory(&dir));
+        keep_in_memory(&dir, &pin)?;
+        assert!(!mounted()?, "a sandbox was made there before");
+        fs::remove_file(&file)?;
+        for _ in 0..2 {
+            keep_in_memory(&dir, &pin)?;
+            assert!(mounted()?);
+        }
+        assert!(!pin.exists());
+        fs::create_dir(&root)?;
+        fs::write(&file, "")?;
+        let_go_if_unused(&dir, &pin)?;
+        assert!(mounted()?, "a sandbox runs");
+        fs::rename(&file, &pin)?;
+        let_go_if_unused(&dir, &pin)?;
+        assert!(!mounted()?);
+        let_go(&dir)
+    }
+}
