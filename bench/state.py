@@ -238,7 +238,7 @@ class Run:
         for mib, fans in self.fans.items():
             with pair(server, mib) as (sandbox, beside):
                 for times in fans:
-                    for _ in range(max(1, self.rounds // (2 if times < 10 else 4))):
+                    for _ in range(max(1, self.rounds // 2)):
                         copies(server, sandbox, beside, times, self.rows(mib))
 
     def scattered(self) -> None:

@@ -8,6 +8,8 @@
 //! that a reboot makes void anyway. Of a sandbox that outlasts a reboot the file itself is always
 //! synced: a crash leaves an earlier entry then, never a torn one.
 
+mod spare;
+
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
@@ -16,7 +18,6 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -28,6 +29,8 @@ use tarn_types::{
     BootId, DaemonToken, EndCause, Generation, GpuId, Launch, ProjectId, SandboxId, UnixMillis,
 };
 use thiserror::Error;
+
+use self::spare::Spares;
 
 /// The newest version; a reader refuses newer ones.
 pub(crate) const FORMAT_VERSION: u32 = 4;
@@ -49,10 +52,6 @@ const UNPLUGGED: &str = "a sandbox with GPUs is suspended with its files alone: 
 
 const FILE_NAME: &str = "sandbox.json";
 const TEMP_NAME: &str = "sandbox.json.new";
-/// What the name of a spare directory begins with; no sandbox's id has a dot.
-const SPARE: &str = ".spare-";
-/// How many are kept: as many as may be needed at once on a large host.
-const MOST_SPARES: usize = 64;
 
 /// Says which step on the ledger failed.
 #[derive(Debug, Error)]
@@ -181,14 +180,7 @@ pub(crate) enum Durability {
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     dir: PathBuf,
-    spares: Arc<Mutex<Spares>>,
-}
-
-/// Directories of entries that are gone, with their files, for entries to come.
-#[derive(Debug, Default)]
-struct Spares {
-    free: Vec<PathBuf>,
-    named: u64,
+    spares: Arc<Spares>,
 }
 
 // === impl Entry ===
@@ -246,23 +238,16 @@ impl Ledger {
     pub(crate) fn open(dir: &Path) -> Result<Self, LedgerError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|source| io_error("make directory", dir, source))?;
-        let listing = fs::read_dir(dir).map_err(|source| io_error("list", dir, source))?;
-        for item in listing {
-            let item = item.map_err(|source| io_error("list", dir, source))?;
-            if item.file_name().to_string_lossy().starts_with(SPARE) {
-                // Whatever an earlier server was doing to it.
-                let gone = fs::remove_dir_all(item.path());
-                gone.map_err(|source| io_error("remove", &item.path(), source))?;
-            }
-        }
-        Ok(Self { dir: dir.to_owned(), spares: Arc::default() })
+        let spares = Spares::open(dir)
+            .map_err(|source| io_error("remove the spare directories of", dir, source))?;
+        Ok(Self { dir: dir.to_owned(), spares: Arc::new(spares) })
     }
 
     /// Writes an entry, replacing the one before.
     pub(crate) fn write(&self, entry: &Entry, durability: Durability) -> Result<(), LedgerError> {
         let dir = self.dir.join(entry.id.as_str());
         // Where it is new it is written first, and has its name when it is whole.
-        let spare = if dir.exists() { None } else { self.spares.lock().free.pop() };
+        let spare = if dir.exists() { None } else { self.spares.take() };
         let home = spare.as_deref().unwrap_or(&dir);
         let temp = home.join(TEMP_NAME);
         if spare.is_none() {
@@ -294,30 +279,12 @@ impl Ledger {
     /// Removes an entry; does nothing when there is none.
     pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), LedgerError> {
         let dir = self.dir.join(id.as_str());
-        if let Some(spare) = self.name_spare() {
-            match fs::rename(&dir, &spare) {
-                Ok(()) => self.spares.lock().free.push(spare),
-                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(io_error("rename", &dir, source)),
-            }
-            return Ok(());
-        }
-        match fs::remove_dir_all(&dir) {
+        match self.spares.give(&dir) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(io_error("remove", &dir, source))
             }
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-
-    /// Names a directory to keep for later, unless there are enough.
-    fn name_spare(&self) -> Option<PathBuf> {
-        let mut spares = self.spares.lock();
-        if spares.free.len() >= MOST_SPARES {
-            return None;
-        }
-        spares.named += 1;
-        Some(self.dir.join(format!("{SPARE}{}", spares.named)))
     }
 
     /// Reads every entry; a damaged one is returned as its error, so that nobody cleans up what
@@ -512,7 +479,7 @@ mod tests {
         for id in &ids {
             ledger.remove(id).expect("it removes");
         }
-        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), MOST_SPARES);
+        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), spare::MOST);
     }
 
     #[test]
