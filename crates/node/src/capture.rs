@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  held ─▶ seal ─▶ │ pause ─▶ checkpoint ─▶ clone │ ─▶ resume ─▶ unseal    (not for a suspend)
-//!  (ledger)         └─── the sandbox stands still ─┘
+//!  (ledger)        └─── the sandbox stands still ─┘
 //!  begin and sync beside; only a capture of memory needs seal, checkpoint and unseal
 //! ```
 //!
@@ -264,7 +264,8 @@ async fn seal(entry: &Entry, endpoint: &Endpoint, with_memory: bool) -> Result<(
     }
 }
 
-/// Makes a draft whole, and as durable as it is to be.
+/// Makes a draft whole, and as durable as it is to be. `copies` are to be made of one that lasts
+/// for a boot.
 pub(crate) async fn commit(
     shared: &Shared,
     draft: Draft,

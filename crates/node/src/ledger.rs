@@ -248,7 +248,22 @@ impl Ledger {
         let dir = self.dir.join(entry.id.as_str());
         // Where it is new it is written first, and has its name when it is whole.
         let spare = if dir.exists() { None } else { self.spares.take() };
-        let home = spare.as_deref().unwrap_or(&dir);
+        let written = self.write_in(spare.as_deref(), &dir, entry, durability);
+        match spare {
+            Some(spare) if written.is_err() => self.spares.take_back(spare),
+            Some(_) | None => {}
+        }
+        written
+    }
+
+    fn write_in(
+        &self,
+        spare: Option<&Path>,
+        dir: &Path,
+        entry: &Entry,
+        durability: Durability,
+    ) -> Result<(), LedgerError> {
+        let home = spare.unwrap_or(dir);
         let temp = home.join(TEMP_NAME);
         if spare.is_none() {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
@@ -265,11 +280,11 @@ impl Ledger {
         write_file(&temp, &text, content).map_err(|source| io_error("write", &temp, source))?;
         let file = home.join(FILE_NAME);
         put_in_place(&temp, &file).map_err(|source| io_error("rename", &temp, source))?;
-        if let Some(spare) = &spare {
-            fs::rename(spare, &dir).map_err(|source| io_error("rename", spare, source))?;
+        if let Some(spare) = spare {
+            fs::rename(spare, dir).map_err(|source| io_error("rename", spare, source))?;
         }
         if durability == Durability::Synced {
-            for dir in [&dir, &self.dir] {
+            for dir in [dir, &self.dir] {
                 sync_dir(dir).map_err(|source| io_error("sync", dir, source))?;
             }
         }
@@ -302,7 +317,10 @@ impl Ledger {
             match fs::read(&path) {
                 // The directory was made and the server died before the first entry: no host
                 // object is older than its entry, so there is nothing to know.
-                Err(source) if source.kind() == io::ErrorKind::NotFound => self.remove(&id)?,
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                    fs::remove_dir_all(item.path())
+                        .map_err(|source| io_error("remove", &item.path(), source))?;
+                }
                 Err(source) => entries.push((id, Err(io_error("read", &path, source)))),
                 Ok(text) => {
                     let entry = parse(&path, &text).and_then(|entry| entry.of(&id, &path));

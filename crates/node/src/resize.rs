@@ -130,7 +130,6 @@ impl SandboxTask {
             Ok(unfit) => {
                 self.unfit = unfit;
                 self.entry.state = running;
-                (self.entry.held, self.entry.resuming) = (false, false);
                 (self.adopted_at, self.entry.idle_ms) = clock;
                 self.save(Durability::Synced).await;
                 self.report().await;

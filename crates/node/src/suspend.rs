@@ -281,8 +281,8 @@ impl SandboxTask {
         }
     }
 
-    /// Does what [`SandboxTask::resume`] does, but tells nobody, and the ledger may go on to say
-    /// that something holds the sandbox.
+    /// Does what [`SandboxTask::resume`] does, but tells nobody; one that was kept warm is still
+    /// noted as held.
     pub(crate) async fn try_resume(
         &mut self,
         launch: Launch,
@@ -345,7 +345,7 @@ impl SandboxTask {
             self.run_from_now(true).await?;
             self.shared.parts.runtime.resume(&id).await.map_err(|bad| chain(&bad))
         };
-        let unsealed = thaw_beside(thaw, unseal(&endpoint, &token, &request)).await;
+        let unsealed = thaw_beside(thaw, || unseal(&endpoint, &token, &request)).await;
         unsealed.map_err(ran)?;
         Ok(endpoint)
     }
@@ -439,6 +439,11 @@ impl SandboxTask {
         if self.entry.frozen {
             return Err(STOOD_STILL.to_owned());
         }
+        // Whatever still holds it, its daemon may be sealed, and a snapshot of files unseals none.
+        self.let_go().await;
+        if self.entry.held {
+            return Err("the sandbox does not go on after an earlier capture".to_owned());
+        }
         let running = matches!(self.entry.state, State::Running { .. });
         let Some(endpoint) = self.endpoint.clone().filter(|_| running) else {
             return Err("the sandbox does not run".to_owned());
@@ -525,21 +530,24 @@ pub(crate) async fn report_capture(
 }
 
 /// Does both at once, the first to its end. What the second waits for does not come when the first
-/// fails.
-async fn thaw_beside(
+/// fails, and may come late: one that gave up before is asked again.
+async fn thaw_beside<U: Future<Output = Result<(), String>>>(
     thaw: impl Future<Output = Result<(), String>>,
-    unseal: impl Future<Output = Result<(), String>>,
+    unseal: impl Fn() -> U,
 ) -> Result<(), String> {
-    let (mut thaw, mut unseal) = (pin!(thaw), pin!(unseal));
+    let (mut thaw, mut early) = (pin!(thaw), pin!(unseal()));
     tokio::select! {
         biased;
         thawed = &mut thaw => {
             thawed?;
-            unseal.await
+            early.await
         }
-        unsealed = &mut unseal => {
+        unsealed = &mut early => {
             thaw.await?;
-            unsealed
+            match unsealed {
+                Ok(()) => Ok(()),
+                Err(_gave_up) => unseal().await,
+            }
         }
     }
 }

@@ -1,13 +1,6 @@
 //! The gVisor driver: performs what the other modules decide.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -174,9 +167,7 @@ impl GvisorRuntime {
         let cgroups = Cgroups::open(Layout::detect()?, &config.tag)
             .map_err(host("make the parent cgroups"))?;
         netns::pin(&paths.null_netns()).map_err(host("pin an empty network namespace"))?;
-        let state_dir = config.state_dir.clone();
-        let closing = close(tasks.clone(), paths.clone(), cgroups.clone(), state_dir);
-        tasks.spawn("gvisor-close", closing);
+        tasks.spawn("gvisor-close", close(tasks.clone(), paths.clone(), cgroups.clone()));
         Ok(Self {
             runsc: Runsc::new(&config.runsc_dir, paths.clone()),
             turns: Semaphore::new(config.parallel_creates.max(1)),
@@ -660,16 +651,12 @@ impl Runtime for GvisorRuntime {
 }
 
 /// Lets go, at shutdown, of what sandboxes share: a server without sandboxes leaves no trace.
-async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups, state_dir: PathBuf) {
+async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups) {
     tasks.stopping().await;
-    let pin = paths.null_netns();
-    if let Err(error) = netns::unpin(&pin) {
+    if let Err(error) = netns::unpin(&paths.null_netns()) {
         warn!(%error, "the empty network namespace stays mounted");
     }
     cgroups.close();
-    if let Err(error) = volatile::let_go_if_unused(&state_dir, &pin) {
-        warn!(%error, "the state directory stays mounted");
-    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -43,3 +43,4 @@ pub use config::{GvisorConfig, GvisorDeadlines};
 pub use doctor::{Fact, driver_obstacle, examine};
 pub use gvisor::{GvisorRuntime, GvisorStartError};
 pub use remains::{GvisorRemoveError, remove_all};
+pub use volatile::let_go_if_unused;

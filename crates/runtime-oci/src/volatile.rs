@@ -8,6 +8,8 @@ use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::{netns, paths::Paths};
+
 /// `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// A sandbox has some 30 KiB there.
@@ -20,6 +22,8 @@ pub(crate) fn keep_in_memory(dir: &Path, pin: &Path) -> io::Result<()> {
     if is_in_memory(dir) || has_files(dir, pin)? {
         return Ok(());
     }
+    // Nobody could reach it any more.
+    netns::unpin(pin)?;
     mount(
         Some("tarn"),
         dir,
@@ -30,12 +34,17 @@ pub(crate) fn keep_in_memory(dir: &Path, pin: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Unmounts it, unless a file lies in it besides `pin`.
-pub(crate) fn let_go_if_unused(dir: &Path, pin: &Path) -> io::Result<()> {
-    if has_files(dir, pin)? { Ok(()) } else { let_go(dir) }
+/// Unmounts the state directory of a server that has ended, unless sandboxes are left: then a
+/// server to come adopts them.
+///
+/// # Errors
+/// Fails when it cannot be read, or not be unmounted.
+pub fn let_go_if_unused(state_dir: &Path) -> io::Result<()> {
+    let pin = Paths::new(state_dir).null_netns();
+    if has_files(state_dir, &pin)? { Ok(()) } else { let_go(state_dir) }
 }
 
-/// Unmounts it with all that lies in it.
+/// Unmounts it with all that lies in it, however often it is mounted.
 pub(crate) fn let_go(dir: &Path) -> io::Result<()> {
     while is_mount_point(dir)? && is_in_memory(dir) {
         umount2(dir, MntFlags::MNT_DETACH)?;
@@ -43,8 +52,13 @@ pub(crate) fn let_go(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Says whether a file lies in a directory; what is removed meanwhile does not.
 fn has_files(dir: &Path, pin: &Path) -> io::Result<bool> {
-    for entry in fs::read_dir(dir)? {
+    let listing = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        listing => listing?,
+    };
+    for entry in listing {
         let entry = entry?;
         let path = entry.path();
         let found = if entry.file_type()?.is_dir() { has_files(&path, pin)? } else { path != *pin };
@@ -93,10 +107,10 @@ mod tests {
         assert!(!pin.exists());
         fs::create_dir(&root)?;
         fs::write(&file, "")?;
-        let_go_if_unused(&dir, &pin)?;
+        let_go_if_unused(&dir)?;
         assert!(mounted()?, "a sandbox runs");
         fs::rename(&file, &pin)?;
-        let_go_if_unused(&dir, &pin)?;
+        let_go_if_unused(&dir)?;
         assert!(!mounted()?);
         let_go(&dir)
     }

@@ -81,6 +81,9 @@ pub(crate) fn run(args: &UpArgs, data: &DataDir) -> anyhow::Result<()> {
     let done = runtime.block_on(serve(args, &config, &data));
     // What still runs is background work that was told to stop; nobody waits for it.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Err(bad) = tarn_runtime_oci::let_go_if_unused(&data.runsc()) {
+        tracing::warn!(error = %bad, "gVisor's state directory stays mounted");
+    }
     done
 }
 

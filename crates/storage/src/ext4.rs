@@ -109,8 +109,7 @@ pub(crate) fn needs_recovery(path: &Path) -> io::Result<bool> {
 /// Writes what the journal of an image still holds to its place, as the next mount would.
 ///
 /// The clone of a layer in use always holds something, and every layer that is built from it
-/// begins with that work. A clone that is taken while this runs is one that a mount can replay:
-/// the journal is emptied only when what it held is on the disk.
+/// begins with that work.
 pub(crate) fn replay_journal(path: &Path) -> Result<(), HostStepError> {
     let only = [OsStr::new("-p"), OsStr::new("-E"), OsStr::new("journal_only"), path.as_os_str()];
     tool::run_to(&SOUND, "e2fsck", &only).step("replay the journal of", path)

@@ -45,6 +45,13 @@ impl Spares {
         self.known.lock().free.pop()
     }
 
+    /// Takes one back of which no entry has come; what has got an entry's name is none any more.
+    pub(super) fn take_back(&self, spare: PathBuf) {
+        if spare.exists() {
+            self.known.lock().free.push(spare);
+        }
+    }
+
     /// Keeps the directory of an entry under another name, or removes it where enough are kept.
     pub(super) fn give(&self, dir: &Path) -> io::Result<()> {
         let Some(name) = self.new_name() else { return fs::remove_dir_all(dir) };

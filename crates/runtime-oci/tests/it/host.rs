@@ -105,6 +105,7 @@ impl Host {
         for tasks in running {
             assert_eq!(tasks.shutdown(PATIENCE).await, 0, "every task ends at shutdown");
         }
+        tarn_runtime_oci::let_go_if_unused(&self.state_dir()).unwrap();
     }
 
     /// Spawns what a test does beside itself.

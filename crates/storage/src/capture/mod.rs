@@ -27,9 +27,9 @@
 //! # The journal
 //!
 //! The clone of a layer in use has a journal that each mount of it replays. That is done once for
-//! all before anybody reads the whole layer, half a minute after the commit; a sandbox that is
-//! built from it sooner does it for itself. `e2fsck` would take longer than all the rest of a
-//! snapshot of files. See decision 17.
+//! all before anybody reads the whole layer: half a minute after the commit, or for an upload. A
+//! sandbox that is built from it sooner does it for itself. `e2fsck` would take longer than all the
+//! rest of a snapshot of files. Where a clone is a copy, it is done in the draft. See decision 17.
 
 mod digest;
 mod disk;
@@ -38,7 +38,7 @@ mod manifest;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -63,7 +63,7 @@ pub(crate) use self::{
     exchange::{Export, ExportedFile, Origin},
 };
 use crate::{
-    Pool, ext4,
+    Pool, durable, ext4,
     key_lock::KeyLocks,
     layer::LayerDisk,
     step::{HostStepError, StepContext as _, chain},
@@ -209,14 +209,18 @@ impl HostCaptures {
         });
     }
 
-    /// Makes a draft whole.
+    /// Makes a draft whole, from which so many sandboxes are to be built at once.
     async fn commit_by(
         &self,
         name: &CaptureName,
+        uses: u32,
         commit: impl FnOnce(&Shared, &CaptureDisk) -> Made + Send + 'static,
     ) -> Made {
         let work = move |shared: &Shared, disk: &CaptureDisk| {
             shared.end_clone(disk)?;
+            if uses > FEW || !shared.pool.clones_at_once()? {
+                replay_draft(&disk.draft_layer());
+            }
             let capture = commit(shared, disk)?;
             shared.fixed.lock().remove(disk.name());
             shared.pool.end_promise(&disk.draft_memory());
@@ -268,7 +272,7 @@ impl Captures for HostCaptures {
         name: &CaptureName,
         note: serde_json::Value,
     ) -> Result<Capture, CaptureError> {
-        self.commit_by(name, move |_, disk| disk.commit(note)).await
+        self.commit_by(name, 0, move |_, disk| disk.commit(note)).await
     }
 
     async fn commit_for_boot(
@@ -277,13 +281,9 @@ impl Captures for HostCaptures {
         note: serde_json::Value,
         uses: u32,
     ) -> Result<Capture, CaptureError> {
-        let commit = move |shared: &Shared, disk: &CaptureDisk| {
-            if uses > FEW {
-                replay_journal(&disk.draft_layer());
-            }
-            disk.commit_for_boot(note, &shared.boot)
-        };
-        self.commit_by(name, commit).await
+        let commit =
+            move |shared: &Shared, disk: &CaptureDisk| disk.commit_for_boot(note, &shared.boot);
+        self.commit_by(name, uses, commit).await
     }
 
     async fn open(&self, name: &CaptureName) -> Result<Capture, CaptureError> {
@@ -392,9 +392,33 @@ impl Shared {
     /// as it is from then on. Under the capture's lock.
     fn fix(&self, disk: &CaptureDisk) {
         let first = disk.is_whole() && self.fixed.lock().insert(disk.name().to_owned());
-        if first && !disk.has_checksums() {
-            replay_journal(&disk.layer());
+        let layer = disk.layer();
+        if !first || disk.has_checksums() || !needs_replay(&layer) {
+            return;
         }
+        if let Err(error) = self.replay_apart(&layer) {
+            // Each mount does it then.
+            tracing::warn!(error = chain(&error), "a snapshot keeps what its journal holds");
+        }
+    }
+
+    /// Replays the journal in a clone that then takes the layer's place: who clones or reads the
+    /// layer meanwhile has it as it was, whole.
+    fn replay_apart(&self, layer: &Path) -> Result<(), HostStepError> {
+        let apart = layer.with_extension("replayed");
+        // Of a server that died.
+        remove_if_there(&apart)?;
+        let replayed = File::open(layer)
+            .step("open", layer)
+            .and_then(|source| self.pool.clone_file(&source, &apart))
+            .and_then(|()| ext4::replay_journal(&apart))
+            .and_then(|()| durable::sync_file(&apart))
+            .and_then(|()| fs::rename(&apart, layer).step("rename", &apart));
+        if replayed.is_err() {
+            remove_if_there(&apart)?;
+        }
+        replayed?;
+        layer.parent().map_or(Ok(()), durable::sync_dir)
     }
 
     /// Waits for the end of a clone that was begun for a draft; one that failed leaves none.
@@ -410,15 +434,28 @@ impl Shared {
     }
 }
 
-/// Has a layer that was in use begin like one that was not, for all that are built from it.
-fn replay_journal(image: &Path) {
-    // One that is not there is somebody else's to complain of.
-    if !ext4::needs_recovery(image).unwrap_or(false) {
-        return;
-    }
-    if let Err(error) = ext4::replay_journal(image) {
+/// Has a draft that was in use begin like one that was not, for all that are built from it.
+fn replay_draft(layer: &Path) {
+    if needs_replay(layer)
+        && let Err(error) = ext4::replay_journal(layer)
+    {
         // Each mount does it then.
         tracing::warn!(error = chain(&error), "a snapshot keeps what its journal holds");
+    }
+}
+
+/// Says whether there is something to replay. A layer that is not there is somebody else's to
+/// complain of.
+fn needs_replay(layer: &Path) -> bool {
+    ext4::needs_recovery(layer).unwrap_or(false)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), HostStepError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(HostStepError::new("remove", path, error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -473,21 +510,15 @@ async fn settle_checksums(
     let _reader = shared.reader.acquire().await.expect("it is never closed");
     let disk = CaptureDisk::at(&shared.captures, name)?;
     let guard = shared.locks.lock(&name.to_owned()).await;
-    let (fix, fixer) = (disk.clone(), shared.clone());
-    let fixed = tasks.spawn_blocking(move || {
-        let _held = guard;
-        fixer.fix(&fix);
-    });
-    fixed.await.map_err(|error| ended_early(&shared.captures, error))?;
-    let (read, stopping) = (disk.clone(), tasks.clone());
+    let (read, stopping, fixer) = (disk.clone(), tasks.clone(), shared.clone());
     let found = tasks.spawn_blocking(move || {
-        // Opened without the lock: one that is discarded meanwhile looks damaged, and is missing.
-        let opened =
-            read.open().or_else(|error| if read.is_whole() { Err(error) } else { read.open() });
-        let (_, manifest) = opened?;
+        fixer.fix(&read);
+        let (_, manifest) = read.open()?;
         if read.checksums(&manifest)?.is_some() {
             return Ok(None);
         }
+        // Read without the lock: nobody should wait for that to discard it.
+        drop(guard);
         let found = read.read_large(&read.place(), &manifest, &|| {
             rest(pace);
             !stopping.is_stopping() && read.is_whole()
