@@ -30,11 +30,6 @@ pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), H
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Makes the content of a file durable.
-pub(crate) fn sync_file(path: &Path) -> Result<(), HostStepError> {
-    File::open(path).and_then(|file| file.sync_all()).step("sync", path)
-}
-
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), HostStepError> {
     File::open(dir).and_then(|dir| dir.sync_all()).step("sync", dir)

@@ -250,6 +250,23 @@ async fn a_snapshot_that_fails_says_why_and_harms_nothing() {
 }
 
 #[tokio::test]
+async fn a_snapshot_of_files_leaves_no_daemon_sealed_that_an_earlier_one_sealed() {
+    let world = World::new().await;
+    world.run(&id(1)).await;
+    world.host.sim.faults().fail(SimStep::Unseal, 1000);
+    let sealed = world.snapshot(&id(1), 7, SnapshotKind::Memory).await;
+    sealed.outcome.expect_err("its daemon is not unsealed");
+    let report = world.snapshot(&id(1), 8, SnapshotKind::Filesystem).await;
+    let said = report.outcome.expect_err("it is held still");
+    assert!(said.contains("earlier capture"), "{said}");
+    world.wait_entry(&id(1), |entry| entry["held"] == true).await;
+    world.host.sim.faults().fail(SimStep::Unseal, 0);
+    world.snapshot(&id(1), 9, SnapshotKind::Filesystem).await.outcome.expect("it is taken");
+    world.wait_entry(&id(1), |entry| entry["held"] == false).await;
+    assert!(answers(world.node_endpoint(&id(1)).await.daemon).await);
+}
+
+#[tokio::test]
 async fn a_suspend_that_its_server_did_not_live_to_see_is_asked_for_again() {
     let world = World::new().await;
     run_named(&world).await;

@@ -38,9 +38,9 @@ mod manifest;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
@@ -408,16 +408,20 @@ impl Shared {
         let apart = layer.with_extension("replayed");
         // Of a server that died.
         remove_if_there(&apart)?;
-        let replayed = File::open(layer)
-            .step("open", layer)
-            .and_then(|source| self.pool.clone_file(&source, &apart))
-            .and_then(|()| ext4::replay_journal(&apart))
-            .and_then(|()| durable::sync_file(&apart))
-            .and_then(|()| fs::rename(&apart, layer).step("rename", &apart));
-        if replayed.is_err() {
+        let replay = || {
+            let source = File::open(layer).step("open", layer)?;
+            let mut options = OpenOptions::new();
+            let target = options.write(true).create_new(true).mode(0o600).open(&apart);
+            let target = target.step("make", &apart)?;
+            self.pool.fill_clone(&source, &target, &apart)?;
+            ext4::replay_journal(&apart)?;
+            target.sync_all().step("sync", &apart)?;
+            fs::rename(&apart, layer).step("rename", &apart)
+        };
+        if let Err(error) = replay() {
             remove_if_there(&apart)?;
+            return Err(error);
         }
-        replayed?;
         layer.parent().map_or(Ok(()), durable::sync_dir)
     }
 

@@ -141,6 +141,9 @@ async fn a_capture_lives_and_goes() -> Result<()> {
     assert_eq!((needs_recovery(&in_use)?, needs_recovery(&capture.layer)?), (true, true));
     server.captures.verify("snap_1", Pace::Full).await?;
     assert!(!needs_recovery(&capture.layer)?);
+    assert_eq!(fs::metadata(&capture.layer)?.permissions().mode() & 0o777, 0o600);
+    let beside: Vec<_> = fs::read_dir(place(&server, "snap_1"))?.flatten().collect();
+    assert_eq!(beside.len(), 4, "the layer, memory, manifest and checksums: {beside:?}");
     server.captures.verify("snap_1", Pace::Full).await?;
 
     server.captures.discard("snap_1").await?;
