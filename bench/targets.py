@@ -36,7 +36,8 @@ class Target:
         A delete answers when its intent is durable; taking the sandbox down goes on behind the answer.
         """
         if self.ledger is not None:
-            until(lambda: not any(self.ledger.iterdir()), what=f"{self.name} at rest")
+            # What it keeps for the next ones is nobody's.
+            until(lambda: not [*self.ledger.glob("[!.]*")], what=f"{self.name} at rest")
 
 
 class Targets(ExitStack):
