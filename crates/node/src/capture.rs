@@ -142,8 +142,8 @@ impl Note {
 /// Writes down what a sandbox is now. After a failure it goes on as before, or is dead.
 ///
 /// Nothing holds the sandbox up before `held` has succeeded: the ledger says so then. After a
-/// success for [`Purpose::Suspend`] the sandbox is
-/// paused and its daemon sealed; otherwise it goes on.
+/// success for [`Purpose::Suspend`] the sandbox is paused and its daemon sealed; otherwise it goes
+/// on.
 pub(crate) async fn capture(
     shared: &Shared,
     entry: &Entry,

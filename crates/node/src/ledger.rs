@@ -3,25 +3,22 @@
 //! An entry is written to a temporary file, which then changes places with the one before: that is
 //! what the next one is written into. Making a file and removing one for each step of a life would
 //! cost more than what is written; and so the directory of an entry that goes is kept for one that
-//! comes. [`Durability::Synced`] adds the fsyncs that survive a crash of
-//! the host; [`Durability::Renamed`] survives the death of the server, which is enough for facts
-//! that a reboot makes void anyway. Of a sandbox that outlasts a reboot the file itself is always
-//! synced: a crash leaves an earlier entry then, never a torn one.
+//! comes. [`Durability::Synced`] adds the fsyncs that survive a crash of the host;
+//! [`Durability::Renamed`] survives the death of the server, which is enough for facts that a
+//! reboot makes void anyway. Of a sandbox that outlasts a reboot the file itself is always synced:
+//! a crash leaves an earlier entry then, never a torn one.
 
+mod file;
 mod spare;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
-    io::Errno,
-};
 use serde::{Deserialize, Serialize};
 use tarn_host::SlotId;
 use tarn_runtime::Started;
@@ -30,7 +27,10 @@ use tarn_types::{
 };
 use thiserror::Error;
 
-use self::spare::Spares;
+use self::{
+    file::{put_in_place, sync_dir, write_file},
+    spare::Spares,
+};
 
 /// The newest version; a reader refuses newer ones.
 pub(crate) const FORMAT_VERSION: u32 = 4;
@@ -249,9 +249,8 @@ impl Ledger {
         // Where it is new it is written first, and has its name when it is whole.
         let spare = if dir.exists() { None } else { self.spares.take() };
         let written = self.write_in(spare.as_deref(), &dir, entry, durability);
-        match spare {
-            Some(spare) if written.is_err() => self.spares.take_back(spare),
-            Some(_) | None => {}
+        if let Some(spare) = spare.filter(|_| written.is_err()) {
+            self.spares.take_back(spare);
         }
         written
     }
@@ -344,29 +343,6 @@ fn parse(path: &Path, text: &[u8]) -> Result<Entry, LedgerError> {
     // What is held is not frozen on top of that.
     entry.held &= !entry.frozen;
     Ok(entry)
-}
-
-fn write_file(path: &Path, text: &[u8], durability: Durability) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    if durability == Durability::Synced {
-        file.sync_data()?;
-    }
-    Ok(())
-}
-
-/// Has a file take the place of another, if there is one, which stays under the first's name.
-fn put_in_place(new: &Path, file: &Path) -> io::Result<()> {
-    match renameat_with(CWD, new, CWD, file, RenameFlags::EXCHANGE) {
-        // The first has nothing to change places with, and not every file system can do it.
-        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::rename(new, file),
-        exchanged => Ok(exchanged?),
-    }
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 fn io_error(step: &'static str, path: &Path, source: io::Error) -> LedgerError {
@@ -478,26 +454,6 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), 1);
         Ledger::open(dir.path()).expect("it opens");
         assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), 0);
-    }
-
-    #[test]
-    fn only_so_many_directories_are_kept() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let ledger = Ledger::open(dir.path()).expect("it opens");
-        let ids: Vec<_> = (0..100)
-            .map(|number| {
-                let mut random = [0; 21];
-                (random[0], random[1]) = (number / 10, number % 10);
-                SandboxId::from_random(random)
-            })
-            .collect();
-        for id in &ids {
-            ledger.write(&Entry { id: id.clone(), ..entry() }, Durability::Renamed).expect("it");
-        }
-        for id in &ids {
-            ledger.remove(id).expect("it removes");
-        }
-        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), spare::MOST);
     }
 
     #[test]

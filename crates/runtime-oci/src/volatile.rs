@@ -1,7 +1,7 @@
 //! The state directory, in memory.
 //!
 //! What lies there is worth nothing after the host has restarted, and several files come and go
-//! with each sandbox. On a disk they cost more than all else that a server does for a start: see
+//! with each sandbox. On a disk they are a large part of what a server does for a start: see
 //! decision 41.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
@@ -12,7 +12,7 @@ use crate::{netns, paths::Paths};
 
 /// `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
-/// A sandbox has some 30 KiB there.
+/// Bounds what a mistake may take of the host's memory.
 const OPTIONS: &str = "mode=700,size=10%";
 
 /// Mounts a file system in memory on a directory, which is made, unless a file lies in it besides

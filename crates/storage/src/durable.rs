@@ -12,12 +12,7 @@ use crate::step::{HostStepError, StepContext as _};
 /// Writes a file with a mode, replacing one of that name at once.
 pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), HostStepError> {
     let draft = path.with_extension("new");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(HostStepError::new("remove", &draft, error));
-        }
-        Ok(()) | Err(_) => {}
-    }
+    remove(&draft)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -28,6 +23,16 @@ pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), H
     file.sync_all().step("sync", &draft)?;
     fs::rename(&draft, path).step("rename", &draft)?;
     path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), HostStepError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(HostStepError::new("remove", path, error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Makes the names in a directory durable.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 /// What the name of a spare directory begins with; no sandbox's id has a dot.
 const PREFIX: &str = ".spare-";
 /// How many are kept: as many as may be needed at once on a large host.
-pub(super) const MOST: usize = 64;
+const MOST: usize = 64;
 
 /// The spare directories of a ledger.
 #[derive(Debug)]
@@ -67,5 +67,25 @@ impl Spares {
         }
         known.named += 1;
         Some(self.dir.join(format!("{PREFIX}{}", known.named)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_directories_are_kept() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let spares = Spares::open(dir.path())?;
+        let gone: Vec<_> = (0..100).map(|it| dir.path().join(format!("entry-{it}"))).collect();
+        for entry in &gone {
+            fs::create_dir(entry)?;
+        }
+        for entry in &gone {
+            spares.give(entry)?;
+        }
+        assert_eq!(fs::read_dir(dir.path())?.count(), MOST);
+        Ok(())
     }
 }

@@ -117,13 +117,7 @@ impl CaptureDisk {
     }
 
     pub(super) fn remove_layer(&self) -> Result<(), HostStepError> {
-        let path = self.draft_layer();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(HostStepError::new("remove", &path, error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        durable::remove(&self.draft_layer())
     }
 
     /// Makes the draft durable and whole. A whole one of that name is a draft then.

@@ -407,7 +407,7 @@ impl Shared {
     fn replay_apart(&self, layer: &Path) -> Result<(), HostStepError> {
         let apart = layer.with_extension("replayed");
         // Of a server that died.
-        remove_if_there(&apart)?;
+        durable::remove(&apart)?;
         let replay = || {
             let source = File::open(layer).step("open", layer)?;
             let mut options = OpenOptions::new();
@@ -419,7 +419,7 @@ impl Shared {
             fs::rename(&apart, layer).step("rename", &apart)
         };
         if let Err(error) = replay() {
-            remove_if_there(&apart)?;
+            durable::remove(&apart)?;
             return Err(error);
         }
         layer.parent().map_or(Ok(()), durable::sync_dir)
@@ -452,15 +452,6 @@ fn replay_draft(layer: &Path) {
 /// complain of.
 fn needs_replay(layer: &Path) -> bool {
     ext4::needs_recovery(layer).unwrap_or(false)
-}
-
-fn remove_if_there(path: &Path) -> Result<(), HostStepError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(HostStepError::new("remove", path, error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 /// Leaves the disk to others for a moment, where nobody waits.
