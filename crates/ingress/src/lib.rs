@@ -20,6 +20,7 @@
 mod activity;
 mod address;
 mod admit;
+mod alarm;
 mod body;
 mod config;
 mod cors;

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    alarm::ConnectionTimer,
     forward::StreamReset,
     ingress::{ClientConnection, Ingress},
     lane::Lanes,
@@ -78,7 +79,6 @@ impl Ingress {
     pub async fn serve(self, listener: TcpListener, acceptor: Acceptor) {
         let stats = Arc::clone(&self.shared.stats);
         let places = Places::new(self.shared.config.max_connections, stats);
-        let server = Arc::new(self.connection_builder());
         let mut lanes = Lanes::start(self.shared.config.threads);
         loop {
             let accepted = tokio::select! {
@@ -89,7 +89,7 @@ impl Ingress {
             let (stream, peer, place) = accepted;
             let lane = lanes.next();
             let client = ClientConnection::holding(peer, place, lane.number);
-            let (ingress, server, acceptor) = (self.clone(), Arc::clone(&server), acceptor.clone());
+            let (ingress, acceptor) = (self.clone(), acceptor.clone());
             let serve = async move {
                 let _open = ingress.shared.stats.enter(Gauge::Connections);
                 // One time for both: a slow handshake leaves less of it for the first request.
@@ -98,7 +98,7 @@ impl Ingress {
                     if client.is_turned_away() { patience.min(REFUSAL) } else { patience };
                 let deadline = Instant::now() + patience;
                 if let Some(stream) = ingress.open(&acceptor, stream, deadline).await {
-                    ingress.connection(server, stream, client, deadline).await;
+                    ingress.connection(stream, client, deadline).await;
                 }
             };
             drop(self.shared.tasks.spawn_on(&lane.runtime, "ingress-client", serve));
@@ -110,13 +110,14 @@ impl Ingress {
         }
     }
 
+    /// Makes what serves one connection.
     fn connection_builder(&self) -> auto::Builder<TaskExecutor> {
         let config = &self.shared.config;
         let header_list = u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX);
         let mut builder = auto::Builder::new(TaskExecutor::new(self.shared.tasks.clone()));
         builder
             .http1()
-            .timer(TokioTimer::new())
+            .timer(ConnectionTimer::default())
             .header_read_timeout(config.header_timeout)
             // How many headers there may be is left at hyper's 100: to be told makes it set up that
             // many places for each request.
@@ -163,13 +164,8 @@ impl Ingress {
     }
 
     /// Serves one connection to its end.
-    async fn connection(
-        self,
-        server: Arc<auto::Builder<TaskExecutor>>,
-        stream: ServerStream,
-        client: ClientConnection,
-        deadline: Instant,
-    ) {
+    async fn connection(self, stream: ServerStream, client: ClientConnection, deadline: Instant) {
+        let server = self.connection_builder();
         let stream = ClientStream::new(stream, Arc::clone(client.phase()));
         let spoke = Arc::new(Notify::new());
         let service = {
