@@ -1,6 +1,5 @@
 """Commands and bytes through a daemon: each beside what the same machine does without one, in the same run."""
 
-import json
 import os
 import pathlib
 import socket
@@ -9,6 +8,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 
+from harness import ledger
 from harness.server import Server
 from harness.wait import until
 from measure import Samples, timed
@@ -101,8 +101,7 @@ def files(server: Server, made: str, rounds: int, size: int) -> dict[str, Sample
     pid = client.start(server, made, 'exec python3 -c "$SINK"', env={"SINK": SINK})
     up = lambda: server.sandbox_call(made, "GET", f"/api/v1/processes/{pid}/stdout").json()["lines"]  # noqa: E731
     until(up, what="the plain TCP server inside")
-    ledger = json.loads((server.data / "ledger" / made / "sandbox.json").read_text())
-    address = ledger["started"]["daemon"].partition(":")[0]
+    address = ledger.entry(server.data, made)["started"]["daemon"].partition(":")[0]
     steps = {
         "TCP in": lambda: plain(address, 0, size),
         "TCP out": lambda: plain(address, size, 0),

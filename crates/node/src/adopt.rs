@@ -116,11 +116,11 @@ async fn take_over(
                 // The server died between the daemon's yes and the next line of the ledger. That
                 // line first: once anybody is told, it must not count as half built again.
                 entry.state = State::Running { since: shared.parts.clock.now() };
-                shared.write(entry.clone(), Durability::Renamed).await?;
+                shared.write(entry.clone(), Durability::Written).await?;
             }
             if std::mem::take(&mut entry.held) {
                 entry.resuming = false;
-                shared.write(entry.clone(), Durability::Renamed).await?;
+                shared.write(entry.clone(), Durability::Written).await?;
             }
             SandboxTask::spawn_adopted(shared, entry, Some(endpoint), Past::Settled);
         }

@@ -79,7 +79,7 @@ impl SandboxTask {
             if self.adopted_at.is_none() {
                 self.entry.idle_ms = idle;
             }
-            if let Err(bad) = self.shared.write(entry, Durability::Renamed).await {
+            if let Err(bad) = self.shared.write(entry, Durability::Written).await {
                 tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "the idle time is not written down");
             }
         }

@@ -241,7 +241,7 @@ pub(crate) async fn equip(
         });
     };
     entry.gpus = gpus;
-    let written = shared.write(entry.clone(), Durability::Renamed).await;
+    let written = shared.write(entry.clone(), Durability::Written).await;
     written.map_err(|bad| failed(FailedStep::Gpu, &bad))?;
     let files = shared.gpus.host.files(&entry.gpus).await;
     files.map(Some).map_err(|bad| failed(FailedStep::Gpu, &bad))

@@ -1,17 +1,19 @@
 //! What a node made, on disk: one directory a sandbox with `sandbox.json` in it.
 //!
-//! An entry is written to a temporary file, which then changes places with the one before: that is
-//! what the next one is written into. Making a file and removing one for each step of a life would
-//! cost more than what is written; and so the directory of an entry that goes is kept for one that
-//! comes. [`Durability::Synced`] adds the fsyncs that survive a crash of the host;
-//! [`Durability::Renamed`] survives the death of the server, which is enough for facts that a
-//! reboot makes void anyway. Of a sandbox that outlasts a reboot the file itself is always synced:
-//! a crash leaves an earlier entry then, never a torn one.
+//! A file has two places, and an entry is written into the one that does not hold the entry before
+//! it; a crash in the middle leaves that one. The directory of an entry that goes is kept for one
+//! that comes: making files and removing them for each step of a life would cost more than what is
+//! written. [`Durability::Synced`] waits for the disk and survives a crash of the host;
+//! [`Durability::Written`] survives the death of the server, which is enough for facts that a
+//! reboot makes void anyway. Of a sandbox that outlasts a reboot every write waits for the disk, so
+//! that a crash leaves an entry that is whole.
 
+mod entry;
 mod file;
 mod spare;
 
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt as _,
@@ -19,36 +21,21 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
-use tarn_host::SlotId;
-use tarn_runtime::Started;
-use tarn_types::{
-    BootId, DaemonToken, EndCause, Generation, GpuId, Launch, ProjectId, SandboxId, UnixMillis,
-};
+use parking_lot::Mutex;
+use tarn_types::SandboxId;
 use thiserror::Error;
 
+pub(crate) use self::entry::{Entry, Kept, State};
 use self::{
-    file::{put_in_place, sync_dir, write_file},
+    file::{Turn, sync_dir},
     spare::Spares,
 };
 
-/// The newest version; a reader refuses newer ones.
-pub(crate) const FORMAT_VERSION: u32 = 4;
+/// The version that is written; a reader refuses newer ones.
+pub(crate) const FORMAT_VERSION: u32 = 5;
 
-/// The version of entries of sandboxes that are their layer (see [`Kept::Layer`]).
-const LAYER_VERSION: u32 = 3;
-
-/// The version of entries in which nothing is that its readers do not know.
-const COMMON_VERSION: u32 = 2;
-
-/// What is said of a sandbox that the host's restart has suspended.
-const REBOOTED: &str = "the host restarted while the sandbox ran: its files are kept, its memory \
-                        and processes are lost; the next resume boots it from its files";
-
-/// What is said of a sandbox whose limit has suspended it, and that has GPUs.
-const UNPLUGGED: &str = "a sandbox with GPUs is suspended with its files alone: its memory and \
-                         processes have ended, its GPUs are free for others; the next resume boots \
-                         it from its files";
+/// The newest version of which a file holds one entry and nothing else, without a checksum.
+const LAST_WITHOUT_PLACES: u32 = 4;
 
 const FILE_NAME: &str = "sandbox.json";
 const TEMP_NAME: &str = "sandbox.json.new";
@@ -77,93 +64,6 @@ pub enum LedgerError {
     },
 }
 
-/// Where a sandbox is in its life on this node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub(crate) enum State {
-    /// Being built; everything of it may be half there.
-    Starting,
-    /// It serves.
-    Running {
-        /// Since when: its absolute clock starts here.
-        since: UnixMillis,
-    },
-    /// It is suspended. Its frozen processes may still be there, which make a resume quick; they
-    /// may be dropped at any time.
-    Suspended {
-        /// Since when.
-        at: UnixMillis,
-        /// What it goes on from.
-        #[serde(default)]
-        kept: Kept,
-    },
-    /// It has ended; what is left of it is being removed, or control has not heard yet.
-    Ended {
-        /// Why.
-        cause: EndCause,
-        /// When.
-        at: UnixMillis,
-    },
-}
-
-/// What there is of a suspended sandbox; nothing else of it counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kept {
-    /// A capture of its name, with its files and its memory.
-    #[default]
-    Capture,
-    /// Its layer, as the restart of the host left it, or its time limit if it has GPUs. Format 3:
-    /// an older reader would remove it.
-    Layer,
-}
-
-/// All that a node must know of a sandbox to adopt it or to clean up after it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Entry {
-    pub(crate) format_version: u32,
-    pub(crate) id: SandboxId,
-    pub(crate) project: ProjectId,
-    pub(crate) generation: Generation,
-    /// The boot of the host in which it was built.
-    pub(crate) boot_id: BootId,
-    pub(crate) launch: Launch,
-    #[serde(flatten)]
-    pub(crate) state: State,
-    pub(crate) slot: Option<SlotId>,
-    pub(crate) token: DaemonToken,
-    /// The host's copy of `tarnd` that is bound into it.
-    pub(crate) tarnd: PathBuf,
-    pub(crate) started: Option<Started>,
-    /// Since when control's store does not know it.
-    pub(crate) orphaned: Option<UnixMillis>,
-    /// The digest of the template below its layer; entries of format 1 have none.
-    #[serde(default)]
-    pub(crate) template: Option<String>,
-    /// A capture may have paused it and sealed its daemon.
-    #[serde(default)]
-    pub(crate) held: bool,
-    /// It is held because it has been suspended and is about to go on, not by a capture.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) resuming: bool,
-    /// What its idle clock is set back to by a restart of the server: how long it had been idle
-    /// when this was written, in ms.
-    #[serde(default)]
-    pub(crate) idle_ms: u64,
-    /// It is frozen, or about to be, because the pool has no room. On disk it is `held` then, too,
-    /// so that an older reader lets it go on.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) frozen: bool,
-    /// Its resources are on their way to an intent's: it has them, or what it had, or some of each,
-    /// and of nothing more than `launch` says.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) resizing: bool,
-    /// The GPUs that it has, or is about to have. Format 4: an older server would forget them, and
-    /// a later one give them away.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) gpus: Vec<GpuId>,
-}
-
 /// An entry, or why it cannot be understood.
 pub(crate) type ReadEntry = Result<Entry, LedgerError>;
 
@@ -173,7 +73,7 @@ pub(crate) enum Durability {
     /// Beyond a crash of the host.
     Synced,
     /// Beyond the death of the server.
-    Renamed,
+    Written,
 }
 
 /// The directory of all entries.
@@ -181,54 +81,19 @@ pub(crate) enum Durability {
 pub(crate) struct Ledger {
     dir: PathBuf,
     spares: Arc<Spares>,
+    /// Where there is nothing of an entry, its file tells.
+    files: Arc<Mutex<HashMap<SandboxId, KnownFile>>>,
 }
 
-// === impl Entry ===
+/// What is known of the file of an entry, if anything; who writes it holds this.
+type KnownFile = Arc<Mutex<Option<Known>>>;
 
-impl Entry {
-    /// Returns what it goes on from, if it is suspended.
-    pub(crate) fn kept(&self) -> Option<Kept> {
-        match self.state {
-            State::Suspended { kept, .. } => Some(kept),
-            State::Starting | State::Running { .. } | State::Ended { .. } => None,
-        }
-    }
-
-    /// Returns what a caller should know about where it is.
-    pub(crate) fn notice(&self) -> Option<&'static str> {
-        let notice = if self.launch.resources.gpus.is_some() { UNPLUGGED } else { REBOOTED };
-        (self.kept() == Some(Kept::Layer)).then_some(notice)
-    }
-
-    /// Says whether a restart of the host leaves something of it.
-    fn outlasts_reboot(&self) -> bool {
-        match self.state {
-            State::Running { .. } => self.launch.named,
-            State::Suspended { .. } => true,
-            State::Starting | State::Ended { .. } => false,
-        }
-    }
-
-    /// Refuses an entry that lies where another one's should: a host that lost its power may
-    /// bring back a name of a directory that was another's since.
-    fn of(self, id: &SandboxId, path: &Path) -> Result<Self, LedgerError> {
-        if self.id == *id {
-            return Ok(self);
-        }
-        let detail = format!("it is the entry of {}", self.id);
-        Err(LedgerError::Unreadable { path: path.to_owned(), detail })
-    }
-
-    /// Returns the version that its readers must know.
-    fn version(&self) -> u32 {
-        if self.launch.resources.gpus.is_some() {
-            return FORMAT_VERSION;
-        }
-        match self.kept() {
-            Some(Kept::Layer) => LAYER_VERSION,
-            Some(Kept::Capture) | None => COMMON_VERSION,
-        }
-    }
+/// What is known of the file of an entry.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    turn: Turn,
+    /// Whether the disk has the names that lead to it.
+    named: bool,
 }
 
 // === impl Ledger ===
@@ -240,60 +105,83 @@ impl Ledger {
         made.map_err(|source| io_error("make directory", dir, source))?;
         let spares = Spares::open(dir)
             .map_err(|source| io_error("remove the spare directories of", dir, source))?;
-        Ok(Self { dir: dir.to_owned(), spares: Arc::new(spares) })
+        Ok(Self { dir: dir.to_owned(), spares: Arc::new(spares), files: Arc::default() })
     }
 
     /// Writes an entry, replacing the one before.
     pub(crate) fn write(&self, entry: &Entry, durability: Durability) -> Result<(), LedgerError> {
         let dir = self.dir.join(entry.id.as_str());
-        // Where it is new it is written first, and has its name when it is whole.
-        let spare = if dir.exists() { None } else { self.spares.take() };
-        let written = self.write_in(spare.as_deref(), &dir, entry, durability);
-        if let Some(spare) = spare.filter(|_| written.is_err()) {
-            self.spares.take_back(spare);
-        }
-        written
-    }
-
-    fn write_in(
-        &self,
-        spare: Option<&Path>,
-        dir: &Path,
-        entry: &Entry,
-        durability: Durability,
-    ) -> Result<(), LedgerError> {
-        let home = spare.unwrap_or(dir);
-        let temp = home.join(TEMP_NAME);
-        if spare.is_none() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
-            made.map_err(|source| io_error("make directory", home, source))?;
-        }
-        let versioned = Entry {
-            format_version: entry.version(),
-            held: entry.held || entry.frozen,
-            ..entry.clone()
+        let path = dir.join(FILE_NAME);
+        let known = Arc::clone(self.files.lock().entry(entry.id.clone()).or_default());
+        let mut known = known.lock();
+        let entry_now = Entry { format_version: FORMAT_VERSION, ..entry.clone() };
+        let text = serde_json::to_vec(&entry_now)
+            .map_err(|source| io_error("encode", &path, source.into()))?;
+        let synced = entry.outlasts_reboot() || durability == Durability::Synced;
+        let before = known.or_else(|| look(&path));
+        let place = before.and_then(|it| Some((it, it.turn.fill(&text)?)));
+        let written = place.map(|(before, place)| {
+            let written = file::write_place(&path, before.turn, &place, synced);
+            written.map(|()| Known { turn: before.turn.next(), ..before })
+        });
+        let now = match written {
+            Some(Ok(now)) => now,
+            // Somebody has removed it.
+            Some(Err(gone)) if gone.kind() == io::ErrorKind::NotFound => {
+                self.write_new(&dir, &text, synced)?
+            }
+            Some(Err(source)) => return Err(io_error("write", &path, source)),
+            None => self.write_new(&dir, &text, synced)?,
         };
-        let text = serde_json::to_vec_pretty(&versioned)
-            .map_err(|source| io_error("encode", &temp, source.into()))?;
-        let content = if entry.outlasts_reboot() { Durability::Synced } else { durability };
-        write_file(&temp, &text, content).map_err(|source| io_error("write", &temp, source))?;
-        let file = home.join(FILE_NAME);
-        put_in_place(&temp, &file).map_err(|source| io_error("rename", &temp, source))?;
-        if let Some(spare) = spare {
-            fs::rename(spare, dir).map_err(|source| io_error("rename", spare, source))?;
-        }
-        if durability == Durability::Synced {
-            for dir in [dir, &self.dir] {
+        // What is there now is known, whether the disk takes its names or not.
+        let now = known.insert(now);
+        if synced && !now.named {
+            for dir in [&dir, &self.dir] {
                 sync_dir(dir).map_err(|source| io_error("sync", dir, source))?;
             }
+            now.named = true;
         }
         Ok(())
+    }
+
+    /// Writes an entry into a file of its own, in place of one that is there.
+    fn write_new(&self, dir: &Path, text: &[u8], synced: bool) -> Result<Known, LedgerError> {
+        let (content, turn) = file::new_file(text).expect("an entry is an object of JSON");
+        let known = Known { turn, named: false };
+        let write = |path: &Path| {
+            file::write_new(path, &content, synced)
+                .map_err(|source| io_error("write", path, source))
+        };
+        let rename = |from: &Path, to: &Path| {
+            fs::rename(from, to).map_err(|source| io_error("rename", from, source))
+        };
+        // It has its name when it is whole.
+        let spare = if dir.exists() { None } else { self.spares.take() };
+        if let Some(spare) = spare {
+            let written = write(&spare.join(FILE_NAME)).and_then(|()| rename(&spare, dir));
+            if written.is_err() {
+                self.spares.take_back(spare);
+            }
+            return written.map(|()| known);
+        }
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|source| io_error("make directory", dir, source))?;
+        let temp = dir.join(TEMP_NAME);
+        write(&temp)?;
+        rename(&temp, &dir.join(FILE_NAME))?;
+        Ok(known)
     }
 
     /// Removes an entry; does nothing when there is none.
     pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), LedgerError> {
         let dir = self.dir.join(id.as_str());
-        match self.spares.give(&dir) {
+        let known = Arc::clone(self.files.lock().entry(id.clone()).or_default());
+        // Nobody is in the middle of writing it, and who comes now finds nothing.
+        let mut known = known.lock();
+        *known = None;
+        let given = self.spares.give(&dir);
+        self.files.lock().remove(id);
+        match given {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(io_error("remove", &dir, source))
             }
@@ -322,7 +210,7 @@ impl Ledger {
                 }
                 Err(source) => entries.push((id, Err(io_error("read", &path, source)))),
                 Ok(text) => {
-                    let entry = parse(&path, &text).and_then(|entry| entry.of(&id, &path));
+                    let entry = parse(&path, &text).and_then(|entry| of(entry, &id, &path));
                     entries.push((id, entry));
                 }
             }
@@ -331,16 +219,36 @@ impl Ledger {
     }
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<Entry, LedgerError> {
-    let unreadable = |detail: String| LedgerError::Unreadable { path: path.to_owned(), detail };
-    let mut entry: Entry =
-        serde_json::from_slice(text).map_err(|source| unreadable(source.to_string()))?;
-    if entry.format_version > FORMAT_VERSION {
-        let detail =
-            format!("format version {} is newer than {FORMAT_VERSION}", entry.format_version);
-        return Err(unreadable(detail));
+/// Looks into the file of an entry that another server wrote.
+fn look(path: &Path) -> Option<Known> {
+    let content = fs::read(path).ok()?;
+    let (_, turn) = file::newest(&content)?;
+    Some(Known { turn, named: false })
+}
+
+/// Refuses an entry that lies where another one's should: a host that lost its power may bring back
+/// a name of a directory that was another's since.
+fn of(entry: Entry, id: &SandboxId, path: &Path) -> ReadEntry {
+    if entry.id == *id {
+        return Ok(entry);
     }
-    // What is held is not frozen on top of that.
+    let detail = format!("it is the entry of {}", entry.id);
+    Err(LedgerError::Unreadable { path: path.to_owned(), detail })
+}
+
+fn parse(path: &Path, content: &[u8]) -> Result<Entry, LedgerError> {
+    let unreadable = |detail: String| LedgerError::Unreadable { path: path.to_owned(), detail };
+    let newest = file::newest(content).map(|(entry, _)| entry);
+    let mut entry: Entry = serde_json::from_slice(newest.unwrap_or(content))
+        .map_err(|source| unreadable(format!("no whole entry is in it: {source}")))?;
+    let version = entry.format_version;
+    if version > FORMAT_VERSION {
+        return Err(unreadable(format!("format version {version} is newer than {FORMAT_VERSION}")));
+    }
+    if newest.is_none() && version > LAST_WITHOUT_PLACES {
+        return Err(unreadable("it differs from its own checksum".to_owned()));
+    }
+    // What is held is not frozen on top of that; it was once written as both.
     entry.held &= !entry.frozen;
     Ok(entry)
 }
@@ -351,13 +259,17 @@ fn io_error(step: &'static str, path: &Path, source: io::Error) -> LedgerError {
 
 #[cfg(test)]
 mod tests {
-    use tarn_types::{EgressPolicy, Gpus, Resources, Restore, SnapshotId, SnapshotKind};
+    use tarn_host::SlotId;
+    use tarn_types::{
+        BootId, DaemonToken, EgressPolicy, Generation, GpuId, Gpus, Launch, ProjectId, Resources,
+        Restore, SnapshotId, SnapshotKind, UnixMillis,
+    };
 
     use super::*;
 
     fn entry() -> Entry {
         Entry {
-            format_version: COMMON_VERSION,
+            format_version: FORMAT_VERSION,
             id: SandboxId::from_random([1; 21]),
             project: ProjectId::from_random([2; 16]),
             generation: Generation(3),
@@ -393,7 +305,7 @@ mod tests {
     fn what_is_written_is_read() {
         let dir = tempfile::tempdir().expect("a directory");
         let ledger = Ledger::open(dir.path()).expect("it opens");
-        for durability in [Durability::Synced, Durability::Renamed] {
+        for durability in [Durability::Synced, Durability::Written] {
             ledger.write(&entry(), durability).expect("it writes");
         }
         let all = ledger.read_all().expect("it lists");
@@ -404,30 +316,116 @@ mod tests {
         assert!(ledger.read_all().expect("it lists").is_empty());
     }
 
+    /// What is in the file of the entry.
+    fn content(dir: &Path) -> String {
+        let file = dir.join(entry().id.as_str()).join(FILE_NAME);
+        fs::read_to_string(file).expect("it is there")
+    }
+
     #[test]
-    fn the_last_entry_counts_and_the_one_before_is_written_over() {
+    fn the_last_entry_counts_and_leaves_the_one_before() {
         let dir = tempfile::tempdir().expect("a directory");
-        let ledger = Ledger::open(dir.path()).expect("it opens");
-        let own = dir.path().join(entry().id.as_str());
-        let read = || ledger.read_all().expect("it lists").remove(0).1.expect("it reads");
+        let file = dir.path().join(entry().id.as_str()).join(FILE_NAME);
+        let mut ledger = Ledger::open(dir.path()).expect("it opens");
+        let read =
+            |ledger: &Ledger| ledger.read_all().expect("it lists").remove(0).1.expect("it reads");
         let inode = || {
-            let state = fs::metadata(own.join(FILE_NAME)).expect("it is there");
+            let state = fs::metadata(&file).expect("it is there");
             std::os::unix::fs::MetadataExt::ino(&state)
         };
-        let mut inodes = Vec::new();
-        for idle_ms in [1, 1 << 40, 3, 4] {
-            let written = Entry { idle_ms, ..entry() };
-            ledger.write(&written, Durability::Renamed).expect("it writes");
-            assert_eq!(read(), written);
-            inodes.push(inode());
-            // Where a server died in the middle of the next.
-            if own.join(TEMP_NAME).exists() {
-                fs::write(own.join(TEMP_NAME), "{").expect("it writes");
-                assert_eq!(read(), written);
+        let entry = |idle_ms| Entry { idle_ms, ..entry() };
+        ledger.write(&entry(0), Durability::Written).expect("it writes");
+        let first = inode();
+        for number in 1..8 {
+            ledger.write(&entry(number), Durability::Written).expect("it writes");
+            assert_eq!(read(&ledger), entry(number));
+            let whole = content(dir.path());
+            let sequence = format!("{{\"sequence\":{},", number + 1);
+            let at = whole.find(&sequence).expect("where it was written");
+            let mut torn = whole.clone().into_bytes();
+            torn[at + 200] ^= 1;
+            fs::write(&file, &torn).expect("it writes");
+            assert_eq!(read(&ledger), entry(number - 1));
+            // The next server goes on from that one, or where all is well from this one.
+            if number % 2 == 0 {
+                fs::write(&file, &whole).expect("it writes");
+            }
+            ledger = Ledger::open(dir.path()).expect("it opens");
+            ledger.write(&entry(number), Durability::Synced).expect("it writes");
+            ledger.write(&entry(number), Durability::Synced).expect("it writes");
+            fs::write(&file, whole).expect("it writes");
+            ledger = Ledger::open(dir.path()).expect("it opens");
+        }
+        assert_eq!(inode(), first);
+    }
+
+    #[test]
+    fn an_entry_that_grows_gets_a_longer_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        for names in [0, 1000, 10, 5000] {
+            let secret = |it: usize| format!("SECRET_{it}").parse().expect("a name");
+            let launch =
+                Launch { secret_names: (0..names).map(secret).collect(), ..entry().launch };
+            let written = Entry { launch, ..entry() };
+            for durability in [Durability::Written, Durability::Synced, Durability::Written] {
+                ledger.write(&written, durability).expect("it writes");
+                let read = ledger.read_all().expect("it lists").remove(0).1;
+                assert_eq!(read.expect("it reads"), written);
             }
         }
-        assert_ne!(inodes[0], inodes[1]);
-        assert_eq!(inodes[..2], inodes[2..], "two files take turns");
+        let own = dir.path().join(entry().id.as_str());
+        assert_eq!(fs::read_dir(own).expect("it lists").count(), 1);
+    }
+
+    #[test]
+    fn what_was_not_written_is_not_believed_and_costs_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = dir.path().join(entry().id.as_str());
+        let ledger = Ledger::open(dir.path()).expect("it opens");
+        let read = || ledger.read_all().expect("it lists").remove(0).1.expect("it reads");
+        let entry = |names: usize, idle_ms| {
+            let secret = |it: usize| format!("SECRET_{it}").parse().expect("a name");
+            let launch =
+                Launch { secret_names: (0..names).map(secret).collect(), ..entry().launch };
+            Entry { launch, idle_ms, ..entry() }
+        };
+        ledger.write(&entry(1, 1), Durability::Written).expect("it writes");
+        ledger.write(&entry(1, 2), Durability::Written).expect("it writes");
+        // A directory is in the way of the longer file: the one before stays, and is written on.
+        fs::create_dir(own.join(TEMP_NAME)).expect("it is made");
+        ledger.write(&entry(1000, 3), Durability::Synced).expect_err("there is no room for it");
+        assert_eq!(read(), entry(1, 2));
+        fs::remove_dir(own.join(TEMP_NAME)).expect("it is empty");
+        ledger.write(&entry(1000, 4), Durability::Written).expect("it writes");
+        for idle_ms in 5..9 {
+            ledger.write(&entry(1, idle_ms), Durability::Synced).expect("it writes");
+            assert_eq!(read(), entry(1, idle_ms));
+        }
+        // Somebody removes the file, or all of it.
+        fs::remove_file(own.join(FILE_NAME)).expect("it is there");
+        ledger.write(&entry(1, 9), Durability::Synced).expect("it writes");
+        assert_eq!(read(), entry(1, 9));
+        fs::remove_dir_all(&own).expect("it is there");
+        ledger.write(&entry(1, 10), Durability::Synced).expect("it writes");
+        assert_eq!(read(), entry(1, 10));
+    }
+
+    #[test]
+    fn an_entry_of_an_older_server_is_written_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = dir.path().join(entry().id.as_str());
+        fs::create_dir(&own).expect("it is made");
+        for older in [GOLDEN, GOLDEN_2] {
+            fs::write(own.join(FILE_NAME), older).expect("it writes");
+            fs::write(own.join(TEMP_NAME), "what was before").expect("it writes");
+            let ledger = Ledger::open(dir.path()).expect("it opens");
+            let read = || ledger.read_all().expect("it lists").remove(0).1.expect("it reads");
+            let found = read();
+            assert!(found.format_version < FORMAT_VERSION);
+            ledger.write(&found, Durability::Synced).expect("it writes");
+            assert_eq!(read(), Entry { format_version: FORMAT_VERSION, ..found });
+        }
     }
 
     #[test]
@@ -440,11 +438,11 @@ mod tests {
             std::os::unix::fs::MetadataExt::ino(&meta)
         };
         let other = Entry { id: SandboxId::from_random([2; 21]), ..entry() };
-        ledger.write(&entry(), Durability::Renamed).expect("it writes");
+        ledger.write(&entry(), Durability::Written).expect("it writes");
         let first = inode(&entry().id);
         ledger.remove(&entry().id).expect("it removes");
         assert!(read().is_empty() && !dir.path().join(entry().id.as_str()).exists());
-        for durability in [Durability::Synced, Durability::Renamed] {
+        for durability in [Durability::Synced, Durability::Written] {
             ledger.write(&other, durability).expect("it writes");
             assert_eq!(inode(&other.id), first);
             assert_eq!(read().remove(0).1.expect("it reads"), other);
@@ -460,18 +458,23 @@ mod tests {
     fn a_damaged_or_newer_entry_is_reported_and_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let ledger = Ledger::open(dir.path()).expect("it opens");
-        ledger.write(&entry(), Durability::Renamed).expect("it writes");
+        ledger.write(&entry(), Durability::Written).expect("it writes");
         let file = dir.path().join(entry().id.as_str()).join(FILE_NAME);
-        let newer = fs::read_to_string(&file)
-            .expect("it reads")
-            .replace("\"format_version\": 2", "\"format_version\": 5");
-        let moved = newer
-            .replace("\"format_version\": 5", "\"format_version\": 2")
-            .replace(entry().id.as_str(), SandboxId::from_random([2; 21]).as_str());
-        for text in ["{", &newer, &moved] {
+        let older = |entry: &Entry| serde_json::to_string(entry).expect("it is JSON");
+        let newer = Entry { format_version: FORMAT_VERSION + 1, ..entry() };
+        let id = SandboxId::from_random([2; 21]);
+        let moved = Entry { format_version: LAST_WITHOUT_PLACES, id, ..entry() };
+        let changed = content(dir.path()).replace("ubuntu-minimal", "ubuntu-maximal");
+        for (text, why) in [
+            ("{", "no whole entry"),
+            ("", "no whole entry"),
+            (&older(&newer), "is newer than"),
+            (&older(&moved), "is the entry of"),
+            (&changed, "its own checksum"),
+        ] {
             fs::write(&file, text).expect("it writes");
-            let all = ledger.read_all().expect("it lists");
-            assert!(matches!(all[0].1, Err(LedgerError::Unreadable { .. })), "{text}");
+            let said = ledger.read_all().expect("it lists").remove(0).1.expect_err(text);
+            assert!(said.to_string().contains(why), "{said}");
             assert!(file.exists());
         }
     }
@@ -547,37 +550,26 @@ mod tests {
     }
 
     #[test]
-    fn an_older_reader_leaves_alone_what_has_gpus() {
-        assert_eq!(with_gpus().version(), 4);
+    fn what_has_gpus_says_so_when_it_sleeps() {
         let asleep = State::Suspended { at: UnixMillis(5), kept: Kept::Layer };
         let asleep = Entry { state: asleep, gpus: Vec::new(), ..with_gpus() };
-        assert_eq!(asleep.version(), 4, "nor does it boot without them");
         assert!(asleep.notice().is_some_and(|said| said.contains("GPUs")));
     }
 
     #[test]
-    fn a_frozen_entry_is_held_for_older_readers() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let ledger = Ledger::open(dir.path()).expect("it opens");
-        let frozen = Entry { frozen: true, ..entry() };
-        ledger.write(&frozen, Durability::Renamed).expect("it writes");
-        let text = fs::read(dir.path().join(entry().id.as_str()).join(FILE_NAME));
-        let json: serde_json::Value =
-            serde_json::from_slice(&text.expect("a file")).expect("it is JSON");
-        assert_eq!((&json["held"], &json["frozen"]), (&true.into(), &true.into()));
-        assert_eq!(ledger.read_all().expect("it lists")[0].1.as_ref().expect("it reads"), &frozen);
+    fn a_frozen_entry_was_once_written_as_held() {
+        let both = Entry { format_version: 4, frozen: true, held: true, ..entry() };
+        let text = serde_json::to_vec(&both).expect("it is JSON");
+        let read = parse(Path::new("older"), &text).expect("it reads");
+        assert_eq!(read, Entry { held: false, ..both });
     }
 
+    /// The bytes of format 5 as they were first written; never edit.
+    const GOLDEN_5: &str = include_str!("../tests/golden/ledger-5.json");
+
     #[test]
-    fn an_entry_is_of_the_least_version_that_says_it() {
-        let at = UnixMillis(5);
-        for (state, version) in [
-            (State::Starting, 2),
-            (State::Running { since: at }, 2),
-            (State::Suspended { at, kept: Kept::Capture }, 2),
-            (State::Suspended { at, kept: Kept::Layer }, 3),
-        ] {
-            assert_eq!(Entry { state: state.clone(), ..entry() }.version(), version, "{state:?}");
-        }
+    fn format_5_is_read_for_ever() {
+        let read = parse(Path::new("golden"), GOLDEN_5.as_bytes()).expect("it reads");
+        assert_eq!(read, Entry { idle_ms: 3, ..entry() });
     }
 }

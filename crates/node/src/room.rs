@@ -135,12 +135,12 @@ impl SandboxTask {
     async fn stand_still(&mut self) {
         // On disk first: the server that finds it frozen must know why.
         let entry = Entry { frozen: true, ..self.entry.clone() };
-        if let Err(bad) = self.shared.write(entry, Durability::Renamed).await {
+        if let Err(bad) = self.shared.write(entry, Durability::Written).await {
             return tracing::error!(sandbox.id = %self.entry.id, error = chain(&bad), "a sandbox is not frozen before the pool is full: the ledger cannot be written");
         }
         if let Err(bad) = self.shared.parts.runtime.freeze(&self.entry.id).await {
             tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "a sandbox is not frozen before the pool is full; trying again");
-            return self.save(Durability::Renamed).await;
+            return self.save(Durability::Written).await;
         }
         self.entry.frozen = true;
         // Its daemon answers nobody now.
@@ -156,7 +156,7 @@ impl SandboxTask {
         // Nobody could use it meanwhile: its idle clock starts now.
         self.adopted_at = Some(self.shared.parts.clock.now());
         self.entry.idle_ms = 0;
-        self.save(Durability::Renamed).await;
+        self.save(Durability::Written).await;
         self.report().await;
     }
 }

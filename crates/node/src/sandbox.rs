@@ -208,7 +208,7 @@ impl SandboxTask {
         // A crash of the host ends one without a name, whatever this file says then. What has a
         // name keeps its files, so the word that it runs must outlast one.
         let named = self.entry.launch.named;
-        let durability = if named { Durability::Synced } else { Durability::Renamed };
+        let durability = if named { Durability::Synced } else { Durability::Written };
         let written = self.shared.write(self.entry.clone(), durability).await;
         written.map_err(|bad| failed(FailedStep::Layer, &bad))?;
         Ok(endpoint)
@@ -374,13 +374,13 @@ impl SandboxTask {
             }
             NodeTarget::Running(_) | NodeTarget::Suspended => {
                 self.entry.generation = intent.generation;
-                self.save(Durability::Renamed).await;
+                self.save(Durability::Written).await;
                 self.report().await;
             }
             NodeTarget::Terminated(cause) => {
                 self.entry.generation = intent.generation;
                 if self.is_ended() {
-                    self.save(Durability::Renamed).await;
+                    self.save(Durability::Written).await;
                     self.report().await;
                 } else {
                     self.end(cause).await;
@@ -438,7 +438,7 @@ impl SandboxTask {
         self.trouble = None;
         self.warm = None;
         self.set_past(Past::Unclean);
-        self.save(Durability::Renamed).await;
+        self.save(Durability::Written).await;
         if let Some(pump) = self.pump.take().filter(|_| !died) {
             // Its last lines. Whoever asked for the end has the answer already.
             pump.drain().await;
@@ -462,7 +462,7 @@ impl SandboxTask {
             Ok(()) => {
                 self.entry.started = self.entry.started.take().filter(|_| ended);
                 self.set_past(Past::Settled);
-                self.save(Durability::Renamed).await;
+                self.save(Durability::Written).await;
             }
             Err(trouble) => {
                 if matches!(self.entry.state, State::Suspended { .. }) {

@@ -195,7 +195,7 @@ impl SandboxTask {
         self.entry.held = true;
         let entry = Entry { generation: durable, ..self.entry.clone() };
         let shared = std::sync::Arc::clone(&self.shared);
-        async move { shared.write(entry, Durability::Renamed).await.map_err(|bad| chain(&bad)) }
+        async move { shared.write(entry, Durability::Written).await.map_err(|bad| chain(&bad)) }
     }
 
     /// Makes sure that a sandbox goes on which a capture may hold still. Where that fails now, the
@@ -215,7 +215,7 @@ impl SandboxTask {
     async fn freed(&mut self) {
         self.entry.resuming = false;
         if std::mem::take(&mut self.entry.held) {
-            self.save(Durability::Renamed).await;
+            self.save(Durability::Written).await;
         }
     }
 
@@ -473,7 +473,7 @@ impl SandboxTask {
             NodeTarget::Running(launch) => self.resume(launch, generation).await,
             NodeTarget::Suspended => {
                 self.entry.generation = generation;
-                self.save(Durability::Renamed).await;
+                self.save(Durability::Written).await;
                 self.report().await;
             }
             NodeTarget::Terminated(cause) => {

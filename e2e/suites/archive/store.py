@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import time
 
+from harness import ledger
 from harness.wait import until
 
 # Names that tests plant in sandboxes; nothing of the kind may be readable in the object store.
@@ -39,8 +40,7 @@ def readable(root: pathlib.Path, *needles: str | bytes) -> list[str]:
 
 def tokens(server) -> list[str]:
     """The daemons' tokens, as the ledger has them."""
-    ledgers = (server.data / "ledger").glob("*/sandbox.json")
-    return [json.loads(path.read_text())["token"] for path in ledgers]
+    return [ledger.newest(path.read_bytes())["token"] for path in ledger.files(server.data)]
 
 
 def age(root: pathlib.Path, days: int = 3) -> None:

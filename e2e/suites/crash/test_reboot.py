@@ -1,9 +1,8 @@
 """The host restarts: the suspended sleep on, those with a name are suspended with their files, the others have ended."""
 
-import json
 import uuid
 
-from harness import host
+from harness import host, ledger
 from suites.crash.scene import SERVER, Witness, captures, none, settle
 from suites.state import box
 
@@ -25,10 +24,8 @@ def reboot(server) -> None:
         return {kind: names for kind, names in host.objects(server.data).items() if names and kind not in ("file", "rule")}
 
     none(left, "left", UNDONE)
-    for path in (server.data / "ledger").glob("*/sandbox.json"):
-        entry = json.loads(path.read_text())
-        entry["boot_id"] = str(uuid.uuid4())
-        path.write_text(json.dumps(entry))
+    for path in ledger.files(server.data):
+        ledger.change(path, boot_id=str(uuid.uuid4()))
 
 
 def said(server, sandbox: str) -> str:

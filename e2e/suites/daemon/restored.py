@@ -12,7 +12,7 @@ import pathlib
 import subprocess
 import time
 
-from harness import env, http
+from harness import env, http, ledger
 from harness.wait import until
 
 GATEWAY, INSIDE = "169.254.77.1", "169.254.77.2/30"
@@ -31,7 +31,7 @@ class Restored:
         self.id = sandbox
         self.root = server.data / "runsc"
         self.image = server.home / "image"
-        entry = json.loads((server.data / "ledger" / sandbox / "sandbox.json").read_text())
+        entry = ledger.entry(server.data, sandbox)
         self.daemon, self.token = f"http://{entry['started']['daemon']}", entry["token"]
         self.pid = entry["started"]["pid"]
         config = json.loads((self.root / "bundle" / sandbox / "config.json").read_text())

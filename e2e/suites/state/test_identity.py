@@ -1,10 +1,9 @@
 """What a restored sandbox must not share with its source (spec 02 §4)."""
 
-import json
 import time
 
 import pytest
-from harness import env, http
+from harness import env, http, ledger
 from suites.state import box
 
 SERVER = box.SERVER
@@ -24,10 +23,6 @@ def family(server):
 def distinct(values):
     assert len(set(values)) == len(values), values
     assert all(values), values
-
-
-def ledger(server, sandbox):
-    return json.loads((server.data / "ledger" / sandbox / "sandbox.json").read_text())
 
 
 def test_machine_ids(server, family):
@@ -65,7 +60,7 @@ def test_clock_after_a_sleep(server, family):
 
 def test_tokens(server, family):
     """The daemon of each knows its own token alone; asked around the ingress, as the node does."""
-    entries = [ledger(server, sandbox) for sandbox in family]
+    entries = [ledger.entry(server.data, sandbox) for sandbox in family]
     distinct([entry["token"] for entry in entries])
     distinct([entry["started"]["daemon"] for entry in entries])
     for asked in entries:

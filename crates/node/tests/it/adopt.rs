@@ -186,7 +186,7 @@ async fn nothing_is_said_to_run_before_the_ledger_says_so() {
     let world = World::new().await;
     world.host.sim.faults().delay(SimStep::Start, Duration::from_secs(2));
     world.apply(&id(1), 1, NodeTarget::Running(launch())).await;
-    let file = world.host.ledger().join(id(1).as_str()).join("sandbox.json");
+    let file = world.host.entry_file(&id(1));
     let begun = async {
         while !file.exists() {
             tokio::task::yield_now().await;
@@ -194,7 +194,8 @@ async fn nothing_is_said_to_run_before_the_ledger_says_so() {
     };
     tokio::time::timeout(Duration::from_secs(30), begun).await.expect("its entry is written");
     // A directory in the way of the next line.
-    std::fs::create_dir(file.with_extension("json.new")).expect("nobody is writing");
+    std::fs::remove_file(&file).expect("it is there");
+    std::fs::create_dir(&file).expect("nobody is writing");
     let cause = world.wait_end(&id(1)).await;
     assert!(matches!(cause, EndCause::StartFailed { .. }), "{cause:?}");
 }
@@ -233,7 +234,7 @@ async fn strays_without_an_entry_are_removed() {
 async fn a_damaged_entry_protects_its_sandbox() {
     let world = World::new().await;
     let report = world.run(&id(1)).await;
-    let file = world.host.ledger().join(id(1).as_str()).join("sandbox.json");
+    let file = world.host.entry_file(&id(1));
     std::fs::write(&file, "{ half").expect("it is damaged");
     let world = world.restart().await;
     assert!(world.node.list().await.is_empty(), "nobody pretends to know it");

@@ -48,10 +48,10 @@ async fn one_with_a_name_is_suspended_and_boots_from_its_files() {
     // Any number of servers may come and go before somebody wants it.
     let world = rebooted().await.restart().await;
     assert_suspended(&world, 1).await;
-    world.wait_entry(&id(1), |entry| entry["format_version"] == 3).await;
+    world.wait_entry(&id(1), |entry| entry["kept"] == "layer").await;
     let before = resume(&world, 2).await;
     // Then it is as any other.
-    world.wait_entry(&id(1), |entry| entry["format_version"] == 2).await;
+    world.wait_entry(&id(1), |entry| entry["kept"].is_null()).await;
     let world = world.restart().await;
     let report = world.node.list().await.remove(0);
     assert_eq!(

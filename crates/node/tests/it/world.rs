@@ -267,6 +267,21 @@ impl Host {
         self.dir.path().join("ledger")
     }
 
+    pub(crate) fn entry_file(&self, id: &SandboxId) -> PathBuf {
+        self.ledger().join(id.as_str()).join("sandbox.json")
+    }
+
+    /// Reads the ledger's entry of a sandbox, if there is one: the newer of two, or the only one.
+    pub(crate) fn entry(&self, id: &SandboxId) -> Option<serde_json::Value> {
+        let content = std::fs::read(self.entry_file(id)).ok()?;
+        let (first, second) = content.split_at(content.len() / 2);
+        let read = |text| serde_json::from_slice::<serde_json::Value>(text).ok();
+        [first, second, &content]
+            .into_iter()
+            .filter_map(read)
+            .max_by_key(|entry| entry["sequence"].as_u64())
+    }
+
     /// Where a file named after a GPU says what is wrong with it.
     pub(crate) fn gpu_faults(&self) -> PathBuf {
         self.dir.path().join("gpu-faults")
@@ -466,13 +481,8 @@ impl World {
         id: &SandboxId,
         wanted: impl Fn(&serde_json::Value) -> bool,
     ) {
-        let file = self.host.ledger().join(id.as_str()).join("sandbox.json");
         let there = async {
-            loop {
-                let text = std::fs::read(&file).unwrap_or_default();
-                if serde_json::from_slice(&text).is_ok_and(|entry| wanted(&entry)) {
-                    break;
-                }
+            while !self.host.entry(id).is_some_and(|entry| wanted(&entry)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -481,11 +491,15 @@ impl World {
 
     /// Changes the ledger's entry of a sandbox behind the node's back.
     pub(crate) fn edit_entry(&self, id: &SandboxId, change: impl FnOnce(&mut serde_json::Value)) {
-        let file = self.host.ledger().join(id.as_str()).join("sandbox.json");
-        let text = std::fs::read(&file).expect("an entry");
-        let mut entry = serde_json::from_slice(&text).expect("JSON");
+        let mut entry = self.host.entry(id).expect("an entry");
         change(&mut entry);
-        std::fs::write(&file, entry.to_string()).expect("it is written");
+        entry["format_version"] = 4.into();
+        // As an older server wrote it, without places, but as long as before.
+        let file = self.host.entry_file(id);
+        let mut text = entry.to_string().into_bytes();
+        let length = std::fs::metadata(&file).expect("it is there").len();
+        text.resize(usize::try_from(length).expect("it is short"), b' ');
+        std::fs::write(file, text).expect("it is written");
     }
 
     /// Asserts that the host has nothing of any sandbox, once the ledger is as small as said.

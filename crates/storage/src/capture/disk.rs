@@ -12,7 +12,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -122,12 +122,17 @@ impl CaptureDisk {
 
     /// Makes the draft durable and whole. A whole one of that name is a draft then.
     pub(super) fn commit(&self, note: Value) -> Result<Capture, CaptureError> {
-        let manifest = self.take_stock(note, sync_file)?;
+        let manifest = self.take_stock(note)?;
+        let path = self.draft().join(MANIFEST);
+        manifest::write_new(&path, &manifest)?;
+        // In any order: a draft is not believed.
+        let mut places = vec![self.draft_layer(), path, self.draft()];
         if !manifest.memory.is_empty() {
-            sync_dir(&self.draft_memory())?;
+            let memory = self.draft_memory();
+            places.extend(manifest.memory.iter().map(|part| memory.join(&part.name)));
+            places.push(memory);
         }
-        // This syncs the draft's own names, too.
-        manifest::write(&self.draft().join(MANIFEST), &manifest)?;
+        durable::sync_at_once(&places)?;
         self.put_in_place()?;
         sync_dir(&self.captures)?;
         Ok(self.describe(manifest))
@@ -139,11 +144,11 @@ impl CaptureDisk {
         note: Value,
         boot: &BootId,
     ) -> Result<Capture, CaptureError> {
-        let manifest = self.take_stock(note, look_at_file)?;
+        let manifest = self.take_stock(note)?;
         // Before the name that it is believed by: a journal keeps that order.
         let mark = self.draft().join(BOOT);
         fs::write(&mark, boot.as_str()).step("write", &mark)?;
-        manifest::write_for_boot(&self.draft().join(MANIFEST), &manifest)?;
+        manifest::write_new(&self.draft().join(MANIFEST), &manifest)?;
         self.put_in_place()?;
         Ok(self.describe(manifest))
     }
@@ -156,14 +161,11 @@ impl CaptureDisk {
     /// Has the disk hold all that a whole capture consists of.
     pub(super) fn sync(&self) -> Result<(), CaptureError> {
         let (_, sealed) = self.open()?;
-        let names = [LAYER, MANIFEST].map(str::to_owned);
-        for name in names.into_iter().chain(memory_names(&sealed.content)) {
-            sync_file(&self.place().join(name))?;
-        }
-        for dir in [&self.place().join(MEMORY), &self.place(), &self.captures] {
-            sync_dir(dir)?;
-        }
-        Ok(())
+        let names = [LAYER, MANIFEST, MEMORY].map(str::to_owned);
+        let names = names.into_iter().chain(memory_names(&sealed.content));
+        let mut places: Vec<_> = names.map(|name| self.place().join(name)).collect();
+        places.extend([self.place(), self.captures.clone()]);
+        Ok(durable::sync_at_once(&places)?)
     }
 
     /// Notes that a whole capture is durable.
@@ -183,10 +185,9 @@ impl CaptureDisk {
         let found = self.read_large(&draft, &sealed, &|| true)?;
         let found = found.expect("nobody stopped it");
         self.compare_large(&origin.digests, &found)?;
-        for name in [LAYER.to_owned()].into_iter().chain(memory_names(&sealed.content)) {
-            sync_file(&draft.join(name))?;
-        }
-        sync_dir(&self.draft_memory())?;
+        let names = [LAYER, MEMORY].map(str::to_owned);
+        let names = names.into_iter().chain(memory_names(&sealed.content));
+        durable::sync_at_once(&names.map(|name| draft.join(name)).collect::<Vec<_>>())?;
         manifest::write(&draft.join(CHECKSUMS), &found)?;
         durable::write_file(&draft.join(MANIFEST), origin.manifest.as_bytes(), 0o600)?;
         self.put_in_place()?;
@@ -205,21 +206,17 @@ impl CaptureDisk {
         }
     }
 
-    /// Makes the parts as durable as `settle` does, and writes down what they are.
-    fn take_stock(
-        &self,
-        note: Value,
-        settle: impl Fn(&Path) -> Result<Metadata, HostStepError>,
-    ) -> Result<Manifest, CaptureError> {
+    /// Says what the parts are.
+    fn take_stock(&self, note: Value) -> Result<Manifest, CaptureError> {
         let layer = self.draft_layer();
-        let meta = settle(&layer)?;
+        let meta = fs::symlink_metadata(&layer).step("look at", &layer)?;
         let layer =
             LayerPart { size: ByteSize::from_bytes(meta.len()), allocated: allocated(&meta) };
         let dir = self.draft_memory();
         let mut memory = Vec::new();
         for entry in fs::read_dir(&dir).step("list", &dir)? {
             let path = entry.step("list", &dir)?.path();
-            let meta = settle(&path)?;
+            let meta = fs::symlink_metadata(&path).step("look at", &path)?;
             let name = path.file_name().and_then(|name| name.to_str());
             let Some(name) = name.filter(|_| meta.is_file()) else {
                 let odd =
@@ -478,16 +475,6 @@ fn move_to(trash: &Trash, from: &Path, name: &str) -> Result<Option<PathBuf>, Ho
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(HostStepError::new("move to the trash", from, error)),
     }
-}
-
-fn sync_file(path: &Path) -> Result<Metadata, HostStepError> {
-    let file = File::open(path).step("open", path)?;
-    file.sync_all().step("sync", path)?;
-    file.metadata().step("look at", path)
-}
-
-fn look_at_file(path: &Path) -> Result<Metadata, HostStepError> {
-    fs::symlink_metadata(path).step("look at", path)
 }
 
 fn whole_digest(path: &Path, cache: PageCache) -> Result<Option<String>, HostStepError> {

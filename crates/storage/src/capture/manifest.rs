@@ -94,8 +94,8 @@ pub(super) fn write(path: &Path, content: &impl Serialize) -> Result<(), HostSte
     durable::write_file(path, text.as_bytes(), 0o600)
 }
 
-/// Writes a new file, for as long as the host is up.
-pub(super) fn write_for_boot(path: &Path, content: &impl Serialize) -> Result<(), HostStepError> {
+/// Writes a new file, and does not wait for the disk.
+pub(super) fn write_new(path: &Path, content: &impl Serialize) -> Result<(), HostStepError> {
     let text = seal(content).step("write", path)?;
     let mut options = OpenOptions::new();
     let mut file =
