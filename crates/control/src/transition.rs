@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tarn_lifecycle::{Effect, Event, Ignored, Refusal, status, step};
+use tarn_lifecycle::{Effect, Event, Ignored, Refusal, lasting, status, step};
 use tarn_node_api::{
     ApplyError, ArchiveReport, CaptureReport, NodeIntent, NodeTarget, Report, ReportSink,
 };
@@ -75,8 +75,9 @@ impl Control {
                 Err(Ignored::Refused(refusal)) => return Ok(Moved::Refused(before, refusal)),
             };
             let place = self.place_for(&event, &before, &next.record)?;
-            let stored =
-                self.0.parts.store.sandbox_update(&next.record, status(&next.record)).await;
+            let store = &self.0.parts.store;
+            let lasts = lasting(&before, &next.record);
+            let stored = store.sandbox_update(&next.record, status(&next.record), lasts).await;
             match stored {
                 Ok(()) => {
                     log_move(&before, &next.record);

@@ -29,7 +29,9 @@ pub use snapshot::{
     CAPTURE_LIMIT_MILLIS, Care, Kept, ObjectStore, archived, begun, captured, care, completed,
     retry_delay,
 };
-pub use step::{Effect, Event, Ignored, Patch, Refusal, Step, status, step, waits_to_resume};
+pub use step::{
+    Effect, Event, Ignored, Patch, Refusal, Step, lasting, status, step, waits_to_resume,
+};
 
 #[cfg(test)]
 mod tests;

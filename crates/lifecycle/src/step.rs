@@ -1,9 +1,9 @@
 //! The state machine of a sandbox, as control sees it.
 
 use tarn_types::{
-    EgressPolicy, EndCause, Generation, Intent, NodeId, Observed, ObservedPhase, PendingReason,
-    PoolMember, PortAccess, Resources, SandboxName, SandboxRecord, SandboxStatus, SnapshotId,
-    Target, UnixMillis,
+    EgressPolicy, EndCause, Generation, Intent, Lasting, NodeId, Observed, ObservedPhase,
+    PendingReason, PoolMember, PortAccess, Resources, SandboxName, SandboxRecord, SandboxStatus,
+    SnapshotId, Target, UnixMillis,
 };
 
 use crate::resize::{self, may_resize};
@@ -125,6 +125,28 @@ fn running_status(record: &SandboxRecord) -> SandboxStatus {
         (Target::Suspended, None) => SandboxStatus::Suspending,
         (Target::Running | Target::Terminated(_), None) => SandboxStatus::Running,
     }
+}
+
+/// Says what a change of a record has to outlast.
+///
+/// What a node has reported it reports again, after a crash of the host as after any other, and
+/// what is being captured the snapshot's record says, too. Whatever somebody asked for lasts, and
+/// every end; and so does that it ran for the first time: one that never did is built again.
+#[must_use]
+pub fn lasting(before: &SandboxRecord, after: &SandboxRecord) -> Lasting {
+    let mut intent = before.intent.clone();
+    if before.observed != after.observed && after.intent.pending_reason.is_none() {
+        // It is where it was to be.
+        intent.pending_reason = None;
+    }
+    let reported = SandboxRecord {
+        intent,
+        observed: after.observed.clone(),
+        capturing: after.capturing.clone(),
+        sequence: after.sequence,
+        ..before.clone()
+    };
+    if reported == *after { Lasting::Boot } else { Lasting::Always }
 }
 
 /// Says whether a suspended sandbox was asked to go on and waits for room.

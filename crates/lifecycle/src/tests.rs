@@ -2,12 +2,13 @@
 
 use proptest::prelude::*;
 use tarn_types::{
-    ByteSize, EgressPolicy, EndCause, ExposedPorts, FailedStep, Generation, Intent, Launch, NodeId,
-    Observed, ObservedPhase, PendingReason, PortAccess, ProjectId, Resources, SandboxId,
-    SandboxRecord, SandboxSpec, SandboxStatus, Shape, SnapshotId, StartFailure, Target, UnixMillis,
+    ByteSize, EgressPolicy, EndCause, ExposedPorts, FailedStep, Generation, Intent, Lasting,
+    Launch, NodeId, Observed, ObservedPhase, PendingReason, PortAccess, ProjectId, Resources,
+    SandboxId, SandboxRecord, SandboxSpec, SandboxStatus, Shape, SnapshotId, StartFailure, Target,
+    UnixMillis,
 };
 
-use crate::{Effect, Event, Ignored, Limit, Patch, limit, status, step, waits_to_resume};
+use crate::{Effect, Event, Ignored, Limit, Patch, lasting, limit, status, step, waits_to_resume};
 
 mod pool;
 mod resize;
@@ -120,6 +121,59 @@ fn the_status_table() {
     ];
     for (name, events, expected) in table {
         assert_eq!(status(&after(events)), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_was_reported_need_not_outlast_the_host_and_what_was_asked_does() {
+    use ObservedPhase::{Ended, Running, Starting, Suspended, Suspending};
+    let placed = || Event::Placed(node());
+    let ran = || vec![placed(), seen(1, Running)];
+    let named =
+        Event::Patched(Patch { name: Some("a".parse().expect("a name")), ..Patch::default() });
+    let with = |mut events: Vec<Event>, more: Vec<Event>| {
+        events.extend(more);
+        events
+    };
+    let asleep = || with(ran(), vec![named.clone(), Event::SuspendAsked, seen(2, Suspended)]);
+    let table: Vec<(&str, Vec<Event>, Event, Lasting)> = vec![
+        ("placed", vec![], placed(), Lasting::Always),
+        ("starting", vec![placed()], seen(1, Starting), Lasting::Boot),
+        ("running", vec![placed()], seen(1, Running), Lasting::Always),
+        ("running again", with(ran(), vec![seen(1, Suspending)]), seen(1, Running), Lasting::Boot),
+        ("failed", vec![placed()], seen(1, Ended(failed())), Lasting::Always),
+        ("ended", ran(), seen(1, Ended(failed())), Lasting::Always),
+        ("deleted", ran(), Event::DeleteAsked, Lasting::Always),
+        ("named", ran(), named.clone(), Lasting::Always),
+        ("captured", ran(), Event::CaptureBegun(snapshot(1)), Lasting::Boot),
+        (
+            "not captured any more",
+            with(ran(), vec![Event::CaptureBegun(snapshot(1))]),
+            Event::CaptureSettled(snapshot(1)),
+            Lasting::Boot,
+        ),
+        ("to be suspended", with(ran(), vec![named.clone()]), Event::SuspendAsked, Lasting::Always),
+        ("idle", ran(), seen(1, Suspending), Lasting::Boot),
+        ("suspended by its limit", ran(), seen(1, Suspended), Lasting::Always),
+        ("to be resumed", asleep(), Event::ResumeAsked, Lasting::Always),
+        (
+            "to be resumed later",
+            asleep(),
+            Event::ResumeWaits(PendingReason::MaxCapacityReached),
+            Lasting::Always,
+        ),
+        (
+            "to be resumed no more",
+            with(asleep(), vec![Event::ResumeWaits(PendingReason::MaxCapacityReached)]),
+            Event::SuspendAsked,
+            Lasting::Always,
+        ),
+        ("resumed", with(asleep(), vec![Event::ResumeAsked]), seen(3, Running), Lasting::Boot),
+    ];
+    for (name, events, event, expected) in table {
+        let before = after(events);
+        let next = step(&before, event, T0).expect(name).record;
+        assert_eq!(lasting(&before, &next), expected, "{name}");
     }
 }
 

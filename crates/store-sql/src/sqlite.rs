@@ -7,7 +7,8 @@
 //!
 //! SQLite takes one writer at a time anyway; with a single one nobody waits for a lock, and verbs
 //! that queue while the disk is busy share the next commit (group commit). WAL with
-//! `synchronous=FULL`: a commit is one fsync of the log, and is on disk when a verb answers.
+//! `synchronous=FULL`: a commit is one fsync of the log, and is on disk when a verb answers. One of
+//! nothing but changes that outlast only this boot of the host is `NORMAL`, and waits for no fsync.
 
 mod build;
 mod error;
@@ -44,7 +45,7 @@ use tarn_store::{
 use tarn_task::Tasks;
 use tarn_types::{
     BootImage, BuildId, BuildRecord, ImageId, ImageName, ImageNameRecord, ImageRecord, KeptStep,
-    KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
+    KeyId, Lasting, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
     SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
     SshKeyId, SshKeyRecord, UnixMillis,
 };
@@ -184,8 +185,10 @@ impl Store for SqliteStore {
         &self,
         record: &SandboxRecord,
         status: SandboxStatus,
+        lasting: Lasting,
     ) -> Result<(), StoreError> {
-        self.writer.write(sandbox::Update(sandbox::Row::new(record, status)?)).await
+        let row = sandbox::Row::new(record, status)?;
+        self.writer.write(sandbox::Update { row, lasting }).await
     }
 
     async fn sandbox_fetch(&self, id: &SandboxId) -> Result<SandboxRecord, StoreError> {

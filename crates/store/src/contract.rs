@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tarn_types::{
     BootImage, BuildId, BuildRecord, ErrorClass, ImageId, ImageName, ImageNameRecord, ImageRecord,
-    KeptStep, KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
-    SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
-    SshKeyId, SshKeyRecord, UnixMillis,
+    KeptStep, KeyId, Lasting, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId,
+    SandboxName, SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId,
+    SnapshotRecord, SshKeyId, SshKeyRecord, UnixMillis,
 };
 use thiserror::Error;
 
@@ -197,7 +197,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// Replaces a sandbox's record if its stored sequence is `record.sequence - 1`. By a claim it
-    /// gets another `created_at`, and so another place in lists.
+    /// gets another `created_at`, and so another place in lists. A change that outlasts only this
+    /// boot of the host need not wait for the disk; a crash of the host takes it back together with
+    /// whatever came later, or not at all.
     ///
     /// # Errors
     /// `Conflict` when the sequence is another; `NameTaken` when a changed name is; `NotFound`.
@@ -205,6 +207,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         record: &SandboxRecord,
         status: SandboxStatus,
+        lasting: Lasting,
     ) -> Result<(), StoreError>;
 
     /// Returns a sandbox of whatever state.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tarn_types::{
     BootImage, BuildId, BuildRecord, ImageId, ImageName, ImageNameRecord, ImageRecord, KeptStep,
-    KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
+    KeyId, Lasting, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
     SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
     SshKeyId, SshKeyRecord, UnixMillis,
 };
@@ -105,6 +105,7 @@ impl Store for MemoryStore {
         &self,
         record: &SandboxRecord,
         status: SandboxStatus,
+        _lasting: Lasting,
     ) -> Result<(), StoreError> {
         let row = Row::new(record, status)?;
         self.with(|tables| {

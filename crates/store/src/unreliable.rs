@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use tarn_types::{
     BootImage, BuildId, BuildRecord, ImageId, ImageName, ImageNameRecord, ImageRecord, KeptStep,
-    KeyId, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
+    KeyId, Lasting, PoolId, PoolRecord, ProjectId, RegistryLoginRecord, SandboxId, SandboxName,
     SandboxRecord, SandboxStatus, SecretId, SecretName, SecretRecord, SnapshotId, SnapshotRecord,
     SshKeyId, SshKeyRecord, UnixMillis,
 };
@@ -82,8 +82,9 @@ impl Store for UnreliableStore {
         &self,
         record: &SandboxRecord,
         status: SandboxStatus,
+        lasting: Lasting,
     ) -> Result<(), StoreError> {
-        self.through(self.inner.sandbox_update(record, status)).await
+        self.through(self.inner.sandbox_update(record, status, lasting)).await
     }
 
     async fn sandbox_fetch(&self, id: &SandboxId) -> Result<SandboxRecord, StoreError> {

@@ -40,7 +40,7 @@ pub enum Pace {
     Background,
 }
 
-/// What a snapshot outlasts.
+/// What something outlasts that is said to be there: a snapshot, a change of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lasting {

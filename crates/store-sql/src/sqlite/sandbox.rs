@@ -2,7 +2,9 @@
 
 use sqlx::{SqliteConnection, SqlitePool};
 use tarn_store::{ListQuery, Order, Page, PageKey, StoreError, format, rule};
-use tarn_types::{ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis};
+use tarn_types::{
+    Lasting, ProjectId, SandboxId, SandboxName, SandboxRecord, SandboxStatus, UnixMillis,
+};
 
 use super::{
     error::{failed, is_duplicate},
@@ -22,7 +24,10 @@ pub(super) struct Row {
 pub(super) struct Insert(pub(super) Row);
 
 /// Replaces a row.
-pub(super) struct Update(pub(super) Row);
+pub(super) struct Update {
+    pub(super) row: Row,
+    pub(super) lasting: Lasting,
+}
 
 /// Removes rows of sandboxes that ended long ago.
 pub(super) struct Purge {
@@ -119,8 +124,12 @@ impl Verb for Insert {
 impl Verb for Update {
     type Output = ();
 
+    fn lasting(&self) -> Lasting {
+        self.lasting
+    }
+
     async fn apply(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        let Self(row) = self;
+        let Self { row, .. } = self;
         // Everything that `rule::check_change` demands is in the condition, so that the usual case
         // is one statement.
         let updated = sqlx::query(
@@ -158,7 +167,7 @@ impl Verb for Update {
 impl Update {
     /// Finds out why no row was changed.
     async fn refused(&self, connection: &mut SqliteConnection) -> StoreError {
-        let Self(row) = self;
+        let Self { row, .. } = self;
         /// Project, creation, end, sequence, unclaimed.
         type Fixed = (String, i64, Option<i64>, i64, bool);
         let stored: Result<Option<Fixed>, _> = sqlx::query_as(

@@ -76,3 +76,42 @@ async fn a_lock_held_elsewhere_refuses_until_it_is_gone() {
     other.close().await.expect("unlocks");
     store.fact_set("a", "3").await.expect("set");
 }
+
+/// Asks the writer's connection how it commits.
+struct Synchronous(Lasting);
+
+impl writer::Verb for Synchronous {
+    type Output = i64;
+
+    fn lasting(&self) -> Lasting {
+        self.0
+    }
+
+    async fn apply(&self, connection: &mut sqlx::SqliteConnection) -> Result<i64, StoreError> {
+        let asked = sqlx::query_scalar("PRAGMA synchronous").fetch_one(connection).await;
+        asked.map_err(|error| failed("ask how it commits", &error))
+    }
+}
+
+#[tokio::test]
+async fn what_need_not_last_is_committed_without_waiting_for_the_disk() {
+    let directory = TempDir::new().expect("a directory");
+    let store = Arc::new(store(&directory, |options| options).await);
+    let ways = [Lasting::Always, Lasting::Boot, Lasting::Always, Lasting::Boot, Lasting::Boot];
+    for (round, lasting) in ways.into_iter().cycle().take(20).enumerate() {
+        let full = store.writer.write(Synchronous(lasting)).await.expect("an answer");
+        assert_eq!(full, if lasting == Lasting::Always { 2 } else { 1 }, "{round}");
+    }
+    // One that lasts takes those along that wait with it.
+    let mut callers = JoinSet::new();
+    for number in 0..40 {
+        let store = Arc::clone(&store);
+        let lasting = if number == 39 { Lasting::Always } else { Lasting::Boot };
+        callers.spawn(async move { store.writer.write(Synchronous(lasting)).await });
+    }
+    let before = store.write_counts();
+    let answers = callers.join_all().await;
+    let after = store.write_counts();
+    assert!(answers.iter().any(|full| *full.as_ref().expect("an answer") == 2));
+    assert!(after.lasting > before.lasting && after.commits - before.commits <= 3, "{after:?}");
+}

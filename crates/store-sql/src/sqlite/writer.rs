@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use sqlx::{Connection as _, SqliteConnection};
 use tarn_store::StoreError;
 use tarn_task::Tasks;
-use tarn_types::ErrorClass;
+use tarn_types::{ErrorClass, Lasting};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::failed;
@@ -29,6 +29,11 @@ pub(super) trait Verb: Send + Sync + 'static {
     /// What the caller gets.
     type Output: Send + 'static;
 
+    /// Says what its changes have to outlast.
+    fn lasting(&self) -> Lasting {
+        Lasting::Always
+    }
+
     /// Does it, inside a transaction.
     fn apply(
         &self,
@@ -44,8 +49,10 @@ pub(super) struct Nothing;
 pub struct WriteCounts {
     /// Verbs that were answered, well or not.
     pub verbs: u64,
-    /// Transactions that were committed, each with one fsync.
+    /// Transactions that were committed.
     pub commits: u64,
+    /// How many of them outlast a crash of the host; in the store each is one fsync.
+    pub lasting: u64,
 }
 
 /// Sends verbs to the writer.
@@ -59,6 +66,7 @@ pub(super) struct Writer {
 struct Counts {
     verbs: AtomicU64,
     commits: AtomicU64,
+    lasting: AtomicU64,
 }
 
 /// The task that writes.
@@ -66,18 +74,23 @@ struct WriterTask {
     connection: SqliteConnection,
     queue: mpsc::Receiver<Box<dyn Job>>,
     counts: Arc<Counts>,
+    /// What the next commit outlasts as the connection is set, if that is known.
+    set: Option<Lasting>,
 }
 
 /// A verb together with who waits for it, whatever its output.
 #[async_trait]
 trait Job: Send {
+    /// Says what the verb's changes have to outlast.
+    fn lasting(&self) -> Lasting;
+
     /// Applies the verb and keeps its output; says whether its changes are to be kept.
     async fn apply(&mut self, connection: &mut SqliteConnection) -> Applied;
 
     /// Returns why it failed, if it was applied and failed.
     fn failure(&self) -> Option<&StoreError>;
 
-    /// Tells who waits, now that the outcome is on disk.
+    /// Tells who waits, now that the outcome lasts as it has to.
     fn answer(self: Box<Self>);
 
     /// Tells who waits that nothing was done.
@@ -118,12 +131,17 @@ impl Writer {
     pub(super) fn spawn(connection: SqliteConnection, tasks: &Tasks) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
         let counts = Arc::new(Counts::default());
-        let task = WriterTask { connection, queue, counts: Arc::clone(&counts) };
+        let task = WriterTask {
+            connection,
+            queue,
+            counts: Arc::clone(&counts),
+            set: Some(Lasting::Always),
+        };
         tasks.spawn("store_writer", task.run(tasks.stopping()));
         Self { queue: sender, counts }
     }
 
-    /// Has a verb written, and returns when it is on disk.
+    /// Has a verb written, and returns when it is there for as long as it has to be.
     ///
     /// Once queued it is done even if the caller goes away.
     pub(super) async fn write<V: Verb>(&self, verb: V) -> Result<V::Output, StoreError> {
@@ -137,6 +155,7 @@ impl Writer {
         WriteCounts {
             verbs: self.counts.verbs.load(Ordering::Relaxed),
             commits: self.counts.commits.load(Ordering::Relaxed),
+            lasting: self.counts.lasting.load(Ordering::Relaxed),
         }
     }
 }
@@ -179,11 +198,16 @@ impl WriterTask {
     /// Writes a batch in one transaction, then tells everybody.
     async fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
         let verbs = batch.len() as u64;
-        let outcome = transact(&mut self.connection, &mut batch).await;
+        let boot = batch.iter().all(|job| job.lasting() == Lasting::Boot);
+        let outcome = match self.set(if boot { Lasting::Boot } else { Lasting::Always }).await {
+            Ok(()) => transact(&mut self.connection, &mut batch).await,
+            Err(lost) => Err(lost),
+        };
         self.counts.verbs.fetch_add(verbs, Ordering::Relaxed);
         match outcome {
             Ok(()) => {
                 self.counts.commits.fetch_add(1, Ordering::Relaxed);
+                self.counts.lasting.fetch_add(u64::from(!boot), Ordering::Relaxed);
                 batch.into_iter().for_each(Job::answer);
             }
             Err(lost) => {
@@ -196,6 +220,24 @@ impl WriterTask {
                 }
             }
         }
+    }
+
+    /// Has the following commits outlast that. The log has them in order: what lasts takes along
+    /// all that came before.
+    async fn set(&mut self, lasting: Lasting) -> Result<(), Lost> {
+        if self.set == Some(lasting) {
+            return Ok(());
+        }
+        self.set = None;
+        let pragma = match lasting {
+            Lasting::Always => "PRAGMA synchronous = FULL",
+            Lasting::Boot => "PRAGMA synchronous = NORMAL",
+        };
+        // It is prepared anew each time: that is when it takes effect.
+        let done = sqlx::query(pragma).persistent(false).execute(&mut self.connection).await;
+        done.map_err(|error| Lost::new(&failed("say how long a commit lasts", &error)))?;
+        self.set = Some(lasting);
+        Ok(())
     }
 }
 
@@ -263,6 +305,10 @@ impl Lost {
 
 #[async_trait]
 impl<V: Verb> Job for Waiting<V> {
+    fn lasting(&self) -> Lasting {
+        self.verb.lasting()
+    }
+
     async fn apply(&mut self, connection: &mut SqliteConnection) -> Applied {
         let outcome = self.verb.apply(connection).await;
         let applied = if outcome.is_ok() { Applied::Keep } else { Applied::Undo };

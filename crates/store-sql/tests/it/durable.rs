@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use sqlx::Row as _;
 use tarn_store::{Store as _, StoreError};
 use tarn_store_sql::WriteCounts;
-use tarn_types::SandboxStatus;
+use tarn_types::{Lasting, SandboxStatus};
 use tokio::task::JoinSet;
 
 use crate::support::{Database, record};
@@ -19,7 +19,7 @@ async fn one_verb_at_a_time_is_one_commit_each() {
     for number in 0..10 {
         store.sandbox_insert(&record(number), SandboxStatus::Pending).await.expect("inserted");
     }
-    assert_eq!(store.write_counts(), WriteCounts { verbs: 10, commits: 10 });
+    assert_eq!(store.write_counts(), WriteCounts { verbs: 10, commits: 10, lasting: 10 });
 }
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn verbs_that_wait_together_share_a_commit() {
         });
     }
     callers.join_all().await;
-    let WriteCounts { verbs, commits } = store.write_counts();
+    let WriteCounts { verbs, commits, .. } = store.write_counts();
     assert_eq!(verbs, 200);
     assert!(commits <= 20, "200 inserts took {commits} commits");
     assert_eq!(store.sandbox_list_live().await.expect("a list").len(), 200);
@@ -55,6 +55,35 @@ async fn an_insert_is_in_the_log_when_it_is_answered() {
     let mut raw = database.raw().await;
     let mode = sqlx::query("PRAGMA journal_mode").fetch_one(&mut raw).await.expect("read");
     assert_eq!(mode.get::<String, _>(0), "wal");
+}
+
+#[tokio::test]
+async fn a_change_for_this_boot_does_not_wait_for_the_disk() {
+    let database = Database::new();
+    let (store, tasks) = database.open().await;
+    let mut record = record(1);
+    store.sandbox_insert(&record, SandboxStatus::Pending).await.expect("inserted");
+    // Both ways in turn, then several of one after the other.
+    let ways = [Lasting::Boot, Lasting::Always, Lasting::Boot, Lasting::Boot, Lasting::Always];
+    let mut waited = 1;
+    for lasting in ways {
+        record.sequence += 1;
+        store.sandbox_update(&record, SandboxStatus::Pending, lasting).await.expect("updated");
+        waited += u64::from(lasting == Lasting::Always);
+        assert_eq!(store.write_counts().lasting, waited, "{lasting:?}");
+        let stored = database.raw().await;
+        let stored = stored_sequence(stored).await;
+        assert_eq!(stored, record.sequence, "others see it at once");
+    }
+    assert_eq!(store.write_counts(), WriteCounts { verbs: 6, commits: 6, lasting: 3 });
+    assert_eq!(tasks.shutdown(PATIENCE).await, 0);
+    let (store, _tasks) = database.open().await;
+    assert_eq!(store.sandbox_fetch(&record.id).await.expect("it is there"), record);
+}
+
+async fn stored_sequence(mut raw: sqlx::SqliteConnection) -> u64 {
+    let row = sqlx::query("SELECT sequence FROM sandbox").fetch_one(&mut raw).await.expect("read");
+    u64::try_from(row.get::<i64, _>(0)).expect("small")
 }
 
 #[tokio::test]

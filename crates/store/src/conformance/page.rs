@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tarn_types::{SandboxRecord, SandboxStatus};
+use tarn_types::{Lasting, SandboxRecord, SandboxStatus};
 
 use super::{
     Case,
@@ -183,7 +183,7 @@ async fn by_status(store: Arc<dyn Store>) {
     for status in [SandboxStatus::Snapshotting, SandboxStatus::Suspending, SandboxStatus::Suspended]
     {
         last = advance(&last);
-        store.sandbox_update(&last, status).await.expect("updated");
+        store.sandbox_update(&last, status, Lasting::Always).await.expect("updated");
         let query = ListQuery { status: Some(status), ..query(10) };
         assert_eq!(list(&store, &query).await.items, [last.clone()], "{status:?}");
     }

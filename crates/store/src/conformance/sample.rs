@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tarn_types::{
-    EgressPolicy, EndCause, ExposedPorts, Generation, Intent, KeyId, NodeId, Observed,
+    EgressPolicy, EndCause, ExposedPorts, Generation, Intent, KeyId, Lasting, NodeId, Observed,
     ObservedPhase, PendingReason, PortAccess, ProjectId, Resources, SandboxId, SandboxName,
     SandboxRecord, SandboxSpec, Target, UnixMillis,
 };
@@ -163,7 +163,9 @@ pub(super) async fn update(
     store: &Arc<dyn Store>,
     record: &SandboxRecord,
 ) -> Result<(), StoreError> {
-    store.sandbox_update(record, status(record)).await
+    // Whatever it is to outlast, it is there.
+    let lasting = if record.sequence.is_multiple_of(2) { Lasting::Boot } else { Lasting::Always };
+    store.sandbox_update(record, status(record), lasting).await
 }
 
 /// Inserts a record and ends it.

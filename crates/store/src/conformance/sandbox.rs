@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tarn_types::{SandboxStatus, UnixMillis};
+use tarn_types::{Lasting, SandboxStatus, UnixMillis};
 
 use super::{
     Case,
@@ -175,7 +175,7 @@ async fn contradiction(store: Arc<dyn Store>) {
     expect_not_found(&store.sandbox_fetch(&live.id).await, "sandbox");
     insert(&store, &live).await.expect("inserted");
     let over = ended(&live, T0);
-    expect_internal(&store.sandbox_update(&over, SandboxStatus::Running).await);
+    expect_internal(&store.sandbox_update(&over, SandboxStatus::Running, Lasting::Always).await);
     assert_eq!(store.sandbox_fetch(&live.id).await.expect("as before"), live);
 }
 
