@@ -24,7 +24,7 @@ use tarn_types::{
 use tokio::time::Instant;
 
 use crate::{
-    daemon::{self, DaemonError},
+    daemon::{self, DaemonConnection, DaemonError},
     ledger::Entry,
     service::Shared,
     start::{base64, chain, knock},
@@ -35,6 +35,9 @@ const NOTE_VERSION: u32 = 1;
 
 /// How long a daemon may take to be sealed or unsealed.
 const SEAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long it may take on the connection that it was sealed on, before another is made.
+const KEPT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What the node writes down with each capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Draft {
     name: String,
     note: Note,
+    /// What its daemon was sealed on, if it is sealed still.
+    pub(crate) sealed_on: Option<DaemonConnection>,
 }
 
 // === impl Note ===
@@ -212,7 +217,8 @@ async fn write_down(
     let sync = async { parts.layers.sync(id).await.map_err(|bad| chain(&bad)) };
     let (draft, sealed, synced) = tokio::join!(begin, seal, sync);
     let draft = draft?;
-    sealed.and(synced)?;
+    let sealed_on = sealed?;
+    synced?;
     let begun = Instant::now();
     parts.runtime.pause(id).await.map_err(|bad| chain(&bad))?;
     if with_memory {
@@ -243,17 +249,22 @@ async fn write_down(
         image: with_memory.then(|| parts.runtime.image_facts()),
         standstill_micros,
     };
-    Ok(Draft { name: name.to_owned(), note })
+    let sealed_on = sealed_on.filter(|_| purpose == Purpose::Suspend);
+    Ok(Draft { name: name.to_owned(), note, sealed_on })
 }
 
 /// Seals a daemon whose memory is written down.
-async fn seal(entry: &Entry, endpoint: &Endpoint, with_memory: bool) -> Result<(), String> {
+async fn seal(
+    entry: &Entry,
+    endpoint: &Endpoint,
+    with_memory: bool,
+) -> Result<Option<DaemonConnection>, String> {
     if !with_memory {
-        return Ok(());
+        return Ok(None);
     }
     let sealing = daemon::seal(endpoint.daemon, &entry.token);
     match tokio::time::timeout(SEAL_DEADLINE, sealing).await {
-        Ok(Ok(_sealed)) => Ok(()),
+        Ok(Ok(connection)) => Ok(Some(connection)),
         Ok(Err(DaemonError::Refused { status: 404, .. })) => {
             Err("its daemon is older than memory snapshots; take a filesystem snapshot and \
                  restore it to get a new one"
@@ -272,7 +283,7 @@ pub(crate) async fn commit(
     lasting: Lasting,
     copies: u32,
 ) -> Result<CaptureFacts, String> {
-    let Draft { name, note } = draft;
+    let Draft { name, note, sealed_on: _ } = draft;
     let text = serde_json::to_value(&note).map_err(|bad| bad.to_string())?;
     let captures = &shared.parts.captures;
     let committed = match lasting {
@@ -293,6 +304,27 @@ pub(crate) async fn commit(
             Err(said)
         }
     }
+}
+
+/// Unseals a daemon on the connection that it was sealed on, which saves it to accept another;
+/// where that is of no use any more, on a new one.
+pub(crate) async fn unseal_on(
+    sealed_on: Option<DaemonConnection>,
+    endpoint: &Endpoint,
+    request: &UnsealRequest,
+) -> Result<(), String> {
+    if let Some(mut connection) = sealed_on {
+        let unsealing = connection.unseal(&endpoint.token, request);
+        match tokio::time::timeout(KEPT_DEADLINE, unsealing).await {
+            Ok(Ok(_unsealed)) => return Ok(()),
+            Ok(Err(bad @ (DaemonError::Refused { .. } | DaemonError::Configuration(_)))) => {
+                return Err(format!("unseal the daemon: {bad}"));
+            }
+            Ok(Err(DaemonError::Unreachable(_) | DaemonError::Broken(_))) | Err(_) => {}
+        }
+    }
+    // To be asked twice does it no harm.
+    unseal(endpoint, &endpoint.token, request).await
 }
 
 /// Unseals a daemon, which answers within a deadline. `endpoint` has the token from before, `new`
@@ -341,5 +373,75 @@ pub(crate) fn unseal_request(
         env: None,
         entropy: Secret::new(base64(&random)),
         now_ms: u64::try_from(shared.parts.clock.now().0).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    const DONE: &str = r#"{"protocol":1,"version":"0"}"#;
+
+    fn request() -> UnsealRequest {
+        UnsealRequest {
+            protocol: PROTOCOL,
+            continues: Continues::Suspended,
+            token: Secret::new("00"),
+            sandbox_id: "box".to_owned(),
+            env: None,
+            entropy: Secret::new("00"),
+            now_ms: 0,
+        }
+    }
+
+    /// Answers the next request on a connection, and returns that connection.
+    async fn answer(mut connection: TcpStream, status: u16, body: &str) -> TcpStream {
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}") {
+            assert_ne!(connection.read_buf(&mut seen).await.expect("it asks"), 0);
+        }
+        let length = body.len();
+        let text = format!("HTTP/1.1 {status} Said\r\ncontent-length: {length}\r\n\r\n{body}");
+        connection.write_all(text.as_bytes()).await.expect("it listens");
+        connection
+    }
+
+    #[tokio::test]
+    async fn a_daemon_is_unsealed_on_the_connection_that_is_there_or_else_on_another() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let daemon = listener.local_addr().expect("an address");
+        let token = DaemonToken::from_random([7; 32]);
+        let endpoint = Endpoint { daemon, token: token.clone() };
+        // Whether its end is there still, what it says, and whether that is the end of it.
+        for (kept, status, well) in [(true, 200, true), (false, 200, true), (true, 500, false)] {
+            let opened = tokio::join!(DaemonConnection::open(daemon), listener.accept());
+            let (ours, (theirs, _)) = (opened.0.expect("open"), opened.1.expect("open"));
+            let request = request();
+            let unsealing = unseal_on(Some(ours), &endpoint, &request);
+            let answering = async {
+                let connection = match kept {
+                    true => theirs,
+                    false => {
+                        drop(theirs);
+                        listener.accept().await.expect("another one").0
+                    }
+                };
+                answer(connection, status, DONE).await
+            };
+            let (unsealed, _open) = tokio::join!(unsealing, answering);
+            assert_eq!(unsealed.is_ok(), well, "{kept} {status}: {unsealed:?}");
+        }
+        let unsealing = request();
+        let alone = unseal_on(None, &endpoint, &unsealing);
+        let accepting = async {
+            let (connection, _) = listener.accept().await.expect("one");
+            answer(connection, 200, DONE).await
+        };
+        tokio::join!(alone, accepting).0.expect("unsealed");
     }
 }

@@ -1,6 +1,6 @@
 //! The node's side of the private wire to `tarnd`.
 
-use std::{net::SocketAddr, pin::Pin, time::Duration};
+use std::{fmt, net::SocketAddr, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -74,12 +74,14 @@ pub(crate) async fn relieve(
     post(daemon, MEMORY_PRESSURE_PATH, Some(token), &MemoryPressureRequest {}).await
 }
 
-/// Has a daemon begin no more requests until it is unsealed.
+/// Has a daemon begin no more requests until it is unsealed. The connection is good for that, too.
 pub(crate) async fn seal(
     daemon: SocketAddr,
     token: &DaemonToken,
-) -> Result<SealResponse, DaemonError> {
-    post(daemon, SEAL_PATH, Some(token), &SealRequest {}).await
+) -> Result<DaemonConnection, DaemonError> {
+    let mut connection = DaemonConnection::open(daemon).await?;
+    let _sealed: SealResponse = connection.ask(SEAL_PATH, token, &SealRequest {}).await?;
+    Ok(connection)
 }
 
 /// Has a sealed daemon serve again, under a token of its own.
@@ -198,6 +200,25 @@ impl DaemonConnection {
         drive(driver, exchange).await.map_err(|bad| broken(bad.to_string()))
     }
 
+    /// Has a sealed daemon serve again, as [`unseal`] does.
+    pub(crate) async fn unseal(
+        &mut self,
+        token: &DaemonToken,
+        request: &UnsealRequest,
+    ) -> Result<UnsealResponse, DaemonError> {
+        self.ask(UNSEAL_PATH, token, request).await
+    }
+
+    async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        token: &DaemonToken,
+        question: &Q,
+    ) -> Result<A, DaemonError> {
+        let answer = self.post(path, token, question).await?;
+        self.read(answer, MAX_ANSWER).await
+    }
+
     /// Reads the body of an answer.
     pub(crate) async fn read<A: DeserializeOwned>(
         &mut self,
@@ -213,6 +234,12 @@ impl DaemonConnection {
             return Err(refusal(head.status, &body));
         }
         serde_json::from_slice(&body).map_err(|bad| DaemonError::Broken(bad.to_string()))
+    }
+}
+
+impl fmt::Debug for DaemonConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DaemonConnection").finish_non_exhaustive()
     }
 }
 

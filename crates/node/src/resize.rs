@@ -151,9 +151,9 @@ impl SandboxTask {
         self.pump = None;
         let put = self.put_down(&endpoint, self.entry.generation).await;
         self.phase = None;
-        if put.is_err() {
+        if let Err(trouble) = put {
             self.let_go().await;
-            return put;
+            return Err(trouble);
         }
         self.endpoint = None;
         self.clean().await;

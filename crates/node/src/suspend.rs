@@ -22,7 +22,8 @@ use tarn_types::{
 use tokio::time::Instant;
 
 use crate::{
-    capture::{self, Purpose, unseal, unseal_request},
+    capture::{self, Purpose, unseal, unseal_on, unseal_request},
+    daemon::DaemonConnection,
     gauge::MemoryFacts,
     ledger::{Durability, Entry, Kept, State},
     room::STOOD_STILL,
@@ -57,11 +58,13 @@ pub(crate) enum Why {
 }
 
 /// What keeps a suspended sandbox's processes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Warm {
     since: Instant,
     /// Where its daemon listens.
     daemon: SocketAddr,
+    /// What its daemon was sealed on: it is there, and need not be accepted.
+    sealed_on: Option<DaemonConnection>,
 }
 
 /// Why paused processes did not go on.
@@ -77,7 +80,7 @@ enum WarmFailure {
 
 impl Warm {
     /// Says whether the processes are to be dropped.
-    fn is_over(self, keep: Duration, memory: MemoryFacts) -> bool {
+    fn is_over(&self, keep: Duration, memory: MemoryFacts) -> bool {
         self.since.elapsed() >= keep || is_short(memory)
     }
 }
@@ -117,12 +120,13 @@ impl SandboxTask {
         let begun = Instant::now();
         let unplugged = self.entry.launch.resources.gpus.is_some();
         let put = match unplugged {
-            true => self.put_aside().await,
+            true => self.put_aside().await.map(|()| None),
             false => self.put_down(&endpoint, before).await,
         };
-        if let Err(trouble) = put {
-            return self.not_suspended(trouble).await;
-        }
+        let sealed_on = match put {
+            Ok(sealed_on) => sealed_on,
+            Err(trouble) => return self.not_suspended(trouble).await,
+        };
         self.endpoint = None;
         self.phase = None;
         tracing::info!(
@@ -132,7 +136,7 @@ impl SandboxTask {
         if unplugged {
             return self.clean().await;
         }
-        self.keep_warm_or_drop(endpoint.daemon).await;
+        self.keep_warm_or_drop(endpoint.daemon, sealed_on).await;
     }
 
     /// Has the ledger durably say that a sandbox with GPUs is its layer and nothing else: what is
@@ -149,27 +153,31 @@ impl SandboxTask {
         })
     }
 
-    /// Writes a running sandbox down, and has the ledger durably say that it is suspended. After a
-    /// failure it runs, and may be held.
+    /// Writes a running sandbox down, and has the ledger durably say that it is suspended. Returns
+    /// what its daemon was sealed on. After a failure it runs, and may be held.
     pub(crate) async fn put_down(
         &mut self,
         endpoint: &Endpoint,
         durable: Generation,
-    ) -> Result<(), String> {
-        self.write_down(endpoint, durable).await?;
+    ) -> Result<Option<DaemonConnection>, String> {
+        let sealed_on = self.write_down(endpoint, durable).await?;
         let running = self.entry.state.clone();
         let at = self.shared.parts.clock.now();
         self.entry.state = State::Suspended { at, kept: Kept::Capture };
         self.entry.held = false;
         let written = self.shared.write(self.entry.clone(), Durability::Synced).await;
-        written.map_err(|bad| {
+        written.map(|()| sealed_on).map_err(|bad| {
             self.entry.state = running;
             self.entry.held = true;
             chain(&bad)
         })
     }
 
-    async fn write_down(&mut self, endpoint: &Endpoint, durable: Generation) -> Result<(), String> {
+    async fn write_down(
+        &mut self,
+        endpoint: &Endpoint,
+        durable: Generation,
+    ) -> Result<Option<DaemonConnection>, String> {
         if self.entry.launch.resources.gpus.is_some() {
             return Err(NO_MEMORY_OF_GPUS.to_owned());
         }
@@ -179,10 +187,12 @@ impl SandboxTask {
         let held = self.hold(durable);
         let name = self.entry.id.as_str().to_owned();
         let (kind, purpose) = (SnapshotKind::Memory, Purpose::Suspend);
-        let draft =
+        let mut draft =
             capture::capture(&self.shared, &self.entry, endpoint, &name, kind, purpose, held)
                 .await?;
-        capture::commit(&self.shared, draft, Lasting::Always, 0).await.map(|_facts| ())
+        let sealed_on = draft.sealed_on.take();
+        capture::commit(&self.shared, draft, Lasting::Always, 0).await?;
+        Ok(sealed_on)
     }
 
     /// Has the ledger say that a capture holds the sandbox, before one does. It stays at the
@@ -229,19 +239,19 @@ impl SandboxTask {
     }
 
     /// Keeps the paused processes of a suspended sandbox while there is memory for them.
-    async fn keep_warm_or_drop(&mut self, daemon: SocketAddr) {
+    async fn keep_warm_or_drop(&mut self, daemon: SocketAddr, sealed_on: Option<DaemonConnection>) {
         let keep = self.shared.config.keep_warm;
         if keep.is_zero() || is_short(self.shared.parts.memory.read()) {
             self.clean().await;
             return self.expect_resume();
         }
         // They are paused, and stay so whoever dies.
-        self.warm = Some(Warm { since: Instant::now(), daemon });
+        self.warm = Some(Warm { since: Instant::now(), daemon, sealed_on });
     }
 
     /// Drops the processes of a suspended sandbox if they have been kept for long enough.
     pub(crate) async fn drop_warm_if_over(&mut self) {
-        let Some(warm) = self.warm else { return };
+        let Some(warm) = &self.warm else { return };
         if warm.is_over(self.shared.config.keep_warm, self.shared.parts.memory.read()) {
             self.drop_warm().await;
         }
@@ -296,6 +306,7 @@ impl SandboxTask {
         self.entry.resizing = false;
         (self.trouble, self.unfit) = (None, None);
         let warm = self.warm.take();
+        let was_warm = warm.is_some();
         self.shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
         let resumed = match warm {
             Some(warm) => match self.go_on(warm, &before.launch).await {
@@ -314,7 +325,7 @@ impl SandboxTask {
                 self.adopted_at = None;
                 self.begun = Some(Instant::now());
                 tracing::info!(
-                    sandbox.id = %self.entry.id, warm = warm.is_some(),
+                    sandbox.id = %self.entry.id, warm = was_warm,
                     millis = millis(begun.elapsed()),
                     "a sandbox was resumed"
                 );
@@ -335,18 +346,19 @@ impl SandboxTask {
     /// made and asked while they stand still: gVisor's network does not.
     async fn go_on(&mut self, warm: Warm, before: &Launch) -> Result<Endpoint, WarmFailure> {
         let id = self.entry.id.clone();
-        self.make_ready(before).await.map_err(WarmFailure::NeverRan)?;
-        // A server that dies from here on leaves a running sandbox, not one to bring back.
-        let ran = WarmFailure::MayHaveRun;
         let token = self.entry.token.clone();
         let endpoint = Endpoint { daemon: warm.daemon, token: token.clone() };
         let request = unseal_request(&self.shared, &id, Continues::Suspended, &token);
         let thaw = async {
-            self.run_from_now(true).await?;
-            self.shared.parts.runtime.resume(&id).await.map_err(|bad| chain(&bad))
+            self.make_ready(before).await.map_err(WarmFailure::NeverRan)?;
+            // A server that dies from here on leaves a running sandbox, not one to bring back.
+            self.run_from_now(true).await.map_err(WarmFailure::MayHaveRun)?;
+            let resumed = self.shared.parts.runtime.resume(&id).await;
+            resumed.map_err(|bad| WarmFailure::MayHaveRun(chain(&bad)))
         };
-        let unsealed = thaw_beside(thaw, || unseal(&endpoint, &token, &request)).await;
-        unsealed.map_err(ran)?;
+        let early = unseal_on(warm.sealed_on, &endpoint, &request);
+        let again = || unseal(&endpoint, &token, &request);
+        thaw_beside(thaw, early, again).await?;
         Ok(endpoint)
     }
 
@@ -532,11 +544,12 @@ pub(crate) async fn report_capture(
 /// Does both at once, the first to its end. What the second waits for does not come when the first
 /// fails, and may come late: one that gave up before is asked again.
 async fn thaw_beside<U: Future<Output = Result<(), String>>>(
-    thaw: impl Future<Output = Result<(), String>>,
-    unseal: impl Fn() -> U,
-) -> Result<(), String> {
-    let (mut thaw, mut early) = (pin!(thaw), pin!(unseal()));
-    tokio::select! {
+    thaw: impl Future<Output = Result<(), WarmFailure>>,
+    unseal: impl Future<Output = Result<(), String>>,
+    again: impl FnOnce() -> U,
+) -> Result<(), WarmFailure> {
+    let (mut thaw, mut early) = (pin!(thaw), pin!(unseal));
+    let unsealed = tokio::select! {
         biased;
         thawed = &mut thaw => {
             thawed?;
@@ -546,10 +559,11 @@ async fn thaw_beside<U: Future<Output = Result<(), String>>>(
             thaw.await?;
             match unsealed {
                 Ok(()) => Ok(()),
-                Err(_gave_up) => unseal().await,
+                Err(_gave_up) => again().await,
             }
         }
-    }
+    };
+    unsealed.map_err(WarmFailure::MayHaveRun)
 }
 
 fn millis(time: Duration) -> u64 {
