@@ -24,10 +24,10 @@ use tarn_types::{
 use tokio::time::Instant;
 
 use crate::{
-    daemon::{self, DaemonConnection, DaemonError},
+    daemon::{self, DaemonConnection, DaemonError, knock},
     ledger::Entry,
     service::Shared,
-    start::{base64, chain, knock},
+    start::{base64, chain},
 };
 
 /// The version of [`Note`] that is written; a reader refuses newer ones.

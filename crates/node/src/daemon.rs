@@ -268,6 +268,23 @@ fn refusal(status: StatusCode, body: &[u8]) -> DaemonError {
     DaemonError::Refused { status: status.as_u16(), text: said.error }
 }
 
+/// Asks again as long as nothing listens yet.
+pub(crate) async fn knock<T, F>(mut ask: impl FnMut() -> F) -> Result<T, DaemonError>
+where
+    F: Future<Output = Result<T, DaemonError>>,
+{
+    let mut round = 0;
+    loop {
+        match ask().await {
+            Err(DaemonError::Unreachable(_)) => {
+                tokio::time::sleep(knock_delay(round)).await;
+                round = round.saturating_add(1);
+            }
+            answered => break answered,
+        }
+    }
+}
+
 /// How long to wait before knocking again at a daemon that is not there yet: 1 ms, then 2, 4, 5 …
 pub(crate) fn knock_delay(round: u32) -> Duration {
     Duration::from_millis(1 << round.min(2)).min(Duration::from_millis(5))

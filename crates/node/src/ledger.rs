@@ -119,18 +119,18 @@ impl Ledger {
             .map_err(|source| io_error("encode", &path, source.into()))?;
         let synced = entry.outlasts_reboot() || durability == Durability::Synced;
         let before = known.or_else(|| look(&path));
-        let place = before.and_then(|it| Some((it, it.turn.fill(&text)?)));
-        let written = place.map(|(before, place)| {
-            let written = file::write_place(&path, before.turn, &place, synced);
-            written.map(|()| Known { turn: before.turn.next(), ..before })
+        let room = before.and_then(|it| Some((it, it.turn.fill(&text)?)));
+        let written = room.map(|(before, place)| {
+            let next = Known { turn: before.turn.next(), ..before };
+            file::write_place(&path, before.turn, &place, synced).map(|()| next)
         });
-        let now = match written {
-            Some(Ok(now)) => now,
+        let written = match written {
             // Somebody has removed it.
-            Some(Err(gone)) if gone.kind() == io::ErrorKind::NotFound => {
-                self.write_new(&dir, &text, synced)?
-            }
-            Some(Err(source)) => return Err(io_error("write", &path, source)),
+            Some(Err(gone)) if gone.kind() == io::ErrorKind::NotFound => None,
+            written => written.transpose().map_err(|bad| io_error("write", &path, bad))?,
+        };
+        let now = match written {
+            Some(now) => now,
             None => self.write_new(&dir, &text, synced)?,
         };
         // What is there now is known, whether the disk takes its names or not.

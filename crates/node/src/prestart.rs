@@ -547,7 +547,7 @@ async fn make(shared: &Shared, entry: &mut Entry) -> Result<(), String> {
         runtime.promote(&entry.id).await.map_err(|bad| chain(&bad))?;
     }
     let started = runtime.start(&entry.id).await.map_err(|bad| chain(&bad))?;
-    let listens = start::knock(|| daemon::listens(started.daemon));
+    let listens = daemon::knock(|| daemon::listens(started.daemon));
     match tokio::time::timeout(DAEMON_PATIENCE, listens).await {
         Err(_elapsed) => {
             Err(format!("its daemon does not listen after {} s", DAEMON_PATIENCE.as_secs()))

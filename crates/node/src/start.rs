@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::Instant};
 use self::init::init_request;
 use crate::{
     capture::{Note, unseal, unseal_request},
-    daemon::{self, DaemonError, knock_delay},
+    daemon::{self, DaemonError, knock},
     gpu,
     handle::Wanted,
     image,
@@ -534,23 +534,6 @@ async fn open_daemon(
             message,
         }),
         Ok(Err(bad)) => Err(failed(FailedStep::Init, &bad)),
-    }
-}
-
-/// Asks again as long as nothing listens yet.
-pub(crate) async fn knock<T, F>(mut ask: impl FnMut() -> F) -> Result<T, DaemonError>
-where
-    F: Future<Output = Result<T, DaemonError>>,
-{
-    let mut round = 0;
-    loop {
-        match ask().await {
-            Err(DaemonError::Unreachable(_)) => {
-                tokio::time::sleep(knock_delay(round)).await;
-                round = round.saturating_add(1);
-            }
-            answered => break answered,
-        }
     }
 }
 

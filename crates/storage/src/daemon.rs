@@ -47,7 +47,7 @@ impl Daemons {
         if !intact {
             fs::create_dir_all(&home).step("make", &home)?;
             durable::write_file(&installed, &content, 0o555)?;
-            durable::sync_dir(&self.dir)?;
+            durable::sync(&self.dir)?;
             tracing::info!(path = %installed.display(), "daemon installed");
         }
         Ok(installed)

@@ -24,7 +24,7 @@ pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), H
     file.write_all(content).step("write", &draft)?;
     file.sync_all().step("sync", &draft)?;
     fs::rename(&draft, path).step("rename", &draft)?;
-    path.parent().map_or(Ok(()), sync_dir)
+    path.parent().map_or(Ok(()), sync)
 }
 
 /// Removes a file, if it is there.
@@ -37,30 +37,26 @@ pub(crate) fn remove(path: &Path) -> Result<(), HostStepError> {
     }
 }
 
-/// Makes the names in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), HostStepError> {
-    sync(dir)
+/// Makes a file durable, or the names in a directory.
+pub(crate) fn sync(place: &Path) -> Result<(), HostStepError> {
+    File::open(place).and_then(|file| file.sync_all()).step("sync", place)
 }
 
 /// Makes files and the names in directories durable, in no order: the disk is waited for once, and
 /// not once for each.
-pub(crate) fn sync_at_once<'a>(places: &'a [PathBuf]) -> Result<(), HostStepError> {
+pub(crate) fn sync_at_once(places: &[PathBuf]) -> Result<(), HostStepError> {
     let Some((last, others)) = places.split_last() else { return Ok(()) };
     thread::scope(|scope| {
-        let start = |place: &'a PathBuf| {
-            let thread = thread::Builder::new().name("sync".to_owned());
-            // Without a thread to be had it takes its turn here.
-            thread.spawn_scoped(scope, || sync(place)).map_err(|_none| sync(place))
-        };
-        let others: Vec<_> = others.iter().map(start).collect();
-        let synced = sync(last);
-        others.into_iter().fold(synced, |synced, other| {
-            let ended = other.map(|it| it.join().unwrap_or_else(|bad| resume_unwind(bad)));
-            synced.and(ended.unwrap_or_else(|synced_here| synced_here))
-        })
+        let start = |place| thread::Builder::new().spawn_scoped(scope, move || sync(place));
+        let threads: Vec<_> = others.iter().map(|place| (place, start(place.as_path()))).collect();
+        let mut synced = sync(last);
+        for (place, thread) in threads {
+            synced = synced.and(match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|bad| resume_unwind(bad)),
+                // Without a thread to be had it takes its turn here.
+                Err(_none) => sync(place),
+            });
+        }
+        synced
     })
-}
-
-fn sync(place: &Path) -> Result<(), HostStepError> {
-    File::open(place).and_then(|file| file.sync_all()).step("sync", place)
 }

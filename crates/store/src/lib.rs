@@ -8,12 +8,13 @@ mod contract;
 pub mod format;
 pub mod log;
 mod memory;
+mod record;
 pub mod rule;
 mod unreliable;
 
-pub use contract::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, QuotaRecord,
-    SealedLogin, SealedSecret, Store, StoreError,
-};
+pub use contract::{ListQuery, Order, Page, PageKey, Store, StoreError};
 pub use memory::MemoryStore;
+pub use record::{
+    DataKeyRecord, KeyHash, KeyRecord, ProjectRecord, QuotaRecord, SealedLogin, SealedSecret,
+};
 pub use unreliable::{Loss, UnreliableStore};

@@ -18,7 +18,7 @@ use tarn_task::{Entropy, OsEntropy};
 use thiserror::Error;
 
 use super::place::{CHUNKS, PROBES, SNAPSHOTS};
-use crate::durable::sync_dir;
+use crate::durable;
 
 /// How long a request may take, its retries included: longer than these go on, so it ends what
 /// hangs for another reason, such as a directory on a network.
@@ -106,7 +106,7 @@ impl Bucket {
         if !parent.exists() {
             return Ok(());
         }
-        sync_dir(parent).map_err(|error| failed("sync", path, error))
+        durable::sync(parent).map_err(|error| failed("sync", path, error))
     }
 
     /// Removes many objects; one that is not there is as good as removed.

@@ -12,7 +12,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::bucket::Bucket;
-use crate::durable::sync_dir;
+use crate::durable;
 
 /// Where the object store is, and who we are to it.
 #[derive(Debug, Clone)]
@@ -181,7 +181,7 @@ impl ObjectStoreConfig {
         let mut builder = DirBuilder::new();
         if !dir.is_dir() {
             builder.recursive(true).mode(0o700).create(&dir).map_err(|error| self.failed(error))?;
-            let synced = dir.ancestors().skip(1).try_for_each(sync_dir);
+            let synced = dir.ancestors().skip(1).try_for_each(durable::sync);
             synced.map_err(|error| self.failed(error))?;
         }
         let local = LocalFileSystem::new_with_prefix(&dir).map_err(|error| self.failed(error))?;

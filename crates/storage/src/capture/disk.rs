@@ -32,7 +32,7 @@ use super::{
     manifest::{self, Checksums, LayerPart, Manifest, MemoryPart, Sealed, Unreadable},
 };
 use crate::{
-    durable::{self, sync_dir},
+    durable,
     pool::allocated,
     step::{HostStepError, StepContext as _},
     trash::Trash,
@@ -126,15 +126,11 @@ impl CaptureDisk {
         let path = self.draft().join(MANIFEST);
         manifest::write_new(&path, &manifest)?;
         // In any order: a draft is not believed.
-        let mut places = vec![self.draft_layer(), path, self.draft()];
-        if !manifest.memory.is_empty() {
-            let memory = self.draft_memory();
-            places.extend(manifest.memory.iter().map(|part| memory.join(&part.name)));
-            places.push(memory);
-        }
+        let mut places = parts(&self.draft(), &manifest);
+        places.extend([path, self.draft()]);
         durable::sync_at_once(&places)?;
         self.put_in_place()?;
-        sync_dir(&self.captures)?;
+        durable::sync(&self.captures)?;
         Ok(self.describe(manifest))
     }
 
@@ -161,10 +157,8 @@ impl CaptureDisk {
     /// Has the disk hold all that a whole capture consists of.
     pub(super) fn sync(&self) -> Result<(), CaptureError> {
         let (_, sealed) = self.open()?;
-        let names = [LAYER, MANIFEST, MEMORY].map(str::to_owned);
-        let names = names.into_iter().chain(memory_names(&sealed.content));
-        let mut places: Vec<_> = names.map(|name| self.place().join(name)).collect();
-        places.extend([self.place(), self.captures.clone()]);
+        let mut places = parts(&self.place(), &sealed.content);
+        places.extend([self.place().join(MANIFEST), self.place(), self.captures.clone()]);
         Ok(durable::sync_at_once(&places)?)
     }
 
@@ -172,7 +166,7 @@ impl CaptureDisk {
     pub(super) fn outlasts_boot(&self) -> Result<(), HostStepError> {
         let mark = self.place().join(BOOT);
         fs::remove_file(&mark).step("remove", &mark)?;
-        sync_dir(&self.place())
+        durable::sync(&self.place())
     }
 
     /// Makes a draft that was brought from elsewhere durable and whole, if it is what its manifest
@@ -185,13 +179,11 @@ impl CaptureDisk {
         let found = self.read_large(&draft, &sealed, &|| true)?;
         let found = found.expect("nobody stopped it");
         self.compare_large(&origin.digests, &found)?;
-        let names = [LAYER, MEMORY].map(str::to_owned);
-        let names = names.into_iter().chain(memory_names(&sealed.content));
-        durable::sync_at_once(&names.map(|name| draft.join(name)).collect::<Vec<_>>())?;
+        durable::sync_at_once(&parts(&draft, &sealed.content))?;
         manifest::write(&draft.join(CHECKSUMS), &found)?;
         durable::write_file(&draft.join(MANIFEST), origin.manifest.as_bytes(), 0o600)?;
         self.put_in_place()?;
-        sync_dir(&self.captures)?;
+        durable::sync(&self.captures)?;
         Ok(())
     }
 
@@ -390,7 +382,7 @@ impl CaptureDisk {
     pub(super) fn trash_whole(&self, trash: &Trash) -> Result<Option<PathBuf>, HostStepError> {
         let moved = move_to(trash, &self.place(), &self.name)?;
         if moved.is_some() {
-            sync_dir(&self.captures)?;
+            durable::sync(&self.captures)?;
         }
         Ok(moved)
     }
@@ -461,6 +453,13 @@ fn names(captures: &Path) -> Result<Vec<String>, HostStepError> {
 fn is_name(text: &str) -> bool {
     let good = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
     (1..=NAME_LENGTH).contains(&text.len()) && text.bytes().all(good)
+}
+
+/// Returns the places of what a manifest tells of, in a capture's directory.
+fn parts(dir: &Path, manifest: &Manifest) -> Vec<PathBuf> {
+    let memory = (!manifest.memory.is_empty()).then(|| MEMORY.to_owned());
+    let names = [LAYER.to_owned()].into_iter().chain(memory).chain(memory_names(manifest));
+    names.map(|name| dir.join(name)).collect()
 }
 
 fn memory_names(manifest: &Manifest) -> impl Iterator<Item = String> {

@@ -422,7 +422,7 @@ impl Shared {
             durable::remove(&apart)?;
             return Err(error);
         }
-        layer.parent().map_or(Ok(()), durable::sync_dir)
+        layer.parent().map_or(Ok(()), durable::sync)
     }
 
     /// Waits for the end of a clone that was begun for a draft; one that failed leaves none.

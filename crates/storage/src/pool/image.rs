@@ -15,7 +15,7 @@ use tarn_types::{ByteSize, InstanceTag};
 
 use super::{PoolError, PoolSizing, allocated, growth::PoolFill, room};
 use crate::{
-    durable::sync_dir,
+    durable,
     loopdev::{self, LoopDevice},
     mount::{self, XFS_MAGIC},
     step::{HostStepError, StepContext as _},
@@ -81,7 +81,7 @@ impl PoolImage {
         format(&draft, size)?;
         image.sync_all().step("write", &draft)?;
         fs::rename(&draft, &self.file).step("rename", &draft)?;
-        sync_dir(parent)?;
+        durable::sync(parent)?;
         Ok(())
     }
 

@@ -204,10 +204,10 @@ impl Shelf {
             DirBuilder::new().mode(0o700).create(&place).step("make", &place)?;
             let root = place.join("rootfs");
             fs::rename(work.join("rootfs"), &root).step("move", &root)?;
-            durable::sync_dir(&place)?;
+            durable::sync(&place)?;
             let text = Description::of(&made).to_text();
             durable::write_file(&place.join(DESCRIPTION), text.as_bytes(), 0o600)?;
-            durable::sync_dir(&self.dir)?;
+            durable::sync(&self.dir)?;
             let Made { digest, config, origin, size } = made;
             let template = Template { digest: digest.to_string(), root, config };
             let entry = Entry { template, origin, size, used_at: now, noted_at: now };
