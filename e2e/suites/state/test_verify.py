@@ -75,6 +75,8 @@ def test_the_background_finds_it_too(new_server):
     source = server.create()
     good, bad = (box.snapshot(server, source, "filesystem")["id"] for _ in range(2) if box.reach(server, source, "running"))
     until(lambda: 'outcome="sound"} 0' not in metrics(server), 30, "the first reading")
+    # What it was is known from here on, and its layer stays where it lies.
+    assert verify(server, bad).returncode == 0
     flip(files(server, bad) / "layer.img")
     until(lambda: server.call("GET", f"/snapshots/{bad}").json()["status"] == "failed", 30, "the damage being found")
     begun = time.monotonic()

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use crate::{
     host::{
         GATEWAY, Host, PATIENCE, PORT, RESOLVER, SERVER, SILENCE, Server, TYPE_AAAA, ask_for,
-        at_once, echo_server, echoes, greeting, in_internet, names, no_echo, no_greeting,
-        on_a_host, sandbox, sh, until, within,
+        at_once, echo_on, echoes, greeting, in_internet, names, no_echo, no_greeting, on_a_host,
+        sandbox, sh, until, within,
     },
     table::{CASES, Case, NAMES},
 };
@@ -65,8 +65,10 @@ async fn server_with_names(host: &Host) -> Server {
         sh("ip addr add 203.0.113.57/32 dev lo");
         crate::host::greet(Ipv6Addr::UNSPECIFIED, ANY_PORT);
         for address in addresses {
-            if UdpSocket::bind((address, ANY_PORT)).is_ok() {
-                echo_server(address, ANY_PORT);
+            // Not asked first and bound later: a program that a test starts meanwhile holds on to
+            // every socket for a moment.
+            if let Ok(socket) = UdpSocket::bind((address, ANY_PORT)) {
+                echo_on(socket);
             }
         }
         names(resolver, &NAMES);

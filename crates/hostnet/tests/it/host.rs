@@ -200,7 +200,11 @@ pub(crate) fn greet(address: impl Into<IpAddr>, port: u16) {
 
 /// Sends every datagram back; runs for ever in the calling thread's namespace.
 pub(crate) fn echo_server(address: impl Into<IpAddr>, port: u16) {
-    let socket = UdpSocket::bind((address.into(), port)).expect("bind");
+    echo_on(UdpSocket::bind((address.into(), port)).expect("bind"));
+}
+
+/// Sends every datagram back that comes to a socket; runs for ever.
+pub(crate) fn echo_on(socket: UdpSocket) {
     thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((size, from)) = socket.recv_from(&mut buffer) {
