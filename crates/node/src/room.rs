@@ -9,10 +9,15 @@
 //!           half as much again is free
 //! ```
 //!
-//! A layer that cannot be written to gives its sandbox I/O errors, and its file system damage.
-//! Standing still costs time alone. All stand still, because the pool does not tell who fills it.
+//! A layer that cannot be written to gives its sandbox I/O errors, and its file system damage; the
+//! program may not even hear of it, because gVisor says that an fsync succeeded whatever the host
+//! said. Standing still costs time alone. All stand still, because the pool does not tell who fills
+//! it.
+//!
+//! What sandboxes write waits in the host's memory and takes room in the pool only when it goes to
+//! the disk, which it does however still they stand. So it counts as taken.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use tarn_host::PoolSpace;
 use tarn_types::ByteSize;
@@ -24,9 +29,12 @@ use crate::{
     start::chain,
 };
 
-/// How often the pool is looked at, and how often where it is less than twice its floor.
+/// How often the pool is looked at, and how often where it might be short soon.
 const LOOK: Duration = Duration::from_millis(500);
-const CLOSE_LOOK: Duration = Duration::from_millis(50);
+const CLOSE_LOOK: Duration = Duration::from_millis(20);
+
+/// More than all sandboxes write within a millisecond: 4 GB a second.
+const MOST_PER_MS: u64 = 4 << 20;
 
 /// What is said of what cannot be done with a frozen sandbox; unlike [`FROZEN`] it stays said.
 pub(crate) const STOOD_STILL: &str = "the sandbox stood still, because the node's disk was almost \
@@ -57,15 +65,23 @@ fn judge(before: Room, space: PoolSpace) -> Room {
     if space.available < ByteSize::from_bytes(line) { Room::Short } else { Room::Enough }
 }
 
-/// Says after how long to look again.
+/// Says after how long to look again: before the floor can be reached.
 fn next_look(space: PoolSpace) -> Duration {
-    let close = ByteSize::from_bytes(space.floor.bytes().saturating_mul(2));
-    if space.available < close { CLOSE_LOOK } else { LOOK }
+    let above = space.available.saturating_sub(space.floor);
+    Duration::from_millis(above.bytes() / MOST_PER_MS).clamp(CLOSE_LOOK, LOOK)
+}
+
+/// Asks the pool, and counts what is on its way there as taken.
+async fn look(shared: &Shared) -> Result<PoolSpace, Box<dyn Error + Send + Sync>> {
+    // In this order, what goes to the disk in between counts twice rather than not at all.
+    let unwritten = shared.parts.runtime.unwritten().await?;
+    let space = shared.parts.layers.space().await?;
+    Ok(PoolSpace { available: space.available.saturating_sub(unwritten), ..space })
 }
 
 /// Looks at the pool before anything of an earlier run goes on.
 pub(crate) async fn first_look(shared: &Shared) {
-    if let Ok(space) = shared.parts.layers.space().await {
+    if let Ok(space) = look(shared).await {
         settle(shared, space);
     }
 }
@@ -75,7 +91,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut stopping = std::pin::pin!(shared.parts.tasks.stopping());
     let mut blind = false;
     loop {
-        let pause = match shared.parts.layers.space().await {
+        let pause = match look(&shared).await {
             Ok(space) => {
                 settle(&shared, space);
                 blind = false;
@@ -85,7 +101,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             // What was decided stays so.
             Err(bad) => {
                 if !std::mem::replace(&mut blind, true) {
-                    tracing::error!(error = chain(&bad), "the room of the pool cannot be asked");
+                    tracing::error!(error = chain(&*bad), "the room of the pool cannot be asked");
                 }
                 LOOK
             }
@@ -198,7 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn near_the_floor_looks_are_closer() {
-        assert_eq!([200, 199, 0].map(|it| next_look(space(it))), [LOOK, CLOSE_LOOK, CLOSE_LOOK]);
+    fn it_is_looked_at_again_before_the_floor_can_be_reached() {
+        let table = [(10_000, 500), (2_100, 500), (2_000, 475), (1_100, 250), (180, 20), (0, 20)];
+        for (available, millis) in table {
+            let after = Duration::from_millis(millis);
+            assert_eq!(next_look(space(available)), after, "{available} MiB");
+        }
     }
 }

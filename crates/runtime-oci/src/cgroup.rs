@@ -97,6 +97,12 @@ impl Cgroups {
         }
         Ok(ids)
     }
+
+    /// Returns how many bytes the page cache of all sandboxes holds that are not on the disk.
+    pub(crate) fn unwritten(&self) -> io::Result<u64> {
+        let dir = self.layout.dir(Controller::Memory).join(&self.parent);
+        MemoryGauge::new(self.layout.version(), dir).unwritten()
+    }
 }
 
 // === impl SandboxCgroup ===
@@ -332,6 +338,13 @@ mod tests {
         assert!(!memory.has_killed());
         file("memory.events", "high 3\noom_kill 1\n");
         assert!(memory.has_killed());
+
+        fs::write(
+            dir.parent().unwrap().join("memory.stat"),
+            "file 9000\nfile_mapped 1\nfile_dirty 5000\nfile_writeback 300\n",
+        )
+        .unwrap();
+        assert_eq!(cgroups.unwritten().unwrap(), 5300);
 
         assert_eq!(group.cpu_micros().unwrap(), 42);
         assert_eq!(group.processes().unwrap(), [7, 30]);

@@ -640,6 +640,10 @@ impl Runtime for GvisorRuntime {
         Ok(RuntimeStats { memory: ByteSize::from_bytes(memory), cpu_micros })
     }
 
+    async fn unwritten(&self) -> io::Result<ByteSize> {
+        self.remains.cgroups.unwritten().map(ByteSize::from_bytes)
+    }
+
     async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         self.forget(id).await;
         self.remains.clear(id).await

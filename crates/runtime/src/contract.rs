@@ -1,6 +1,7 @@
 //! What every runtime does, and the words it uses.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -202,7 +203,7 @@ pub enum RuntimeError {
         id: SandboxId,
         /// What the host said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -319,6 +320,13 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// Fails when the sandbox is not there.
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError>;
+
+    /// Returns how much all sandboxes have written that is in the host's memory and not on its
+    /// disks yet. It takes its room there only then.
+    ///
+    /// # Errors
+    /// Fails when the host does not say.
+    async fn unwritten(&self) -> io::Result<ByteSize>;
 
     /// Ends a sandbox in whatever state, and removes everything the runtime made for it. Does
     /// nothing when there is none. No event follows.

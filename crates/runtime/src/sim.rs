@@ -17,11 +17,11 @@ mod image;
 mod process;
 mod script;
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use tarn_task::Tasks;
-use tarn_types::{Resources, SandboxId};
+use tarn_types::{ByteSize, Resources, SandboxId};
 use tokio::sync::mpsc;
 
 use self::host::Watch;
@@ -147,6 +147,10 @@ impl Runtime for SimRuntime {
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {
         self.host.stats(id)
+    }
+
+    async fn unwritten(&self) -> io::Result<ByteSize> {
+        Ok(self.host.unwritten())
     }
 
     async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {

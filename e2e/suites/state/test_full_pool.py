@@ -91,3 +91,43 @@ def test_a_full_pool_freezes_and_harms_nobody(new_server, restart):
     box.suspend(server, witness)
     box.resume(server, witness)
     box.gone(server, [witness, spare, waiting, child])
+
+
+# A file of 1400 MiB, written as fast as memory takes it: nothing is waited for until its end.
+BURST = """
+import os, random
+block = random.Random(7).randbytes(1 << 20)
+file = os.open("/var/tmp/burst", os.O_CREAT | os.O_WRONLY)
+for number in range(1400):
+    os.write(file, block[number:] + block[:number])
+os.fsync(file)
+"""
+CHECK = """
+import random
+block = random.Random(7).randbytes(1 << 20)
+with open("/var/tmp/burst", "rb") as file:
+    print([number for number in range(1400) if file.read(1 << 20) != block[number:] + block[:number]])
+"""
+
+
+def test_what_memory_holds_of_a_burst_has_room_too(new_server):
+    """What was written and is not on the disk yet takes room there: all stand still before that is gone."""
+    server = new_server("-burst", config={"pool": {"initial_mb": 2048, "max_mb": 2048}})
+    witness, ballast = heart(server), server.create()
+    assert server.run(ballast, "dd if=/dev/zero of=/var/tmp/ballast bs=1M count=700 conv=fsync", timeout=120).status == 0
+    burst = server.create(resources={"cpus": 2, "memory_mb": 3072, "disk_mb": 4096})
+    body = {"command": "python3", "args": ["-c", BURST]}
+    pid = server.sandbox_call(burst, "POST", "/api/v1/processes", body).json()["pid"]
+    for sandbox in (witness, burst):
+        until(lambda s=sandbox: frozen(server, s), 60, f"{sandbox} being frozen")
+    server.delete(ballast)
+    goes_on(server, witness)
+    ended = lambda: server.sandbox_call(burst, "GET", f"/api/v1/processes/{pid}").json()  # noqa: E731
+    until(lambda: ended()["status"] != "running", 60, "the burst's end")
+    assert ended()["exit_code"] == 0, ended()
+    # What another mount reads comes from the disk.
+    snapshot = box.snapshot(server, burst, "filesystem")["id"]
+    child = box.restore(server, snapshot)
+    assert server.run(child, "python3 -c \"$CHECK\"", env={"CHECK": CHECK}).out == "[]"
+    box.gone(server, [witness, burst, child])
+    box.forget(server, [snapshot])

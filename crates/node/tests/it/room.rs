@@ -78,6 +78,22 @@ async fn what_runs_is_frozen_and_goes_on_when_there_is_more_room() {
 }
 
 #[tokio::test]
+async fn what_is_on_its_way_to_the_pool_counts_as_taken() {
+    let world = World::new().await;
+    let daemons = start(&world).await;
+    world.host.layers.set_free(ByteSize::from_mib(8000));
+    world.host.sim.set_unwritten(ByteSize::from_mib(5953));
+    for (n, daemon) in [1, 2].into_iter().zip(daemons) {
+        wait_frozen(&world, &id(n), true).await;
+        assert!(!answers(daemon).await, "{n} stands still");
+    }
+    // It has come, and more room with it.
+    world.host.layers.set_free(ENOUGH);
+    world.host.sim.set_unwritten(ByteSize::default());
+    thaw(&world, daemons).await;
+}
+
+#[tokio::test]
 async fn a_restart_finds_it_frozen_and_decides_anew() {
     let world = World::new().await;
     let daemons = start(&world).await;

@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use super::{CgroupVersion, at, value};
 use crate::{pressure::Reading, sys};
 
-/// Reads and sets the memory of one sandbox.
+/// Reads and sets the memory of one sandbox, or reads that of all.
 #[derive(Debug, Clone)]
 pub(crate) struct MemoryGauge {
     version: CgroupVersion,
@@ -76,6 +76,17 @@ impl MemoryGauge {
             }
         };
         Ok(Reading { usage, demand, stuck })
+    }
+
+    /// Returns how many bytes of files the group and those below it have written that are in
+    /// memory only, or on their way to the disk.
+    pub(crate) fn unwritten(&self) -> io::Result<u64> {
+        let stat = self.read_file("memory.stat")?;
+        let names = match self.version {
+            CgroupVersion::V1 => ["total_dirty", "total_writeback"],
+            CgroupVersion::V2 => ["file_dirty", "file_writeback"],
+        };
+        Ok(names.into_iter().filter_map(|name| value::field(&stat, name)).sum())
     }
 
     /// Says whether the kernel has killed for lack of memory.

@@ -1,7 +1,7 @@
 //! What every runtime must do.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use tarn_runtime::{
     conformance::{self, Fixture},
 };
 use tarn_runtime_oci::GvisorRuntime;
-use tarn_types::{Resources, SandboxId};
+use tarn_types::{ByteSize, Resources, SandboxId};
 use tokio::sync::mpsc;
 
 use crate::host::{Host, describe, end_sentry, give_address};
@@ -152,6 +152,10 @@ impl Runtime for WithSlots {
         self.0.stage(spec).await?;
         give_address(spec);
         Ok(())
+    }
+
+    async fn unwritten(&self) -> io::Result<ByteSize> {
+        self.0.unwritten().await
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {

@@ -7,13 +7,13 @@ use std::{
     path::Path,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
 use parking_lot::Mutex;
 use tarn_task::{Clock, SystemClock, Tasks};
-use tarn_types::{Resources, SandboxId};
+use tarn_types::{ByteSize, Resources, SandboxId};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 
 use super::{
@@ -38,6 +38,8 @@ struct Machine {
     faults: Faults,
     sandboxes: Mutex<BTreeMap<SandboxId, Sandbox>>,
     started: AtomicU32,
+    /// In bytes.
+    unwritten: AtomicU64,
 }
 
 /// Somebody who wants to know what happens to sandboxes; dropped together with its runtime.
@@ -109,6 +111,7 @@ impl SimHost {
             faults: Faults::default(),
             sandboxes: Mutex::default(),
             started: AtomicU32::new(0),
+            unwritten: AtomicU64::new(0),
         }))
     }
 
@@ -116,6 +119,15 @@ impl SimHost {
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.0.faults.clone()
+    }
+
+    /// Says how much sandboxes have written that is not on a disk yet.
+    pub fn set_unwritten(&self, size: ByteSize) {
+        self.0.unwritten.store(size.bytes(), Ordering::Relaxed);
+    }
+
+    pub(super) fn unwritten(&self) -> ByteSize {
+        ByteSize::from_bytes(self.0.unwritten.load(Ordering::Relaxed))
     }
 
     /// Makes a running sandbox end by itself; who watches it gets the event.

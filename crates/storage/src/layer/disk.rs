@@ -101,9 +101,7 @@ impl LayerDisk {
     /// Writes to the image what the layer's files have in memory.
     pub(crate) fn sync(&self) -> Result<(), HostStepError> {
         let layer = self.layer();
-        File::open(&layer)
-            .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
-            .step("sync the files of", &layer)
+        File::open(&layer).and_then(|dir| Ok(rustix::fs::syncfs(dir)?)).step("sync", &layer)
     }
 
     /// Says whether the layer's directory is there at all.
