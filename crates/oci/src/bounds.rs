@@ -26,6 +26,9 @@ pub struct Bounds {
     pub path_bytes: usize,
     /// How many directories deep the tree may be.
     pub depth: usize,
+    /// The bytes of memory that the directories of one layer may take: their times and paths are
+    /// kept until its end.
+    pub dir_bytes: u64,
     /// The bytes of the headers of one entry: long names, extended attributes.
     pub header_bytes: u64,
 }
@@ -45,6 +48,7 @@ impl Default for Bounds {
             config_bytes: 4 << 20,
             path_bytes: 3072,
             depth: 128,
+            dir_bytes: 64 << 20,
             header_bytes: 1 << 20,
         }
     }

@@ -57,8 +57,11 @@ pub(crate) struct Tree {
     last: Option<(TreePath, Dir)>,
     /// How many names were looked at to be taken away: a whiteout costs as much as it spares.
     visits: u64,
-    /// The times of the present layer's directories, set when nothing more is made in them.
-    times: Vec<(TreePath, Timespec)>,
+    /// The times of the present layer's directories by their inodes, set when nothing more is made
+    /// in them.
+    times: HashMap<u64, (TreePath, Timespec)>,
+    /// How many bytes these take.
+    times_bytes: u64,
 }
 
 /// How deep a directory is.
@@ -105,15 +108,17 @@ impl Tree {
             hasher: RandomState::new(),
             last: None,
             visits: 0,
-            times: Vec::new(),
+            times: HashMap::new(),
+            times_bytes: 0,
         })
     }
 
     /// Ends a layer: what was made until now is below the next one.
     pub(crate) fn end_layer(&mut self) -> Result<(), OciError> {
-        for (path, time) in std::mem::take(&mut self.times) {
+        self.times_bytes = 0;
+        for (inode, (path, time)) in std::mem::take(&mut self.times) {
             // Later entries may have put something else in its place.
-            match self.open_dir(&path, Missing::Leave)? {
+            match self.open_dir(&path, Missing::Leave)?.filter(|dir| dir.inode == inode) {
                 Some(dir) => {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                     let dir = openat(&dir.fd, ".", flags, Mode::empty())
@@ -159,8 +164,7 @@ impl Tree {
             }
         };
         self.dress(fd.as_fd(), path, entry)?;
-        self.times.push((path.clone(), time_of(entry)));
-        Ok(())
+        self.keep_time(&fd, path, time_of(entry))
     }
 
     /// Makes an empty file, in the place of whatever is there; its content is the caller's.
@@ -351,6 +355,29 @@ impl Tree {
         }
         self.dirs.insert(inode, deep);
         Ok(fd)
+    }
+
+    /// Notes the time that a directory is to have; the last one counts.
+    fn keep_time(
+        &mut self,
+        dir: &OwnedFd,
+        path: &TreePath,
+        time: Timespec,
+    ) -> Result<(), OciError> {
+        let inode = fstat(dir).map_err(|error| self.fail("look at", path, error))?.st_ino;
+        let bytes = |path: &TreePath| {
+            (path.as_bytes().len() + size_of::<(u64, (TreePath, Timespec))>()) as u64
+        };
+        self.times_bytes += bytes(path);
+        if let Some((before, _)) = self.times.insert(inode, (path.clone(), time)) {
+            self.times_bytes -= bytes(&before);
+        }
+        let limit = self.bounds.dir_bytes;
+        if self.times_bytes > limit {
+            let what = "the length of all directories' paths in a layer";
+            return Err(OciError::TooLarge { what, limit });
+        }
+        Ok(())
     }
 
     /// Sets owner, mode and attributes; in this order, because a new owner takes the latter away.

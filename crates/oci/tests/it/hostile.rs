@@ -33,6 +33,7 @@ fn bounds() -> Bounds {
         path_bytes: 1000,
         depth: 20,
         header_bytes: 64 << 10,
+        dir_bytes: 8 << 10,
         ..Bounds::default()
     }
 }
@@ -259,6 +260,10 @@ async fn nothing_is_without_a_bound() {
         let target = "d/".repeat(8 * (step + 1));
         stairs = stairs.symlink(&format!("s{step}"), target.trim_end_matches('/'));
     }
+    let dirs = |name: &dyn Fn(usize) -> String| {
+        (0..100).fold(tar(), |tar, number| tar.dir(&name(number))).end()
+    };
+    let wordy = "w".repeat(90);
     let name = "n".repeat(256);
     let long = "long/".repeat(300);
     let wide = record("comment", &vec![b'c'; 70_000]);
@@ -278,6 +283,8 @@ async fn nothing_is_without_a_bound() {
         ("zeros after the end", TooLarge, tar().file("a", b"").raw(&vec![0; 4 << 20]).end()),
         ("entries without end", TooLarge, many.end()),
         ("directories without end", TooLarge, tar().dir(&deep).end()),
+        ("directories of long paths, many of them", TooLarge, dirs(&|n| format!("{wordy}{n}"))),
+        ("one of them again and again", Harmless, dirs(&|_| wordy.clone())),
         ("directories without end by way of links", TooLarge, stairs.end()),
         (
             "a name that is too long",

@@ -134,8 +134,10 @@ async fn owners_modes_times_and_attributes_are_kept() {
             ("comment", b"passed over"),
         ])
         .file_as("bin/tool", b"tool", 0o6755, (0, 50))
+        .pax(&[("mtime", b"7")])
         .dir_as("dir", 0o2750, (1, 2))
         .file("dir/later", b"")
+        .dir_as("dir", 0o2750, (1, 2))
         .header(&Header {
             uid: 4,
             gid: 5,
@@ -155,7 +157,7 @@ async fn owners_modes_times_and_attributes_are_kept() {
     assert_eq!(xattr(&tool, "user.overlay.opaque"), None);
     let dir = place.root("dir").metadata().unwrap();
     assert_eq!((dir.mode() & 0o7777, dir.uid(), dir.gid()), (0o2750, 1, 2));
-    assert_eq!(dir.mtime(), 1_000_000_000, "not when a file was made in it");
+    assert_eq!(dir.mtime(), 1_000_000_000, "the last one, and not when a file was made in it");
     let link = place.root("link").symlink_metadata().unwrap();
     assert_eq!((link.uid(), link.gid(), link.mtime()), (4, 5, 1_000_000_000));
     let target = std::fs::read_link(place.root("link")).unwrap();
