@@ -75,12 +75,18 @@ pub enum ControlError {
          image a name for all projects; leave that out, or ask the operator"
     )]
     NoPublisher,
-    /// The project has as many images as it may.
+    /// The project would keep more of something than it may.
     #[error(
-        "the project has {most} registered images, which is all it may have \
-         (`images.per_project`); delete some first"
+        "the project may have {most} {what} (`{key}`), and has {there}; delete some first, or ask \
+         the operator for more"
     )]
-    TooManyImages {
+    TooMany {
+        /// Of what, such as "pools".
+        what: &'static str,
+        /// The key of the configuration that says how many.
+        key: &'static str,
+        /// How many it has.
+        there: usize,
         /// How many it may have.
         most: u32,
     },
@@ -343,7 +349,7 @@ impl ControlError {
             | Self::PoolInUse { .. }
             | Self::SshKeyExists { .. }
             | Self::Busy { .. } => ErrorClass::Conflict,
-            Self::QuotaExceeded { .. } | Self::TooManyImages { .. } => ErrorClass::Quota,
+            Self::QuotaExceeded { .. } | Self::TooMany { .. } => ErrorClass::Quota,
             Self::NoRoom { .. }
             | Self::ImageUnavailable { .. }
             | Self::KeysUnavailable { .. }
@@ -378,7 +384,7 @@ impl ControlError {
             | Self::TemplateMismatch { .. }
             | Self::ImageNameTaken(_)
             | Self::NoPublisher
-            | Self::TooManyImages { .. }
+            | Self::TooMany { .. }
             | Self::ImageNotCaptured { .. }
             | Self::SandboxNotFound(_)
             | Self::NameTaken { .. }

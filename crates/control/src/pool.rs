@@ -34,6 +34,7 @@ use crate::{
     image::FoundImage,
     limits::PoolSettings,
     limits::disk_over,
+    project::check_count,
     sandbox::most,
     table::{Entry, Live},
 };
@@ -185,7 +186,7 @@ impl Control {
     /// Makes a pool. Its containers are started in the background.
     ///
     /// # Errors
-    /// Fails when the request is refused.
+    /// Fails when the request is refused, or the project has as many as it may.
     pub async fn pool_create(
         &self,
         project: &ProjectId,
@@ -206,6 +207,8 @@ impl Control {
         };
         let control = self.clone();
         self.finish("pool_create", async move {
+            let _turn = control.0.quotas.turn().await;
+            control.check_pool_count(&record.project)?;
             control.0.parts.store.pool_insert(&record).await?;
             tracing::info!(
                 pool.id = %record.id, project.id = %record.project,
@@ -384,6 +387,12 @@ impl Control {
             rest_secs = rest.as_secs(), "a container of a pool ended by itself; another is started \
              after a rest"
         );
+    }
+
+    fn check_pool_count(&self, project: &ProjectId) -> Result<(), ControlError> {
+        let all = self.0.pools.all();
+        let theirs = all.iter().filter(|pool| pool.now().project == *project).count();
+        check_count(("pools", "quota.pools"), theirs, 1, self.0.config.pools_per_project)
     }
 
     fn find_pool(&self, project: &ProjectId, id: &PoolId) -> Result<Arc<Pool>, ControlError> {

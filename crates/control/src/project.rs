@@ -1,10 +1,12 @@
-//! Projects, and what each may have.
+//! Projects, and what each may have: sandboxes at a time, and how much that stays until somebody
+//! deletes it.
 
 use std::collections::HashMap;
 
 use parking_lot::RwLock;
 use tarn_store::{ProjectRecord, QuotaRecord};
 use tarn_types::ProjectId;
+use tokio::sync::MutexGuard;
 
 use crate::{Control, ControlError, ProjectView, table::Place};
 
@@ -15,6 +17,9 @@ pub(crate) struct Quotas {
     default: u32,
     /// Where that is another number.
     own: RwLock<HashMap<ProjectId, u32>>,
+    /// Held while what a project keeps is counted and more of it is stored: of requests at one time
+    /// as many pass as there may be.
+    turn: tokio::sync::Mutex<()>,
 }
 
 // === impl Quotas ===
@@ -22,12 +27,17 @@ pub(crate) struct Quotas {
 impl Quotas {
     pub(crate) fn new(default: u32, own: Vec<QuotaRecord>) -> Self {
         let own = own.into_iter().map(|quota| (quota.project, quota.sandboxes)).collect();
-        Self { default, own: RwLock::new(own) }
+        Self { default, own: RwLock::new(own), turn: tokio::sync::Mutex::default() }
     }
 
     /// Returns how many sandboxes a project may have; 0 = any number.
     pub(crate) fn most(&self, project: &ProjectId) -> u32 {
         self.own.read().get(project).copied().unwrap_or(self.default)
+    }
+
+    /// Waits for the turn to count what a project keeps, and to store more of it.
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 }
 
@@ -121,5 +131,53 @@ impl Control {
             is_default,
             record,
         }
+    }
+}
+
+/// Refuses what would give a project more of something than `most` of it; 0 = any number. `what`
+/// is its name, and the key that says how many. What takes the place of another is nothing new.
+///
+/// # Errors
+/// Says how many there are, and how many there may be.
+pub(crate) fn check_count(
+    (what, key): (&'static str, &'static str),
+    there: usize,
+    new: usize,
+    most: u32,
+) -> Result<(), ControlError> {
+    if most > 0 && new > 0 && there.saturating_add(new) > most as usize {
+        return Err(ControlError::TooMany { what, key, there, most });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_gets_no_more_than_it_may_have() {
+        for (there, new, most, passes) in [
+            (0, 1, 1, true),
+            (1, 1, 1, false),
+            (998, 2, 1000, true),
+            (999, 2, 1000, false),
+            (0, 2, 1, false),
+            // What is there may change, and stays when the limit is lowered.
+            (1000, 0, 1000, true),
+            (1000, 0, 10, true),
+            (1000, 1, 10, false),
+            (1_000_000, 1, 0, true),
+            (usize::MAX, 1, u32::MAX, false),
+        ] {
+            let checked = check_count(("pools", "quota.pools"), there, new, most);
+            assert_eq!(checked.is_ok(), passes, "{there} and {new} of {most}");
+        }
+        let refused = check_count(("pools", "quota.pools"), 3, 1, 3).expect_err("too many");
+        let text = refused.to_string();
+        assert!(
+            text.starts_with("the project may have 3 pools (`quota.pools`), and has 3"),
+            "{text}"
+        );
     }
 }

@@ -50,6 +50,8 @@ pub struct ControlConfig {
     pub image_publishers: Vec<String>,
     /// How many registered images a project may have; 0 = any number. Default: 1000.
     pub images_per_project: u32,
+    /// How many pools a project may have; 0 = any number. Default: 1000.
+    pub pools_per_project: u32,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -120,6 +122,7 @@ impl Default for ControlConfig {
             image_keep_secs: 7 * 24 * 3600,
             image_publishers: Vec::new(),
             images_per_project: 1000,
+            pools_per_project: 1000,
             runtime: "gvisor",
         }
     }

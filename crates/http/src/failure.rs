@@ -156,7 +156,7 @@ impl From<ControlError> for Failure {
             ControlError::PoolNotFound(_) => ErrorCode::PoolNotFound,
             ControlError::PoolInUse { .. } => ErrorCode::PoolInUse,
             ControlError::NotFound(_) => ErrorCode::NotFound,
-            ControlError::QuotaExceeded { .. } | ControlError::TooManyImages { .. } => {
+            ControlError::QuotaExceeded { .. } | ControlError::TooMany { .. } => {
                 ErrorCode::QuotaExceeded
             }
             ControlError::SshKeyExists { .. } => ErrorCode::SshKeyExists,

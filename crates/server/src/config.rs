@@ -176,12 +176,14 @@ pub(crate) struct LimitsSection {
 }
 
 /// `[quota]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct QuotaSection {
     /// How many sandboxes that are not suspended a project may have that was given no quota of its
     /// own; 0 = any number. Default: 0.
     pub(crate) sandboxes: u32,
+    /// How many pools a project may have; 0 = any number. Default: 1000.
+    pub(crate) pools: u32,
 }
 
 /// `[rate_limit]`
@@ -424,6 +426,12 @@ impl Default for LimitsSection {
             timeout_max_secs: None,
             copies_max: 100,
         }
+    }
+}
+
+impl Default for QuotaSection {
+    fn default() -> Self {
+        Self { sandboxes: 0, pools: 1000 }
     }
 }
 

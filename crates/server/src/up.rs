@@ -381,6 +381,7 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         image_keep_secs: config.images.keep_unused_secs,
         image_publishers: config.images.publishers.clone(),
         images_per_project: config.images.per_project,
+        pools_per_project: config.quota.pools,
         runtime,
     })
 }

@@ -13,6 +13,11 @@ const POOL_SETTINGS: [ErrorCode; 6] = [
     ErrorCode::PayloadTooLarge,
 ];
 
+const POOL_CREATES: [ErrorCode; 7] = {
+    let [a, b, c, d, e, f] = POOL_SETTINGS;
+    [a, b, c, d, e, f, ErrorCode::QuotaExceeded]
+};
+
 const POOL_REPLACEMENT: [ErrorCode; 7] = {
     let [a, b, c, d, e, f] = POOL_SETTINGS;
     [a, b, c, d, e, f, ErrorCode::PoolNotFound]
@@ -125,7 +130,7 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
             &[ErrorCode::SnapshotNotFound, ErrorCode::SnapshotNotReady]
         }
         Operation::SandboxUpdate => &SANDBOX_CHANGES,
-        Operation::PoolCreate => &POOL_SETTINGS,
+        Operation::PoolCreate => &POOL_CREATES,
         Operation::PoolReplace => &POOL_REPLACEMENT,
         Operation::PoolFetch => &[ErrorCode::PoolNotFound],
         Operation::PoolDelete => &[ErrorCode::PoolNotFound, ErrorCode::PoolInUse],

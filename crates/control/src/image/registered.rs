@@ -20,7 +20,7 @@ use tarn_types::{
 };
 
 use super::{FoundImage, ImageTable, check_name};
-use crate::{Control, ControlError, snapshot::SnapshotUse};
+use crate::{Control, ControlError, project::check_count, snapshot::SnapshotUse};
 
 /// The longest text of a Dockerfile that is kept.
 const DOCKERFILE_MAX: usize = 256 << 10;
@@ -449,15 +449,13 @@ impl Control {
     }
 
     fn check_count(&self, ask: &ImageAsk, name: &ImageName) -> Result<(), ControlError> {
-        let most = self.0.config.images_per_project;
         let registered = self.0.images.registered.read();
         let scope = (!ask.global).then_some(&ask.project);
         let replaces = registered.find(scope, name).is_some();
         let theirs = registered.by_id.values().filter(|it| it.project == ask.project).count();
-        if most > 0 && !replaces && theirs >= most as usize {
-            return Err(ControlError::TooManyImages { most });
-        }
-        Ok(())
+        let most = self.0.config.images_per_project;
+        let kind = ("registered images", "images.per_project");
+        check_count(kind, theirs, usize::from(!replaces), most)
     }
 }
 

@@ -426,6 +426,15 @@ impl World {
         Self::over(Arc::new(MemoryStore::default()), node).await
     }
 
+    /// Starts one that is configured.
+    pub(crate) async fn configured(config: ControlConfig) -> Self {
+        let store = Arc::new(MemoryStore::default());
+        let seen = Arc::clone(&store) as _;
+        let world = Self::apart(seen, store, FakeNode::new(Manner::Prompt), config).await;
+        world.attach(Arc::clone(&world.node)).await;
+        world
+    }
+
     /// Starts a control plane over a store and a node that may have a past.
     pub(crate) async fn over(store: Arc<MemoryStore>, node: Arc<FakeNode>) -> Self {
         Self::on(Arc::clone(&store) as _, store, node).await
@@ -437,14 +446,15 @@ impl World {
         store: Arc<MemoryStore>,
         node: Arc<FakeNode>,
     ) -> Self {
-        let world = Self::apart(seen, store, node).await;
+        let world = Self::apart(seen, store, node, ControlConfig::default()).await;
         world.attach(Arc::clone(&world.node)).await;
         world
     }
 
     /// Starts one that has no node.
     pub(crate) async fn detached(store: Arc<MemoryStore>) -> Self {
-        Self::apart(Arc::clone(&store) as _, store, FakeNode::new(Manner::Silent)).await
+        let (seen, node) = (Arc::clone(&store) as _, FakeNode::new(Manner::Silent));
+        Self::apart(seen, store, node, ControlConfig::default()).await
     }
 
     pub(crate) async fn attach(&self, node: Arc<FakeNode>) {
@@ -465,7 +475,12 @@ impl World {
         self.tasks.stop();
     }
 
-    async fn apart(seen: Arc<dyn Store>, store: Arc<MemoryStore>, node: Arc<FakeNode>) -> Self {
+    async fn apart(
+        seen: Arc<dyn Store>,
+        store: Arc<MemoryStore>,
+        node: Arc<FakeNode>,
+        config: ControlConfig,
+    ) -> Self {
         let tasks = Tasks::new();
         // Each run over a store draws other ids.
         let runs = store.fact_fetch("runs").await.expect("it is in memory");
@@ -483,7 +498,7 @@ impl World {
                 entropy: Arc::new(SeededEntropy::new(run as u64)),
                 tasks: tasks.clone(),
             },
-            ControlConfig::default(),
+            config,
         )
         .await
         .expect("an empty store is read");

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tarn_control::{ControlError, CreateAsk, NetworkPatch, PoolAsk, ProjectView, SandboxView};
+use tarn_control::{
+    ControlConfig, ControlError, CreateAsk, NetworkPatch, PoolAsk, ProjectView, SandboxView,
+};
 use tarn_route_api::Routes as _;
 use tarn_store::{MemoryStore, ProjectRecord, Store as _};
 use tarn_types::{
@@ -136,8 +138,8 @@ async fn copies_are_made_all_or_none() {
     refused(copy(1).await);
 }
 
-async fn pool(world: &World, warm: u32) -> PoolId {
-    let ask = PoolAsk {
+fn pool_ask(warm: u32) -> PoolAsk {
+    PoolAsk {
         image: "tensorlake/ubuntu-minimal".parse().expect("a good name"),
         cpu: None,
         memory: None,
@@ -148,8 +150,12 @@ async fn pool(world: &World, warm: u32) -> PoolId {
         max_containers: None,
         warm_containers: Some(warm),
         network: NetworkPatch::Keep,
-    };
-    world.control.pool_create(&world.project, ask).await.expect("made").record.id
+    }
+}
+
+async fn pool(world: &World, warm: u32) -> PoolId {
+    let made = world.control.pool_create(&world.project, pool_ask(warm)).await;
+    made.expect("made").record.id
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,4 +218,34 @@ async fn a_quota_is_of_one_project_alone() {
         made.expect("nobody limits it");
     }
     refused(world.try_create(CreateAsk::default()).await);
+}
+
+fn too_many<T: std::fmt::Debug>(answer: Result<T, ControlError>) -> String {
+    match answer {
+        Err(error @ ControlError::TooMany { .. }) => error.to_string(),
+        other => unreachable!("it must be refused: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_pools_at_once_as_many_are_made_as_there_may_be() {
+    let config = ControlConfig { pools_per_project: 3, ..ControlConfig::default() };
+    let world = Arc::new(World::configured(config).await);
+    let mut creates = JoinSet::new();
+    for _ in 0..12 {
+        let world = Arc::clone(&world);
+        creates.spawn(async move { world.control.pool_create(&world.project, pool_ask(0)).await });
+    }
+    let answers = creates.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
+    assert_eq!(world.store.pool_list().await.expect("a list").len(), 3);
+    let text = too_many(world.control.pool_create(&world.project, pool_ask(0)).await);
+    assert!(text.contains("may have 3 pools (`quota.pools`)"), "{text}");
+    // What is there can be changed, others have their own, and a place is free again.
+    let first = &world.control.pool_list(&world.project)[0].record.id;
+    world.control.pool_update(&world.project, first, pool_ask(0)).await.expect("changed");
+    let other = ProjectId::from_random([3; 16]);
+    world.control.pool_create(&other, pool_ask(0)).await.expect("theirs");
+    world.control.pool_delete(&world.project, first).await.expect("deleted");
+    world.control.pool_create(&world.project, pool_ask(0)).await.expect("a place is free");
 }
