@@ -16,7 +16,7 @@ use tarn_store::{SealedSecret, StoreError};
 use tarn_types::{ProjectId, RegistryLogin, SecretId, SecretName, SecretRecord, SecretValue};
 
 pub use self::key::{SecretKeyError, SecretKeys, ServiceKey};
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, project::check_count};
 
 // === impl Control ===
 
@@ -24,7 +24,8 @@ impl Control {
     /// Sets secrets of a project, all or none. Sandboxes that boot later have the new values.
     ///
     /// # Errors
-    /// Fails when the store or the key does; nothing is set then.
+    /// Fails when the project would have more than it may, or the store or the key does; nothing is
+    /// set then.
     pub async fn secret_put(
         &self,
         project: &ProjectId,
@@ -151,7 +152,10 @@ impl Control {
         secrets: &[(SecretName, SecretValue)],
     ) -> Result<Vec<SecretRecord>, ControlError> {
         let parts = &self.0.parts;
+        // Asks a key service, and holds up nobody else meanwhile.
         let key = self.data_key(project).await?;
+        let _turn = self.0.quotas.turn().await;
+        self.check_secret_count(project, secrets).await?;
         let now = parts.clock.now();
         let seal = |(name, value): &(SecretName, SecretValue)| SealedSecret {
             record: SecretRecord {
@@ -169,6 +173,22 @@ impl Control {
             tracing::info!(secret.id = %secret.id, project.id = %project, "secret set");
         }
         Ok(stored)
+    }
+
+    async fn check_secret_count(
+        &self,
+        project: &ProjectId,
+        secrets: &[(SecretName, SecretValue)],
+    ) -> Result<(), ControlError> {
+        let most = self.0.config.secrets_per_project;
+        if most == 0 {
+            return Ok(());
+        }
+        let stored = self.0.parts.store.secret_list(project).await?;
+        let there: BTreeSet<_> = stored.iter().map(|secret| &secret.name).collect();
+        let named: BTreeSet<_> = secrets.iter().map(|(name, _)| name).collect();
+        let new = named.difference(&there).count();
+        check_count(("secrets", "quota.secrets"), there.len(), new, most)
     }
 
     /// Returns the data key of a project, making it first if there is none.

@@ -52,6 +52,10 @@ pub struct ControlConfig {
     pub images_per_project: u32,
     /// How many pools a project may have; 0 = any number. Default: 1000.
     pub pools_per_project: u32,
+    /// How many secrets a project may have; 0 = any number. Default: 1000.
+    pub secrets_per_project: u32,
+    /// How many SSH keys a project may have; 0 = any number. Default: 1000.
+    pub ssh_keys_per_project: u32,
     /// The isolation technology of the nodes, as shown in `runtime`.
     pub runtime: &'static str,
 }
@@ -123,6 +127,8 @@ impl Default for ControlConfig {
             image_publishers: Vec::new(),
             images_per_project: 1000,
             pools_per_project: 1000,
+            secrets_per_project: 1000,
+            ssh_keys_per_project: 1000,
             runtime: "gvisor",
         }
     }

@@ -3,7 +3,7 @@
 use tarn_store::StoreError;
 use tarn_types::{ProjectId, SshKeyId, SshKeyRecord, SshPublicKey};
 
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, project::check_count};
 
 // === impl Control ===
 
@@ -11,7 +11,7 @@ impl Control {
     /// Registers an SSH key.
     ///
     /// # Errors
-    /// Fails when the project has that key already.
+    /// Fails when the project has that key already, or as many as it may.
     pub async fn ssh_key_create(
         &self,
         project: &ProjectId,
@@ -28,6 +28,8 @@ impl Control {
         };
         let control = self.clone();
         self.finish("ssh_key_create", async move {
+            let _turn = control.0.quotas.turn().await;
+            control.check_ssh_key_count(&record).await?;
             match control.0.parts.store.ssh_key_insert(&record).await {
                 Ok(()) => {}
                 Err(StoreError::Exists { .. }) => {
@@ -43,6 +45,17 @@ impl Control {
             Ok(record)
         })
         .await
+    }
+
+    async fn check_ssh_key_count(&self, key: &SshKeyRecord) -> Result<(), ControlError> {
+        let most = self.0.config.ssh_keys_per_project;
+        if most == 0 {
+            return Ok(());
+        }
+        let there = self.0.parts.store.ssh_key_list(&key.project).await?;
+        // One that is there is refused as that.
+        let new = there.iter().all(|known| known.key.fingerprint != key.key.fingerprint);
+        check_count(("SSH keys", "quota.ssh_keys"), there.len(), usize::from(new), most)
     }
 
     /// Returns a project's SSH keys, oldest first.

@@ -184,6 +184,10 @@ pub(crate) struct QuotaSection {
     pub(crate) sandboxes: u32,
     /// How many pools a project may have; 0 = any number. Default: 1000.
     pub(crate) pools: u32,
+    /// How many secrets a project may have; 0 = any number. Default: 1000.
+    pub(crate) secrets: u32,
+    /// How many SSH keys a project may have; 0 = any number. Default: 1000.
+    pub(crate) ssh_keys: u32,
 }
 
 /// `[rate_limit]`
@@ -431,7 +435,7 @@ impl Default for LimitsSection {
 
 impl Default for QuotaSection {
     fn default() -> Self {
-        Self { sandboxes: 0, pools: 1000 }
+        Self { sandboxes: 0, pools: 1000, secrets: 1000, ssh_keys: 1000 }
     }
 }
 

@@ -382,6 +382,8 @@ fn control_config(config: &Config, runtime: &'static str) -> anyhow::Result<Cont
         image_publishers: config.images.publishers.clone(),
         images_per_project: config.images.per_project,
         pools_per_project: config.quota.pools,
+        secrets_per_project: config.quota.secrets,
+        ssh_keys_per_project: config.quota.ssh_keys,
         runtime,
     })
 }

@@ -45,8 +45,20 @@ const SANDBOX_SETTINGS: [ErrorCode; 17] = [
 ];
 
 /// What an SSH key may be refused for.
-const SSH_KEYS: [ErrorCode; 3] =
-    [ErrorCode::InvalidRequest, ErrorCode::SshKeyExists, ErrorCode::PayloadTooLarge];
+const SSH_KEYS: [ErrorCode; 4] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::SshKeyExists,
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::QuotaExceeded,
+];
+
+/// What secrets may be refused for.
+pub(super) const SECRETS: [ErrorCode; 4] = [
+    ErrorCode::InvalidRequest,
+    ErrorCode::LimitExceeded,
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::QuotaExceeded,
+];
 
 /// What an order about an image may be refused for.
 const IMAGE_ORDERS: [ErrorCode; 4] = [
@@ -152,14 +164,13 @@ pub(super) fn errors(operation: Operation) -> &'static [ErrorCode] {
         | Operation::AdminSandboxFetch
         | Operation::ArchivedSandboxFetch
         | Operation::LogProcessList => &[ErrorCode::SandboxNotFound],
-        Operation::SecretPut => {
-            &[ErrorCode::InvalidRequest, ErrorCode::LimitExceeded, ErrorCode::PayloadTooLarge]
-        }
+        Operation::SecretPut => &SECRETS,
         Operation::AdminSecretPut => &[
             ErrorCode::InvalidRequest,
             ErrorCode::LimitExceeded,
             ErrorCode::NotFound,
             ErrorCode::PayloadTooLarge,
+            ErrorCode::QuotaExceeded,
         ],
         Operation::SecretFetch | Operation::SecretDelete | Operation::AdminSecretDelete => {
             &[ErrorCode::SecretNotFound]

@@ -1,6 +1,6 @@
 //! What the document says of secrets in the words of the Rust crate.
 
-use super::success::Answer;
+use super::{refusal, success::Answer};
 use crate::{ErrorCode, NamespaceSecretOperation};
 
 /// Returns the one sentence of an operation.
@@ -33,9 +33,7 @@ pub(super) fn success(
 pub(super) fn errors(operation: NamespaceSecretOperation) -> &'static [ErrorCode] {
     match operation {
         NamespaceSecretOperation::List => &[],
-        NamespaceSecretOperation::Put => {
-            &[ErrorCode::InvalidRequest, ErrorCode::LimitExceeded, ErrorCode::PayloadTooLarge]
-        }
+        NamespaceSecretOperation::Put => &refusal::SECRETS,
         NamespaceSecretOperation::Fetch | NamespaceSecretOperation::Delete => {
             &[ErrorCode::SecretNotFound]
         }

@@ -9,7 +9,7 @@ use tarn_route_api::Routes as _;
 use tarn_store::{MemoryStore, ProjectRecord, Store as _};
 use tarn_types::{
     ObservedPhase, PendingReason, PoolId, ProjectId, SandboxId, SandboxRef, SandboxStatus,
-    UnixMillis,
+    SecretName, SecretValue, SshPublicKey, UnixMillis,
 };
 use tokio::task::JoinSet;
 
@@ -248,4 +248,66 @@ async fn of_many_pools_at_once_as_many_are_made_as_there_may_be() {
     world.control.pool_create(&other, pool_ask(0)).await.expect("theirs");
     world.control.pool_delete(&world.project, first).await.expect("deleted");
     world.control.pool_create(&world.project, pool_ask(0)).await.expect("a place is free");
+}
+
+fn secrets(names: &[&str]) -> Vec<(SecretName, SecretValue)> {
+    let value = || SecretValue::new("v".to_owned()).expect("a good value");
+    names.iter().map(|name| (name.parse().expect("a good name"), value())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_secrets_at_once_as_many_are_set_as_there_may_be() {
+    let config = ControlConfig { secrets_per_project: 3, ..ControlConfig::default() };
+    let world = Arc::new(World::configured(config).await);
+    let mut puts = JoinSet::new();
+    for number in 0..12 {
+        let world = Arc::clone(&world);
+        let secret = secrets(&[&format!("S{number}")]);
+        puts.spawn(async move { world.control.secret_put(&world.project, secret).await });
+    }
+    let answers = puts.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
+    let there = world.control.secret_list(&world.project).await.expect("a list");
+    assert_eq!(there.len(), 3);
+    let put = async |names: &[&str]| {
+        world.control.secret_put(&world.project, secrets(names)).await.map(|set| set.len())
+    };
+    // All or none, a name counts once, and what is there gets new values.
+    let [first, second] = [there[0].name.as_str(), there[1].name.as_str()];
+    let text = too_many(put(&[first, "NEW"]).await);
+    assert!(text.contains("may have 3 secrets (`quota.secrets`), and has 3"), "{text}");
+    assert_eq!(put(&[first, second]).await.expect("they are there"), 2);
+    world.control.secret_delete(&world.project, &there[2].id).await.expect("deleted");
+    too_many(put(&["NEW", "NEWER"]).await);
+    put(&["NEW"]).await.expect("a place is free");
+    let other = ProjectId::from_random([3; 16]);
+    world.control.secret_put(&other, secrets(&["THEIRS"])).await.expect("they have their own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_ssh_keys_at_once_as_many_are_registered_as_there_may_be() {
+    let config = ControlConfig { ssh_keys_per_project: 3, ..ControlConfig::default() };
+    let world = Arc::new(World::configured(config).await);
+    let key = |number: usize| SshPublicKey {
+        algorithm: "ssh-ed25519".to_owned(),
+        fingerprint: format!("SHA256:{number}"),
+        line: format!("ssh-ed25519 {number}"),
+    };
+    let mut creates = JoinSet::new();
+    for number in 0..12 {
+        let world = Arc::clone(&world);
+        creates.spawn(async move {
+            world.control.ssh_key_create(&world.project, "k".to_owned(), key(number)).await
+        });
+    }
+    let answers = creates.join_all().await;
+    let made: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
+    assert_eq!(made.len(), 3);
+    let create = |key| world.control.ssh_key_create(&world.project, "k".to_owned(), key);
+    let text = too_many(create(key(12)).await);
+    assert!(text.contains("may have 3 SSH keys (`quota.ssh_keys`)"), "{text}");
+    let again = create(made[0].key.clone()).await;
+    assert!(matches!(again, Err(ControlError::SshKeyExists { .. })), "{again:?}");
+    world.control.ssh_key_delete(&world.project, &made[0].id).await.expect("removed");
+    create(key(12)).await.expect("a place is free");
 }
