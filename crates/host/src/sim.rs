@@ -358,16 +358,22 @@ impl SimCaptures {
 
 #[async_trait]
 impl Captures for SimCaptures {
-    async fn begin(
-        &self,
-        name: &CaptureName,
-        memory: ByteSize,
-    ) -> Result<CaptureDraft, CaptureError> {
+    async fn extend(&self, _name: &CaptureName, memory: ByteSize) -> Result<(), CaptureError> {
         let available = *self.free.lock();
         if memory > available {
             let reserve = ByteSize::default();
             return Err(CaptureError::PoolFull { needed: memory, available, reserve });
         }
+        Ok(())
+    }
+
+    async fn begin(
+        &self,
+        name: &CaptureName,
+        memory: ByteSize,
+    ) -> Result<CaptureDraft, CaptureError> {
+        self.extend(name, memory).await?;
+        let room = memory;
         let mut table = self.table.lock();
         let entry = table.entry(name.to_owned()).or_default();
         remove(entry.draft.take().map(|draft| draft.dir))?;
@@ -377,7 +383,7 @@ impl Captures for SimCaptures {
         let memory = dir.join("memory");
         fs::create_dir_all(&memory).map_err(|error| Self::step("make", memory.clone(), error))?;
         entry.draft = Some(SimDraft { dir, cloned: false });
-        Ok(CaptureDraft { memory })
+        Ok(CaptureDraft { memory, room })
     }
 
     async fn clone_layer(&self, name: &CaptureName, _id: &SandboxId) -> Result<(), CaptureError> {

@@ -15,6 +15,8 @@ pub type CaptureName = str;
 pub struct CaptureDraft {
     /// An empty directory for a memory image.
     pub memory: PathBuf,
+    /// What was promised to the capture.
+    pub room: ByteSize,
 }
 
 /// A whole capture.
@@ -96,6 +98,12 @@ pub trait Captures: Send + Sync + 'static {
         name: &CaptureName,
         memory: ByteSize,
     ) -> Result<CaptureDraft, CaptureError>;
+
+    /// Promises a capture that was begun as much room as `memory` needs, in place of before.
+    ///
+    /// # Errors
+    /// Fails when there is no room.
+    async fn extend(&self, name: &CaptureName, memory: ByteSize) -> Result<(), CaptureError>;
 
     /// Clones the layer of a sandbox as it is at this moment, what its files have only in memory
     /// included. The sandbox must stand still until this returns; the store may go on working

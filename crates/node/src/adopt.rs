@@ -16,6 +16,7 @@ use tarn_types::{EndCause, SandboxId};
 use crate::{
     capture, daemon,
     ledger::{Durability, Entry, Kept, State},
+    room::Room,
     sandbox::{Past, SandboxTask},
     service::{NodeStartError, Shared},
     start::{chain, clean, runtime_spec},
@@ -118,7 +119,8 @@ async fn take_over(
                 entry.state = State::Running { since: shared.parts.clock.now() };
                 shared.write(entry.clone(), Durability::Written).await?;
             }
-            if std::mem::take(&mut entry.held) {
+            // Where there is no room it did not go on.
+            if *shared.room.borrow() == Room::Enough && std::mem::take(&mut entry.held) {
                 entry.resuming = false;
                 shared.write(entry.clone(), Durability::Written).await?;
             }
@@ -228,7 +230,7 @@ pub(crate) async fn find(shared: &Shared, entry: &Entry) -> Result<Found, String
         asked.map_err(|late| late.to_string())?.map_err(|bad| chain(&bad))?;
     }
     let endpoint = Endpoint { daemon: started.daemon, token: entry.token.clone() };
-    if entry.held {
+    if entry.held && *shared.room.borrow() == Room::Enough {
         // Its server died over a capture of it, or while it resumed it.
         capture::go_on(shared, entry, &endpoint).await?;
     }

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::{
     daemon::{self, DaemonConnection, DaemonError, knock},
     ledger::Entry,
+    room::{self, Room, STOOD_STILL},
     service::Shared,
     start::{base64, chain},
 };
@@ -161,7 +162,8 @@ pub(crate) async fn capture(
     let captured = write_down(shared, entry, endpoint, name, kind, purpose, held).await;
     if captured.is_err() {
         // Whatever was reached, both do nothing where there is nothing to do.
-        if let Err(bad) = go_on(shared, entry, endpoint).await {
+        let has_room = *shared.room.borrow() == Room::Enough;
+        if has_room && let Err(bad) = go_on(shared, entry, endpoint).await {
             tracing::error!(sandbox.id = %entry.id, error = bad, "a sandbox does not go on after a failed capture");
         }
         if let Err(bad) = shared.parts.captures.discard(name).await {
@@ -171,7 +173,8 @@ pub(crate) async fn capture(
     captured
 }
 
-/// Lets a held sandbox go on. It was never away, unless it was to go on after a suspend.
+/// Lets a held sandbox go on. It was never away, unless it was to go on after a suspend. Gives up
+/// when the pool is short, so that it is frozen whatever its daemon does.
 pub(crate) async fn go_on(
     shared: &Shared,
     entry: &Entry,
@@ -181,7 +184,8 @@ pub(crate) async fn go_on(
     let continues = if entry.resuming { Continues::Suspended } else { Continues::Itself };
     let request = unseal_request(shared, &entry.id, continues, &entry.token);
     // Its pause may be undone later, and then nobody comes to unseal it.
-    let (resumed, unsealed) = tokio::join!(resume, unseal(endpoint, &entry.token, &request));
+    let both = async { tokio::join!(resume, unseal(endpoint, &entry.token, &request)) };
+    let (resumed, unsealed) = unless_short(shared, both).await?;
     resumed.and(unsealed)
 }
 
@@ -215,13 +219,19 @@ async fn write_down(
     };
     // What the layer has in memory by now need not be written while it stands still.
     let sync = async { parts.layers.sync(id).await.map_err(|bad| chain(&bad)) };
-    let (draft, sealed, synced) = tokio::join!(begin, seal, sync);
+    let prepared = async { tokio::join!(begin, seal, sync) };
+    let (draft, sealed, synced) = unless_short(shared, Box::pin(prepared)).await?;
     let draft = draft?;
     let sealed_on = sealed?;
     synced?;
     let begun = Instant::now();
     parts.runtime.pause(id).await.map_err(|bad| chain(&bad))?;
     if with_memory {
+        // It may have grown while its daemon was sealed and its files were synced.
+        let memory = parts.runtime.stats(id).await.map_err(|bad| chain(&bad))?.memory;
+        if memory > draft.room {
+            parts.captures.extend(name, memory).await.map_err(step("make room"))?;
+        }
         parts.runtime.checkpoint(id, &draft.memory).await.map_err(|bad| chain(&bad))?;
     }
     parts.captures.clone_layer(name, id).await.map_err(step("clone the layer"))?;
@@ -251,6 +261,16 @@ async fn write_down(
     };
     let sealed_on = sealed_on.filter(|_| purpose == Purpose::Suspend);
     Ok(Draft { name: name.to_owned(), note, sealed_on })
+}
+
+/// Does what may take long while the sandbox runs, unless the pool is short: it is to be frozen
+/// then, and not held up by this.
+async fn unless_short<T>(shared: &Shared, work: impl Future<Output = T>) -> Result<T, String> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = room::short(&shared.room) => Err(STOOD_STILL.to_owned()),
+    }
 }
 
 /// Seals a daemon whose memory is written down.

@@ -471,7 +471,7 @@ async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
             digests.insert(image.clone(), template.digest);
         }
     }
-    let short = *shared.room.borrow() == Room::Short;
+    let short = *shared.room.borrow() != Room::Enough;
     let disk = has_disk(shared).await;
     let cores = shared.config.cpu.milli() / 1000;
     Surroundings {

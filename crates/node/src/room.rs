@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!           less than the floor is free
-//!  Enough ─────────────────────────────▶ Short
-//!     ▲                                    │
+//!  Enough ─────────────────────────────▶ Short ◀──▶ Gone
+//!     ▲                                    │    less than half of it
 //!     └────────────────────────────────────┘
 //!           half as much again is free
 //! ```
@@ -16,11 +16,16 @@
 //!
 //! What sandboxes write waits in the host's memory and takes room in the pool only when it goes to
 //! the disk, which it does however still they stand. So it counts as taken.
+//!
+//! One that does not stand still is ended when half of the floor is gone: a single write of a
+//! program may be gigabytes, and only an end cuts it short. Whatever else is done with a sandbox
+//! meanwhile gives up for this: a capture of which the daemon does not answer, say.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
 use tarn_host::PoolSpace;
-use tarn_types::ByteSize;
+use tarn_types::EndCause;
+use tokio::sync::watch;
 
 use crate::{
     ledger::{Durability, Entry, State},
@@ -52,17 +57,45 @@ pub(crate) enum Room {
     Enough,
     /// The pool would be full soon.
     Short,
+    /// The pool is full at once, if anybody writes still.
+    Gone,
 }
+
+/// How long one may take to stand still before it is ended where the room is gone.
+const GRACE: Duration = Duration::from_secs(1);
+/// What is said of the end of one that did not stand still.
+const DID_NOT_STOP: &str = "node_disk_full";
 
 /// Decides whether sandboxes may write. It takes more to go on than to stop, so that what goes on
 /// does not stop at its next write.
 fn judge(before: Room, space: PoolSpace) -> Room {
-    let floor = space.floor.bytes();
+    let (floor, available) = (space.floor.bytes(), space.available.bytes());
     let line = match before {
         Room::Enough => floor,
-        Room::Short => floor.saturating_add(floor / 2),
+        Room::Short | Room::Gone => floor.saturating_add(floor / 2),
     };
-    if space.available < ByteSize::from_bytes(line) { Room::Short } else { Room::Enough }
+    match available {
+        _ if available < floor / 2 => Room::Gone,
+        _ if available < line => Room::Short,
+        _ => Room::Enough,
+    }
+}
+
+/// Resolves when sandboxes may not write.
+pub(crate) async fn short(room: &watch::Sender<Room>) {
+    wait(&mut room.subscribe(), |room| room != Room::Enough).await;
+}
+
+/// Resolves when nobody may write any more, whatever it costs.
+pub(crate) async fn gone(mut room: watch::Receiver<Room>) {
+    wait(&mut room, |room| room == Room::Gone).await;
+}
+
+async fn wait(room: &mut watch::Receiver<Room>, is_so: impl Fn(Room) -> bool) {
+    if room.wait_for(|room| is_so(*room)).await.is_err() {
+        // Nobody judges it any more: the server is stopping.
+        std::future::pending().await
+    }
 }
 
 /// Says after how long to look again: before the floor can be reached.
@@ -119,6 +152,10 @@ fn settle(shared: &Shared, space: PoolSpace) {
         let now = judge(*room, space);
         let changed = now != std::mem::replace(room, now);
         match now {
+            Room::Gone if changed => tracing::error!(
+                %available, %floor,
+                "the pool is full: what does not stand still is ended"
+            ),
             Room::Short if changed => tracing::warn!(
                 %available, %floor,
                 "the pool is almost full: running sandboxes are frozen until there is room"
@@ -126,7 +163,7 @@ fn settle(shared: &Shared, space: PoolSpace) {
             Room::Enough if changed => {
                 tracing::info!(%available, %floor, "the pool has room: frozen sandboxes go on");
             }
-            Room::Short | Room::Enough => {}
+            Room::Short | Room::Gone | Room::Enough => {}
         }
         changed
     });
@@ -138,11 +175,11 @@ impl SandboxTask {
     /// Freezes or thaws the sandbox as the pool's room wants it. What fails is tried again at the
     /// next look.
     pub(crate) async fn heed_room(&mut self) {
-        let short = *self.room.borrow_and_update() == Room::Short;
+        let short = *self.room.borrow_and_update() != Room::Enough;
         let running = matches!(self.entry.state, State::Running { .. });
-        // An orphan stands still already; what a capture holds is let go first.
-        let other = self.entry.orphaned.is_some() || self.entry.held;
-        if short == self.entry.frozen || !running || other || !self.is(&Past::Settled) {
+        // An orphan stands still already.
+        let orphaned = self.entry.orphaned.is_some();
+        if short == self.entry.frozen || !running || orphaned || !self.is(&Past::Settled) {
             return;
         }
         if short { self.stand_still().await } else { self.move_again().await }
@@ -152,9 +189,23 @@ impl SandboxTask {
         // On disk first: the server that finds it frozen must know why.
         let entry = Entry { frozen: true, ..self.entry.clone() };
         if let Err(bad) = self.shared.write(entry, Durability::Written).await {
-            return tracing::error!(sandbox.id = %self.entry.id, error = chain(&bad), "a sandbox is not frozen before the pool is full: the ledger cannot be written");
+            // Others' files are worth more than that: it is said again at each look.
+            tracing::error!(sandbox.id = %self.entry.id, error = chain(&bad), "the ledger cannot say that a sandbox is frozen");
+            self.unsaved = true;
         }
-        if let Err(bad) = self.shared.parts.runtime.freeze(&self.entry.id).await {
+        let (runtime, room) = (&self.shared.parts.runtime, self.room.clone());
+        let late = async {
+            tokio::time::sleep(GRACE).await;
+            gone(room).await;
+        };
+        let frozen = tokio::select! {
+            frozen = runtime.freeze(&self.entry.id) => frozen,
+            () = late => {
+                tracing::error!(sandbox.id = %self.entry.id, "a sandbox does not stand still, and the pool is full: it is ended");
+                return self.end(EndCause::RuntimeDied { reason: DID_NOT_STOP.to_owned() }).await;
+            }
+        };
+        if let Err(bad) = frozen {
             tracing::warn!(sandbox.id = %self.entry.id, error = chain(&bad), "a sandbox is not frozen before the pool is full; trying again");
             return self.save(Durability::Written).await;
         }
@@ -173,12 +224,16 @@ impl SandboxTask {
         self.adopted_at = Some(self.shared.parts.clock.now());
         self.entry.idle_ms = 0;
         self.save(Durability::Written).await;
+        // What a capture held when it was frozen is sealed still.
+        self.let_go().await;
         self.report().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tarn_types::ByteSize;
+
     use super::*;
 
     fn space(available: u64) -> PoolSpace {
@@ -188,13 +243,19 @@ mod tests {
 
     #[test]
     fn it_takes_more_room_to_go_on_than_to_stop() {
-        use Room::{Enough, Short};
+        use Room::{Enough, Gone, Short};
         let table = [
             (Enough, 10_000, Enough),
             (Enough, 100, Enough),
             (Enough, 99, Short),
-            (Enough, 0, Short),
-            (Short, 0, Short),
+            (Enough, 50, Short),
+            (Enough, 49, Gone),
+            (Short, 50, Short),
+            (Short, 49, Gone),
+            (Gone, 0, Gone),
+            (Gone, 50, Short),
+            (Gone, 149, Short),
+            (Gone, 150, Enough),
             (Short, 100, Short),
             (Short, 149, Short),
             (Short, 150, Enough),
@@ -207,7 +268,7 @@ mod tests {
 
     #[test]
     fn without_a_floor_nothing_is_ever_frozen() {
-        for before in [Room::Enough, Room::Short] {
+        for before in [Room::Enough, Room::Short, Room::Gone] {
             let none = PoolSpace { floor: ByteSize::default(), ..space(0) };
             assert_eq!(judge(before, none), Room::Enough);
         }

@@ -430,7 +430,7 @@ impl Node for NodeService {
         let pool = self.0.parts.layers.space().await;
         let (disk, mut disk_available) =
             pool.map(|space| (space.total, space.available)).unwrap_or_default();
-        if *self.0.room.borrow() == Room::Short {
+        if *self.0.room.borrow() != Room::Enough {
             // What came now would be frozen at once.
             disk_available = ByteSize::default();
         }

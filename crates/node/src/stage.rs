@@ -213,7 +213,7 @@ async fn look_around(shared: &Shared, rule: &StageRule) -> Surroundings {
     let (captures, demands, ready) = shared.stages.shelf.lock().demands();
     let memory = shared.parts.memory.read();
     let targets = stages(rule, &demands, ready, memory.total, memory.available);
-    let short = *shared.room.borrow() == Room::Short;
+    let short = *shared.room.borrow() != Room::Enough;
     Surroundings {
         targets: captures.into_iter().zip(targets).collect(),
         may_build: has_disk(shared).await && !short && !shared.parts.tasks.is_stopping(),

@@ -25,6 +25,7 @@ use crate::{
     image,
     ledger::{Durability, Entry, Kept},
     prestart::Ready,
+    room,
     service::Shared,
     stage::{self, Stage},
 };
@@ -494,7 +495,17 @@ async fn run(
         steps.end(&entry.id, "runtime restore");
         let sealed = Endpoint { daemon: started.daemon, token: note.token.clone() };
         let request = unseal_request(shared, &entry.id, continues, &entry.token);
-        unseal_new(&sealed, &entry.token, &request, wanted).await?;
+        let unsealing = unseal_new(&sealed, &entry.token, &request, wanted);
+        tokio::select! {
+            biased;
+            unsealed = unsealing => unsealed?,
+            // Its programs run already, and nobody could freeze them before its daemon answers.
+            () = room::gone(shared.room.subscribe()) => return Err(EndCause::StartFailed {
+                step: FailedStep::Init,
+                failure: StartFailure::Internal,
+                message: room::STOOD_STILL.to_owned(),
+            }),
+        }
         steps.end(&entry.id, "daemon unseal");
         let endpoint = endpoint(&started);
         return Ok((started, endpoint));

@@ -26,7 +26,7 @@ use crate::{
     daemon::DaemonConnection,
     gauge::MemoryFacts,
     ledger::{Durability, Entry, Kept, State},
-    room::STOOD_STILL,
+    room::{Room, STOOD_STILL},
     sandbox::{Past, SandboxTask},
     service::Shared,
     stage,
@@ -212,6 +212,10 @@ impl SandboxTask {
     /// ledger goes on to say so, and the next look tries again.
     pub(crate) async fn let_go(&mut self) {
         let Some(endpoint) = self.endpoint.clone().filter(|_| self.entry.held) else { return };
+        if *self.room.borrow() != Room::Enough {
+            // It would be frozen at once.
+            return;
+        }
         match capture::go_on(&self.shared, &self.entry, &endpoint).await {
             Ok(()) => self.freed().await,
             Err(trouble) => tracing::error!(

@@ -22,6 +22,7 @@ mod step;
 mod template;
 mod tool;
 mod trash;
+mod xfs;
 
 pub use archive::{MasterKey, ObjectArchive, ObjectStoreConfig, ObjectStoreConfigError};
 pub use capture::HostCaptures;

@@ -138,6 +138,48 @@ async fn a_frozen_one_is_not_captured_but_can_be_ended() {
 }
 
 #[tokio::test]
+async fn one_whose_daemon_does_not_answer_a_capture_is_frozen_too() {
+    let world = World::new().await;
+    let [daemon, _] = start(&world).await;
+    world.host.sim.faults().delay(SimStep::Seal, Duration::from_secs(3600));
+    let one = id(1);
+    let taken = tokio::join!(world.snapshot(&one, 7, SnapshotKind::Memory), async {
+        world.wait_entry(&one, |entry| entry["held"] == true).await;
+        world.host.layers.set_free(SHORT);
+    });
+    let said = taken.0.outcome.expect_err("it is frozen");
+    assert!(said.contains("stood still"), "{said}");
+    wait_frozen(&world, &id(1), true).await;
+    assert!(!answers(daemon).await);
+    // Nor is it let go while there is no room.
+    world.host.sim.faults().delay(SimStep::Seal, Duration::ZERO);
+    tokio::time::sleep(SILENCE).await;
+    assert!(!answers(daemon).await);
+    world.host.layers.set_free(ENOUGH);
+    wait_frozen(&world, &id(1), false).await;
+    assert!(answers(daemon).await);
+    world.wait_entry(&id(1), |entry| entry["held"] == false).await;
+    let captured = world.snapshot(&id(1), 8, SnapshotKind::Memory).await.outcome;
+    assert!(captured.is_ok(), "{captured:?}");
+}
+
+#[tokio::test]
+async fn what_does_not_stand_still_is_ended_when_the_room_is_gone() {
+    let world = World::new().await;
+    start(&world).await;
+    world.host.sim.faults().delay(SimStep::Freeze, Duration::from_secs(3600));
+    // There is some left: it may take its time.
+    world.host.layers.set_free(ByteSize::from_mib(1024));
+    let ended = tokio::time::timeout(Duration::from_secs(2), world.wait_end(&id(1))).await;
+    assert!(ended.is_err(), "{ended:?}");
+    world.host.layers.set_free(ByteSize::from_mib(1023));
+    for n in [1, 2] {
+        let reason = "node_disk_full".to_owned();
+        assert_eq!(world.wait_end(&id(n)).await, EndCause::RuntimeDied { reason });
+    }
+}
+
+#[tokio::test]
 async fn what_fails_is_tried_again() {
     let world = World::new().await;
     let daemons = start(&world).await;

@@ -258,7 +258,15 @@ impl Captures for HostCaptures {
             })
             .await?;
         self.remove(trashed);
-        Ok(CaptureDraft { memory: dir })
+        Ok(CaptureDraft { memory: dir, room: needed })
+    }
+
+    async fn extend(&self, name: &CaptureName, memory: ByteSize) -> Result<(), CaptureError> {
+        let needed = memory.saturating_add(MARGIN);
+        let promise = move |shared: &Shared, disk: &CaptureDisk| {
+            shared.pool.promise(&disk.draft_memory(), needed)
+        };
+        self.job(name, promise).await
     }
 
     async fn clone_layer(&self, name: &CaptureName, id: &SandboxId) -> Result<(), CaptureError> {

@@ -35,8 +35,9 @@ pub(crate) use self::growth::reserve;
 use self::{growth::PoolFill, image::PoolImage};
 use crate::{
     loopdev, mount,
-    step::{HostStepError, StepContext as _},
+    step::{HostStepError, StepContext as _, chain},
     trash::Trash,
+    xfs,
 };
 
 /// How often a pool that seems full is looked at again, and after which pause.
@@ -161,6 +162,12 @@ impl Pool {
         for part in ["layers", "blanks", "captures", "trash"] {
             let path = pool.dir.join(part);
             fs::create_dir_all(&path).step("make", &path)?;
+            if pool.clones_at_once()?
+                && let Err(error) = xfs::copy_by_block(&path)
+            {
+                let error = chain(&error);
+                tracing::warn!(error, "writes to clones may take much more room than they need");
+            }
         }
         tracing::info!(kind = ?pool.kind, shortcoming = pool.shortcoming, "pool open");
         Ok(pool)
@@ -308,11 +315,13 @@ impl Pool {
         Ok(())
     }
 
-    /// Promises room to the files of a directory, until [`Pool::end_promise`]; what they take
-    /// meanwhile is counted off. Grows the image ahead of it.
+    /// Promises room to the files of a directory, in place of what was promised before, until
+    /// [`Pool::end_promise`]; what they take meanwhile is counted off. Grows the image ahead of it.
+    /// Where it fails, nothing is promised.
     pub(crate) fn promise(&self, dir: &Path, needed: ByteSize) -> Result<(), CaptureError> {
         {
             let mut promised = self.promised.lock();
+            promised.remove(dir);
             let space = self.space_beside(outstanding(&promised))?;
             let (available, reserve) = (space.available, reserve(space.total));
             if available < reserve.saturating_add(needed) {

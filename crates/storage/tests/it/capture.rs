@@ -259,9 +259,22 @@ async fn room_is_asked_for_first_and_promised_once() -> Result<()> {
         Ok(server.pool.space()?.available.bytes() > free.bytes() - 2 * MIB)
     })
     .await?;
-    server.captures.begin("b", most).await?;
+    let draft = server.captures.begin("b", most).await?;
+    assert_eq!(draft.room, needed_for(most));
+    // One that has grown meanwhile is promised more, if there is more, and in place of before.
+    let quarter = ByteSize::from_bytes(most.bytes() / 2);
+    server.captures.extend("b", quarter).await?;
+    let extended = server.layers.space().await?.available;
+    ensure!(extended.bytes().abs_diff(free.bytes() - needed_for(quarter).bytes()) < 4 * MIB);
+    let more = server.captures.extend("b", free).await;
+    assert!(matches!(more, Err(CaptureError::PoolFull { .. })), "{more:?}");
     server.stop().await;
     Ok(())
+}
+
+/// What a capture of so much memory is promised.
+fn needed_for(memory: ByteSize) -> ByteSize {
+    memory.saturating_add(ByteSize::from_mib(16))
 }
 
 #[tokio::test]
