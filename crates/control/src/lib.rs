@@ -25,6 +25,7 @@ mod snapshot;
 mod ssh_key;
 mod suspend;
 mod table;
+mod text;
 mod transition;
 mod usage;
 

@@ -6,7 +6,9 @@ use tarn_types::{
     PoolDefinition, Resources, Restore, SandboxSpec, SnapshotKind, SnapshotRecord,
 };
 
-use crate::{ControlError, CreateAsk, GpuAsk, NetworkPatch, PoolAsk, ResizeAsk};
+use crate::{
+    ControlError, CreateAsk, GpuAsk, NetworkPatch, PoolAsk, ResizeAsk, text::check_launch,
+};
 
 /// The configured limits of a request (spec 01 §8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +148,7 @@ impl Limits {
             let reason = "0 would leave every claim waiting; ask for at least 1, or leave it out";
             return Err(ControlError::Invalid { field: "max_containers", reason: reason.into() });
         }
+        check_launch(ask.entrypoint.as_deref(), None)?;
         Ok(PoolSettings {
             definition: PoolDefinition {
                 image: ask.image.into(),
@@ -216,6 +219,8 @@ impl Limits {
         if ask.auto_resume == Some(false) && ask.name.is_none() {
             return Err(ControlError::Ephemeral { field: "auto_resume" });
         }
+        // What a snapshot brings along was within the bound when it was made.
+        check_launch(ask.entrypoint.as_deref(), ask.secret_names.as_deref())?;
         let timeout_secs = self.timeout(ask.timeout_secs)?;
         Ok(SandboxSpec {
             name: ask.name,
@@ -478,6 +483,11 @@ mod tests {
             (
                 CreateAsk { auto_resume: Some(false), ..Default::default() },
                 "auto_resume: only a named sandbox has it; give the sandbox a name",
+            ),
+            (
+                CreateAsk { entrypoint: Some(vec!["x".repeat(65_534)]), ..Default::default() },
+                "entrypoint: 65537 bytes of JSON is outside the limit; at most 65536, \
+                 `secret_names` included",
             ),
             (
                 gpus(&[("A100-80GB", 1)]),

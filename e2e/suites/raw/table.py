@@ -77,6 +77,7 @@ CREATE = {
     "too much cpu": _create({"resources": {"cpus": 100000}}, LIMIT),
     "too little disk": _create({"resources": {"disk_mb": 10}}, LIMIT),
     "too much disk": _create({"resources": {"disk_mb": 1 << 40}}, LIMIT),
+    "too long an entrypoint": _create({"entrypoint": ["x" * 65_536]}, LIMIT),
     "unknown image": _create({"image": "no/such"}, (404, "IMAGE_NOT_FOUND")),
     "unknown gpu": _create({"resources": {"gpus": [{"count": 1, "model": "A10"}]}}, (400, "NO_SUCH_GPU")),
     "auto_resume without name": _create({"auto_resume": False}, (400, "SANDBOX_EPHEMERAL")),

@@ -20,7 +20,9 @@ use tarn_types::{
 };
 
 use super::{FoundImage, ImageTable, check_name};
-use crate::{Control, ControlError, project::check_count, snapshot::SnapshotUse};
+use crate::{
+    Control, ControlError, project::check_count, snapshot::SnapshotUse, text::check_config,
+};
 
 /// The longest text of a Dockerfile that is kept.
 const DOCKERFILE_MAX: usize = 256 << 10;
@@ -382,6 +384,7 @@ impl Control {
             let reason = format!("at most {DOCKERFILE_MAX} bytes of it are kept; shorten it");
             return Err(ControlError::Invalid { field: "dockerfile", reason });
         }
+        ask.config.as_ref().map_or(Ok(()), check_config)?;
         let _turn = self.0.images.turn.lock().await;
         self.check_count(&ask, &name)?;
         let now = self.0.parts.clock.now();

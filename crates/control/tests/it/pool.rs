@@ -397,12 +397,22 @@ async fn what_a_pool_cannot_be_is_refused_by_name() {
             PoolAsk { image: "nope".parse().expect("a name"), ..ask(0, None) },
             "image: no image is named `nope`",
         ),
+        (
+            PoolAsk { entrypoint: Some(vec!["x".repeat(1 << 16)]), ..ask(0, None) },
+            "entrypoint: 65539 bytes of JSON",
+        ),
     ];
+    let pool = world.pool(0, None).await;
     for (ask, expected) in table {
-        let refused = world.control.pool_create(&world.project, ask).await.expect_err(expected);
-        assert!(refused.to_string().starts_with(expected), "{refused}");
+        let created = world.control.pool_create(&world.project, ask.clone()).await;
+        let updated = world.control.pool_update(&world.project, &pool, ask).await;
+        for answer in [created, updated] {
+            let refused = answer.expect_err(expected);
+            assert!(refused.to_string().starts_with(expected), "{refused}");
+        }
     }
-    assert_eq!(world.control.pool_list(&world.project), []);
+    let there = world.control.pool_list(&world.project);
+    assert_eq!(there.iter().map(|view| view.record.sequence).collect::<Vec<_>>(), [1]);
 }
 
 /// Has every start fail at once for half an hour, and returns how many there were.

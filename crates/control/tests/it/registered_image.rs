@@ -271,11 +271,16 @@ async fn names_that_cannot_be_are_refused_and_nothing_is_left() {
     let world = World::new(Manner::Prompt).await;
     let bad = |image: &str| asked(&world, image);
     let long = "x".repeat((256 << 10) + 1);
+    let large = ImageConfig { cmd: vec!["x".repeat(1 << 16)], ..ImageConfig::default() };
     for (ask, expected) in [
         (bad("a--b"), "name: `a--b` is no image name"),
         (bad("image_x"), "name: `image_x` begins with `image_`"),
         (ImageAsk { global: true, ..bad("a") }, "name: only the projects in `images.publishers`"),
         (ImageAsk { dockerfile: Some(long), ..bad("a") }, "dockerfile: at most 262144 bytes"),
+        (
+            ImageAsk { config: Some(large), ..bad("a") },
+            "dockerfile: the image's environment, ENTRYPOINT and CMD take 65539 bytes of JSON",
+        ),
     ] {
         let refused = publish(&world, ask).await.expect_err("refused").to_string();
         assert!(refused.starts_with(expected), "{refused}");

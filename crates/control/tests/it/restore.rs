@@ -116,6 +116,11 @@ async fn a_filesystem_restore_may_say_otherwise_within_limits() {
             CreateAsk { auto_resume: Some(false), ..of(&id) },
             "auto_resume: only a named sandbox has it; give the sandbox a name",
         ),
+        (
+            CreateAsk { entrypoint: Some(vec!["x".repeat(1 << 16)]), ..of(&id) },
+            "entrypoint: 65539 bytes of JSON is outside the limit; at most 65536, `secret_names` \
+             included",
+        ),
     ];
     let before = world.node.told.lock().len();
     for (ask, expected) in table {
