@@ -17,6 +17,7 @@ mod frame;
 mod image;
 mod log;
 mod metric;
+mod places;
 mod platform;
 mod pool;
 mod probe;

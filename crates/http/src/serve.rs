@@ -10,10 +10,13 @@ use std::{
 };
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
 use tarn_task::Tasks;
@@ -21,14 +24,17 @@ use tarn_tls::{Acceptor, ServerStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::Semaphore,
     time::Instant,
 };
+
+use crate::places::{Place, Places};
 
 /// The bounds of a listener; all are configuration.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
-    /// How many connections are open at most; more wait in the kernel's queue. Default: 4096.
+    /// How many connections are open at most. Beyond that the one that has been without a request
+    /// for the longest gives way to a new one; where all have one, more wait in the kernel's queue.
+    /// Default: 4096.
     pub max_connections: usize,
     /// How long a connection may take to send a request's head, waiting for the next request
     /// included. Default: 120 s: above the 90 s after which the clients' pools give up idle
@@ -155,22 +161,22 @@ impl Accept for UnixListener {
 }
 
 async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks, config: ServeConfig) {
-    let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+    let places = Places::new(config.max_connections);
     let graceful = GracefulShutdown::new();
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, Accept::accept(&listener).await)
+            let raw = Accept::accept(&listener).await?;
+            Ok::<_, io::Error>((raw, Arc::new(places.take().await)))
         };
-        let (place, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = tasks.stopping() => break,
             next = next => next,
         };
-        let raw = match accepted {
-            Ok(raw) => raw,
+        let (raw, place) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -178,24 +184,51 @@ async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks, config: Ser
             }
         };
         let (opening, stopping) = (listener.open(raw), tasks.stopping());
-        let service = TowerToHyperService::new(router.clone());
-        let (builder, watcher) = (builder.clone(), graceful.watcher());
+        let (builder, watcher, router) = (builder.clone(), graceful.watcher(), router.clone());
         drop(tasks.spawn("http-connection", async move {
-            let stream = tokio::select! {
-                biased;
-                stream = opening => stream,
-                () = stopping => None,
-            };
-            if let Some(stream) = stream {
-                let connection = builder.serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = watcher.watch(connection).await {
-                    tracing::debug!(%error, "a connection broke");
+            let served = async {
+                let stream = tokio::select! {
+                    biased;
+                    stream = opening => stream,
+                    () = stopping => None,
+                };
+                if let Some(stream) = stream {
+                    connection(&builder, stream, router, &place, watcher).await;
                 }
+            };
+            tokio::select! {
+                biased;
+                () = served => {}
+                () = place.given_up() => tracing::debug!("an idle connection gave way to another"),
             }
-            drop(place);
         }));
     }
     if tokio::time::timeout(config.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end in time; what they began goes on");
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<S>(
+    builder: &http1::Builder,
+    stream: S,
+    router: Router,
+    place: &Arc<Place>,
+    watcher: Watcher,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        let (request_here, answer) = (place.begin(), router.call(request));
+        async move {
+            // Whoever waits for the place has it already; the connection is about to be dropped.
+            let Some(_busy) = request_here else { return std::future::pending().await };
+            answer.await
+        }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection broke");
     }
 }

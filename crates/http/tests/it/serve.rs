@@ -14,6 +14,8 @@ use crate::{node::Manner, server::Server};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+const GET: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
 async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
@@ -29,6 +31,15 @@ fn serving(
     config: ServeConfig,
 ) -> impl Future<Output = ()> + Send + 'static {
     serve_tcp(listener, Acceptor::plain(), server.router.clone(), tasks.clone(), config)
+}
+
+/// A request that is not answered for some time, where the node is silent.
+fn held_create(server: &Server, budget_ms: u32) -> String {
+    format!(
+        "POST /sandboxes HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         x-tensorlake-request-timeout-ms: {budget_ms}\r\ncontent-length: 2\r\n\r\n{{}}",
+        server.key
+    )
 }
 
 async fn wait_for_a_sandbox(server: &Server) {
@@ -50,19 +61,12 @@ async fn a_port_serves_and_drains() {
     let serving = tasks.spawn("serve", serving(&server, listener, &tasks, ServeConfig::default()));
 
     let mut probe = TcpStream::connect(address).await.expect("connected");
-    let text =
-        exchange(&mut probe, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    assert!(text.await.starts_with("HTTP/1.1 200 OK"));
+    assert!(exchange(&mut probe, GET).await.starts_with("HTTP/1.1 200 OK"));
 
     // An idle connection and one whose request is held: the first is closed, the second answered.
     let _idle = TcpStream::connect(address).await.expect("connected");
     let mut held = TcpStream::connect(address).await.expect("connected");
-    let request = format!(
-        "POST /sandboxes HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
-         x-tensorlake-request-timeout-ms: 1500\r\ncontent-length: 2\r\n\r\n{{}}",
-        server.key
-    );
-    held.write_all(request.as_bytes()).await.expect("sent");
+    held.write_all(held_create(&server, 1500).as_bytes()).await.expect("sent");
     wait_for_a_sandbox(&server).await;
     tasks.stop();
     let text = exchange(&mut held, "").await;
@@ -72,22 +76,49 @@ async fn a_port_serves_and_drains() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_wait() {
+async fn connections_beyond_the_bound_wait_while_all_are_busy() {
     let server = Server::start().await;
+    server.manner(Manner::Silent);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
     let tasks = Tasks::new();
     let config = ServeConfig { max_connections: 1, ..ServeConfig::default() };
     drop(tasks.spawn("serve", serving(&server, listener, &tasks, config)));
-    let get = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let first = TcpStream::connect(address).await.expect("connected");
+    let mut first = TcpStream::connect(address).await.expect("connected");
+    first.write_all(held_create(&server, 1500).as_bytes()).await.expect("sent");
+    wait_for_a_sandbox(&server).await;
     let mut second = TcpStream::connect(address).await.expect("in the kernel's queue");
-    second.write_all(get.as_bytes()).await.expect("sent");
+    second.write_all(GET.as_bytes()).await.expect("sent");
     let mut byte = [0];
     let early = tokio::time::timeout(Duration::from_millis(200), second.read(&mut byte)).await;
     assert!(early.is_err(), "the first one has the only place");
-    drop(first);
+    // It keeps it until it is answered, though it would stay open.
+    let answer = exchange(&mut first, "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("pending"), "{answer}");
     assert!(exchange(&mut second, "").await.starts_with("HTTP/1.1 200 OK"));
+    tasks.stop();
+}
+
+#[tokio::test]
+async fn who_only_sits_there_keeps_nobody_out() {
+    let server = Server::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let tasks = Tasks::new();
+    let config = ServeConfig { max_connections: 4, ..ServeConfig::default() };
+    drop(tasks.spawn("serve", serving(&server, listener, &tasks, config)));
+    let mut idle = Vec::new();
+    for start in ["", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nx-slow: "].repeat(4) {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(start.as_bytes()).await.expect("sent");
+        idle.push(stream);
+    }
+    let mut client = TcpStream::connect(address).await.expect("connected");
+    assert!(exchange(&mut client, GET).await.starts_with("HTTP/1.1 200 OK"));
+    // The first ones made room; how they are told depends on what they had sent.
+    let mut rest = Vec::new();
+    let gone = tokio::time::timeout(PATIENCE, idle[0].read_to_end(&mut rest)).await;
+    assert!(gone.is_ok() && rest.is_empty(), "{gone:?}");
     tasks.stop();
 }
 
