@@ -1,16 +1,36 @@
 //! What a context holds, and what a `COPY` takes of it. The same rules hold for what is copied
 //! from a stage, which `tarnd` applies there.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    ops::Bound,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use crate::{CacheKey, Pattern};
 
 /// How many links are followed on the way to a file.
 const MAX_LINKS: usize = 40;
 
-/// The files of a context, by their path from its root, without a slash in front.
+/// The most bytes of a path, of a pattern for paths, and of what a link leads to (`PATH_MAX` of
+/// limits.h).
+pub const MAX_PATH: usize = 4096;
+
+/// How much of a path that is too long an error repeats.
+const SHOWN_PATH: usize = 80;
+
+/// What a context may hold, and what one `COPY` may take of it.
+const BOUNDS: ContextBounds = ContextBounds { files: 500_000, bytes: 128 << 20 };
+
+/// The files of a context, by their path from its root, without a slash in front. Above each of
+/// them there are directories alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ContextIndex(BTreeMap<String, ContextNode>);
+pub struct ContextIndex {
+    nodes: BTreeMap<String, ContextNode>,
+    /// How many bytes the paths have, and what the links lead to.
+    bytes: usize,
+}
 
 /// A file of a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,62 +74,111 @@ pub struct Selection<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picked<'a> {
     /// Its path below the destination.
-    pub path: String,
+    pub path: &'a str,
     /// What it is.
     pub node: &'a ContextNode,
+}
+
+/// How many files there may be, directories among them, and how long their paths together.
+#[derive(Debug, Clone, Copy)]
+struct ContextBounds {
+    files: usize,
+    bytes: usize,
+}
+
+/// Files while they are picked.
+struct Pick<'a, 's> {
+    picked: Vec<Picked<'a>>,
+    bytes: usize,
+    stop: &'s AtomicBool,
 }
 
 // === impl ContextIndex ===
 
 impl ContextIndex {
     /// Adds a file, and the directories above it that are not there. A later one replaces an
-    /// earlier one.
+    /// earlier one, and what was in that if it was a directory.
     ///
     /// # Errors
-    /// Fails for a path that leads out of the context.
+    /// Fails for a path that leads out of the context or is too long, and when there are too many.
     pub fn insert(&mut self, path: &str, node: ContextNode) -> Result<(), String> {
+        check_length(path)?;
+        if let NodeKind::Link(to) = &node.kind {
+            check_length(to)?;
+        }
         let path = clean(path)?;
         if path.is_empty() {
             return Ok(());
         }
-        for (at, _) in path.match_indices('/') {
-            let above = &path[..at];
-            let is_dir = self.0.get(above).is_some_and(|node| node.kind == NodeKind::Dir);
-            if !is_dir {
-                self.0.insert(above.to_owned(), ContextNode { mode: 0o755, kind: NodeKind::Dir });
+        let mut above = path.as_str();
+        while let Some(at) = above.rfind('/') {
+            above = &above[..at];
+            if self.is_dir(above) {
+                break;
+            }
+            self.put(above.to_owned(), ContextNode { mode: 0o755, kind: NodeKind::Dir })?;
+        }
+        self.put(path, node)
+    }
+
+    fn put(&mut self, path: String, node: ContextNode) -> Result<(), String> {
+        if node.kind != NodeKind::Dir && self.is_dir(&path) {
+            let prefix = format!("{path}/");
+            let below: Vec<_> = self.below(&prefix).map(|(path, _)| path.clone()).collect();
+            for path in below {
+                self.remove(&path);
             }
         }
-        self.0.insert(path, node);
-        Ok(())
+        self.remove(&path);
+        self.bytes += bytes_of(&path, &node);
+        self.nodes.insert(path, node);
+        BOUNDS.check("the context has", self.nodes.len(), self.bytes)
+    }
+
+    fn remove(&mut self, path: &str) {
+        if let Some(node) = self.nodes.remove(path) {
+            self.bytes -= bytes_of(path, &node);
+        }
+    }
+
+    fn is_dir(&self, path: &str) -> bool {
+        self.nodes.get(path).is_some_and(|node| node.kind == NodeKind::Dir)
+    }
+
+    /// Returns what is in a directory, whose path ends in a slash here.
+    fn below<'a>(&'a self, prefix: &str) -> impl Iterator<Item = (&'a String, &'a ContextNode)> {
+        let below = self.nodes.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        below.take_while(move |(path, _)| path.starts_with(prefix))
     }
 
     /// Finds a file by the path that a hard link names.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&ContextNode> {
-        self.0.get(&clean(path).ok()?)
+        self.nodes.get(&clean(path).ok()?)
     }
 
     /// Returns how many files there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.nodes.len()
     }
 
     /// Says whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.nodes.is_empty()
     }
 
-    /// Picks what some sources name.
+    /// Picks what some sources name. Takes a time that grows with their length and with that of
+    /// all paths, and gives up soon after `stop` is set.
     ///
     /// # Errors
-    /// Names a source that names nothing.
-    pub fn select(&self, sources: &[String]) -> Result<Selection<'_>, String> {
-        let mut picked = Vec::new();
+    /// Names a source that names nothing; fails when they name too much.
+    pub fn select(&self, sources: &[String], stop: &AtomicBool) -> Result<Selection<'_>, String> {
+        let mut pick = Pick { picked: Vec::new(), bytes: 0, stop };
         let mut is_one_file = sources.len() == 1;
         for source in sources {
-            let found = self.find(source)?;
+            let found = self.find(source, stop)?;
             if found.is_empty() {
                 return Err(format!(
                     "`{source}` is not in the context; is it there, and not in .dockerignore?"
@@ -117,42 +186,48 @@ impl ContextIndex {
             }
             is_one_file &= found.len() == 1;
             for path in found {
-                is_one_file &= self.pick(&path, &mut picked);
+                is_one_file &= self.pick(&path, &mut pick)?;
             }
         }
+        let picked = pick.picked;
         let key = key_of(&picked);
         Ok(Selection { picked, is_one_file, key })
     }
 
     /// Returns the paths that a source stands for.
-    fn find(&self, source: &str) -> Result<Vec<String>, String> {
+    fn find(&self, source: &str, stop: &AtomicBool) -> Result<Vec<Cow<'_, str>>, String> {
+        go_on(stop)?;
+        check_length(source)?;
         let source = clean(source)?;
         let pattern = Pattern::new(&source);
         if let Some(path) = pattern.literal() {
             let resolved = self.resolve(&path);
-            let there = resolved.filter(|path| path.is_empty() || self.0.contains_key(path));
-            return Ok(there.into_iter().collect());
+            let there = resolved.filter(|path| path.is_empty() || self.nodes.contains_key(path));
+            return Ok(there.into_iter().map(Cow::Owned).collect());
         }
-        Ok(self.0.keys().filter(|path| pattern.matches(path)).cloned().collect())
+        let mut found = Vec::new();
+        for path in self.nodes.keys() {
+            go_on(stop)?;
+            if pattern.matches(path) {
+                found.push(Cow::Borrowed(path.as_str()));
+            }
+        }
+        Ok(found)
     }
 
     /// Picks a file, or what is in a directory; says whether it was a file.
-    fn pick<'a>(&'a self, path: &str, picked: &mut Vec<Picked<'a>>) -> bool {
-        match self.0.get(path) {
-            Some(node) if node.kind != NodeKind::Dir => {
-                let name = path.rsplit('/').next().unwrap_or(path).to_owned();
-                picked.push(Picked { path: name, node });
-                true
+    fn pick<'a>(&'a self, path: &str, pick: &mut Pick<'a, '_>) -> Result<bool, String> {
+        match self.nodes.get_key_value(path) {
+            Some((path, node)) if node.kind != NodeKind::Dir => {
+                pick.add(path.rsplit('/').next().unwrap_or(path), node)?;
+                Ok(true)
             }
             Some(_) | None => {
                 let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-                let below = self.0.range(prefix.clone()..);
-                let below = below.take_while(|(path, _)| path.starts_with(&prefix));
-                picked.extend(
-                    below
-                        .map(|(path, node)| Picked { path: path[prefix.len()..].to_owned(), node }),
-                );
-                false
+                for (path, node) in self.below(&prefix) {
+                    pick.add(&path[prefix.len()..], node)?;
+                }
+                Ok(false)
             }
         }
     }
@@ -172,7 +247,7 @@ impl ContextIndex {
                 _ => {}
             }
             let next = if at.is_empty() { part } else { format!("{at}/{part}") };
-            match self.0.get(&next).map(|node| &node.kind) {
+            match self.nodes.get(&next).map(|node| &node.kind) {
                 Some(NodeKind::Link(to)) => {
                     links += 1;
                     if links > MAX_LINKS {
@@ -189,6 +264,55 @@ impl ContextIndex {
         }
         Some(at)
     }
+}
+
+// === impl ContextBounds ===
+
+impl ContextBounds {
+    fn check(self, whose: &str, files: usize, bytes: usize) -> Result<(), String> {
+        if files > self.files {
+            return Err(format!("{whose} more than {} files", self.files));
+        }
+        if bytes > self.bytes {
+            return Err(format!("{whose} files whose paths have more than {} bytes", self.bytes));
+        }
+        Ok(())
+    }
+}
+
+// === impl Pick ===
+
+impl<'a> Pick<'a, '_> {
+    fn add(&mut self, path: &'a str, node: &'a ContextNode) -> Result<(), String> {
+        go_on(self.stop)?;
+        self.picked.push(Picked { path, node });
+        self.bytes += bytes_of(path, node);
+        BOUNDS.check("what is copied has", self.picked.len(), self.bytes)
+    }
+}
+
+/// Refuses a path that no file can have.
+fn check_length(path: &str) -> Result<(), String> {
+    if path.len() <= MAX_PATH {
+        return Ok(());
+    }
+    let shown = &path[..path.floor_char_boundary(SHOWN_PATH)];
+    Err(format!("`{shown}…` has {} bytes; a path has {MAX_PATH} at most", path.len()))
+}
+
+fn go_on(stop: &AtomicBool) -> Result<(), String> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err("nobody waits for the copy any more".to_owned()),
+        false => Ok(()),
+    }
+}
+
+fn bytes_of(path: &str, node: &ContextNode) -> usize {
+    path.len()
+        + match &node.kind {
+            NodeKind::Link(to) => to.len(),
+            NodeKind::Dir | NodeKind::File { .. } => 0,
+        }
 }
 
 fn key_of(picked: &[Picked<'_>]) -> CacheKey {
@@ -242,8 +366,8 @@ mod tests {
     fn paths(sources: &[&str]) -> Result<(Vec<String>, bool), String> {
         let sources: Vec<_> = sources.iter().map(|&source| source.to_owned()).collect();
         let index = index();
-        let selection = index.select(&sources)?;
-        let paths = selection.picked.into_iter().map(|picked| picked.path).collect();
+        let selection = index.select(&sources, &AtomicBool::new(false))?;
+        let paths = selection.picked.iter().map(|picked| picked.path.to_owned()).collect();
         Ok((paths, selection.is_one_file))
     }
 
@@ -280,10 +404,75 @@ mod tests {
         let touched = ContextNode { mode: 0o755, kind: NodeKind::Dir };
         other.insert("new", touched).expect("a good path");
         let key = |index: &ContextIndex, source: &str| {
-            index.select(&[source.to_owned()]).expect("it is there").key
+            let going = AtomicBool::new(false);
+            index.select(&[source.to_owned()], &going).expect("it is there").key
         };
         assert_eq!(key(&one, "src"), key(&other, "src"));
         assert_ne!(key(&one, "."), key(&other, "."));
         assert_ne!(key(&one, "a.txt"), key(&one, "b.txt"));
+    }
+
+    fn dir() -> ContextNode {
+        ContextNode { mode: 0o755, kind: NodeKind::Dir }
+    }
+
+    #[test]
+    fn what_no_path_can_be_is_refused() {
+        let link = |to: &str| ContextNode { mode: 0o777, kind: NodeKind::Link(to.to_owned()) };
+        let (longest, longer) = ("é".repeat(MAX_PATH / 2), "é".repeat(MAX_PATH / 2 + 1));
+        let mut index = ContextIndex::default();
+        index.insert(&longest, link(&longest)).expect("it is as long as it may be");
+        for refused in [index.insert(&longer, dir()), index.insert("a", link(&longer))] {
+            let refused = refused.expect_err("it is too long");
+            assert!(refused.contains("4098 bytes") && refused.len() < 200, "{refused}");
+        }
+        assert!(index.select(&[longer], &AtomicBool::new(false)).is_err());
+    }
+
+    #[test]
+    fn the_directories_above_a_file_count() {
+        let mut index = ContextIndex::default();
+        let mut refused = Ok(());
+        let mut entries = 0;
+        while refused.is_ok() {
+            refused = index.insert(&format!("{entries}{}", "/d".repeat(2000)), dir());
+            entries += 1;
+            assert_eq!(index.bytes, index.nodes.keys().map(String::len).sum::<usize>());
+        }
+        assert!(entries < 100, "their paths are bounded, too: {entries}");
+        let mut index = ContextIndex::default();
+        let mut insert = |n: usize| index.insert(&format!("{n}/{}", "d/".repeat(99)), dir());
+        assert!((0..5000).all(|n| insert(n).is_ok()));
+        assert!(insert(5000).expect_err("too many").contains("500000 files"));
+    }
+
+    #[test]
+    fn above_a_file_there_are_directories_alone() {
+        let mut index = index();
+        let file = index.get("b.txt").cloned().expect("it is there");
+        index.insert("src", file).expect("a good path");
+        let left = ["a.txt", "b.txt", "l", "loop", "src", "up"];
+        assert_eq!(index.nodes.keys().collect::<Vec<_>>(), left);
+        index.insert("src/sub/x", dir()).expect("a good path");
+        assert!(index.is_dir("src") && index.is_dir("src/sub"));
+        let bytes: usize = index.nodes.iter().map(|(path, node)| bytes_of(path, node)).sum();
+        assert_eq!(index.bytes, bytes);
+    }
+
+    #[test]
+    fn a_copy_is_bounded_and_can_be_stopped() {
+        let mut index = ContextIndex::default();
+        for n in 0..1000 {
+            index.insert(&n.to_string(), dir()).expect("a good path");
+        }
+        let going = AtomicBool::new(false);
+        let sources = vec![".".to_owned(); 501];
+        assert!(index.select(&sources[1..], &going).is_ok());
+        let refused = index.select(&sources, &going).expect_err("it is too much");
+        assert!(refused.contains("500000 files"), "{refused}");
+        for source in [".", "1", "?"] {
+            let stopped = index.select(&[source.to_owned()], &AtomicBool::new(true));
+            assert!(stopped.is_err(), "{source}");
+        }
     }
 }

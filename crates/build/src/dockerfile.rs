@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use crate::{
     DockerfileError,
     effect::Inline,
-    expand::{expand, split_words},
+    expand::{expand, split_words, word_end},
     lex::{Document, Raw, begins_document, lex},
+    tally::Tally,
 };
 
 /// The most stages of a Dockerfile, and the most instructions.
 const MAX_STAGES: usize = 64;
 const MAX_INSTRUCTIONS: usize = 1000;
+
+/// The most that one `COPY` or `ADD` names.
+const MAX_SOURCES: usize = 1024;
 
 /// The one platform that images are built for.
 const PLATFORM: &str = "linux/amd64";
@@ -210,12 +214,17 @@ impl Dockerfile {
     }
 
     fn global(&mut self, raw: &Raw) -> Result<(), String> {
+        let mut tally = Tally::default();
+        for (name, value) in &self.globals {
+            tally.variable(name, value.as_deref())?;
+        }
         for (name, default) in arg_pairs(raw, self.escape)? {
             let default = match default {
                 Some(text) => Some(expand(&text, self.escape, &|name| self.global_value(name))?),
                 None => None,
             };
             let value = self.given.get(&name).cloned().or(default);
+            tally.variable(&name, value.as_deref())?;
             self.globals.insert(name, value);
         }
         Ok(())
@@ -330,6 +339,12 @@ impl Dockerfile {
             None => split_words(rest, self.escape),
         };
         copy.dest = words.pop().unwrap_or_default();
+        if words.len() > MAX_SOURCES {
+            return Err(format!(
+                "{name} names {} sources; at most {MAX_SOURCES} are copied at once",
+                words.len()
+            ));
+        }
         let mut documents = raw.documents.iter();
         for word in words {
             if !copy.is_json && begins_document(&word) {
@@ -391,6 +406,10 @@ impl Stage {
     #[must_use]
     pub fn text(&self, at: usize) -> &str {
         self.instructions.get(at).map_or("", |instruction| &instruction.text)
+    }
+
+    pub(crate) fn instruction(&self, at: usize) -> Option<&Instruction> {
+        self.instructions.get(at)
     }
 
     /// Returns the images that are only copied from.
@@ -455,8 +474,7 @@ fn flags(rest: &str, escape: char) -> (Vec<(String, Option<String>)>, &str) {
     let mut flags = Vec::new();
     let mut rest = rest.trim_start();
     while rest.starts_with("--") {
-        let end = flag_end(rest, escape);
-        let (flag, after) = rest.split_at(end);
+        let (flag, after) = rest.split_at(word_end(rest, escape));
         let flag = flag.trim_start_matches("--");
         flags.push(match flag.split_once('=') {
             Some((name, value)) => (name.to_ascii_lowercase(), Some(value.to_owned())),
@@ -465,11 +483,6 @@ fn flags(rest: &str, escape: char) -> (Vec<(String, Option<String>)>, &str) {
         rest = after.trim_start();
     }
     (flags, rest)
-}
-
-fn flag_end(rest: &str, escape: char) -> usize {
-    let word = split_words(rest, escape).into_iter().next();
-    word.map_or(rest.len(), |word| word.len().min(rest.len()))
 }
 
 fn arg_pairs(raw: &Raw, escape: char) -> Result<Vec<(String, Option<String>)>, String> {

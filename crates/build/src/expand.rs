@@ -12,29 +12,32 @@ pub(crate) type Values<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Splits at white space that is neither quoted nor escaped; quotes stay.
 pub(crate) fn split_words(text: &str, escape: char) -> Vec<String> {
     let mut words = Vec::new();
-    let mut word = String::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (word, after) = rest.split_at(word_end(rest, escape));
+        words.push(word.to_owned());
+        rest = after.trim_start();
+    }
+    words
+}
+
+/// Returns where the word ends that a text begins with.
+pub(crate) fn word_end(text: &str, escape: char) -> usize {
     let mut quote = None;
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
         if quote.is_none() && c.is_whitespace() {
-            if !word.is_empty() {
-                words.push(std::mem::take(&mut word));
-            }
-            continue;
+            return at;
         }
-        word.push(c);
         if c == escape && quote != Some('\'') {
-            word.extend(chars.next());
+            chars.next();
         } else if quote == Some(c) {
             quote = None;
         } else if quote.is_none() && (c == '"' || c == '\'') {
             quote = Some(c);
         }
     }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
+    text.len()
 }
 
 /// Replaces the variables of a word and removes its quotes.

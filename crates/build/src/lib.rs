@@ -18,8 +18,9 @@ mod key;
 mod lex;
 mod pattern;
 mod stage;
+mod tally;
 
-pub use context::{ContextIndex, ContextNode, NodeKind, Picked, Selection};
+pub use context::{ContextIndex, ContextNode, MAX_PATH, NodeKind, Picked, Selection};
 pub use dockerfile::{Base, Dockerfile, Stage};
 pub use effect::{Copy, CopyFrom, Effect, Inline, Run};
 pub use error::DockerfileError;

@@ -162,6 +162,19 @@ mod tests {
         assert_eq!(Pattern::new("a*b").literal(), None);
     }
 
+    #[test]
+    fn no_pattern_takes_long() {
+        let path = "a".repeat(4096);
+        for pattern in [
+            "*a".repeat(2048),
+            format!("{}b", "*a".repeat(2047)),
+            "[a-b]*".repeat(600),
+            format!("*{}b", "a".repeat(2000)),
+        ] {
+            assert_eq!(Pattern::new(&pattern).matches(&path), !pattern.ends_with('b'));
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn nothing_panics(pattern in ".{0,20}", path in ".{0,20}") {

@@ -1,10 +1,14 @@
 //! A stage while it is built: its configuration and variables, and what each instruction does.
 
+use std::sync::Arc;
+
 use crate::{
     Dockerfile, DockerfileError,
-    dockerfile::{Command, CopyText, FromText, Instruction, Kind, platform_arg},
+    context::MAX_PATH,
+    dockerfile::{Command, CopyText, FromText, Kind, platform_arg},
     effect::{Copy, CopyFrom, Effect, Run},
     expand::{expand, expand_text},
+    tally::Tally,
 };
 
 /// What runs a command that names no shell.
@@ -49,9 +53,9 @@ pub struct BuildConfig {
 
 /// A stage while its instructions are applied.
 #[derive(Debug, Clone)]
-pub struct StageState<'a> {
-    file: &'a Dockerfile,
-    instructions: &'a [Instruction],
+pub struct StageState {
+    file: Arc<Dockerfile>,
+    stage: usize,
     /// What it came to so far.
     pub config: BuildConfig,
     args: Vec<(String, Option<String>)>,
@@ -59,22 +63,48 @@ pub struct StageState<'a> {
 
 // === impl StageState ===
 
-impl<'a> StageState<'a> {
+impl StageState {
     /// Begins a stage on its base.
-    #[must_use]
-    pub fn new(file: &'a Dockerfile, stage: usize, base: BuildConfig) -> Self {
-        let instructions =
-            file.stages.get(stage).map(|stage| stage.instructions.as_slice()).unwrap_or_default();
-        Self { file, instructions, config: base, args: Vec::new() }
-    }
-
-    /// Applies an instruction and says what it does to the files.
     ///
     /// # Errors
-    /// Fails when it cannot mean anything here.
+    /// Fails when the base says more than a stage may.
+    pub fn new(
+        file: Arc<Dockerfile>,
+        stage: usize,
+        base: BuildConfig,
+    ) -> Result<Self, DockerfileError> {
+        let line = file.stages.get(stage).map_or(1, |stage| stage.line);
+        let state = Self { file, stage, config: base, args: Vec::new() };
+        state.check().map_err(|said| DockerfileError::new(line, said))?;
+        Ok(state)
+    }
+
+    /// Applies an instruction and says what it does to the files. May take seconds when variables
+    /// stand for much.
+    ///
+    /// # Errors
+    /// Fails when it cannot mean anything here, or means too much.
     pub fn apply(&mut self, at: usize) -> Result<Effect, DockerfileError> {
-        let Some(instruction) = self.instructions.get(at) else { return Ok(Effect::None) };
-        self.effect(&instruction.kind).map_err(|said| DockerfileError::new(instruction.line, said))
+        let file = Arc::clone(&self.file);
+        let instruction = file.stages.get(self.stage).and_then(|stage| stage.instruction(at));
+        let Some(instruction) = instruction else { return Ok(Effect::None) };
+        let effect = self.effect(&instruction.kind);
+        let effect = effect.and_then(|effect| self.check().map(|()| effect));
+        effect.map_err(|said| DockerfileError::new(instruction.line, said))
+    }
+
+    /// Refuses to hold more than a stage may.
+    fn check(&self) -> Result<(), String> {
+        let BuildConfig { env, user, runs_as, working_dir, entrypoint, cmd, shell } = &self.config;
+        let mut tally = Tally::default();
+        for (name, value) in env {
+            tally.variable(name, Some(value))?;
+        }
+        for (name, value) in &self.args {
+            tally.variable(name, value.as_deref())?;
+        }
+        tally.texts([user, runs_as, working_dir].into_iter().flatten())?;
+        tally.texts([entrypoint, cmd, shell].into_iter().flatten())
     }
 
     fn effect(&mut self, kind: &Kind) -> Result<Effect, String> {
@@ -82,11 +112,14 @@ impl<'a> StageState<'a> {
             Kind::Arg(args) => self.declare(args)?,
             Kind::Env(pairs) => {
                 // All of them are read before any of them counts.
-                let pairs: Result<Vec<_>, _> = pairs
-                    .iter()
-                    .map(|(name, value)| Ok::<_, String>((name.clone(), self.expand(value)?)))
-                    .collect();
-                for (name, value) in pairs? {
+                let mut tally = Tally::default();
+                let mut read = Vec::new();
+                for (name, value) in pairs {
+                    let value = self.expand(value)?;
+                    tally.variable(name, Some(&value))?;
+                    read.push((name.clone(), value));
+                }
+                for (name, value) in read {
                     set(&mut self.config.env, name, value);
                 }
             }
@@ -118,6 +151,7 @@ impl<'a> StageState<'a> {
     }
 
     fn declare(&mut self, args: &[(String, Option<String>)]) -> Result<(), String> {
+        let mut tally = Tally::default();
         for (name, default) in args {
             let value = match self.file.given.get(name) {
                 Some(given) => Some(given.clone()),
@@ -129,6 +163,7 @@ impl<'a> StageState<'a> {
                     },
                 },
             };
+            tally.variable(name, value.as_deref())?;
             match self.args.iter_mut().find(|(known, _)| known == name) {
                 Some(known) => known.1 = value,
                 None => self.args.push((name.clone(), value)),
@@ -192,12 +227,14 @@ impl<'a> StageState<'a> {
     }
 
     fn copy(&self, copy: &CopyText) -> Result<Copy, String> {
+        let mut tally = Tally::default();
         let mut sources = Vec::new();
         for source in &copy.sources {
-            let source = self.word(source, copy.is_json)?;
+            let source = self.path(source, copy.is_json)?;
             if source.is_empty() {
                 return Err("what is copied has an empty name; a variable without value?".into());
             }
+            tally.text(&source)?;
             sources.push(source);
         }
         let mut inline = Vec::new();
@@ -207,9 +244,10 @@ impl<'a> StageState<'a> {
                 let value = |name: &str| self.value(name);
                 document.text = expand_text(&document.text, self.file.escape, &value)?;
             }
+            tally.text(&document.text)?;
             inline.push(document);
         }
-        let dest = self.word(&copy.dest, copy.is_json)?;
+        let dest = self.path(&copy.dest, copy.is_json)?;
         let is_dir = dest.is_empty() || dest.ends_with('/') || dest == "." || dest.ends_with("/.");
         let mut dest = join(self.dir(), &dest);
         if is_dir && !dest.ends_with('/') {
@@ -233,12 +271,19 @@ impl<'a> StageState<'a> {
     }
 
     /// In a JSON list quotes are JSON's, and only variables are left to put in.
-    fn word(&self, text: &str, is_json: bool) -> Result<String, String> {
-        if is_json {
-            expand_text(text, self.file.escape, &|name| self.value(name))
+    fn path(&self, text: &str, is_json: bool) -> Result<String, String> {
+        let path = if is_json {
+            expand_text(text, self.file.escape, &|name| self.value(name))?
         } else {
-            self.expand(text)
+            self.expand(text)?
+        };
+        if path.len() > MAX_PATH {
+            return Err(format!(
+                "what is copied, or where to, has {} bytes; a path has {MAX_PATH} at most",
+                path.len()
+            ));
         }
+        Ok(path)
     }
 }
 

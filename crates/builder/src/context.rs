@@ -1,22 +1,35 @@
 //! The context of a build: a tar archive in a file of ours, which is read and never unpacked.
 
 use std::{
+    cell::Cell,
     fs::File,
-    io::{self, Read, Seek as _, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Builder, EntryType, Header};
-use tarn_build::{CacheKey, ContextIndex, ContextNode, Inline, NodeKind, Selection};
+use tarn_build::{CacheKey, ContextIndex, ContextNode, Copy, Inline, MAX_PATH, NodeKind, Picked};
 use tarn_guest_api::CopyHead;
+use tarn_task::Tasks;
 use tokio::{io::DuplexStream, sync::oneshot};
 use tokio_util::io::SyncIoBridge;
 
-use crate::workshop::{Parcel, StepError};
+use crate::{
+    aside::aside,
+    workshop::{Parcel, StepError},
+};
 
-/// The most files of a context.
-const MAX_FILES: usize = 500_000;
+/// The most bytes of the headers of one entry: long names, extended attributes.
+const HEADER_BYTES: u64 = 1 << 20;
+
+/// How much of a name that is refused an error repeats.
+const SHOWN_NAME: usize = 80;
 
 /// The largest Dockerfile.
 const MAX_DOCKERFILE: u64 = 1 << 20;
@@ -34,6 +47,12 @@ pub(crate) struct Context {
     index: ContextIndex,
 }
 
+/// An archive that is read, as far as it may be: the crate keeps headers of any length in memory.
+struct Metered {
+    file: File,
+    left: Rc<Cell<u64>>,
+}
+
 /// A file to be sent.
 struct Item {
     path: String,
@@ -44,16 +63,21 @@ struct Item {
 // === impl Context ===
 
 impl Context {
-    /// Reads an archive through and notes what is in it. Blocks.
-    pub(crate) fn read(file: &Path) -> Result<Self, String> {
+    /// Reads an archive through and notes what is in it. Blocks; gives up soon after `stop` is set.
+    pub(crate) fn read(file: &Path, stop: &AtomicBool) -> Result<Self, String> {
         let mut index = ContextIndex::default();
         let broken = |error: io::Error| format!("the context is no tar archive: {error}");
-        let mut archive = Archive::new(File::open(file).map_err(broken)?);
-        let mut hard_links = Vec::new();
-        for entry in archive.entries_with_seek().map_err(broken)? {
+        let left = Rc::new(Cell::new(HEADER_BYTES));
+        let opened = File::open(file).map_err(broken)?;
+        let mut archive = Archive::new(Metered { file: opened, left: Rc::clone(&left) });
+        let mut entries = archive.entries_with_seek().map_err(broken)?;
+        loop {
+            left.set(HEADER_BYTES);
+            let Some(entry) = entries.next() else { break };
             let mut entry = entry.map_err(broken)?;
-            if index.len() >= MAX_FILES {
-                return Err(format!("the context has more than {MAX_FILES} files"));
+            left.set(u64::MAX);
+            if stop.load(Ordering::Relaxed) {
+                return Err("nobody waits for the build any more".to_owned());
             }
             let path = text(&entry.path_bytes())?;
             let mode = entry.header().mode().map_err(broken)? & 0o7777;
@@ -63,7 +87,13 @@ impl Context {
             } else if kind.is_symlink() {
                 NodeKind::Link(text(&entry.link_name_bytes().unwrap_or_default())?)
             } else if kind.is_hard_link() {
-                hard_links.push((path, text(&entry.link_name_bytes().unwrap_or_default())?));
+                let target = text(&entry.link_name_bytes().unwrap_or_default())?;
+                let Some(node) = index.get(&target).cloned() else {
+                    return Err(format!(
+                        "the context: `{path}` is linked to `{target}`, which is not there"
+                    ));
+                };
+                index.insert(&path, node)?;
                 continue;
             } else if kind.is_file() || kind.is_contiguous() {
                 let (offset, size) = (entry.raw_file_position(), entry.size());
@@ -73,14 +103,6 @@ impl Context {
                 continue;
             };
             index.insert(&path, ContextNode { mode, kind })?;
-        }
-        for (path, target) in hard_links {
-            let Some(node) = index.get(&target).cloned() else {
-                return Err(format!(
-                    "the context: `{path}` is linked to `{target}`, which is not there"
-                ));
-            };
-            index.insert(&path, node)?;
         }
         Ok(Self { file: file.to_owned(), index })
     }
@@ -100,22 +122,34 @@ impl Context {
         String::from_utf8(bytes).map_err(|_bad| format!("`{path}` is no UTF-8 text"))
     }
 
-    /// Picks what some sources name.
-    pub(crate) fn select(&self, sources: &[String]) -> Result<Selection<'_>, String> {
-        self.index.select(sources)
+    /// Names what a copy takes, and refuses files that `ADD` would have to unpack.
+    pub(crate) async fn content(
+        self: &Arc<Self>,
+        copy: &Copy,
+        tasks: &Tasks,
+    ) -> Result<CacheKey, StepError> {
+        let (context, sources, adds) = (Arc::clone(self), copy.sources.clone(), copy.adds);
+        let named = aside(tasks, move |stop| {
+            let selection = context.index.select(&sources, stop).map_err(StepError::Failed)?;
+            if adds {
+                context.refuse_archives(&selection.picked, stop)?;
+            }
+            Ok(selection.key)
+        });
+        named.await?
     }
 
-    /// Refuses files that `ADD` would have to unpack.
-    pub(crate) async fn refuse_archives(&self, picked: &Selection<'_>) -> Result<(), StepError> {
-        for item in &picked.picked {
+    fn refuse_archives(&self, picked: &[Picked<'_>], stop: &AtomicBool) -> Result<(), StepError> {
+        for item in picked {
             let NodeKind::File { offset, size, .. } = item.node.kind else { continue };
             // In a directory they are files like others.
             if item.path.contains('/') {
                 continue;
             }
-            let file = self.file.clone();
-            let head = tokio::task::spawn_blocking(move || part(&file, offset, size.min(512)));
-            let head = head.await.map_err(|lost| StepError::Internal(lost.to_string()))?;
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let head = part(&self.file, offset, size.min(512));
             let head = head.map_err(|error| StepError::Internal(error.to_string()))?;
             if is_archive(&head) {
                 return Err(StepError::Failed(format!(
@@ -128,15 +162,24 @@ impl Context {
     }
 
     /// Sends what some sources name.
-    pub(crate) fn parcel(&self, sources: &[String]) -> Result<Parcel, String> {
-        let selection = self.index.select(sources)?;
-        let head = CopyHead { is_one_file: selection.is_one_file };
-        let items = selection.picked.into_iter().map(|picked| Item {
-            path: picked.path,
-            mode: picked.node.mode,
-            kind: picked.node.kind.clone(),
+    pub(crate) async fn parcel(
+        self: &Arc<Self>,
+        sources: &[String],
+        tasks: &Tasks,
+    ) -> Result<Parcel, StepError> {
+        let (context, sources) = (Arc::clone(self), sources.to_vec());
+        let picking = aside(tasks, move |stop| {
+            let selection = context.index.select(&sources, stop).map_err(StepError::Failed)?;
+            let head = CopyHead { is_one_file: selection.is_one_file };
+            let items = selection.picked.into_iter().map(|picked| Item {
+                path: picked.path.to_owned(),
+                mode: picked.node.mode,
+                kind: picked.node.kind.clone(),
+            });
+            Ok((head, items.collect::<Vec<_>>()))
         });
-        let (items, file) = (items.collect::<Vec<_>>(), self.file.clone());
+        let (head, items) = picking.await??;
+        let file = self.file.clone();
         Ok(send(head, move |archive| {
             let mut source = File::open(&file)?;
             items.iter().try_for_each(|item| append(archive, item, &mut source))
@@ -154,6 +197,25 @@ impl Context {
                 archive.append_data(&mut header, &file.name, file.text.as_bytes())
             })
         })
+    }
+}
+
+// === impl Metered ===
+
+impl Read for Metered {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(into)?;
+        let left = self.left.get().checked_sub(count as u64).ok_or_else(|| {
+            io::Error::other(format!("an entry has headers of more than {HEADER_BYTES} bytes"))
+        })?;
+        self.left.set(left);
+        Ok(count)
+    }
+}
+
+impl Seek for Metered {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
@@ -233,12 +295,17 @@ fn part(file: &Path, offset: u64, size: u64) -> io::Result<Vec<u8>> {
 }
 
 fn text(bytes: &[u8]) -> Result<String, String> {
+    let shown = || String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_NAME)]).into_owned();
+    if bytes.len() > MAX_PATH {
+        return Err(format!(
+            "the context: the name `{}…` has {} bytes; a name has {MAX_PATH} at most",
+            shown(),
+            bytes.len()
+        ));
+    }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
-        Err(_bad) => Err(format!(
-            "the context: the name `{}` is no UTF-8 text",
-            String::from_utf8_lossy(bytes)
-        )),
+        Err(_bad) => Err(format!("the context: the name `{}` is no UTF-8 text", shown())),
     }
 }
 

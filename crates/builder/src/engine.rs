@@ -1,14 +1,17 @@
 //! Walks through the stages of a Dockerfile.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tarn_build::{
-    Base, BuildConfig, CacheKey, Copy, CopyFrom, Dockerfile, Effect, Inline, StageState,
+    Base, BuildConfig, CacheKey, Copy, CopyFrom, Dockerfile, DockerfileError, Effect, Inline,
+    StageState,
 };
 use tarn_guest_api::{CopyIn, CopyOut};
+use tarn_task::Tasks;
 use tarn_types::SnapshotId;
 
 use crate::{
+    aside::aside,
     context::Context,
     journal::Journal,
     workshop::{Bench, Files, Parcel, StepError, Workshop},
@@ -25,12 +28,13 @@ pub(crate) struct Outcome {
 
 /// What a build is made of.
 pub(crate) struct Engine<'a> {
-    pub(crate) file: &'a Dockerfile,
-    pub(crate) context: Option<&'a Context>,
+    pub(crate) file: &'a Arc<Dockerfile>,
+    pub(crate) context: Option<Arc<Context>>,
     pub(crate) workshop: &'a dyn Workshop,
     pub(crate) journal: &'a Journal,
     /// The size of the disk, which the files of a step depend on.
     pub(crate) disk_bytes: u64,
+    pub(crate) tasks: &'a Tasks,
 }
 
 /// Where a stage is.
@@ -94,11 +98,19 @@ impl Engine<'_> {
                 }
             }
         };
-        let mut state = StageState::new(self.file, stage, base.config.clone());
+        let failed = |bad: DockerfileError| StepError::Failed(bad.to_string());
+        let state = StageState::new(Arc::clone(self.file), stage, base.config.clone());
+        let mut state = state.map_err(failed)?;
         let mut at = base;
         let mut bench: Option<Box<dyn Bench>> = None;
         for step in 0..spec.len() {
-            let effect = state.apply(step).map_err(|bad| StepError::Failed(bad.to_string()))?;
+            let applying = aside(self.tasks, move |_stop| {
+                let effect = state.apply(step);
+                (state, effect)
+            });
+            let (next, effect) = applying.await?;
+            state = next;
+            let effect = effect.map_err(failed)?;
             if effect == Effect::None {
                 continue;
             }
@@ -146,14 +158,7 @@ impl Engine<'_> {
         let Effect::Copy(copy) = effect else { return Ok(None) };
         match &copy.from {
             _ if copy.sources.is_empty() => Ok(None),
-            CopyFrom::Context => {
-                let context = self.context()?;
-                let selection = context.select(&copy.sources).map_err(StepError::Failed)?;
-                if copy.adds {
-                    context.refuse_archives(&selection).await?;
-                }
-                Ok(Some(selection.key))
-            }
+            CopyFrom::Context => self.context()?.content(copy, self.tasks).await.map(Some),
             CopyFrom::Stage(stage) => Ok(Some(reached(done, *stage)?.key)),
             CopyFrom::Image(name) => {
                 let base = self.workshop.base(name).await?;
@@ -162,8 +167,10 @@ impl Engine<'_> {
         }
     }
 
-    fn context(&self) -> Result<&Context, StepError> {
-        self.context.ok_or_else(|| StepError::Failed("the build has no context".to_owned()))
+    fn context(&self) -> Result<&Arc<Context>, StepError> {
+        self.context
+            .as_ref()
+            .ok_or_else(|| StepError::Failed("the build has no context".to_owned()))
     }
 
     async fn perform(
@@ -198,7 +205,7 @@ impl Engine<'_> {
         }
         let files = match &copy.from {
             CopyFrom::Context => {
-                let parcel = self.context()?.parcel(&copy.sources).map_err(StepError::Failed)?;
+                let parcel = self.context()?.parcel(&copy.sources, self.tasks).await?;
                 return bench.copy_in(&ask, parcel).await;
             }
             CopyFrom::Stage(stage) => reached(done, *stage)?.files.clone(),

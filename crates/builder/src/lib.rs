@@ -16,6 +16,7 @@
 //! [`Builder`] is the service; `engine` walks through the stages over the trait `Workshop`, and
 //! `site` is that trait over sandboxes.
 
+mod aside;
 mod context;
 mod daemon;
 mod engine;

@@ -12,9 +12,10 @@ fn effects(text: &str, given: &[(&str, &str)]) -> Result<(Vec<Effect>, BuildConf
         cmd: vec!["old".to_owned()],
         ..BuildConfig::default()
     };
-    let mut state = StageState::new(&file, 0, base);
+    let steps = file.stages[0].len();
+    let mut state = StageState::new(Arc::new(file), 0, base).map_err(|error| error.to_string())?;
     let mut effects = Vec::new();
-    for at in 0..file.stages[0].len() {
+    for at in 0..steps {
         effects.push(state.apply(at).map_err(|error| error.to_string())?);
     }
     Ok((effects, state.config))
@@ -124,4 +125,53 @@ fn keys_follow_everything_that_counts() {
     assert_ne!(CacheKey::base("image", 1), CacheKey::base("image", 2));
     let effect = Effect::MakeDir { path: "/a".to_owned() };
     assert_ne!(base.then(&effect, None), base.then(&effect, Some(one)));
+}
+
+#[test]
+fn a_stage_is_bounded() {
+    let long = "x".repeat(200 << 10);
+    let many = |what: &dyn Fn(usize) -> String, count| {
+        (0..count).map(|n| format!(" {}", what(n))).collect::<String>()
+    };
+    let times = |n| format!("v{n}=$X");
+    let env = format!("FROM x\nENV X={long}\n");
+    for (text, line) in [
+        (format!("{env}ENV{}", many(&times, 3)), None),
+        (format!("{env}ENV{}", many(&times, 5)), Some(3)),
+        (format!("{env}ENV{}", many(&times, 50_000)), Some(3)),
+        (format!("{env}ENV a=$X b=$X\nENV c=$X\nENV d=$X e=1"), None),
+        (format!("{env}ENV a=$X b=$X\nENV c=$X\nARG d=$X e=$X"), Some(5)),
+        (format!("{env}ARG{}", many(&times, 50_000)), Some(3)),
+        (format!("ARG X={long}\nARG{}\nFROM x", many(&times, 4)), None),
+        (format!("ARG X={long}\nARG{}\nFROM x", many(&times, 50_000)), Some(2)),
+        (format!("{env}CMD {long}\nENTRYPOINT {long}\nWORKDIR /$X\nCMD {long}\nUSER $X"), Some(7)),
+        (format!("FROM x\nENV{}", many(&|n| format!("a{n}="), 4000)), None),
+        (format!("FROM x\nENV{}", many(&|n| format!("a{n}="), 4100)), Some(2)),
+        (format!("FROM x\nCOPY{} d/", many(&|n| n.to_string(), 1024)), None),
+        (format!("FROM x\nCOPY{} d/", many(&|n| n.to_string(), 1025)), Some(2)),
+        (format!("{env}COPY $X d/"), Some(3)),
+        (format!("FROM x\nCOPY {}* d/", "a".repeat(4095)), None),
+        (format!("FROM x\nCOPY {}* d/", "a".repeat(4096)), Some(2)),
+        (format!("{env}COPY <<a <<b <<c d/\n$X$X\na\n$X$X\nb\n$X$X\nc"), Some(3)),
+        (format!("{env}COPY <<a <<b d/\n$X$X\na\n$X$X\nb"), None),
+    ] {
+        let refused = effects(&format!("{text}\n"), &[]).err();
+        let begins = line.map(|line: usize| format!("Dockerfile line {line}: "));
+        let shown = &text[..text.floor_char_boundary(40)];
+        match (&refused, &begins) {
+            (None, None) => {}
+            (Some(said), Some(begins)) if said.starts_with(begins.as_str()) => {}
+            (_, _) => panic!("{shown}: {refused:?}, not {begins:?}"),
+        }
+    }
+    let base = BuildConfig { cmd: vec!["x".repeat(2 << 20)], ..BuildConfig::default() };
+    let file = Dockerfile::parse("ARG A\nFROM x\n", &BTreeMap::new()).expect("it is good");
+    let refused = StageState::new(Arc::new(file), 0, base).expect_err("it is too much");
+    assert_eq!(refused.line, 2);
+}
+
+#[test]
+fn many_options_take_no_time() {
+    let text = format!("FROM x\nRUN{} true\n", " --network=default".repeat(50_000));
+    assert!(effects(&text, &[]).is_ok());
 }

@@ -1,4 +1,4 @@
-use tarn_build::CacheKey;
+use tarn_build::CopyFrom;
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
@@ -10,7 +10,7 @@ fn context(write: impl FnOnce(&mut Builder<File>)) -> (tempfile::TempDir, Result
     let mut archive = Builder::new(File::create(&path).expect("a file"));
     write(&mut archive);
     archive.into_inner().expect("the archive is whole");
-    let context = Context::read(&path);
+    let context = Context::read(&path, &AtomicBool::new(false));
     (dir, context)
 }
 
@@ -33,7 +33,9 @@ fn an_archive_is_read_through() {
     let context = context.expect("it is good");
     assert_eq!(context.dockerfile("Dockerfile").as_deref(), Ok("FROM x\n"));
     assert!(context.dockerfile("src").is_err());
-    let key = |source: &str| context.select(&[source.to_owned()]).map(|picked| picked.key);
+    let going = AtomicBool::new(false);
+    let key =
+        |source: &str| context.index.select(&[source.to_owned()], &going).map(|picked| picked.key);
     assert!(key("same").is_ok());
     assert!(key("tty").is_err());
     assert_ne!(key("Dockerfile"), key("src/run.sh"));
@@ -66,7 +68,7 @@ fn hostile_archives_are_refused() {
     let path = dir.path().join("context.tar");
     std::fs::write(&path, b"this is no archive, and it is long enough to be looked at".repeat(20))
         .expect("written");
-    assert!(Context::read(&path).is_err());
+    assert!(Context::read(&path, &AtomicBool::new(false)).is_err());
 }
 
 #[tokio::test]
@@ -75,8 +77,10 @@ async fn what_is_sent_can_be_read() {
         add(archive, "d/a", 0o640, "one");
         add(archive, "d/b/c", 0o755, "two");
     });
-    let Parcel { mut stream, done } =
-        context.expect("it is good").parcel(&["d".to_owned()]).expect("it is there");
+    let Parcel { mut stream, done } = Arc::new(context.expect("it is good"))
+        .parcel(&["d".to_owned()], &Tasks::new())
+        .await
+        .expect("it is there");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.expect("it comes");
     done.await.expect("it is told").expect("it was sent");
@@ -102,10 +106,58 @@ async fn archives_are_not_added() {
         add(archive, "d/b.bz2", 0o644, "BZh9");
         add(archive, "plain", 0o644, "x");
     });
-    let context = context.expect("it is good");
-    for (source, refused) in [("plain", false), ("d/b.bz2", true)] {
-        let picked = context.select(&[source.to_owned()]).expect("it is there");
-        assert_eq!(context.refuse_archives(&picked).await.is_err(), refused, "{source}");
+    let context = Arc::new(context.expect("it is good"));
+    for (source, adds, refused) in
+        [("plain", true, false), ("d/b.bz2", true, true), ("d/b.bz2", false, false)]
+    {
+        let copy = Copy {
+            from: CopyFrom::Context,
+            sources: vec![source.to_owned()],
+            inline: Vec::new(),
+            dest: "/x".to_owned(),
+            chown: None,
+            chmod: None,
+            adds,
+        };
+        let content = context.content(&copy, &Tasks::new()).await;
+        assert_eq!(content.is_err(), refused, "{source}");
     }
     assert!(is_archive(b"\x1f\x8b\x08"));
+}
+
+/// An entry of GNU tar that holds a long name for the one after it.
+fn long(archive: &mut Builder<File>, kind: EntryType, bytes: u64) {
+    let mut header = header(kind, 0o644);
+    header.set_path("././@LongLink").expect("a good path");
+    header.set_size(bytes);
+    header.set_cksum();
+    archive.append(&header, io::repeat(b'a').take(bytes)).expect("it is added");
+}
+
+#[test]
+fn names_are_bounded() {
+    let refused = |kind: EntryType, bytes: u64| {
+        let (_dir, context) = context(|archive| {
+            long(archive, kind, bytes);
+            let mut link = header(EntryType::Symlink, 0o777);
+            archive.append_link(&mut link, "a", "b").expect("it is added");
+        });
+        context.map(drop).err()
+    };
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink] {
+        assert_eq!(refused(kind, 4096), None);
+        let said = refused(kind, 4097).expect("it is too long");
+        assert!(said.contains("4097 bytes") && said.len() < 200, "{said}");
+    }
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let said = refused(kind, 2 << 20).expect("it is never read as a whole");
+        assert!(said.contains("headers of more than 1048576 bytes"), "{said}");
+    }
+}
+
+#[test]
+fn a_reading_ends_when_nobody_waits_for_it() {
+    let (dir, _context) = context(|archive| add(archive, "a", 0o644, "x"));
+    let stopped = Context::read(&dir.path().join("context.tar"), &AtomicBool::new(true));
+    assert!(stopped.is_err());
 }

@@ -1,9 +1,12 @@
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -39,10 +42,19 @@ impl Fake {
     }
 
     async fn build(&self, text: &str) -> Result<Outcome, StepError> {
+        self.build_with(text, None, &Tasks::new()).await
+    }
+
+    async fn build_with(
+        &self,
+        text: &str,
+        context: Option<Arc<Context>>,
+        tasks: &Tasks,
+    ) -> Result<Outcome, StepError> {
         let file = Dockerfile::parse(text, &BTreeMap::new()).expect("a good Dockerfile");
-        let (journal, _lines) = Journal::new();
-        let (context, workshop, journal) = (None, self, &journal);
-        let engine = Engine { file: &file, context, workshop, journal, disk_bytes: 1 };
+        let (file, (journal, _lines)) = (&Arc::new(file), Journal::new());
+        let (workshop, journal) = (self, &journal);
+        let engine = Engine { file, context, workshop, journal, disk_bytes: 1, tasks };
         engine.run().await
     }
 
@@ -178,4 +190,26 @@ async fn what_is_missing_is_named() {
         let failed = fake.build(text).await.expect_err(text);
         assert!(failed.to_string().contains(said), "{text}: {failed}");
     }
+}
+
+#[tokio::test]
+async fn a_copy_that_takes_long_holds_nobody_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("context.tar");
+    let mut archive = tar::Builder::new(File::create(&path).expect("a file"));
+    for n in 0..2000 {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(0);
+        let name = format!("{}{n}", "a".repeat(4000));
+        archive.append_data(&mut header, name, io::empty()).expect("it is added");
+    }
+    archive.into_inner().expect("the archive is whole");
+    let context = Context::read(&path, &AtomicBool::new(false)).expect("it is good");
+    let (fake, tasks) = (Fake::default(), Tasks::new());
+    // Minutes, if it is let.
+    let text = format!("FROM a\nCOPY *{}b /x\n", "a".repeat(2000));
+    let building = fake.build_with(&text, Some(Arc::new(context)), &tasks);
+    assert!(tokio::time::timeout(Duration::from_millis(50), building).await.is_err());
+    assert_eq!(tasks.shutdown(Duration::from_secs(30)).await, 0, "its thread has ended");
 }

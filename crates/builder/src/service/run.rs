@@ -1,6 +1,6 @@
 //! A build from its context to its image.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tarn_build::{BuildConfig, Dockerfile};
@@ -20,6 +20,7 @@ use super::{
     legacy::{Client, repeat},
 };
 use crate::{
+    aside::aside,
     context::Context,
     daemon::{Daemon, RunEvent},
     engine::{Engine, Outcome},
@@ -197,10 +198,8 @@ impl Builder {
         let (file, context, text) = match &record.kind {
             BuildKind::Import { reference } => (Dockerfile::of_image(reference), None, given),
             BuildKind::Dockerfile { path, args } => {
-                let (context, text) = self.context(&record.id, path, given).await?;
-                let file = Dockerfile::parse(&text, args);
-                let file = file.map_err(|bad| StepError::Failed(bad.to_string()))?;
-                (file, Some(context), Some(text))
+                let (file, context, text) = self.context(&record.id, path, args, given).await?;
+                (file, Some(Arc::new(context)), Some(text))
             }
         };
         let (logins, parents) = {
@@ -223,11 +222,12 @@ impl Builder {
         };
         self.advance(&record.id, BuildPhase::Executing).await?;
         let engine = Engine {
-            file: &file,
-            context: context.as_ref(),
+            file: &Arc::new(file),
+            context,
             workshop: &site,
             journal,
             disk_bytes: record.resources.disk.bytes(),
+            tasks: &self.0.tasks,
         };
         let outcome = engine.run().await?;
         self.advance(&record.id, BuildPhase::Snapshotting).await?;
@@ -245,19 +245,17 @@ impl Builder {
         &self,
         id: &BuildId,
         path: &str,
+        args: &BTreeMap<String, String>,
         given: Option<String>,
-    ) -> Result<(Context, String), StepError> {
-        let (file, path) = (self.context_path(id), path.to_owned());
-        let read = self.0.tasks.spawn_blocking(move || {
-            let context = Context::read(&file)?;
+    ) -> Result<(Dockerfile, Context, String), StepError> {
+        let (file, path, args) = (self.context_path(id), path.to_owned(), args.clone());
+        let read = aside(&self.0.tasks, move |stop| {
+            let context = Context::read(&file, stop)?;
             let text = given.map_or_else(|| context.dockerfile(&path), Ok)?;
-            Ok((context, text))
+            let file = Dockerfile::parse(&text, &args).map_err(|bad| bad.to_string())?;
+            Ok((file, context, text))
         });
-        match read.await {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(said)) => Err(StepError::Failed(said)),
-            Err(lost) => Err(StepError::Internal(lost.to_string())),
-        }
+        read.await?.map_err(StepError::Failed)
     }
 
     async fn clear_sandboxes_but(
