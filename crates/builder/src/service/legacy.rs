@@ -28,7 +28,7 @@ use tokio::{
     fs,
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
-    sync::{mpsc, watch},
+    sync::watch,
 };
 
 use super::{
@@ -38,15 +38,13 @@ use super::{
 use crate::{
     daemon::{Daemon, RunStream},
     engine::Outcome,
+    journal::Lines,
     site::SandboxBench,
     workshop::{Bench as _, Parcel, StepError},
 };
 
 /// What the names of images begin with that clients create their sandboxes from.
 const BUILDER_IMAGE: &str = "tensorlake/rootfs-builder";
-
-/// The most of a line of the log that is repeated.
-const LINE_BYTES: usize = 64 << 10;
 
 /// How long the client's sandbox may take to take a line.
 const LINE_PATIENCE: Duration = Duration::from_secs(30);
@@ -419,12 +417,8 @@ impl Builder {
 }
 
 /// Repeats the log to a client, and returns what it is told the end by.
-pub(super) async fn repeat(
-    mut news: OwnedWriteHalf,
-    mut lines: mpsc::Receiver<String>,
-) -> OwnedWriteHalf {
-    while let Some(mut line) = lines.recv().await {
-        line.truncate(line.floor_char_boundary(LINE_BYTES));
+pub(super) async fn repeat(mut news: OwnedWriteHalf, mut lines: Lines) -> OwnedWriteHalf {
+    while let Some(line) = lines.recv().await {
         if send(&mut news, &RootfsNews::Line(line)).await.is_err() {
             break;
         }

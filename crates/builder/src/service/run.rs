@@ -12,7 +12,7 @@ use tarn_types::{
 };
 use tokio::{
     net::tcp::OwnedWriteHalf,
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, oneshot},
 };
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
     context::Context,
     daemon::{Daemon, RunEvent},
     engine::{Engine, Outcome},
-    journal::Journal,
+    journal::{Journal, Lines},
     site::Site,
     workshop::StepError,
 };
@@ -295,7 +295,7 @@ impl Builder {
         id: &BuildId,
         opened: &Notify,
         finished: oneshot::Receiver<()>,
-        mut lines: mpsc::Receiver<String>,
+        mut lines: Lines,
     ) -> Option<SandboxId> {
         tokio::select! {
             () = opened.notified() => {}
@@ -306,7 +306,7 @@ impl Builder {
                 while let Some(first) = lines.recv().await {
                     let mut batch = first + "\n";
                     while batch.len() < LOG_BATCH
-                        && let Ok(line) = lines.try_recv()
+                        && let Some(line) = lines.try_recv()
                     {
                         batch.push_str(&line);
                         batch.push('\n');
