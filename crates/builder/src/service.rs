@@ -2,6 +2,7 @@
 
 mod legacy;
 mod run;
+mod stock;
 mod upload;
 
 use std::{
@@ -21,6 +22,7 @@ use tarn_types::{
 use thiserror::Error;
 use tokio::sync::watch;
 
+use self::stock::Stock;
 pub use self::{
     legacy::{LegacyAsk, LoginReader},
     upload::Upload,
@@ -48,6 +50,10 @@ pub struct BuilderConfig {
     pub dir: PathBuf,
     /// The largest context. Default: 2 GiB.
     pub context_max_bytes: u64,
+    /// What all contexts of a project may take until their builds have ended. Default: 8 GiB.
+    pub contexts_max_bytes: u64,
+    /// What contexts leave free on the disk that they are on. Default: 2 GiB.
+    pub reserve_bytes: u64,
     /// How long a context may be awaited, in seconds. Default: 30 min.
     pub unsealed_secs: u64,
     /// How long a build may take from then on, in seconds. Default: 1 h.
@@ -133,6 +139,12 @@ pub enum BuilderError {
     /// The upload shows no token, or not the one.
     #[error("the upload URL is not valid, or was used up")]
     Denied,
+    /// A context of the build is being uploaded.
+    #[error("a context of build {0} is being uploaded; wait until that has ended, then try again")]
+    Uploading(BuildId),
+    /// The contexts of the project take as much as they may.
+    #[error("the contexts of the project's builds take {0} bytes, the most; wait for one to end")]
+    Crowded(u64),
     /// The context is larger than it may be.
     #[error("the context is larger than {0} bytes; leave out what the build does not need")]
     TooLarge(u64),
@@ -158,6 +170,7 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
     tasks: Tasks,
     builds: Mutex<HashMap<BuildId, Entry>>,
+    contexts: Mutex<Stock>,
     /// Held while a record is changed and stored.
     turn: tokio::sync::Mutex<()>,
     /// Counts changes, for those who wait for one.
@@ -187,7 +200,14 @@ impl BuilderConfig {
     /// Takes a directory, and defaults for the rest.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, context_max_bytes: 2 << 30, unsealed_secs: 30 * 60, operation_secs: 60 * 60 }
+        Self {
+            dir,
+            context_max_bytes: 2 << 30,
+            contexts_max_bytes: 8 << 30,
+            reserve_bytes: 2 << 30,
+            unsealed_secs: 30 * 60,
+            operation_secs: 60 * 60,
+        }
     }
 }
 
@@ -199,9 +219,11 @@ impl BuilderError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound(_) => ErrorClass::NotFound,
-            Self::InProgress(_) | Self::NotAwaiting { .. } | Self::NotBuilt { .. } => {
-                ErrorClass::Conflict
-            }
+            Self::InProgress(_)
+            | Self::NotAwaiting { .. }
+            | Self::NotBuilt { .. }
+            | Self::Uploading(_)
+            | Self::Crowded(_) => ErrorClass::Conflict,
             Self::TooMany => ErrorClass::Quota,
             Self::Denied => ErrorClass::Denied,
             Self::TooLarge(_) | Self::Context(_) => ErrorClass::Invalid,
@@ -243,6 +265,7 @@ impl Builder {
             entropy,
             tasks,
             builds: Mutex::new(builds.collect()),
+            contexts: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
             changes: watch::Sender::new(0),
         }));

@@ -298,7 +298,9 @@ impl From<BuilderError> for Failure {
             // Its body is another one where it can be.
             BuilderError::InProgress(_)
             | BuilderError::NotAwaiting { .. }
-            | BuilderError::NotBuilt { .. } => ErrorCode::BuildNotAwaiting,
+            | BuilderError::NotBuilt { .. }
+            | BuilderError::Uploading(_)
+            | BuilderError::Crowded(_) => ErrorCode::BuildNotAwaiting,
             BuilderError::TooMany => ErrorCode::QuotaExceeded,
             BuilderError::Denied => ErrorCode::Forbidden,
             BuilderError::TooLarge(_) => ErrorCode::PayloadTooLarge,

@@ -323,14 +323,21 @@ impl Builder {
         // The archive stands for all that the head says.
         let mut head = Vec::new();
         (&mut stream).take(HEAD_BYTES).read_until(b'\n', &mut head).await.map_err(broken)?;
+        let refused = |refused: BuilderError| StepError::Failed(refused.to_string());
+        let mut incoming = self.incoming(id).await.map_err(refused)?;
         let mut file = fs::File::create(self.context_path(id)).await.map_err(broken)?;
-        let most = self.0.config.context_max_bytes;
-        let copied = tokio::io::copy_buf(&mut (&mut stream).take(most + 1), &mut file).await;
-        let copied = copied.map_err(broken)?;
-        file.flush().await.map_err(broken)?;
-        if copied > most {
-            return Err(StepError::Failed(BuilderError::TooLarge(most).to_string()));
+        loop {
+            let bytes = stream.fill_buf().await.map_err(broken)?;
+            let count = bytes.len();
+            if count == 0 {
+                break;
+            }
+            incoming.take(count).await.map_err(refused)?;
+            file.write_all(bytes).await.map_err(broken)?;
+            stream.consume(count);
         }
+        file.flush().await.map_err(broken)?;
+        incoming.keep();
         drop(stream);
         match done.await {
             Ok(done) => done,

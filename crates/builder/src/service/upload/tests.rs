@@ -1,0 +1,120 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use tarn_control::{Control, ControlConfig, ControlParts, SecretKeys};
+use tarn_host::sim::SimImages;
+use tarn_store::{MemoryStore, log::MemoryLogStore};
+use tarn_task::{ManualClock, SeededEntropy, Tasks};
+use tarn_types::{BuildKind, BuildRecord, ErrorClass, ProjectId, Resources, UnixMillis};
+
+use super::*;
+use crate::service::{BuildAsk, BuilderConfig};
+
+/// A builder whose builds await their contexts.
+struct Site {
+    dir: tempfile::TempDir,
+    builder: Builder,
+}
+
+// === impl Site ===
+
+impl Site {
+    async fn start(change: impl FnOnce(&mut BuilderConfig)) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
+        let entropy = Arc::new(SeededEntropy::new(7));
+        let tasks = Tasks::new();
+        let keys = SecretKeys::open(&dir.path().join("secrets.key")).expect("made");
+        let parts = ControlParts {
+            logs: Arc::new(MemoryLogStore::default()),
+            store: Arc::new(MemoryStore::new()),
+            images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal"])),
+            secret_keys: Arc::new(keys),
+            clock: Arc::clone(&clock) as _,
+            entropy: Arc::clone(&entropy) as _,
+            tasks: tasks.clone(),
+        };
+        let control = Control::start(parts, ControlConfig::default()).await.expect("it is empty");
+        let mut config = BuilderConfig::new(dir.path().join("builds"));
+        config.reserve_bytes = 0;
+        change(&mut config);
+        let builder = Builder::start(control, config, clock, entropy, tasks).await;
+        Self { dir, builder: builder.expect("no builds are read") }
+    }
+
+    async fn build(&self, name: &str) -> BuildRecord {
+        let project = ProjectId::from_random([1; 16]);
+        let ask = BuildAsk {
+            request_id: None,
+            source: BuildKind::Dockerfile { path: "Dockerfile".to_owned(), args: BTreeMap::new() },
+            name: name.parse().expect("a good name"),
+            global: false,
+            resources: Resources::default(),
+            logins: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            legacy: None,
+        };
+        self.builder.create(&project, ask).await.expect("it is accepted").record
+    }
+
+    async fn upload(&self, build: &BuildRecord) -> Result<Upload, BuilderError> {
+        let token = build.upload_token.clone().expect("it awaits a context");
+        self.builder.upload(build.id.as_str(), &token).await
+    }
+
+    fn files(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("builds")).expect("it is there").count()
+    }
+}
+
+#[tokio::test]
+async fn one_context_of_a_build_comes_at_a_time() {
+    let site = Site::start(|config| config.context_max_bytes = 10).await;
+    let build = site.build("a").await;
+    let mut first = site.upload(&build).await.expect("it begins");
+    let second = site.upload(&build).await.map(drop).expect_err("one comes already");
+    assert!(matches!(second, BuilderError::Uploading(_)) && second.class() == ErrorClass::Conflict);
+    let other = site.build("b").await;
+    drop(site.upload(&other).await.expect("that of another build"));
+    first.write(&Bytes::from_static(b"0123456789")).await.expect("as much as may be");
+    assert!(matches!(
+        first.write(&Bytes::from_static(b"x")).await,
+        Err(BuilderError::TooLarge(10))
+    ));
+    drop(first);
+    assert_eq!(site.files(), 0, "nothing unfinished stays");
+    site.upload(&build).await.expect("it has ended").finish().await.expect("it is whole");
+    drop(site.upload(&build).await.expect("it may be replaced"));
+    assert_eq!(site.files(), 1);
+    site.builder.cancel(&build.project, build.id.as_str()).await.expect("it awaits its context");
+    assert_eq!(site.files(), 0);
+}
+
+#[tokio::test]
+async fn the_contexts_of_a_project_are_bounded() {
+    let site = Site::start(|config| config.contexts_max_bytes = 2 * GRANT_BYTES).await;
+    let (a, b, c) = (site.build("a").await, site.build("b").await, site.build("c").await);
+    let mut one = site.upload(&a).await.expect("there is room");
+    let two = site.upload(&b).await.expect("there is room");
+    let crowded = |refused: Option<BuilderError>| matches!(refused, Some(BuilderError::Crowded(_)));
+    assert!(crowded(site.upload(&c).await.err()));
+    // Nor does one that has begun come further.
+    let half = Bytes::from(vec![0; 9 << 20]);
+    one.write(&half).await.expect("it was set aside");
+    assert!(crowded(one.write(&half).await.err()));
+    two.finish().await.expect("it is whole");
+    one.write(&half).await.expect("what it does not need is free again");
+    site.builder.cancel(&a.project, a.id.as_str()).await.expect("it awaits its context");
+    let refused = one.write(&half).await.expect_err("nobody wants it");
+    assert!(matches!(refused, BuilderError::NotAwaiting { .. }), "{refused:?}");
+    drop(one);
+    site.upload(&c).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_no_context() {
+    let site = Site::start(|config| config.reserve_bytes = u64::MAX).await;
+    let build = site.build("a").await;
+    let refused = site.upload(&build).await.map(drop).expect_err("there is no room");
+    assert_eq!(refused.class(), ErrorClass::Unavailable);
+    assert_eq!(site.files(), 0);
+}
