@@ -153,7 +153,6 @@ async fn one_whose_daemon_does_not_answer_a_capture_is_frozen_too() {
     assert!(!answers(daemon).await);
     // Nor is it let go while there is no room.
     world.host.sim.faults().delay(SimStep::Seal, Duration::ZERO);
-    tokio::time::sleep(SILENCE).await;
     assert!(!answers(daemon).await);
     world.host.layers.set_free(ENOUGH);
     wait_frozen(&world, &id(1), false).await;
