@@ -229,9 +229,13 @@ impl Shared {
 
     async fn free(&self) -> Option<u64> {
         let dir = self.shelf.dir().to_owned();
-        let look = self.tasks.spawn_blocking(move || crate::pool::room(&dir));
-        let (_, free) = look.await.ok()?.ok()?;
-        Some(free)
+        let look = self.tasks.spawn_blocking(move || rustix::fs::statvfs(&dir));
+        let stat = look.await.ok()?.ok()?;
+        Some(rules::usable(
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+            stat.f_files,
+            stat.f_favail,
+        ))
     }
 
     async fn is_short(&self) -> bool {

@@ -173,6 +173,23 @@ impl HostCaptures {
         job.await.unwrap_or_else(|error| Err(ended_early(&self.shared.captures, error).into()))
     }
 
+    /// Waits for a clone that has begun. It is none of the jobs: that of a scattered layer takes
+    /// minutes, and nobody else's capture shall wait for it.
+    async fn end_clone(&self, name: &CaptureName) -> Result<(), CaptureError> {
+        if !self.shared.clones.lock().contains_key(name) {
+            return Ok(());
+        }
+        let disk = CaptureDisk::at(&self.shared.captures, name)?;
+        let guard = self.shared.locks.lock(&name.to_owned()).await;
+        let shared = self.shared.clone();
+        let job = self.tasks.spawn_blocking(move || {
+            let _held = guard;
+            shared.end_clone(&disk)
+        });
+        let ended = job.await;
+        Ok(ended.unwrap_or_else(|error| Err(ended_early(&self.shared.captures, error)))?)
+    }
+
     /// Removes what was moved to the trash; nobody waits for it.
     fn remove(&self, trashed: impl IntoIterator<Item = PathBuf>) {
         for path in trashed {
@@ -216,6 +233,7 @@ impl HostCaptures {
         uses: u32,
         commit: impl FnOnce(&Shared, &CaptureDisk) -> Made + Send + 'static,
     ) -> Made {
+        self.end_clone(name).await?;
         let work = move |shared: &Shared, disk: &CaptureDisk| {
             shared.end_clone(disk)?;
             if uses > FEW || !shared.pool.clones_at_once()? {

@@ -51,6 +51,7 @@ pub struct HostLayers {
     tasks: Tasks,
     makers: Arc<Semaphore>,
     removers: Arc<Semaphore>,
+    syncers: Arc<Semaphore>,
     locks: KeyLocks<SandboxId>,
 }
 
@@ -60,6 +61,8 @@ enum JobKind {
     Make,
     /// Removals can wait seconds for a last user or a slow disk; no build shall wait for them.
     Remove,
+    /// A sync takes as long as the disk takes for what a sandbox has in memory: neither for that.
+    Sync,
 }
 
 /// What the jobs need.
@@ -95,6 +98,7 @@ impl HostLayers {
             tasks: tasks.clone(),
             makers: Arc::new(Semaphore::new(JOBS)),
             removers: Arc::new(Semaphore::new(JOBS)),
+            syncers: Arc::new(Semaphore::new(JOBS)),
             locks: KeyLocks::default(),
         };
         let shared = this.shared.clone();
@@ -129,6 +133,7 @@ impl HostLayers {
         let jobs = match kind {
             JobKind::Make => &self.makers,
             JobKind::Remove => &self.removers,
+            JobKind::Sync => &self.syncers,
         };
         let permit = jobs.clone().acquire_owned().await.expect("it is never closed");
         let shared = self.shared.clone();
@@ -191,7 +196,7 @@ impl Layers for HostLayers {
 
     async fn sync(&self, id: &SandboxId) -> Result<(), LayerError> {
         let name = id.clone();
-        self.job(JobKind::Make, Some(id), move |shared| {
+        self.job(JobKind::Sync, Some(id), move |shared| {
             shared.adopt(&name)?;
             Ok(shared.disk(&name).sync()?)
         })

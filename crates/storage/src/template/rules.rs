@@ -6,6 +6,9 @@ use tarn_types::{ByteSize, ErrorClass};
 
 use crate::step::chain;
 
+/// The share of a file system's inodes that images leave free: one in this many.
+const INODES_PART: u64 = 20;
+
 /// What may be pulled, how, and how much of it; all of it is configuration.
 #[derive(Debug, Clone)]
 pub struct ImageRules {
@@ -89,6 +92,12 @@ fn kind_of(bad: &OciError) -> PullTrouble {
     }
 }
 
+/// Returns how much of what is free can be used: nothing where a file system that has a number of
+/// inodes is about to run out of them. An image may be millions of empty files.
+pub(super) fn usable(free: u64, inodes: u64, inodes_free: u64) -> u64 {
+    if inodes_free < inodes / INODES_PART { 0 } else { free }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +121,14 @@ mod tests {
                 }
                 (checked, _) => unreachable!("{text}: {checked:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn nothing_is_free_where_inodes_run_out() {
+        // Of 0 inodes: a file system that makes them as they are needed.
+        for (inodes, inodes_free, free) in [(1000, 50, 7), (1000, 49, 0), (1000, 0, 0), (0, 0, 7)] {
+            assert_eq!(usable(7, inodes, inodes_free), free, "{inodes_free} of {inodes}");
         }
     }
 }
