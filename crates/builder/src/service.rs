@@ -7,7 +7,7 @@ mod upload;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -200,15 +200,24 @@ impl BuilderConfig {
     /// Takes a directory, and defaults for the rest.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
+        let reserve_bytes = reserve(&dir);
         Self {
             dir,
             context_max_bytes: 2 << 30,
             contexts_max_bytes: 8 << 30,
-            reserve_bytes: 2 << 30,
+            reserve_bytes,
             unsealed_secs: 30 * 60,
             operation_secs: 60 * 60,
         }
     }
+}
+
+/// Returns what contexts leave free on the disk of a directory: 2 GiB, or a twentieth of a small
+/// one.
+fn reserve(dir: &Path) -> u64 {
+    let disk = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
+    let total = disk.map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
+    (total / 20).min(2 << 30)
 }
 
 // === impl BuilderError ===

@@ -24,6 +24,8 @@ pub struct PoolSpace {
     pub available: ByteSize,
     /// Below this what runs must stand still, before the pool is full under it.
     pub floor: ByteSize,
+    /// What captures have written that are not whole yet; their room is not free.
+    pub drafts: ByteSize,
 }
 
 /// Says which step of a layer's life failed.

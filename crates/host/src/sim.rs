@@ -215,6 +215,7 @@ impl Layers for SimLayers {
             total: ByteSize::from_mib(1 << 20),
             available: self.free.lock().unwrap_or(ByteSize::from_mib(1 << 19)),
             floor: ByteSize::from_mib(2 << 10),
+            drafts: ByteSize::default(),
         })
     }
 }

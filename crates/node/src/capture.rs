@@ -75,6 +75,8 @@ pub(crate) struct Draft {
     note: Note,
     /// What its daemon was sealed on, if it is sealed still.
     pub(crate) sealed_on: Option<DaemonConnection>,
+    /// Whether a snapshot's sandbox did not go on, because it was to stand still.
+    pub(crate) is_held: bool,
 }
 
 // === impl Note ===
@@ -235,8 +237,16 @@ async fn write_down(
         parts.runtime.checkpoint(id, &draft.memory).await.map_err(|bad| chain(&bad))?;
     }
     parts.captures.clone_layer(name, id).await.map_err(step("clone the layer"))?;
+    let mut is_held = false;
     match purpose {
-        Purpose::Snapshot if with_memory => go_on(shared, entry, endpoint).await?,
+        Purpose::Snapshot if with_memory => {
+            let goes_on = go_on(shared, entry, endpoint).await;
+            // What was taken is whole. It is let go when there is room.
+            is_held = goes_on.is_err() && *shared.room.borrow() != Room::Enough;
+            if !is_held {
+                goes_on?;
+            }
+        }
         // Its daemon is not sealed.
         Purpose::Snapshot => parts.runtime.resume(id).await.map_err(|bad| chain(&bad))?,
         Purpose::Suspend => {}
@@ -260,7 +270,7 @@ async fn write_down(
         standstill_micros,
     };
     let sealed_on = sealed_on.filter(|_| purpose == Purpose::Suspend);
-    Ok(Draft { name: name.to_owned(), note, sealed_on })
+    Ok(Draft { name: name.to_owned(), note, sealed_on, is_held })
 }
 
 /// Does what may take long while the sandbox runs, unless the pool is short: it is to be frozen
@@ -303,7 +313,7 @@ pub(crate) async fn commit(
     lasting: Lasting,
     copies: u32,
 ) -> Result<CaptureFacts, String> {
-    let Draft { name, note, sealed_on: _ } = draft;
+    let Draft { name, note, sealed_on: _, is_held: _ } = draft;
     let text = serde_json::to_value(&note).map_err(|bad| bad.to_string())?;
     let captures = &shared.parts.captures;
     let committed = match lasting {

@@ -248,8 +248,10 @@ fn parse(path: &Path, content: &[u8]) -> Result<Entry, LedgerError> {
     if newest.is_none() && version > LAST_WITHOUT_PLACES {
         return Err(unreadable("it differs from its own checksum".to_owned()));
     }
-    // What is held is not frozen on top of that; it was once written as both.
-    entry.held &= !entry.frozen;
+    if version <= LAST_WITHOUT_PLACES {
+        // What was frozen was not held on top of that; it was once written as both.
+        entry.held &= !entry.frozen;
+    }
     Ok(entry)
 }
 

@@ -24,7 +24,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use tarn_host::PoolSpace;
-use tarn_types::EndCause;
+use tarn_types::{ByteSize, EndCause};
 use tokio::sync::watch;
 
 use crate::{
@@ -61,8 +61,10 @@ pub(crate) enum Room {
     Gone,
 }
 
-/// How long one may take to stand still before it is ended where the room is gone.
+/// How long one may take to stand still before it is ended where the room is gone, if it has more
+/// than this yet to go to the disk. A host may be busy; what fills a disk in that time has.
 const GRACE: Duration = Duration::from_secs(1);
+const MUCH: ByteSize = ByteSize::from_mib(64);
 /// What is said of the end of one that did not stand still.
 const DID_NOT_STOP: &str = "node_disk_full";
 
@@ -107,9 +109,11 @@ fn next_look(space: PoolSpace) -> Duration {
 /// Asks the pool, and counts what is on its way there as taken.
 async fn look(shared: &Shared) -> Result<PoolSpace, Box<dyn Error + Send + Sync>> {
     // In this order, what goes to the disk in between counts twice rather than not at all.
-    let unwritten = shared.parts.runtime.unwritten().await?;
+    let unwritten = shared.parts.runtime.unwritten(None).await?;
     let space = shared.parts.layers.space().await?;
-    Ok(PoolSpace { available: space.available.saturating_sub(unwritten), ..space })
+    // An image of memory has its room already.
+    let coming = unwritten.saturating_sub(space.drafts);
+    Ok(PoolSpace { available: space.available.saturating_sub(coming), ..space })
 }
 
 /// Looks at the pool before anything of an earlier run goes on.
@@ -193,13 +197,18 @@ impl SandboxTask {
             tracing::error!(sandbox.id = %self.entry.id, error = chain(&bad), "the ledger cannot say that a sandbox is frozen");
             self.unsaved = true;
         }
-        let (runtime, room) = (&self.shared.parts.runtime, self.room.clone());
+        let (runtime, id) = (&self.shared.parts.runtime, &self.entry.id);
         let late = async {
-            tokio::time::sleep(GRACE).await;
-            gone(room).await;
+            loop {
+                tokio::time::sleep(GRACE).await;
+                gone(self.room.clone()).await;
+                if !runtime.unwritten(Some(id)).await.is_ok_and(|unwritten| unwritten < MUCH) {
+                    return;
+                }
+            }
         };
         let frozen = tokio::select! {
-            frozen = runtime.freeze(&self.entry.id) => frozen,
+            frozen = runtime.freeze(id) => frozen,
             () = late => {
                 tracing::error!(sandbox.id = %self.entry.id, "a sandbox does not stand still, and the pool is full: it is ended");
                 return self.end(EndCause::RuntimeDied { reason: DID_NOT_STOP.to_owned() }).await;
@@ -232,13 +241,12 @@ impl SandboxTask {
 
 #[cfg(test)]
 mod tests {
-    use tarn_types::ByteSize;
-
     use super::*;
 
     fn space(available: u64) -> PoolSpace {
         let mib = ByteSize::from_mib;
-        PoolSpace { total: mib(10_000), available: mib(available), floor: mib(100) }
+        let (total, available, floor) = (mib(10_000), mib(available), mib(100));
+        PoolSpace { total, available, floor, drafts: ByteSize::default() }
     }
 
     #[test]

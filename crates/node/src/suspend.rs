@@ -429,6 +429,7 @@ impl SandboxTask {
         let shared = std::sync::Arc::clone(&self.shared);
         match taken {
             Ok(draft) => {
+                let is_held = draft.is_held;
                 let commit = async move {
                     let (lasting, copies) = (order.lasting, order.copies);
                     let outcome = capture::commit(&shared, draft, lasting, copies).await;
@@ -441,7 +442,9 @@ impl SandboxTask {
                     report_capture(&shared, &order, outcome).await;
                 };
                 drop(self.shared.parts.tasks.spawn("snapshot_commit", commit));
-                self.freed().await;
+                if !is_held {
+                    self.freed().await;
+                }
             }
             Err(trouble) => {
                 tracing::warn!(sandbox.id = %self.entry.id, snapshot.id = %order.snapshot, trouble, "a snapshot was not taken");

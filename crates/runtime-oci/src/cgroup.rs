@@ -98,10 +98,10 @@ impl Cgroups {
         Ok(ids)
     }
 
-    /// Returns how many bytes the page cache of all sandboxes holds that are not on the disk.
-    pub(crate) fn unwritten(&self) -> io::Result<u64> {
+    /// Reads the memory of all sandboxes together.
+    pub(crate) fn memory(&self) -> MemoryGauge {
         let dir = self.layout.dir(Controller::Memory).join(&self.parent);
-        MemoryGauge::new(self.layout.version(), dir).unwritten()
+        MemoryGauge::new(self.layout.version(), dir)
     }
 }
 
@@ -344,7 +344,7 @@ mod tests {
             "file 9000\nfile_mapped 1\nfile_dirty 5000\nfile_writeback 300\n",
         )
         .unwrap();
-        assert_eq!(cgroups.unwritten().unwrap(), 5300);
+        assert_eq!(cgroups.memory().unwritten().unwrap(), 5300);
 
         assert_eq!(group.cpu_micros().unwrap(), 42);
         assert_eq!(group.processes().unwrap(), [7, 30]);

@@ -640,8 +640,10 @@ impl Runtime for GvisorRuntime {
         Ok(RuntimeStats { memory: ByteSize::from_bytes(memory), cpu_micros })
     }
 
-    async fn unwritten(&self) -> io::Result<ByteSize> {
-        self.remains.cgroups.unwritten().map(ByteSize::from_bytes)
+    async fn unwritten(&self, by: Option<&SandboxId>) -> io::Result<ByteSize> {
+        let cgroups = &self.remains.cgroups;
+        let memory = by.map_or_else(|| cgroups.memory(), |id| cgroups.sandbox(id).memory());
+        memory.unwritten().map(ByteSize::from_bytes)
     }
 
     async fn delete(&self, id: &SandboxId) -> Result<(), RuntimeError> {

@@ -321,12 +321,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Fails when the sandbox is not there.
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError>;
 
-    /// Returns how much all sandboxes have written that is in the host's memory and not on its
-    /// disks yet. It takes its room there only then.
+    /// Returns how much a sandbox, or all of them, have written that is in the host's memory and
+    /// not on its disks yet. It takes its room there only then.
     ///
     /// # Errors
     /// Fails when the host does not say.
-    async fn unwritten(&self) -> io::Result<ByteSize>;
+    async fn unwritten(&self, by: Option<&SandboxId>) -> io::Result<ByteSize>;
 
     /// Ends a sandbox in whatever state, and removes everything the runtime made for it. Does
     /// nothing when there is none. No event follows.

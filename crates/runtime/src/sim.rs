@@ -149,7 +149,7 @@ impl Runtime for SimRuntime {
         self.host.stats(id)
     }
 
-    async fn unwritten(&self) -> io::Result<ByteSize> {
+    async fn unwritten(&self, _by: Option<&SandboxId>) -> io::Result<ByteSize> {
         Ok(self.host.unwritten())
     }
 

@@ -337,7 +337,12 @@ impl Builder {
             stream.consume(count);
         }
         file.flush().await.map_err(broken)?;
-        incoming.keep();
+        {
+            // It may have ended just now, and what it had on the disk be removed.
+            let _turn = self.0.turn.lock().await;
+            self.awaiting(id).map_err(refused)?;
+            incoming.keep();
+        }
         drop(stream);
         match done.await {
             Ok(done) => done,

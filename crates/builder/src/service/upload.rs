@@ -158,7 +158,7 @@ impl Builder {
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn awaiting(&self, id: &BuildId) -> Result<(), BuilderError> {
+    pub(super) fn awaiting(&self, id: &BuildId) -> Result<(), BuilderError> {
         match self.record(id).map(|record| record.status) {
             Some(BuildStatus::Pending) => Ok(()),
             Some(status) => Err(BuilderError::NotAwaiting { id: id.clone(), status }),

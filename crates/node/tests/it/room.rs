@@ -151,8 +151,10 @@ async fn one_whose_daemon_does_not_answer_a_capture_is_frozen_too() {
     assert!(said.contains("stood still"), "{said}");
     wait_frozen(&world, &id(1), true).await;
     assert!(!answers(daemon).await);
-    // Nor is it let go while there is no room.
+    // Nor is it let go while there is no room, or by the next server.
     world.host.sim.faults().delay(SimStep::Seal, Duration::ZERO);
+    assert!(!answers(daemon).await);
+    let world = world.restart().await;
     assert!(!answers(daemon).await);
     world.host.layers.set_free(ENOUGH);
     wait_frozen(&world, &id(1), false).await;
@@ -163,15 +165,41 @@ async fn one_whose_daemon_does_not_answer_a_capture_is_frozen_too() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_was_taken_when_there_is_no_room_any_more_is_kept() {
+    let world = World::new().await;
+    let [daemon, _] = start(&world).await;
+    world.host.sim.faults().delay(SimStep::Unseal, Duration::from_secs(3600));
+    let one = id(1);
+    let taken = tokio::join!(world.snapshot(&one, 7, SnapshotKind::Memory), async {
+        let faults = world.host.sim.faults();
+        world.until("its end", || faults.delayed(SimStep::Unseal) == 1).await;
+        world.host.layers.set_free(SHORT);
+    });
+    assert!(taken.0.outcome.is_ok(), "{:?}", taken.0);
+    wait_frozen(&world, &one, true).await;
+    world.host.sim.faults().delay(SimStep::Unseal, Duration::ZERO);
+    world.host.layers.set_free(ENOUGH);
+    wait_frozen(&world, &one, false).await;
+    world.wait_entry(&one, |entry| entry["held"] == false).await;
+    assert!(answers(daemon).await);
+}
+
+#[tokio::test]
 async fn what_does_not_stand_still_is_ended_when_the_room_is_gone() {
     let world = World::new().await;
     start(&world).await;
     world.host.sim.faults().delay(SimStep::Freeze, Duration::from_secs(3600));
     // There is some left: it may take its time.
-    world.host.layers.set_free(ByteSize::from_mib(1024));
+    world.host.layers.set_free(ByteSize::from_mib(1024 + 100));
+    world.host.sim.set_unwritten(ByteSize::from_mib(100));
     let ended = tokio::time::timeout(Duration::from_secs(2), world.wait_end(&id(1))).await;
     assert!(ended.is_err(), "{ended:?}");
-    world.host.layers.set_free(ByteSize::from_mib(1023));
+    // Nor is one ended that has written little: the host is only busy.
+    world.host.layers.set_free(ByteSize::from_mib(1));
+    world.host.sim.set_unwritten(ByteSize::from_mib(63));
+    let ended = tokio::time::timeout(Duration::from_secs(3), world.wait_end(&id(1))).await;
+    assert!(ended.is_err(), "{ended:?}");
+    world.host.sim.set_unwritten(ByteSize::from_mib(64));
     for n in [1, 2] {
         let reason = "node_disk_full".to_owned();
         assert_eq!(world.wait_end(&id(n)).await, EndCause::RuntimeDied { reason });

@@ -154,8 +154,8 @@ impl Runtime for WithSlots {
         Ok(())
     }
 
-    async fn unwritten(&self) -> io::Result<ByteSize> {
-        self.0.unwritten().await
+    async fn unwritten(&self, by: Option<&SandboxId>) -> io::Result<ByteSize> {
+        self.0.unwritten(by).await
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats, RuntimeError> {

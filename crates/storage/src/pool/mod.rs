@@ -238,7 +238,10 @@ impl Pool {
     /// # Errors
     /// Fails when the file system cannot be asked.
     pub fn space(&self) -> Result<PoolSpace, HostStepError> {
-        self.space_beside(outstanding(&self.promised.lock()))
+        let promised = self.promised.lock().clone();
+        let space = self.space_beside(outstanding(&promised))?;
+        let drafts = promised.keys().map(|dir| taken(dir)).sum();
+        Ok(PoolSpace { drafts: ByteSize::from_bytes(drafts), ..space })
     }
 
     /// Looks again where there seems to be little: for the moment in which XFS clones a hole, it
@@ -274,6 +277,7 @@ impl Pool {
             total,
             available: ByteSize::from_bytes((free + growth).saturating_sub(promised)),
             floor: growth::floor(total, self.sizing.freeze_below),
+            drafts: ByteSize::default(),
         })
     }
 
