@@ -387,6 +387,7 @@ impl Shared {
         }
         let source = File::open(&image).step("open", &image)?;
         self.pool.check_room_for_copy(&source.metadata().step("look at", &image)?)?;
+        self.pool.copy_by_block(&image);
         let (target, to) = (disk.make_layer()?, disk.draft_layer());
         layer.sync()?;
         if !self.pool.clones_at_once()? {

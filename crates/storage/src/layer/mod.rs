@@ -79,6 +79,8 @@ struct LayerSource {
     file: File,
     /// What the layer is to have, no less than the file.
     size: ByteSize,
+    /// Whether nothing is in it.
+    is_blank: bool,
 }
 
 // === impl HostLayers ===
@@ -241,7 +243,7 @@ impl Shared {
         self.pool.check_room()?;
         let size = whole_blocks(size);
         let blank = self.blanks.open(size)?;
-        self.raise(id, template, &LayerSource { file: blank, size })
+        self.raise(id, template, &LayerSource { file: blank, size, is_blank: true })
     }
 
     fn build_from(
@@ -258,7 +260,7 @@ impl Shared {
             return Err(LayerError::TooSmall { size, least });
         }
         self.pool.check_room_for_clone(&meta)?;
-        self.raise(id, template, &LayerSource { file, size })
+        self.raise(id, template, &LayerSource { file, size, is_blank: false })
     }
 
     fn raise(
@@ -291,6 +293,9 @@ impl Shared {
         id: &SandboxId,
     ) -> Result<(), HostStepError> {
         self.pool.clone_file(&source.file, &disk.image())?;
+        if !source.is_blank {
+            self.pool.copy_by_block(&disk.image());
+        }
         ext4::enlarge(&disk.image(), source.size)?;
         disk.mount(template, &self.loop_name(id))?;
         machine_id::assign(&disk.root(), id);

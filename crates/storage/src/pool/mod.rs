@@ -162,12 +162,6 @@ impl Pool {
         for part in ["layers", "blanks", "captures", "trash"] {
             let path = pool.dir.join(part);
             fs::create_dir_all(&path).step("make", &path)?;
-            if pool.clones_at_once()?
-                && let Err(error) = xfs::copy_by_block(&path)
-            {
-                let error = chain(&error);
-                tracing::warn!(error, "writes to clones may take much more room than they need");
-            }
         }
         tracing::info!(kind = ?pool.kind, shortcoming = pool.shortcoming, "pool open");
         Ok(pool)
@@ -371,6 +365,16 @@ impl Pool {
         grown?;
         tracing::info!(size = %ByteSize::from_bytes(size), "pool grown");
         Ok(true)
+    }
+
+    /// Has a file that shares much with its clones copy no more than what is written.
+    pub(crate) fn copy_by_block(&self, file: &Path) {
+        if let Ok(true) = self.clones_at_once()
+            && let Err(error) = xfs::copy_by_block(file)
+        {
+            let error = chain(&error);
+            tracing::warn!(error, "writes to a layer may take much more room than they need");
+        }
     }
 
     /// Copies a file within the pool, sharing its blocks where the file system can.

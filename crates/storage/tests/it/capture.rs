@@ -226,6 +226,34 @@ async fn a_whole_one_stays_until_another_is_committed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_block_written_to_what_a_capture_shares_takes_a_block() -> Result<()> {
+    let stage = Stage::new()?;
+    let server = stage.server()?;
+    if server.pool.kind() == PoolKind::PlainCopies {
+        return Ok(());
+    }
+    let size = ByteSize::from_mib(128);
+    let root = server.layers.build(&id(1), &stage.template(), size).await?.path;
+    fs::write(root.join("file"), vec![1; 64 << 20])?;
+    let captured = capture(&server, "a", Value::Null).await?;
+    let clone =
+        server.layers.build_from(&id(2), &stage.template(), &captured.layer, size).await?.path;
+    let before = server.layers.space().await?.available;
+    for root in [root, clone] {
+        let file = File::options().write(true).open(root.join("file"))?;
+        // One in 32, as scattered as can be.
+        for at in (0..64 << 20).step_by(128 << 10) {
+            file.write_all_at(&[2; 4096], at)?;
+        }
+        file.sync_all()?;
+    }
+    let taken = before.saturating_sub(server.layers.space().await?.available);
+    ensure!(taken < ByteSize::from_mib(16), "{taken} for 4 MiB");
+    server.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn room_is_asked_for_first_and_promised_once() -> Result<()> {
     let stage = Stage::new()?;
     let server = stage.server()?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
 };
 
 use anyhow::{Result, bail, ensure};
@@ -69,33 +69,6 @@ async fn two_openings_at_once_make_one_pool() -> Result<()> {
     let kinds = [first??.kind(), second??.kind()];
     assert_eq!(kinds[0], kinds[1]);
     ensure!(stage.census()?.mounts <= 1);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_block_written_to_a_clone_takes_a_block() -> Result<()> {
-    let stage = Stage::new()?;
-    let server = stage.server()?;
-    if server.pool.kind() == PoolKind::PlainCopies {
-        return Ok(());
-    }
-    let dir = server.pool.dir().join("layers/a");
-    fs::create_dir(&dir)?;
-    let source = File::create_new(dir.join("source"))?;
-    source.write_all_at(&vec![1; 64 << 20], 0)?;
-    source.sync_all()?;
-    let clone = File::create_new(dir.join("clone"))?;
-    rustix::fs::ioctl_ficlone(&clone, &source)?;
-    let before = server.pool.space()?.available;
-    // One in 32, as scattered as can be.
-    for at in (0..64 << 20).step_by(128 << 10) {
-        clone.write_all_at(&[2; 4096], at)?;
-    }
-    clone.sync_all()?;
-    let taken = before.saturating_sub(server.pool.space()?.available);
-    ensure!(taken < ByteSize::from_mib(8), "{taken} for 2 MiB");
-    fs::remove_dir_all(&dir)?;
-    server.stop().await;
     Ok(())
 }
 
