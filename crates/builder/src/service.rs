@@ -52,7 +52,8 @@ pub struct BuilderConfig {
     pub context_max_bytes: u64,
     /// What all contexts of a project may take until their builds have ended. Default: 8 GiB.
     pub contexts_max_bytes: u64,
-    /// What contexts leave free on the disk that they are on. Default: 2 GiB.
+    /// What contexts leave free on the disk that they are on. Default: 2 GiB, or a twentieth of a
+    /// small disk.
     pub reserve_bytes: u64,
     /// How long a context may be awaited, in seconds. Default: 30 min.
     pub unsealed_secs: u64,

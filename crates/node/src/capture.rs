@@ -279,7 +279,7 @@ async fn unless_short<T>(shared: &Shared, work: impl Future<Output = T>) -> Resu
     tokio::select! {
         biased;
         done = work => Ok(done),
-        () = room::short(&shared.room) => Err(STOOD_STILL.to_owned()),
+        () = room::short(shared.room.subscribe()) => Err(STOOD_STILL.to_owned()),
     }
 }
 

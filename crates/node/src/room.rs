@@ -84,16 +84,16 @@ fn judge(before: Room, space: PoolSpace) -> Room {
 }
 
 /// Resolves when sandboxes may not write.
-pub(crate) async fn short(room: &watch::Sender<Room>) {
-    wait(&mut room.subscribe(), |room| room != Room::Enough).await;
+pub(crate) async fn short(room: watch::Receiver<Room>) {
+    wait(room, |room| room != Room::Enough).await;
 }
 
 /// Resolves when nobody may write any more, whatever it costs.
-pub(crate) async fn gone(mut room: watch::Receiver<Room>) {
-    wait(&mut room, |room| room == Room::Gone).await;
+pub(crate) async fn gone(room: watch::Receiver<Room>) {
+    wait(room, |room| room == Room::Gone).await;
 }
 
-async fn wait(room: &mut watch::Receiver<Room>, is_so: impl Fn(Room) -> bool) {
+async fn wait(mut room: watch::Receiver<Room>, is_so: impl Fn(Room) -> bool) {
     if room.wait_for(|room| is_so(*room)).await.is_err() {
         // Nobody judges it any more: the server is stopping.
         std::future::pending().await

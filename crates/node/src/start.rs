@@ -495,17 +495,8 @@ async fn run(
         steps.end(&entry.id, "runtime restore");
         let sealed = Endpoint { daemon: started.daemon, token: note.token.clone() };
         let request = unseal_request(shared, &entry.id, continues, &entry.token);
-        let unsealing = unseal_new(&sealed, &entry.token, &request, wanted);
-        tokio::select! {
-            biased;
-            unsealed = unsealing => unsealed?,
-            // Its programs run already, and nobody could freeze them before its daemon answers.
-            () = room::gone(shared.room.subscribe()) => return Err(EndCause::StartFailed {
-                step: FailedStep::Init,
-                failure: StartFailure::Internal,
-                message: room::STOOD_STILL.to_owned(),
-            }),
-        }
+        let full = room::gone(shared.room.subscribe());
+        unseal_new(&sealed, &entry.token, &request, wanted, full).await?;
         steps.end(&entry.id, "daemon unseal");
         let endpoint = endpoint(&started);
         return Ok((started, endpoint));
@@ -561,12 +552,17 @@ async fn unseal_new(
     token: &DaemonToken,
     request: &UnsealRequest,
     mut wanted: watch::Receiver<Wanted>,
+    full: impl Future<Output = ()>,
 ) -> Result<(), EndCause> {
+    let not_unsealed = |message| {
+        let (step, failure) = (FailedStep::Init, StartFailure::Internal);
+        EndCause::StartFailed { step, failure, message }
+    };
     tokio::select! {
-        unsealed = unseal(sealed, token, request) => unsealed.map_err(|message| {
-            let (step, failure) = (FailedStep::Init, StartFailure::Internal);
-            EndCause::StartFailed { step, failure, message }
-        }),
+        biased;
+        unsealed = unseal(sealed, token, request) => unsealed.map_err(not_unsealed),
+        // Its programs run already, and nobody could freeze them before its daemon answers.
+        () = full => Err(not_unsealed(room::STOOD_STILL.to_owned())),
         exit = exited(&mut wanted) => Err(died_at_start(exit.as_ref())),
     }
 }
