@@ -13,6 +13,8 @@ use std::{io, thread};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::spin;
+
 /// All lanes; they end when this is dropped, and what still runs on them with them.
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -63,7 +65,13 @@ fn start(number: LaneNumber, end: CancellationToken) -> io::Result<Lane> {
     let handle = runtime.handle().clone();
     let name = format!("ingress-{}", number.0);
     thread::Builder::new().name(name).spawn(move || {
-        runtime.block_on(end.cancelled());
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = end.cancelled() => {}
+                () = spin::run() => {}
+            }
+        });
         runtime.shutdown_background();
     })?;
     Ok(Lane { number, runtime: handle })

@@ -35,6 +35,7 @@ mod seldom;
 mod serve;
 mod shape;
 mod socket;
+mod spin;
 mod stats;
 mod tunnel;
 mod upstream;

@@ -20,7 +20,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::socket;
+use crate::{
+    socket,
+    spin::{self, Side},
+};
 
 /// How a connection to a sandbox ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,7 @@ impl Meter {
     fn wrote(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Relaxed);
         self.touch();
+        spin::wrote(Side::Sandbox, std::ptr::from_ref(self).addr());
     }
 }
 
@@ -122,6 +126,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
+            spin::read();
             self.meter.touch();
         }
         Poll::Ready(Ok(()))

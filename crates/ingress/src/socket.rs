@@ -16,11 +16,18 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::ingress::ClientPhase;
+use crate::{
+    ingress::ClientPhase,
+    spin::{self, Side},
+};
 
 /// How long a client may go on sending after our last byte.
 const LINGER: Duration = Duration::from_secs(2);
 const DISCARD_BYTES: usize = 16 << 10;
+/// How the sending to sandboxes is controlled. Nothing lies between them and us that could be
+/// congested, and every kernel has this one. What a host is given for the internet may be far
+/// slower here: BBR, which sends by the clock, carries half as much.
+const TO_SANDBOXES: &str = "reno";
 /// What is copied together to be written, at most.
 const GATHERED_BYTES: usize = 1 << 10;
 
@@ -43,6 +50,10 @@ pub(crate) struct ClientStream {
 impl ClientStream {
     pub(crate) fn new(stream: ServerStream, phase: Arc<ClientPhase>) -> Self {
         Self { stream, phase, closed: false, linger: None }
+    }
+
+    fn note_written(&self) {
+        spin::wrote(Side::Client, Arc::as_ptr(&self.phase).addr());
     }
 
     /// Reads and drops until the client closes or has had its time; nothing is decrypted any more.
@@ -71,7 +82,9 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        spin::read();
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -81,7 +94,9 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.note_written();
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -89,7 +104,9 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        poll_write_pieces(Pin::new(&mut self.stream), cx, slices)
+        let written = ready!(poll_write_pieces(Pin::new(&mut self.stream), cx, slices))?;
+        self.note_written();
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -142,6 +159,14 @@ pub(crate) fn poll_write_pieces<S: AsyncWrite>(
         length += piece.len();
     }
     stream.poll_write(cx, &gathered[..length])
+}
+
+/// Sets a socket to a sandbox up.
+pub(crate) fn prepare_inward(stream: &TcpStream) {
+    prepare(stream);
+    if let Err(error) = sockopt::set_tcp_congestion(stream, TO_SANDBOXES) {
+        tracing::debug!(%error, "how a socket sends could not be set");
+    }
 }
 
 /// Sets the socket up: no delay for small writes, and probes that notice a vanished peer.

@@ -92,7 +92,7 @@ impl Upstreams {
     async fn direct(&self, address: SocketAddr) -> Result<Wire, SendError> {
         match timeout(self.config.connect_timeout, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                socket::prepare(&stream);
+                socket::prepare_inward(&stream);
                 Ok(Wire::Direct(stream))
             }
             Ok(Err(error)) => Err(SendError::Connect(error)),
@@ -107,7 +107,7 @@ impl Upstreams {
 
     async fn ask_daemon(&self, upstream: &Upstream, port: u16) -> Result<Wire, NoPassage> {
         let stream = TcpStream::connect(upstream.daemon).await.map_err(NoPassage::Connect)?;
-        socket::prepare(&stream);
+        socket::prepare_inward(&stream);
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(NoPassage::Ask)?;
         // Ends with the upgrade, with a refusal, or when nobody waits for an answer any more.
