@@ -31,6 +31,7 @@ use crate::{
     paths::Paths,
     pressure::{LOAN, Round},
     process::{self, Process},
+    programs,
     remains::{Remains, host},
     state::{BackendState, BackendStatus},
     straggler, volatile,
@@ -161,6 +162,7 @@ impl GvisorRuntime {
         if let Err(error) = volatile::keep_in_memory(&config.state_dir, &paths.null_netns()) {
             warn!(%error, "gVisor's state lies on the disk, which makes starts slower");
         }
+        let runsc_dir = programs::at_hand(&config.runsc_dir, &paths.programs());
         for dir in [paths.root(), paths.bundles(), &paths.shapes()] {
             fs::create_dir_all(dir).map_err(host("make the runtime's directories"))?;
         }
@@ -169,7 +171,7 @@ impl GvisorRuntime {
         netns::pin(&paths.null_netns()).map_err(host("pin an empty network namespace"))?;
         tasks.spawn("gvisor-close", close(tasks.clone(), paths.clone(), cgroups.clone()));
         Ok(Self {
-            runsc: Runsc::new(&config.runsc_dir, paths.clone()),
+            runsc: Runsc::new(&runsc_dir, paths.clone()),
             turns: Semaphore::new(config.parallel_creates.max(1)),
             known: Mutex::default(),
             remains: Remains { paths, cgroups, limit: config.deadlines.delete },

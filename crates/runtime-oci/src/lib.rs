@@ -30,6 +30,7 @@ mod oci;
 mod paths;
 mod pressure;
 mod process;
+mod programs;
 mod remains;
 mod stack;
 mod state;

@@ -9,13 +9,18 @@ use tarn_types::SandboxId;
 pub(crate) struct Paths {
     root: PathBuf,
     bundles: PathBuf,
+    programs: PathBuf,
 }
 
 // === impl Paths ===
 
 impl Paths {
     pub(crate) fn new(state_dir: &Path) -> Self {
-        Self { root: state_dir.join("root"), bundles: state_dir.join("bundle") }
+        Self {
+            root: state_dir.join("root"),
+            bundles: state_dir.join("bundle"),
+            programs: state_dir.with_file_name("programs"),
+        }
     }
 
     /// The `--root` of the backend.
@@ -25,6 +30,11 @@ impl Paths {
 
     pub(crate) fn bundles(&self) -> &Path {
         &self.bundles
+    }
+
+    /// Where the backend's programs lie in memory, beside the state.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.programs.clone()
     }
 
     /// The directory in which `tarn-prewarmer` looks for a file named after the id.

@@ -62,14 +62,19 @@ pub async fn remove_all(state_dir: &Path, tag: &InstanceTag) -> Result<(), Gviso
     }
     netns::unpin(&remains.paths.null_netns()).map_err(host("unmount the empty namespace"))?;
     remains.cgroups.close();
+    let programs = remains.paths.programs();
+    volatile::let_go(&programs).map_err(host("unmount gVisor's programs"))?;
     volatile::let_go(state_dir).map_err(host("unmount the state directory"))?;
     // Of a server that did not keep it in memory.
     netns::unpin(&remains.paths.null_netns()).map_err(host("unmount the empty namespace"))?;
-    let removed = match fs::remove_dir_all(state_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    };
-    removed.map_err(host("remove the state directory"))
+    for dir in [&programs, state_dir] {
+        let removed = match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        removed.map_err(host("remove the state directory"))?;
+    }
+    Ok(())
 }
 
 // === impl GvisorRemoveError ===

@@ -34,14 +34,18 @@ pub(crate) fn keep_in_memory(dir: &Path, pin: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Unmounts the state directory of a server that has ended, unless sandboxes are left: then a
-/// server to come adopts them.
+/// Unmounts the state directory and the programs of a server that has ended, unless sandboxes are
+/// left: then a server to come adopts them.
 ///
 /// # Errors
 /// Fails when it cannot be read, or not be unmounted.
 pub fn let_go_if_unused(state_dir: &Path) -> io::Result<()> {
-    let pin = Paths::new(state_dir).null_netns();
-    if has_files(state_dir, &pin)? { Ok(()) } else { let_go(state_dir) }
+    let paths = Paths::new(state_dir);
+    if has_files(state_dir, &paths.null_netns())? {
+        return Ok(());
+    }
+    let_go(&paths.programs())?;
+    let_go(state_dir)
 }
 
 /// Unmounts it with all that lies in it, however often it is mounted.
@@ -69,7 +73,7 @@ fn has_files(dir: &Path, pin: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-fn is_in_memory(dir: &Path) -> bool {
+pub(crate) fn is_in_memory(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC)
 }
 

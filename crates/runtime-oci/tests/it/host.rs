@@ -271,7 +271,8 @@ impl Drop for Host {
             remove_slot(&name);
         }
         let pinned = self.state_dir().join("root/null-netns");
-        for mounted in [pinned, self.state_dir()] {
+        let programs = self.state_dir().with_file_name("programs");
+        for mounted in [pinned, programs, self.state_dir()] {
             while run("umount", &format!("-l {}", mounted.display())) {}
         }
     }
