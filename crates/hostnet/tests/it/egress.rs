@@ -303,7 +303,7 @@ fn many_changes_leave_nothing_behind_and_no_open_moment() {
             EgressPolicy::CLOSED,
             policy(false, &["203.0.113.7"], &[]),
         ];
-        for round in 0..100 {
+        for round in 0..1_000 {
             let policy = &policies[round % policies.len()];
             server.slots.set_policy(slot.id, &id, policy).await.expect("change");
         }
