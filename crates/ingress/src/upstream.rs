@@ -81,8 +81,6 @@ struct Idle {
 #[derive(Debug)]
 struct IdleConnection {
     connection: Connection,
-    /// Where it was opened, and its socket is asked.
-    lane: LaneNumber,
     until: Instant,
 }
 
@@ -230,25 +228,33 @@ impl Upstream {
         drop(idle);
     }
 
-    /// Takes an idle HTTP/1 connection that is ready for a request, the latest used first.
+    /// Takes an idle HTTP/1 connection that is ready for a request: one of the lane's own if there
+    /// is any, the latest used first.
     fn take_http1(&self, port: u16, lane: LaneNumber) -> Option<Connection> {
         let mut idle = self.idle.lock();
         let kept = idle.http1.get_mut(&port)?;
         let now = Instant::now();
         let mut at = kept.len();
+        let mut elsewhere = None;
         // Only as far as needed: there may be many, and they are others' too.
         while at > 0 {
             at -= 1;
             let candidate = &kept[at];
             if candidate.until <= now || candidate.connection.is_closed() {
                 kept.remove(at);
-            } else if candidate.lane == lane && candidate.connection.is_ready() {
-                return Some(kept.remove(at).connection);
+                // What was found stands behind it.
+                elsewhere = elsewhere.map(|found: usize| found - 1);
+            } else if candidate.connection.is_ready() {
+                if candidate.connection.lane == lane {
+                    return Some(kept.remove(at).connection);
+                }
+                elsewhere = elsewhere.or(Some(at));
             }
             // One that is not ready is about to be: its task has not run since the last answer
             // ended.
         }
-        None
+        // Better than a new one: a program may serve one connection at a time, until it closes.
+        elsewhere.map(|found| kept.remove(found).connection)
     }
 
     fn take_http2(&self, key: (u16, ClientNumber), keep: Duration) -> Option<Http2Handle> {

@@ -106,7 +106,6 @@ pub(crate) struct Lease {
     channel: Channel,
     upload: Option<Arc<Upload>>,
     port: u16,
-    lane: LaneNumber,
     keep: Duration,
     limit: usize,
     used: UpstreamUse,
@@ -118,6 +117,8 @@ pub(super) struct Connection {
     sender: http1::SendRequest<RequestBody>,
     meter: Arc<Meter>,
     task: AbortHandle,
+    /// Where it was opened and is driven.
+    pub(super) lane: LaneNumber,
 }
 
 /// One of many users of an HTTP/2 connection; it closes after the last.
@@ -172,7 +173,6 @@ impl Upstreams {
             channel,
             upload: upload.clone(),
             port: target.port,
-            lane: target.lane,
             keep,
             limit,
             used,
@@ -217,7 +217,7 @@ impl Upstreams {
                 let (sender, connection) =
                     builder.handshake(io).await.map_err(SendError::Closed)?;
                 let task = self.drive(upstream, &meter, connection.with_upgrades());
-                Ok(Channel::Http1(Connection { sender, meter, task }))
+                Ok(Channel::Http1(Connection { sender, meter, task, lane: target.lane }))
             }
             Protocol::Http2 => {
                 let executor = TaskExecutor::new(self.tasks.clone());
@@ -387,12 +387,12 @@ impl Lease {
 
     /// Gives the connection back after a whole answer, if the whole request was sent too.
     pub(crate) fn complete(self) {
-        let Self { channel, upload, port, lane, keep, limit, used } = self;
+        let Self { channel, upload, port, keep, limit, used } = self;
         let sent = upload.is_none_or(|upload| upload.is_done());
         match channel {
             Channel::Http1(connection) if sent => {
                 let until = Instant::now() + keep;
-                used.0.put_http1(port, IdleConnection { connection, lane, until }, limit);
+                used.0.put_http1(port, IdleConnection { connection, until }, limit);
             }
             Channel::Http1(_) | Channel::Http2(_) => {}
         }
