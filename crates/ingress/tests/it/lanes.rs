@@ -21,7 +21,7 @@ fn two_threads() -> IngressConfig {
 }
 
 #[tokio::test]
-async fn each_thread_keeps_its_connections() {
+async fn an_idle_connection_of_another_thread_is_used_before_a_new_one() {
     let world = World::with(two_threads()).await;
     let daemon = Recorder::start(&world.tasks).await;
     let id = world.sandbox(daemon.address);
@@ -34,8 +34,8 @@ async fn each_thread_keeps_its_connections() {
     }
     let stats = world.stats();
     assert_eq!(stats.upstream_opened + stats.upstream_reused, 40);
-    // Two at least, since no thread uses another's. One that is not quite ready is passed over.
-    assert!((2..=6).contains(&stats.upstream_opened), "{stats:?}");
+    // A program may serve one at a time. One that is not quite ready is passed over.
+    assert!((1..=5).contains(&stats.upstream_opened), "{stats:?}");
 }
 
 #[tokio::test]
