@@ -125,7 +125,7 @@ impl Odds {
         };
     }
 
-    /// Notes two looks between which there was nothing to do.
+    /// Notes when two looks were, one after the other.
     fn looked(&mut self, before: Instant, now: Instant) {
         if now > before + DISPLACED {
             self.rests_until = Some(now + REST);

@@ -1,7 +1,7 @@
 //! gVisor's large programs, in memory and in huge pages.
 //!
-//! A sandbox's life begins six of them, each of 80 MiB. From a file system on a disk each maps what
-//! it runs in pages of 4 KiB, a fault for every few; from huge pages it is a handful of faults: see
+//! A sandbox's life begins several of them, each of 80 MiB. From a file system on a disk each maps
+//! what it runs in pages of 4 KiB, a fault for every few; from huge pages it takes fewer: see
 //! decision 46.
 
 use std::{
@@ -118,7 +118,7 @@ fn is_copy(installed: &Path, home: &Path) -> bool {
 /// Makes a copy beside its place, so that what has the name is whole.
 fn copy(installed: &Path, home: &Path) -> io::Result<()> {
     let draft = home.with_file_name(DRAFT);
-    remove(&draft)?;
+    volatile::remove(&draft)?;
     fs::create_dir_all(draft.join(SIDECARS))?;
     let [command, sentry] = copied();
     copy_file(&installed.join(&command), &draft.join(&command))?;
@@ -133,7 +133,7 @@ fn copy(installed: &Path, home: &Path) -> io::Result<()> {
             copy_file(&from, &to)?;
         }
     }
-    remove(home)?;
+    volatile::remove(home)?;
     fs::rename(draft, home)
 }
 
@@ -142,13 +142,6 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     fs::copy(from, to)?;
     let changed = fs::metadata(from)?.modified()?;
     fs::File::options().write(true).open(to)?.set_modified(changed)
-}
-
-fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]

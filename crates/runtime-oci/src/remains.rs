@@ -68,11 +68,7 @@ pub async fn remove_all(state_dir: &Path, tag: &InstanceTag) -> Result<(), Gviso
     // Of a server that did not keep it in memory.
     netns::unpin(&remains.paths.null_netns()).map_err(host("unmount the empty namespace"))?;
     for dir in [&programs, state_dir] {
-        let removed = match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
-        removed.map_err(host("remove the state directory"))?;
+        volatile::remove(dir).map_err(host("remove the state directory"))?;
     }
     Ok(())
 }

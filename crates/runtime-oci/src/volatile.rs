@@ -56,6 +56,14 @@ pub(crate) fn let_go(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a directory with all that lies in it, if it is there.
+pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Says whether a file lies in a directory; what is removed meanwhile does not.
 fn has_files(dir: &Path, pin: &Path) -> io::Result<bool> {
     let listing = match fs::read_dir(dir) {
