@@ -128,13 +128,15 @@ counts() {
 		END { print passed + 0, failed + 0 }' "$1"
 }
 
-# The part of a log that says why.
+# The part of a log that says why: its end, and after it what failed, because
+# whoever shortens a long output keeps the last lines.
 report_failure() {
 	local log="$TEST_LOGS/$1.log"
 	{
-		grep -nE '^(error|warning: unused|failures:|---- |FAILED |test .* FAILED|thread .* panicked)' "$log" | head -n 40
 		printf -- '… the last lines of %s:\n' "$log"
-		tail -n 60 "$log"
+		tail -n 30 "$log"
+		printf -- '… what failed in it, by line number:\n'
+		grep -nE '^(error|warning: unused|failures:|---- |FAILED |ERROR |E   |test .* FAILED|thread .* panicked)' "$log" | head -n 40
 	} >&2 || true
 }
 
