@@ -23,6 +23,7 @@ mod config;
 mod control;
 mod doctor;
 mod gvisor;
+mod huge;
 mod image;
 mod limits;
 mod netns;

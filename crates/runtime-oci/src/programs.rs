@@ -1,12 +1,14 @@
 //! gVisor's large programs, in memory and in huge pages.
 //!
 //! A sandbox's life begins several of them, each of 80 MiB. From a file system on a disk each maps
-//! what it runs in pages of 4 KiB, a fault for every few; from huge pages it takes fewer: see
-//! decision 46.
+//! what it runs in pages of 4 KiB, a fault for every few; from huge pages it takes fewer. What it
+//! writes stays in small ones: see decision 46.
 
 use std::{
     error::Error as _,
-    fs, io,
+    fs,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    ops::Range,
     os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
 };
@@ -14,10 +16,11 @@ use std::{
 use nix::mount::{MsFlags, mount};
 use tracing::info;
 
-use crate::volatile;
+use crate::{huge, volatile};
 
 /// Bounds what several versions may take of the host's memory.
-const OPTIONS: &str = "mode=700,size=20%,huge=always";
+const OPTIONS: &str = "mode=700,size=20%,huge=never";
+const FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 /// A host whose memory is not so many times as large has better use for it.
 const SHARE: u64 = 24;
 /// What is begun for each sandbox. The rest of an installation is linked to.
@@ -73,13 +76,12 @@ fn keep_in_memory(installed: &Path, dir: &Path) -> Result<PathBuf, OnDisk> {
     }
     fs::create_dir_all(dir).map_err(failed("make their directory"))?;
     if !volatile::is_in_memory(dir) {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tarn"), dir, Some("tmpfs"), flags, Some(OPTIONS))
-            .map_err(|errno| failed("mount a file system of huge pages")(errno.into()))?;
+        mount(Some("tarn"), dir, Some("tmpfs"), FLAGS, Some(OPTIONS))
+            .map_err(|errno| failed("mount a file system in memory")(errno.into()))?;
     }
     let home = dir.join(installed.file_name().unwrap_or_default());
     if !is_copy(installed, &home) {
-        copy(installed, &home).map_err(failed("copy gVisor's programs"))?;
+        copy(installed, &home, dir).map_err(failed("copy gVisor's programs"))?;
     }
     Ok(home)
 }
@@ -116,12 +118,12 @@ fn is_copy(installed: &Path, home: &Path) -> bool {
 }
 
 /// Makes a copy beside its place, so that what has the name is whole.
-fn copy(installed: &Path, home: &Path) -> io::Result<()> {
+fn copy(installed: &Path, home: &Path, dir: &Path) -> io::Result<()> {
     let draft = home.with_file_name(DRAFT);
     volatile::remove(&draft)?;
     fs::create_dir_all(draft.join(SIDECARS))?;
     let [command, sentry] = copied();
-    copy_file(&installed.join(&command), &draft.join(&command))?;
+    copy_file(&installed.join(&command), &draft.join(&command), dir)?;
     for entry in fs::read_dir(installed.join(SIDECARS))? {
         let name = Path::new(SIDECARS).join(entry?.file_name());
         let (from, to) = (installed.join(&name), draft.join(&name));
@@ -130,18 +132,56 @@ fn copy(installed: &Path, home: &Path) -> io::Result<()> {
         } else if is_one(&fs::metadata(&from)?, &fs::metadata(installed.join(&command))?) {
             fs::hard_link(draft.join(&command), to)?;
         } else {
-            copy_file(&from, &to)?;
+            copy_file(&from, &to, dir)?;
         }
     }
     volatile::remove(home)?;
     fs::rename(draft, home)
 }
 
-/// Copies a program with the time of its last change.
-fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
-    fs::copy(from, to)?;
-    let changed = fs::metadata(from)?.modified()?;
-    fs::File::options().write(true).open(to)?.set_modified(changed)
+/// Copies a program with its mode and the time of its last change.
+fn copy_file(from: &Path, to: &Path, dir: &Path) -> io::Result<()> {
+    let source = fs::File::open(from)?;
+    let found = source.metadata()?;
+    let copy = fs::File::create_new(to)?;
+    copy.set_permissions(found.permissions())?;
+    copy.set_len(found.len())?;
+    let ranges = huge::ranges(&source)?;
+    if !ranges.is_empty() {
+        pages(dir, "always")?;
+        let copied = copy_ranges(&source, &copy, &ranges);
+        // Whatever comes next is not to lie in huge pages.
+        pages(dir, "never")?;
+        copied?;
+    }
+    copy_ranges(&source, &copy, &between(&ranges, found.len()))?;
+    copy.set_modified(found.modified()?)
+}
+
+/// Says in which pages what is written to the file system on `dir` lies from now on.
+fn pages(dir: &Path, huge: &str) -> io::Result<()> {
+    let option = format!("huge={huge}");
+    let none = None::<&str>;
+    Ok(mount(none, dir, none, FLAGS | MsFlags::MS_REMOUNT, Some(option.as_str()))?)
+}
+
+fn copy_ranges(mut from: &fs::File, mut to: &fs::File, ranges: &[Range<u64>]) -> io::Result<()> {
+    for range in ranges {
+        from.seek(SeekFrom::Start(range.start))?;
+        to.seek(SeekFrom::Start(range.start))?;
+        let length = range.end - range.start;
+        if io::copy(&mut from.take(length), &mut to)? != length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+/// Returns what lies between ranges, which are in order, up to `end`.
+fn between(ranges: &[Range<u64>], end: u64) -> Vec<Range<u64>> {
+    let starts = std::iter::once(0).chain(ranges.iter().map(|range| range.end));
+    let ends = ranges.iter().map(|range| range.start).chain([end]);
+    starts.zip(ends).map(|(start, end)| start..end).filter(|range| !range.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -201,6 +241,60 @@ mod tests {
         assert_eq!(fs::read_link(&other)?, stage.installed().join(SIDECARS).join("other"));
         assert_eq!(fs::read_to_string(other)?, "linked to");
         Ok(())
+    }
+
+    /// A program of one segment, which is only read.
+    fn program(length: u64) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..length).map(|at| (at >> 12).to_le_bytes()[0]).collect();
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        // A header of 64 bytes for 64 bits, little-endian; after it one of 56, without sections.
+        put(0, b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+        put(16, &[2, 0, 62, 0, 1, 0, 0, 0]);
+        put(24, &[0x40_0000, 64, 0].map(u64::to_le_bytes).concat());
+        put(48, &[0, 64 << 16].map(u32::to_le_bytes).concat());
+        put(54, &[56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
+        put(64, &[1, 4].map(u32::to_le_bytes).concat());
+        put(72, &[0, 0x40_0000, 0x40_0000, length, length, 4096].map(u64::to_le_bytes).concat());
+        bytes
+    }
+
+    #[test]
+    fn what_lies_in_huge_pages_is_what_was_installed() -> io::Result<()> {
+        let stage = Stage::new()?;
+        let content = program((5 << 20) + 4097);
+        fs::write(stage.installed().join(COMMAND), &content)?;
+        let installed = fs::File::open(stage.installed().join(COMMAND))?;
+        assert_eq!(huge::ranges(&installed)?.first(), Some(&(0..4 << 20)));
+        let home = stage.keep();
+        assert!(fs::read(home.join(COMMAND))? == content);
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let programs = stage.programs();
+        let line = mounts.lines().find(|line| line.split(' ').nth(1) == programs.to_str());
+        let options = line.expect("it is mounted");
+        assert!(!options.contains("huge=always"), "{options}");
+        for option in ["nosuid", "nodev", "mode=700"] {
+            assert!(options.contains(option), "{options}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn all_that_is_left_is_copied_too() {
+        /// Where each begins and ends.
+        type Ends = &'static [(u64, u64)];
+        let table: [(Ends, u64, Ends); 5] = [
+            (&[], 9, &[(0, 9)]),
+            (&[], 0, &[]),
+            (&[(0, 9)], 9, &[]),
+            (&[(2, 4), (4, 6)], 9, &[(0, 2), (6, 9)]),
+            (&[(0, 2), (5, 6)], 9, &[(2, 5), (6, 9)]),
+        ];
+        for (ends, end, expected) in table {
+            let ranges: Vec<_> = ends.iter().map(|(start, end)| *start..*end).collect();
+            let found = between(&ranges, end);
+            let found: Vec<_> = found.iter().map(|range| (range.start, range.end)).collect();
+            assert_eq!(found, expected, "{ranges:?}");
+        }
     }
 
     #[test]
