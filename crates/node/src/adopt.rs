@@ -16,7 +16,7 @@ use tarn_types::{EndCause, SandboxId};
 use crate::{
     capture, daemon,
     ledger::{Durability, Entry, Kept, State},
-    room::Room,
+    room::{self, Room},
     sandbox::{Past, SandboxTask},
     service::{NodeStartError, Shared},
     start::{chain, clean, runtime_spec},
@@ -56,6 +56,8 @@ pub(crate) enum Found {
 /// Goes through ledger and host once.
 pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError> {
     let entries = shared.ledger.read_all()?;
+    let is_frozen = |entry: &Entry| entry.frozen;
+    room::first_look(shared, entries.iter().any(|(_, it)| it.as_ref().is_ok_and(is_frozen))).await;
     shared.gpus.adopt(&entries);
     let kept: HashSet<SandboxId> = entries.iter().map(|(id, _)| id.clone()).collect();
     // An entry that cannot be read may say anything.

@@ -116,8 +116,12 @@ async fn look(shared: &Shared) -> Result<PoolSpace, Box<dyn Error + Send + Sync>
     Ok(PoolSpace { available: space.available.saturating_sub(coming), ..space })
 }
 
-/// Looks at the pool before anything of an earlier run goes on.
-pub(crate) async fn first_look(shared: &Shared) {
+/// Looks at the pool before anything of an earlier run goes on. If something of it is frozen, it
+/// takes as much room to go on as it did for that run.
+pub(crate) async fn first_look(shared: &Shared, any_frozen: bool) {
+    if any_frozen {
+        shared.room.send_replace(Room::Short);
+    }
     if let Ok(space) = look(shared).await {
         settle(shared, space);
     }

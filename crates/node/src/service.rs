@@ -232,7 +232,6 @@ impl NodeService {
             stages: Stages::default(),
             gpus,
         }));
-        room::first_look(&node.0).await;
         adopt::adopt_all(&node.0).await?;
         node.listen(events);
         drop(node.0.parts.tasks.spawn("room_watcher", room::watch(Arc::clone(&node.0))));
