@@ -27,6 +27,8 @@ from ours import filled, rest, snapshot
 from suites.prestart.ahead import counts
 from targets import Target
 
+# After many have ended: what is done behind their last answer would count as quiet.
+SETTLED_SECS = 3
 KEPT = {"kept": 4, "most": 32}
 # Counts as fast as it can, and says how far it is when it is asked.
 COMPUTE = "import threading\nn=0\ndef f():\n global n\n while 1: n+=1\nthreading.Thread(target=f,daemon=True).start()\nwhile 1:\n input(); print(n,flush=True)"
@@ -105,7 +107,8 @@ class Bench:
         rounds, number, per_second = report.scaled(self.asked, (1, 3, 200), (3, 30, 1000), (10, 30, 1000))
         found: dict[str, dict[str, list[float]]] = {"quiet": {}, "refill": {}}
         with self.server("refill", prestart={"kept": number, "most": max(number, 32)}) as server:
-            computing, serving = server.create(), server.create()
+            # All rounds together take longer than the time limit that one has by itself.
+            computing, serving = (server.create(timeout_secs=3600) for _ in range(2))
             with computer(server, computing) as count, Stream(server, serving, per_second) as stream:
                 for _ in range(rounds):
                     refilled(server, number)
@@ -114,6 +117,7 @@ class Bench:
                     for sandbox in claimed:
                         server.delete(sandbox)
                     until(lambda: not set(claimed) & groups(server), timeout=120, what="the claimed ones to be gone")
+                    time.sleep(SETTLED_SECS)
                     observe(found["quiet"], count, stream, lambda seconds=lasted: time.sleep(seconds))
         self.results["refill"] = found
         middle = {state: {what: report.p50(values) for what, values in each.items()} for state, each in found.items()}

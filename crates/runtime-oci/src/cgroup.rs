@@ -1,9 +1,11 @@
-//! The cgroups of sandboxes: `tarn_<tag>/<id>` in each hierarchy, versions 1 and 2.
+//! The cgroups of sandboxes: `tarn_<tag>/<id>` in each hierarchy, versions 1 and 2; and while it
+//! starts, of one that nobody waits for, another one for its CPU time ([`aside`]).
 //!
 //! They are ours and not the backend's: the backend is run inside them, so everything it starts
 //! is in them from its first page, and membership says what belongs to a sandbox even when the
 //! backend's own files are half written.
 
+mod aside;
 mod layout;
 mod memory;
 mod value;
@@ -17,6 +19,7 @@ use std::{
 use tarn_types::{InstanceTag, SandboxId};
 
 use self::{
+    aside::{Aside, Place},
     layout::Controller,
     value::{Need, Setting},
 };
@@ -31,6 +34,7 @@ use crate::limits::Limits;
 pub(crate) struct Cgroups {
     layout: Layout,
     parent: String,
+    aside: Option<Aside>,
 }
 
 /// The groups of one sandbox.
@@ -39,6 +43,8 @@ pub(crate) struct SandboxCgroup {
     layout: Layout,
     /// Below each hierarchy.
     path: PathBuf,
+    /// Where it is started if nobody waits for it.
+    aside: Option<Place>,
 }
 
 // === impl Cgroups ===
@@ -46,7 +52,9 @@ pub(crate) struct SandboxCgroup {
 impl Cgroups {
     /// Names the parent groups, which may not exist.
     pub(crate) fn find(layout: Layout, tag: &InstanceTag) -> Self {
-        Self { layout, parent: format!("tarn_{tag}") }
+        let parent = format!("tarn_{tag}");
+        let aside = layout.own_cpu_dir().map(|dir| Aside::new(dir.join(format!("{parent}_aside"))));
+        Self { layout, parent, aside }
     }
 
     /// Makes the parent groups.
@@ -66,6 +74,9 @@ impl Cgroups {
                 hand_on_controllers(&parent)?;
             }
         }
+        if let Some(aside) = &cgroups.aside {
+            aside.open()?;
+        }
         Ok(cgroups)
     }
 
@@ -75,18 +86,24 @@ impl Cgroups {
             // The kernel refuses while there are groups within.
             drop(fs::remove_dir(dir.join(&self.parent)));
         }
+        if let Some(aside) = &self.aside {
+            aside.close();
+        }
     }
 
     pub(crate) fn sandbox(&self, id: &SandboxId) -> SandboxCgroup {
         let path = Path::new(&self.parent).join(id.as_str());
-        SandboxCgroup { layout: self.layout.clone(), path }
+        let home = self.layout.dir(Controller::Cpu).join(&path);
+        let aside = self.aside.as_ref().map(|aside| aside.place(id.as_str(), home));
+        SandboxCgroup { layout: self.layout.clone(), path, aside }
     }
 
     /// Returns every sandbox that has a group in any hierarchy.
     pub(crate) fn list(&self) -> io::Result<Vec<SandboxId>> {
         let mut ids = Vec::new();
-        for dir in self.layout.dirs() {
-            let entries = match fs::read_dir(dir.join(&self.parent)) {
+        let parents = self.layout.dirs().into_iter().map(|dir| dir.join(&self.parent));
+        for parent in parents.chain(self.aside.as_ref().map(|aside| aside.dir().to_owned())) {
+            let entries = match fs::read_dir(parent) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
             };
@@ -120,6 +137,9 @@ impl SandboxCgroup {
     pub(crate) fn create(&self, limits: &Limits) -> io::Result<()> {
         for dir in self.dirs() {
             create_group(&dir)?;
+        }
+        if let Some(aside) = self.aside.as_ref().filter(|_| limits.cpu_idle) {
+            aside.create()?;
         }
         self.set_all(&value::at_create(self.layout.version(), limits))
     }
@@ -163,13 +183,34 @@ impl SandboxCgroup {
             CgroupVersion::V1 => "tasks",
             CgroupVersion::V2 => "cgroup.procs",
         };
-        self.dirs().map(|dir| dir.join(name)).collect()
+        let entered = |dir: PathBuf| match &self.aside {
+            Some(aside) if dir == self.dir(Controller::Cpu) && aside.exists() => {
+                aside.dir().to_owned()
+            }
+            _ => dir,
+        };
+        self.dirs().map(|dir| entered(dir).join(name)).collect()
+    }
+
+    /// Says whether it is being started aside.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.aside.as_ref().is_some_and(Place::exists)
+    }
+
+    /// Brings what has been started aside so far among the others. Blocks: run it apart.
+    pub(crate) fn come_in(&self) -> io::Result<()> {
+        self.aside.as_ref().map_or(Ok(()), Place::come_in)
+    }
+
+    /// Brings what was started aside among the others, and is done with that. Blocks: run it apart.
+    pub(crate) fn end_aside(&self) -> io::Result<()> {
+        self.aside.as_ref().map_or(Ok(()), Place::end)
     }
 
     /// Returns the processes of the sandbox, dead ones not included. No group: none.
     pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
-        // Every process is in every hierarchy, but one caught between fork and exec may have
-        // entered the first only.
+        // Every process is in every hierarchy, wherever its CPU group is, but one caught between
+        // fork and exec may have entered the first only.
         let mut pids = Vec::new();
         for dir in self.dirs() {
             match fs::read_to_string(dir.join("cgroup.procs")) {
@@ -219,7 +260,7 @@ impl SandboxCgroup {
     /// Removes the groups. Says no while one is busy: it has processes, or its last one ended a
     /// moment ago.
     pub(crate) fn try_remove(&self) -> io::Result<bool> {
-        let mut gone = true;
+        let mut gone = self.aside.as_ref().map_or(Ok(true), Place::try_remove)?;
         for dir in self.dirs() {
             match fs::remove_dir(&dir) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => gone = false,
@@ -350,6 +391,42 @@ mod tests {
         assert_eq!(group.processes().unwrap(), [7, 30]);
         group.thaw().unwrap();
         assert_eq!(fs::read_to_string(dir.join("cgroup.freeze")).unwrap(), "0");
+    }
+
+    #[test]
+    fn what_is_left_aside_is_listed_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let hierarchy = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let layout = Layout::V1 {
+            memory: hierarchy("memory"),
+            cpu: hierarchy("cpu"),
+            cpu_account: hierarchy("cpuacct"),
+            pids: hierarchy("pids"),
+            freezer: None,
+        };
+        let cgroups = Cgroups::open(layout, &"abc123".parse().unwrap()).unwrap();
+        let aside = dir.path().join("cpu/tarn_abc123_aside");
+        assert!(!aside.exists(), "no kernel with idle groups");
+        let group = cgroups.sandbox(&id());
+        let place = group.aside.clone().unwrap();
+        place.create().unwrap();
+        assert!(!group.is_aside(), "nothing is started there");
+        assert_eq!(group.doors()[1], dir.path().join(format!("cpu/tarn_abc123/{}/tasks", id())));
+
+        fs::create_dir(&aside).unwrap();
+        place.create().unwrap();
+        assert!(group.is_aside());
+        assert_eq!(group.doors()[1], aside.join(id().as_str()).join("tasks"));
+        assert_eq!(cgroups.list().unwrap(), [id()]);
+        assert!(group.try_remove().unwrap());
+        assert!(!group.is_aside() && aside.exists());
+        group.end_aside().unwrap();
+        cgroups.close();
+        assert!(!aside.exists());
     }
 
     #[test]

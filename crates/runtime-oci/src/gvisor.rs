@@ -238,13 +238,24 @@ impl GvisorRuntime {
             let child = self.spawn_making(spec, origin).await?;
             let step = if staged { "stage" } else { "create" };
             let call = Call { step, id: &spec.id, limit: self.config.deadlines.create };
-            self.runsc.finish(&call, child).await
+            self.runsc.finish(&call, child).await?;
+            // What waits for its start is not done yet.
+            if staged { self.end_aside(step, &spec.id).await } else { Ok(()) }
         };
         let made = made.await;
         if made.is_err() {
             self.undo(&spec.id).await;
         }
         made
+    }
+
+    /// Brings what was started aside among the others.
+    async fn end_aside(&self, step: &'static str, id: &SandboxId) -> Result<(), RuntimeError> {
+        let cgroup = self.remains.cgroups.sandbox(id);
+        if !cgroup.is_aside() {
+            return Ok(());
+        }
+        blocking(&self.tasks, move || cgroup.end_aside()).await.map_err(host(step, id))
     }
 
     /// Says whether one was made for an image; it is the caller's from now on.
@@ -499,12 +510,18 @@ impl Runtime for GvisorRuntime {
         let child = spawned.map_err(host("start", id))?;
         let call = Call { step: "start", id, limit: self.config.deadlines.start };
         self.runsc.finish(&call, child).await?;
+        self.end_aside("start", id).await?;
         let sighting = Sighting { round: Round::default(), standing: Standing::Running };
         self.watch_started("start", &spec, sighting)
     }
 
     async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         let cgroup = self.living(id)?;
+        if cgroup.is_aside() {
+            let group = cgroup.clone();
+            let come = blocking(&self.tasks, move || group.come_in());
+            come.await.map_err(host("promote", id))?;
+        }
         let mut known = self.known.lock();
         let Some(known) = known.get_mut(id) else {
             return Err(RuntimeError::NotFound { id: id.clone() });

@@ -10,11 +10,12 @@
 //!
 //! # What this crate leaves on a host
 //!
-//! For a sandbox: its cgroups `tarn_<tag>/<id>`, the directory `bundle/<id>`, three files and a
-//! shape file under `root/`, and the processes in the cgroups. Every one of them carries the id,
-//! so what a crash leaves half made is found and removed by [`tarn_runtime::Runtime::delete`].
-//! For a server: the cgroups `tarn_<tag>` while it runs or has sandboxes, and, while it runs, one
-//! pinned empty network namespace.
+//! For a sandbox: its cgroups `tarn_<tag>/<id>`, while it starts `tarn_<tag>_aside/<id>`, the
+//! directory `bundle/<id>`, three files and a shape file under `root/`, and the processes in the
+//! cgroups. Every one of them carries the id, so what a crash leaves half made is found and removed
+//! by [`tarn_runtime::Runtime::delete`].
+//! For a server: the cgroups `tarn_<tag>` and `tarn_<tag>_aside` while it runs or has sandboxes,
+//! and, while it runs, one pinned empty network namespace.
 
 mod bundle;
 mod cgroup;

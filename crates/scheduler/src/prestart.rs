@@ -26,9 +26,9 @@ pub const MEMORY_OF_ASKS: Duration = Duration::from_secs(600);
 /// Requests within this time count as made at once: about what a refill of a few takes.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// How many times as long as a build took nothing is built after it, while nobody asks: so a third
-/// of what is free goes into what nobody waits for, and running sandboxes feel a third of it.
-const PAUSE_TIMES: u32 = 2;
+/// How many times as long as a build took nothing is built after it, while nobody asks: so a sixth
+/// of what is free goes into what nobody waits for, and running sandboxes feel a sixth of it.
+const PAUSE_TIMES: u32 = 5;
 
 /// On a busy machine a build takes long by itself.
 const MOST_PAUSE: Duration = Duration::from_secs(2);
@@ -199,11 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_is_built_at_a_third_of_the_pace_when_nobody_asks() {
+    fn what_nobody_waits_for_is_built_at_a_sixth_of_the_pace_when_nobody_asks() {
         let millis = Duration::from_millis;
         for (took, since_ask, expected) in [
-            (120, None, 240),
-            (120, Some(2001), 240),
+            (120, None, 600),
+            (120, Some(2001), 600),
             (120, Some(2000), 0),
             (120, Some(0), 0),
             (5000, None, 2000),

@@ -52,8 +52,8 @@ async fn after_a_build_the_next_one_waits_until_somebody_asks() {
     let rest = |shelf: &Shelf| shelf.rest(Instant::now());
     assert_eq!(rest(&shelf), Duration::ZERO);
     shelf.note_built(millis(100));
-    assert_eq!(rest(&shelf), millis(200));
-    tokio::time::advance(millis(150)).await;
+    assert_eq!(rest(&shelf), millis(500));
+    tokio::time::advance(millis(450)).await;
     assert_eq!(rest(&shelf), millis(50));
     shelf.note_ask(("img".parse().expect("a good name"), Resources::default()));
     tokio::time::advance(millis(20)).await;
@@ -62,5 +62,5 @@ async fn after_a_build_the_next_one_waits_until_somebody_asks() {
     tokio::time::advance(millis(3000)).await;
     assert_eq!(rest(&shelf), Duration::ZERO);
     shelf.note_built(millis(100));
-    assert_eq!(rest(&shelf), millis(200));
+    assert_eq!(rest(&shelf), millis(500));
 }

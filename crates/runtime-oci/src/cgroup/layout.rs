@@ -142,6 +142,15 @@ impl Layout {
         }
     }
 
+    /// Returns the directory for CPU time, if a process can be moved there without leaving anything
+    /// behind: neither its memory nor its count are kept in the same hierarchy.
+    pub(crate) fn own_cpu_dir(&self) -> Option<&Path> {
+        match self {
+            Self::V1 { memory, cpu, pids, .. } if cpu != memory && cpu != pids => Some(cpu),
+            Self::V1 { .. } | Self::V2 { .. } => None,
+        }
+    }
+
     /// Returns every directory once.
     pub(crate) fn dirs(&self) -> Vec<&Path> {
         let mut dirs: Vec<&Path> = Vec::new();
@@ -236,6 +245,10 @@ mod tests {
             dirs,
             ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/pids"]
         );
+        assert_eq!(layout.own_cpu_dir(), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
+        let together = V1.replace("cpu,cpuacct", "cpu,cpuacct,pids");
+        let layout = parse(&together.replace("rw,pids", "rw,net_cls"), "0::/\n", "", "").unwrap();
+        assert_eq!(layout.own_cpu_dir(), None);
     }
 
     #[test]
@@ -260,6 +273,7 @@ mod tests {
         ] {
             let expected = if base == "same" { delegated } else { base };
             let layout = parse(V2, own, all, delegated).unwrap();
+            assert_eq!(layout.own_cpu_dir(), None);
             assert_eq!(layout, Layout::V2 { base: expected.into() }, "{own}");
         }
     }

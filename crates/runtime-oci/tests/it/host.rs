@@ -159,6 +159,31 @@ impl Host {
         !cgroup_dirs(&format!("tarn_{}", self.tag)).is_empty()
     }
 
+    /// Says whether anything is started aside here.
+    pub(crate) fn has_aside(&self) -> bool {
+        !cgroup_dirs(&self.aside()).is_empty()
+    }
+
+    /// Returns the group of a sandbox that is being started aside.
+    pub(crate) fn group_aside(&self, id: &SandboxId) -> Option<PathBuf> {
+        cgroup_dirs(&format!("{}/{id}", self.aside())).pop()
+    }
+
+    pub(crate) fn members_aside(&self, id: &SandboxId) -> Vec<u32> {
+        self.group_aside(id).map(|dir| members(&dir)).unwrap_or_default()
+    }
+
+    /// Returns the processes in the group of a sandbox that has its share of the CPU.
+    pub(crate) fn cpu_members(&self, id: &SandboxId) -> Vec<u32> {
+        let mut dirs = cgroup_dirs(&format!("tarn_{}/{id}", self.tag));
+        dirs.retain(|dir| dir.join("cpu.shares").exists() || dir.join("cpu.weight").exists());
+        members(&dirs.pop().unwrap())
+    }
+
+    fn aside(&self) -> String {
+        format!("tarn_{}_aside", self.tag)
+    }
+
     /// Returns how many processes and threads of the host a sandbox has.
     pub(crate) fn host_processes(&self, id: &SandboxId) -> u64 {
         self.group_file(id, "pids.current").unwrap().trim().parse().unwrap()
@@ -233,7 +258,8 @@ impl Host {
     /// Names whatever there still is of a sandbox.
     pub(crate) fn leftovers(&self, id: &SandboxId) -> Vec<String> {
         let mut found = Vec::new();
-        for dir in cgroup_dirs(&format!("tarn_{}/{id}", self.tag)) {
+        let groups = cgroup_dirs(&format!("tarn_{}/{id}", self.tag));
+        for dir in groups.into_iter().chain(self.group_aside(id)) {
             found.push(format!("cgroup {}", dir.display()));
         }
         for entry in walk(&self.state_dir()) {
@@ -264,7 +290,7 @@ impl Drop for Host {
                 }
             }
         }
-        for dir in cgroup_dirs(&parent) {
+        for dir in [cgroup_dirs(&self.aside()), cgroup_dirs(&parent)].concat() {
             wait_until_groups_are_removed(&dir);
         }
         for name in self.slots.lock().drain(..) {
@@ -430,6 +456,11 @@ fn cgroup_dirs(below: &str) -> Vec<PathBuf> {
     let points = mounts.lines().filter(|line| line.contains(" - cgroup"));
     let points = points.filter_map(|line| line.split(' ').nth(4));
     points.map(|point| Path::new(point).join(below)).filter(|dir| dir.is_dir()).collect()
+}
+
+fn members(group: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    text.lines().map(|line| line.parse().unwrap()).collect()
 }
 
 fn wait_until_groups_are_removed(dir: &Path) {

@@ -1,8 +1,8 @@
 //! From create to delete.
 
-use tarn_runtime::Runtime as _;
+use tarn_runtime::{CpuShare, Runtime as _, RuntimeSpec};
 
-use crate::host::{Host, ask, boot};
+use crate::host::{Host, answers, ask, boot};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_lives_and_leaves_nothing() {
@@ -13,4 +13,36 @@ async fn a_sandbox_lives_and_leaves_nothing() {
     assert_eq!(ask(started.daemon, "/").await.unwrap(), "hello");
     runtime.delete(&spec.id).await.unwrap();
     assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_starts_aside_and_comes_in() {
+    let host = Host::new();
+    let (runtime, _events) = host.runtime().await;
+    let least = || RuntimeSpec { share: CpuShare::Least, ..host.prepare() };
+    for promoted in [false, true] {
+        let spec = least();
+        runtime.create(&spec).await.unwrap();
+        assert_eq!(host.members_aside(&spec.id).len() > 1, host.has_aside(), "it waits there");
+        if promoted {
+            runtime.promote(&spec.id).await.unwrap();
+            assert!(host.members_aside(&spec.id).is_empty(), "it has come, for somebody waits");
+        }
+        let started = runtime.start(&spec.id).await.unwrap();
+        assert_eq!(host.group_aside(&spec.id), None, "it is started");
+        assert!(host.cpu_members(&spec.id).contains(&started.pid));
+        answers(&started).await;
+        runtime.delete(&spec.id).await.unwrap();
+        assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+    }
+
+    // What waits for an image has nothing before it to do; what was never started goes as well.
+    let (staged, created) = (least(), least());
+    runtime.stage(&staged).await.unwrap();
+    assert_eq!(host.group_aside(&staged.id), None);
+    runtime.create(&created).await.unwrap();
+    for spec in [staged, created] {
+        runtime.delete(&spec.id).await.unwrap();
+        assert_eq!(host.leftovers(&spec.id), Vec::<String>::new());
+    }
 }
