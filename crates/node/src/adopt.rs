@@ -56,7 +56,13 @@ pub(crate) enum Found {
 /// Goes through ledger and host once.
 pub(crate) async fn adopt_all(shared: &Arc<Shared>) -> Result<(), NodeStartError> {
     let entries = shared.ledger.read_all()?;
-    let is_frozen = |entry: &Entry| entry.frozen;
+    // Nothing else is thawed when there is room.
+    let is_frozen = |entry: &Entry| {
+        entry.frozen
+            && entry.orphaned.is_none()
+            && entry.boot_id == shared.config.boot_id
+            && matches!(entry.state, State::Running { .. })
+    };
     room::first_look(shared, entries.iter().any(|(_, it)| it.as_ref().is_ok_and(is_frozen))).await;
     shared.gpus.adopt(&entries);
     let kept: HashSet<SandboxId> = entries.iter().map(|(id, _)| id.clone()).collect();

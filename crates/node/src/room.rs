@@ -122,8 +122,12 @@ pub(crate) async fn first_look(shared: &Shared, any_frozen: bool) {
     if any_frozen {
         shared.room.send_replace(Room::Short);
     }
-    if let Ok(space) = look(shared).await {
-        settle(shared, space);
+    match look(shared).await {
+        Ok(space) => settle(shared, space),
+        Err(bad) => tracing::error!(error = chain(&*bad), "the room of the pool cannot be asked"),
+    }
+    if any_frozen && *shared.room.borrow() != Room::Enough {
+        tracing::warn!("the pool is almost full: sandboxes stay frozen until there is room");
     }
 }
 

@@ -98,6 +98,17 @@ impl Cgroups {
         SandboxCgroup { layout: self.layout.clone(), path, aside }
     }
 
+    /// Brings in whatever is being started aside: what is to be ended soon must not wait for
+    /// everybody else on the host.
+    pub(crate) fn come_in(&self) {
+        let names = self.aside.iter().flat_map(Aside::names);
+        for id in names.filter_map(|name| name.parse::<SandboxId>().ok()) {
+            if let Err(error) = self.sandbox(&id).come_in() {
+                tracing::debug!(sandbox.id = %id, %error, "what is started aside stays there");
+            }
+        }
+    }
+
     /// Returns every sandbox that has a group in any hierarchy.
     pub(crate) fn list(&self) -> io::Result<Vec<SandboxId>> {
         let mut ids = Vec::new();

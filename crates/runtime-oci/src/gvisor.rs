@@ -47,6 +47,13 @@ const RESIZE_LIMIT: Duration = Duration::from_secs(10);
 const GIVING_BACK: Duration = Duration::from_secs(1);
 const GIVING_BACK_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often what is promoted while it starts is asked to come in.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many times as long what nobody waits for may take: beside others that are busy it gets next
+/// to nothing.
+const LEAST_PATIENCE: u32 = 4;
+
 /// Why the driver cannot be used on this machine.
 #[derive(Debug, Error)]
 pub enum GvisorStartError {
@@ -152,6 +159,7 @@ impl GvisorRuntime {
         let host = |step| move |source| GvisorStartError::Host { step, source };
         let facts = image::facts(version).map_err(host("read the CPU's features"))?;
         let paths = Paths::new(&config.state_dir);
+        Cgroups::find(Layout::detect()?, &config.tag).come_in();
         let ending =
             tokio::time::timeout(config.deadlines.delete, straggler::end_all(&paths)).await;
         let ended = ending.unwrap_or_else(|late| Err(io::Error::other(late)));
@@ -237,8 +245,8 @@ impl GvisorRuntime {
         let made = async {
             let child = self.spawn_making(spec, origin).await?;
             let step = if staged { "stage" } else { "create" };
-            let call = Call { step, id: &spec.id, limit: self.config.deadlines.create };
-            self.runsc.finish(&call, child).await?;
+            let limit = patience(spec.share, self.config.deadlines.create);
+            self.runsc.finish(&Call { step, id: &spec.id, limit }, child).await?;
             // What waits for its start is not done yet.
             if staged { self.end_aside(step, &spec.id).await } else { Ok(()) }
         };
@@ -247,6 +255,22 @@ impl GvisorRuntime {
             self.undo(&spec.id).await;
         }
         made
+    }
+
+    /// Brings in what is still aside until all of it is started: a command that was spawned a
+    /// moment before the sandbox was promoted enters there.
+    fn follow_in(&self, cgroup: SandboxCgroup) {
+        let tasks = self.tasks.clone();
+        let follow = async move {
+            while cgroup.is_aside() {
+                bring_in(&tasks, &cgroup).await;
+                tokio::select! {
+                    () = tasks.stopping() => return,
+                    () = tokio::time::sleep(FOLLOW_PAUSE) => {}
+                }
+            }
+        };
+        drop(self.tasks.spawn("gvisor-follow", follow));
     }
 
     /// Brings what was started aside among the others.
@@ -508,8 +532,8 @@ impl Runtime for GvisorRuntime {
         let doors = self.remains.cgroups.sandbox(id).doors();
         let spawned = blocking(&self.tasks, move || runsc.spawn_start(&sandbox, &doors)).await;
         let child = spawned.map_err(host("start", id))?;
-        let call = Call { step: "start", id, limit: self.config.deadlines.start };
-        self.runsc.finish(&call, child).await?;
+        let limit = patience(spec.share, self.config.deadlines.start);
+        self.runsc.finish(&Call { step: "start", id, limit }, child).await?;
         self.end_aside("start", id).await?;
         let sighting = Sighting { round: Round::default(), standing: Standing::Running };
         self.watch_started("start", &spec, sighting)
@@ -518,9 +542,8 @@ impl Runtime for GvisorRuntime {
     async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         let cgroup = self.living(id)?;
         if cgroup.is_aside() {
-            let group = cgroup.clone();
-            let come = blocking(&self.tasks, move || group.come_in());
-            come.await.map_err(host("promote", id))?;
+            bring_in(&self.tasks, &cgroup).await;
+            self.follow_in(cgroup.clone());
         }
         let mut known = self.known.lock();
         let Some(known) = known.get_mut(id) else {
@@ -682,6 +705,21 @@ async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups) {
         warn!(%error, "the empty network namespace stays mounted");
     }
     cgroups.close();
+}
+
+/// Returns how long a step may take: longer where it gets only what nobody else on the host wants.
+fn patience(share: CpuShare, limit: Duration) -> Duration {
+    match share {
+        CpuShare::Own => limit,
+        CpuShare::Least => limit.saturating_mul(LEAST_PATIENCE),
+    }
+}
+
+async fn bring_in(tasks: &Tasks, cgroup: &SandboxCgroup) {
+    let group = cgroup.clone();
+    if let Err(error) = blocking(tasks, move || group.come_in()).await {
+        tracing::debug!(%error, "what is started aside stays there");
+    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -87,13 +87,30 @@ pub(crate) async fn end_all(cgroup: &SandboxCgroup) -> io::Result<()> {
 pub(crate) async fn end_for_good(cgroup: &SandboxCgroup) -> io::Result<()> {
     let mut pause = Duration::from_millis(1);
     loop {
+        if cgroup.is_aside() {
+            // There, what is to end would wait for everybody else on the host.
+            let group = cgroup.clone();
+            if let Err(error) = apart(move || group.come_in()).await {
+                tracing::debug!(%error, "what is to end stays aside");
+            }
+        }
         end_all(cgroup).await?;
-        if cgroup.try_remove()? {
+        let group = cgroup.clone();
+        if apart(move || group.try_remove()).await? {
             return Ok(());
         }
         tokio::time::sleep(pause).await;
         pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
+}
+
+/// Does what waits for the kernel, whose lock on cgroups is held for some 10 ms when a process is
+/// moved.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Returns the start time of a process in clock ticks since boot; `None` when there is none.

@@ -54,6 +54,7 @@ pub async fn remove_all(state_dir: &Path, tag: &InstanceTag) -> Result<(), Gviso
     let cgroups = Cgroups::find(Layout::detect()?, tag);
     let remains = Remains { paths: Paths::new(state_dir), cgroups, limit };
     let host = |step| move |source| GvisorRemoveError::Host { step, source };
+    remains.cgroups.come_in();
     let ending = tokio::time::timeout(limit, straggler::end_all(&remains.paths)).await;
     let ended = ending.unwrap_or_else(|late| Err(io::Error::other(late)));
     ended.map_err(host("end the commands of a server"))?;

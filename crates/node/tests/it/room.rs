@@ -240,3 +240,18 @@ async fn an_orphan_stands_still_for_its_own_reason() {
     wait_frozen(&world, &id(1), true).await;
     thaw(&world, daemons).await;
 }
+
+#[tokio::test]
+async fn an_orphan_that_was_frozen_keeps_nobody_else_frozen_after_a_restart() {
+    let world = World::new().await;
+    let daemons = start(&world).await;
+    freeze(&world, daemons).await;
+    world.node.orphan(&id(1)).await;
+    world.wait_entry(&id(1), |entry| !entry["orphaned"].is_null()).await;
+    world.host.layers.set_free(ENOUGH);
+    wait_frozen(&world, &id(2), false).await;
+    world.host.layers.set_free(LITTLE);
+    let world = world.restart().await;
+    assert_eq!(world.node.view().await.disk_available, LITTLE, "there is room");
+    assert!(answers(daemons[1]).await, "it goes on");
+}

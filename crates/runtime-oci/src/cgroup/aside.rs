@@ -18,10 +18,10 @@ use std::{
 
 use super::{at, create_group, is_gone};
 
-/// How often what is there is asked to come, and the pause before the next time: what is dying
-/// does not come.
-const ROUNDS: u32 = 200;
-const PAUSE: Duration = Duration::from_millis(1);
+/// How often what is there is asked to come, and the pause before the next time: for 2 s and more,
+/// because what is dying does not come.
+const ROUNDS: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(2);
 
 const PROCESSES: &str = "cgroup.procs";
 
@@ -63,6 +63,12 @@ impl Aside {
         drop(fs::remove_dir(&self.0));
     }
 
+    /// Returns the names of the places in it.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
     pub(crate) fn place(&self, name: &str, home: PathBuf) -> Place {
         Place { dir: self.0.join(name), home }
     }
@@ -97,46 +103,52 @@ impl Place {
     /// Moves what is there to its group among the others. Blocks for some 10 ms if anything is:
     /// the kernel lets an RCU grace period pass.
     pub(crate) fn come_in(&self) -> io::Result<()> {
-        for _ in 0..ROUNDS {
-            let there = match fs::read_to_string(self.dir.join(PROCESSES)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound || is_gone(&error) => {
-                    return Ok(());
-                }
-                other => other.map_err(|error| at(&self.dir, &error))?,
-            };
-            if there.is_empty() {
-                return Ok(());
-            }
-            let door = self.home.join(PROCESSES);
-            for process in there.lines() {
-                match fs::write(&door, process) {
-                    // It has ended.
-                    Err(error)
-                        if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-                    }
-                    other => other.map_err(|error| at(&door, &error))?,
-                }
-            }
-            // Whatever they have begun meanwhile is where they were.
-            let is_empty =
-                fs::read_to_string(self.dir.join(PROCESSES)).is_ok_and(|it| it.is_empty());
-            if !is_empty {
-                thread::sleep(PAUSE);
-            }
-        }
-        Err(at(&self.dir, &io::Error::other("its processes stay there")))
+        self.until(|place| place.is_empty())
     }
 
     /// Moves what is there, and removes it.
     pub(crate) fn end(&self) -> io::Result<()> {
+        self.until(Self::try_remove)
+    }
+
+    /// Moves what is there until something is so.
+    fn until(&self, is_so: impl Fn(&Self) -> io::Result<bool>) -> io::Result<()> {
         for _ in 0..ROUNDS {
-            self.come_in()?;
-            if self.try_remove()? {
+            self.move_all()?;
+            // Whatever they have begun meanwhile is where they were.
+            if is_so(self)? {
                 return Ok(());
             }
             thread::sleep(PAUSE);
         }
-        Err(at(&self.dir, &io::Error::from(io::ErrorKind::ResourceBusy)))
+        Err(at(&self.dir, &io::Error::other("its processes stay there")))
+    }
+
+    fn move_all(&self) -> io::Result<()> {
+        let door = self.home.join(PROCESSES);
+        for process in self.members()?.lines() {
+            match fs::write(&door, process) {
+                // It has ended.
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                other => other.map_err(|error| at(&door, &error))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.members()?.is_empty())
+    }
+
+    /// Returns the processes that are there, a line for each. No group: none.
+    fn members(&self) -> io::Result<String> {
+        match fs::read_to_string(self.dir.join(PROCESSES)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_gone(&error) => {
+                Ok(String::new())
+            }
+            other => other.map_err(|error| at(&self.dir, &error)),
+        }
     }
 
     /// Says no while it is busy.
