@@ -263,7 +263,7 @@ impl GvisorRuntime {
         let tasks = self.tasks.clone();
         let follow = async move {
             while cgroup.is_aside() {
-                bring_in(&tasks, &cgroup).await;
+                process::bring_in(&cgroup).await;
                 tokio::select! {
                     () = tasks.stopping() => return,
                     () = tokio::time::sleep(FOLLOW_PAUSE) => {}
@@ -542,7 +542,7 @@ impl Runtime for GvisorRuntime {
     async fn promote(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         let cgroup = self.living(id)?;
         if cgroup.is_aside() {
-            bring_in(&self.tasks, &cgroup).await;
+            process::bring_in(&cgroup).await;
             self.follow_in(cgroup.clone());
         }
         let mut known = self.known.lock();
@@ -712,13 +712,6 @@ fn patience(share: CpuShare, limit: Duration) -> Duration {
     match share {
         CpuShare::Own => limit,
         CpuShare::Least => limit.saturating_mul(LEAST_PATIENCE),
-    }
-}
-
-async fn bring_in(tasks: &Tasks, cgroup: &SandboxCgroup) {
-    let group = cgroup.clone();
-    if let Err(error) = blocking(tasks, move || group.come_in()).await {
-        tracing::debug!(%error, "what is started aside stays there");
     }
 }
 

@@ -87,13 +87,8 @@ pub(crate) async fn end_all(cgroup: &SandboxCgroup) -> io::Result<()> {
 pub(crate) async fn end_for_good(cgroup: &SandboxCgroup) -> io::Result<()> {
     let mut pause = Duration::from_millis(1);
     loop {
-        if cgroup.is_aside() {
-            // There, what is to end would wait for everybody else on the host.
-            let group = cgroup.clone();
-            if let Err(error) = apart(move || group.come_in()).await {
-                tracing::debug!(%error, "what is to end stays aside");
-            }
-        }
+        // Aside, what is to end would wait for everybody else on the host.
+        bring_in(cgroup).await;
         end_all(cgroup).await?;
         let group = cgroup.clone();
         if apart(move || group.try_remove()).await? {
@@ -101,6 +96,17 @@ pub(crate) async fn end_for_good(cgroup: &SandboxCgroup) -> io::Result<()> {
         }
         tokio::time::sleep(pause).await;
         pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Brings what is being started aside among the others, as far as it comes.
+pub(crate) async fn bring_in(cgroup: &SandboxCgroup) {
+    if !cgroup.is_aside() {
+        return;
+    }
+    let group = cgroup.clone();
+    if let Err(error) = apart(move || group.come_in()).await {
+        tracing::debug!(%error, "what is started aside stays there");
     }
 }
 
