@@ -4,10 +4,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import env
+from harness.wait import until
 from suites.daemon_load import client
 
 RUNS = env.scale(150, 1000)
 AT_ONCE = 50
+
+# As long as the ingress keeps a connection to a daemon that no request takes, and time to see it.
+KEPT_SECS = 60 + 20
 
 
 def test_runs_in_a_row_leave_nothing(server, sdk):
@@ -21,9 +25,14 @@ def test_runs_in_a_row_leave_nothing(server, sdk):
     took = time.perf_counter() - start
     after = client.daemon(server, box.sandbox_id)
     print(f"{RUNS} runs, {took / RUNS * 1e3:.1f} ms each\nbefore {before}\nafter  {after}")
-    assert after["descriptors"] <= before["descriptors"]
     assert after["processes"] <= before["processes"]
     assert after["rss_kb"] <= before["rss_kb"] + 512
+
+    # The ingress may keep one connection more: a request that came as the last answer ended found none ready.
+    def no_more():
+        return client.daemon(server, box.sandbox_id)["descriptors"] <= before["descriptors"]
+
+    until(no_more, timeout=KEPT_SECS, what=f"no more descriptors than {before['descriptors']}")
 
 
 def test_many_at_once(server, sandbox):
