@@ -7,7 +7,9 @@
 """
 
 import argparse
+import bisect
 import contextlib
+import math
 import os
 import pathlib
 import signal
@@ -27,8 +29,12 @@ from ours import filled, rest, snapshot
 from suites.prestart.ahead import counts
 from targets import Target
 
-# After many have ended: what is done behind their last answer would count as quiet.
+# After many have begun or ended: what is done behind their last answer is neither a refill nor quiet.
 SETTLED_SECS = 3
+# As many requests as this brings say what their p99 is.
+QUIET_SECS = 20
+# A second in which the host gave more than this to others says how they are, not how a refill is.
+STOLEN_PERCENT = 1
 KEPT = {"kept": 4, "most": 32}
 # Counts as fast as it can, and says how far it is when it is asked.
 COMPUTE = "import threading\nn=0\ndef f():\n global n\n while 1: n+=1\nthreading.Thread(target=f,daemon=True).start()\nwhile 1:\n input(); print(n,flush=True)"
@@ -113,18 +119,23 @@ class Bench:
                 for _ in range(rounds):
                     refilled(server, number)
                     claimed = [server.create() for _ in range(number)]
+                    time.sleep(SETTLED_SECS)
                     lasted = observe(found["refill"], count, stream, lambda: refilled(server, number))
                     for sandbox in claimed:
                         server.delete(sandbox)
                     until(lambda: not set(claimed) & groups(server), timeout=120, what="the claimed ones to be gone")
                     time.sleep(SETTLED_SECS)
-                    observe(found["quiet"], count, stream, lambda seconds=lasted: time.sleep(seconds))
+                    seconds = min(lasted, QUIET_SECS)
+                    observe(found["quiet"], count, stream, lambda seconds=seconds: time.sleep(seconds))
         self.results["refill"] = found
-        middle = {state: {what: report.p50(values) for what, values in each.items()} for state, each in found.items()}
-        for what, sign, limit in (("counts/s", -1, 5), ("requests/s", -1, 5), ("p99 ms", 1, 25)):
+        middle = {state: {what: p50_of_known(values) for what, values in each.items()} for state, each in found.items()}
+        for what, sign, limit in (("counts/s", -1, 5), ("requests/s", -1, 5), ("spared p99 ms", 1, 25)):
             quiet, refill = middle["quiet"][what], middle["refill"][what]
             change = 100 * sign * (refill - quiet) / quiet
             text = f"{what} beside a refill of {number}: {refill:.4g} against {quiet:.4g}, {sign * change:+.1f} %, at most {sign * limit:+} %"
+            if what == "spared p99 ms":
+                all_of = [f"{middle[state]['p99 ms']:.4g} ({middle[state]['stolen %']:.2g} %)" for state in found]
+                text += f"; with the seconds in which the host gave our processors to others {all_of[1]} against {all_of[0]}"
             self.checks.append((change <= limit, text))
 
     def density(self) -> None:
@@ -254,7 +265,7 @@ class Stream:
         self._server, self._pause = server, 4 / per_second
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._taken: list[float] = []
+        self._taken: list[tuple[float, float]] = []
         self._threads = [threading.Thread(target=self._run, args=(n * self._pause / 4,), daemon=True) for n in range(4)]
 
     def __enter__(self) -> "Stream":
@@ -267,13 +278,16 @@ class Stream:
         for thread in self._threads:
             thread.join()
 
-    def take(self) -> list[float]:
-        """The times since the last call, in ms, from the moment that each was due."""
+    def take(self) -> list[tuple[float, float]]:
+        """When each one since the last call was due, and its time from then on in ms."""
         with self._lock:
             taken, self._taken = self._taken, []
         return taken
 
     def _run(self, offset: float) -> None:
+        # A client is on another machine, and does not wait for this one's processors.
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         with self._server.dial() as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             due = time.perf_counter() + offset
@@ -288,24 +302,76 @@ class Stream:
                 assert answer.startswith(b"HTTP/1.1 200"), answer
                 now = time.perf_counter()
                 with self._lock:
-                    self._taken.append((now - due) * 1e3)
+                    self._taken.append((due, (now - due) * 1e3))
                 due = max(due + self._pause, now - 1)
+
+
+class Stolen:
+    """When others on the host had processors that this machine would have used (`steal` of `/proc/stat`)."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._began = 0.0
+        self._at: list[float] = []
+        self._ticks = [stolen_ticks()]
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Stolen":
+        self._began = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def percent(self) -> float:
+        """Of all processors' time until now."""
+        lasted = time.perf_counter() - self._began
+        return (stolen_ticks() - self._ticks[0]) / lasted / (os.cpu_count() or 1)
+
+    def spared(self, moment: float) -> bool:
+        """Whether the machine had its processors in the second of a moment and in the one before."""
+        second = bisect.bisect_left(self._at, moment)
+        first, last = max(0, second - 1), min(second + 1, len(self._at))
+        return self._ticks[last] - self._ticks[first] <= STOLEN_PERCENT * (os.cpu_count() or 1) * (last - first)
+
+    def _run(self) -> None:
+        while not self._ended.wait(1):
+            self._at.append(time.perf_counter())
+            self._ticks.append(stolen_ticks())
+
+
+def stolen_ticks() -> int:
+    return int(pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
 
 
 def observe(found: dict[str, list[float]], count, stream: Stream, meanwhile) -> float:
     """Notes what the two sandboxes do while something is done; returns the seconds that it took."""
     stream.take()
     before, began = count(), time.perf_counter()
-    meanwhile()
+    with Stolen() as stolen:
+        meanwhile()
     after, lasted = count(), time.perf_counter() - began
-    times = stream.take()
+    taken = stream.take()
+    times = [millis for _, millis in taken]
+    spared = [millis for due, millis in taken if stolen.spared(due)]
     for what, value in (
         ("counts/s", (after - before) / lasted),
         ("requests/s", len(times) / lasted),
         ("p99 ms", report.quantile(times, 0.99)),
+        ("spared p99 ms", report.quantile(spared, 0.99) if spared else math.nan),
+        ("spared %", 100 * len(spared) / len(times)),
+        ("stolen %", stolen.percent()),
+        ("seconds", lasted),
     ):
         found.setdefault(what, []).append(value)
     return lasted
+
+
+def p50_of_known(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return report.p50(known) if known else math.nan
 
 
 def refilled(server: Server, number: int) -> None:

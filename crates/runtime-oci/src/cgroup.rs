@@ -1,5 +1,6 @@
 //! The cgroups of sandboxes: `tarn_<tag>/<id>` in each hierarchy, versions 1 and 2; and while it
-//! starts, of one that nobody waits for, another one for its CPU time ([`aside`]).
+//! starts, of one that nobody waits for, another one for its CPU time ([`aside`]). The server may
+//! have one of its own ([`own`]).
 //!
 //! They are ours and not the backend's: the backend is run inside them, so everything it starts
 //! is in them from its first page, and membership says what belongs to a sandbox even when the
@@ -8,6 +9,7 @@
 mod aside;
 mod layout;
 mod memory;
+mod own;
 mod value;
 
 use std::{
@@ -21,6 +23,7 @@ use tarn_types::{InstanceTag, SandboxId};
 use self::{
     aside::{Aside, Place},
     layout::Controller,
+    own::OwnGroup,
     value::{Need, Setting},
 };
 pub(crate) use self::{
@@ -29,12 +32,16 @@ pub(crate) use self::{
 };
 use crate::limits::Limits;
 
+/// On version 2, where the processes go that were in the group which ours lie in.
+const SERVER: &str = "tarn_server";
+
 /// The hierarchies, with a parent group of ours in each.
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroups {
     layout: Layout,
     parent: String,
     aside: Option<Aside>,
+    own: Option<OwnGroup>,
 }
 
 /// The groups of one sandbox.
@@ -53,8 +60,10 @@ impl Cgroups {
     /// Names the parent groups, which may not exist.
     pub(crate) fn find(layout: Layout, tag: &InstanceTag) -> Self {
         let parent = format!("tarn_{tag}");
-        let aside = layout.own_cpu_dir().map(|dir| Aside::new(dir.join(format!("{parent}_aside"))));
-        Self { layout, parent, aside }
+        let cpu = layout.own_cpu_dir();
+        let aside = cpu.map(|dir| Aside::new(dir.join(format!("{parent}_aside"))));
+        let own = cpu.map(|dir| OwnGroup::new(dir, format!("{parent}_server")));
+        Self { layout, parent, aside, own }
     }
 
     /// Makes the parent groups.
@@ -80,8 +89,21 @@ impl Cgroups {
         Ok(cgroups)
     }
 
-    /// Removes the parent groups, unless there are sandboxes.
+    /// Gives this process a greater share of the CPU than all sandboxes together have. Says no
+    /// where that is not ours to do.
+    pub(crate) fn put_server_first(&self) -> io::Result<bool> {
+        match (&self.layout, &self.own) {
+            (Layout::V2 { base }, _) => own::weigh(&base.join(SERVER)),
+            (Layout::V1 { .. }, Some(group)) => group.enter(&own_groups()?),
+            (Layout::V1 { .. }, None) => Ok(false),
+        }
+    }
+
+    /// Removes the parent groups, unless there are sandboxes, and that of the server.
     pub(crate) fn close(&self) {
+        if let Some(group) = &self.own {
+            group.leave(&own_groups().unwrap_or_default());
+        }
         for dir in self.layout.dirs() {
             // The kernel refuses while there are groups within.
             drop(fs::remove_dir(dir.join(&self.parent)));
@@ -294,7 +316,7 @@ fn hand_on_controllers(dir: &Path) -> io::Result<()> {
     let hand_on = || fs::write(&control, "+memory +cpu +pids");
     let handed = match hand_on() {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            let leaf = dir.join("tarn_server");
+            let leaf = dir.join(SERVER);
             create_group(&leaf)?;
             for pid in fs::read_to_string(dir.join("cgroup.procs"))?.lines() {
                 // One that ended meanwhile need not move.
@@ -305,6 +327,11 @@ fn hand_on_controllers(dir: &Path) -> io::Result<()> {
         other => other,
     };
     handed.map_err(|error| at(&control, &error))
+}
+
+/// Reads which groups this process is in.
+fn own_groups() -> io::Result<String> {
+    fs::read_to_string("/proc/self/cgroup")
 }
 
 fn create_group(dir: &Path) -> io::Result<()> {
@@ -353,6 +380,12 @@ mod tests {
         group.set_all(&[]).unwrap();
         create_group(&group.dir(Controller::Memory)).unwrap();
         assert_eq!(cgroups.list().unwrap(), [id()]);
+
+        assert!(!cgroups.put_server_first().unwrap(), "it is where somebody else has put it");
+        create_group(&dir.path().join("tarn_server")).unwrap();
+        assert!(cgroups.put_server_first().unwrap());
+        let weight = fs::read_to_string(dir.path().join("tarn_server/cpu.weight")).unwrap();
+        assert_eq!(weight, "400");
     }
 
     #[test]

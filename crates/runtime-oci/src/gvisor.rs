@@ -190,6 +190,16 @@ impl GvisorRuntime {
         })
     }
 
+    /// Lets this process come before what sandboxes compute: it passes on their requests. Holds
+    /// until shutdown; for the process that is the server. Says no where the host or whoever runs
+    /// the server has its share of the CPU to say.
+    pub fn put_server_first(&self) -> bool {
+        self.remains.cgroups.put_server_first().unwrap_or_else(|error| {
+            warn!(%error, "the server gets no greater share of the CPU than sandboxes");
+            false
+        })
+    }
+
     /// Makes the bundle and the cgroups, and spawns the command. Blocks: run it apart.
     async fn spawn_making(
         &self,

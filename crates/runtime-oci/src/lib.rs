@@ -15,7 +15,7 @@
 //! cgroups. Every one of them carries the id, so what a crash leaves half made is found and removed
 //! by [`tarn_runtime::Runtime::delete`].
 //! For a server: the cgroups `tarn_<tag>` and `tarn_<tag>_aside` while it runs or has sandboxes,
-//! and, while it runs, one pinned empty network namespace.
+//! and, while it runs, its own, `tarn_<tag>_server`, and one pinned empty network namespace.
 
 mod bundle;
 mod cgroup;

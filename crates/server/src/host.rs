@@ -73,6 +73,9 @@ impl Host {
         let runtime = GvisorRuntime::new(gvisor_config(plan)?, tasks.clone(), events)
             .await
             .context("start the gVisor runtime")?;
+        if runtime.put_server_first() {
+            tracing::debug!("the server comes before what sandboxes compute");
+        }
         let pool = open_pool(plan).context("open the storage pool")?;
         let pool = Arc::new(pool);
         let captures = HostCaptures::start(Arc::clone(&pool), tasks, plan.boot.clone())
