@@ -20,7 +20,7 @@ MB = 1e6
 WIDTHS = (80, 4096)
 # The same program on both sides of the measured connection: bytes in until the end, or bytes out.
 SINK = """
-import socket
+import os, socket
 listener = socket.socket()
 listener.bind(("0.0.0.0", 7000))
 listener.listen()
@@ -29,6 +29,12 @@ buffer = bytearray(1 << 20)
 while True:
     peer = listener.accept()[0]
     left = int(peer.makefile("rb", 0).readline())
+    if left < 0:
+        with open("/tmp/stream", "wb", 0) as file:
+            while count := peer.recv_into(buffer):
+                file.write(memoryview(buffer)[:count])
+            os.fsync(file.fileno())
+        os.unlink("/tmp/stream")
     while left > 0:
         peer.sendall(buffer)
         left -= len(buffer)
@@ -37,6 +43,10 @@ while True:
         pass
     peer.close()
 """
+
+
+# Asks the program inside to write what comes to a file, and to sync it.
+TO_A_FILE = -1
 
 
 @contextmanager
@@ -97,7 +107,8 @@ def host_cat(file: pathlib.Path, size: int) -> None:
 
 
 def files(server: Server, made: str, rounds: int, size: int) -> dict[str, Samples]:
-    """MB/s of one upload and download, of one plain TCP stream each way, and of `dd conv=fsync` inside."""
+    """MB/s of one upload and download, of one plain TCP stream each way, of one that ends in a synced file, and of
+    `dd conv=fsync` inside."""
     pid = client.start(server, made, 'exec python3 -c "$SINK"', env={"SINK": SINK})
     up = lambda: server.sandbox_call(made, "GET", f"/api/v1/processes/{pid}/stdout").json()["lines"]  # noqa: E731
     until(up, what="the plain TCP server inside")
@@ -108,6 +119,7 @@ def files(server: Server, made: str, rounds: int, size: int) -> dict[str, Sample
         "dd conv=fsync": lambda: dd(server, made, size),
         "upload": lambda: upload(server, made, size),
         "download": lambda: download(server, made, size),
+        "TCP to a file": lambda: plain(address, TO_A_FILE, size),
     }
     samples: Samples = {}
     for _ in range(rounds):
@@ -120,7 +132,7 @@ def files(server: Server, made: str, rounds: int, size: int) -> dict[str, Sample
 
 def plain(address: str, get: int, put: int) -> None:
     """One TCP stream to the sandbox's address, nothing between."""
-    block, buffer = bytes(1 << 20), bytearray(1 << 20)
+    block, buffer = os.urandom(1 << 20), bytearray(1 << 20)
     with socket.create_connection((address, 7000), timeout=120) as peer:
         peer.sendall(f"{get}\n".encode())
         for _ in range(put >> 20):
@@ -128,7 +140,7 @@ def plain(address: str, get: int, put: int) -> None:
         peer.shutdown(socket.SHUT_WR)
         while count := peer.recv_into(buffer):
             get -= count
-    assert get == 0, get
+    assert get in (0, TO_A_FILE), get
 
 
 def dd(server: Server, made: str, size: int) -> None:

@@ -229,8 +229,8 @@ impl Upstream {
     }
 
     /// Takes an idle HTTP/1 connection that is ready for a request: one of the lane's own if there
-    /// is any, the latest used first.
-    fn take_http1(&self, port: u16, lane: LaneNumber) -> Option<Connection> {
+    /// is any, the latest used first. Of other lanes' only on request.
+    fn take_http1(&self, port: u16, lane: LaneNumber, any_lane: bool) -> Option<Connection> {
         let mut idle = self.idle.lock();
         let kept = idle.http1.get_mut(&port)?;
         let now = Instant::now();
@@ -248,7 +248,7 @@ impl Upstream {
                 if candidate.connection.lane == lane {
                     return Some(kept.remove(at).connection);
                 }
-                elsewhere = elsewhere.or(Some(at));
+                elsewhere = elsewhere.or(any_lane.then_some(at));
             }
             // One that is not ready is about to be: its task has not run since the last answer
             // ended.

@@ -3,6 +3,7 @@
 use std::{error::Error as _, io, pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
@@ -22,6 +23,10 @@ use crate::{
 
 /// The read buffer of a connection to a sandbox: bounds the head of an answer, and memory.
 const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// From how much on an upload is worth a connection of its own lane: each of its pieces would wake
+/// the other one.
+const LONG_UPLOAD_BYTES: u64 = 1 << 20;
 
 /// What a gRPC server may send ahead of what a client reads, in one call and in all: calls whose
 /// answer nobody reads must be many before they hold up the client's others.
@@ -162,7 +167,11 @@ impl Upstreams {
             (config.pool_user_idle, config.pool_user_most)
         };
         let kept = match target.protocol {
-            Protocol::Http1 => used.0.take_http1(target.port, target.lane).map(Channel::Http1),
+            Protocol::Http1 => {
+                // The daemon takes as many connections as are opened.
+                let any_lane = !daemon || !is_long(request.body());
+                used.0.take_http1(target.port, target.lane, any_lane).map(Channel::Http1)
+            }
             Protocol::Http2 => {
                 used.0.take_http2((target.port, target.client), keep).map(Channel::Http2)
             }
@@ -287,6 +296,11 @@ impl Upstreams {
         };
         self.tasks.spawn_here("ingress-upstream", run).abort_handle()
     }
+}
+
+/// Says whether a body is long, or may be.
+fn is_long(body: &RequestBody) -> bool {
+    !body.is_end_stream() && body.size_hint().upper().is_none_or(|bytes| bytes >= LONG_UPLOAD_BYTES)
 }
 
 /// Says whether a failure to connect may be that of a sandbox that has only just come up.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tarn_ingress::IngressConfig;
@@ -11,7 +11,7 @@ use tarn_task::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    client::{Client, Raw, get},
+    client::{Client, Raw, full, get},
     sandbox::{Recorder, fed, serve, serve_raw},
     world::{KEY, World, eventually, soon},
 };
@@ -36,6 +36,24 @@ async fn an_idle_connection_of_another_thread_is_used_before_a_new_one() {
     assert_eq!(stats.upstream_opened + stats.upstream_reused, 40);
     // A program may serve one at a time. One that is not quite ready is passed over.
     assert!((1..=5).contains(&stats.upstream_opened), "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_long_upload_to_the_daemon_stays_on_its_thread() {
+    let world = World::with(two_threads()).await;
+    let daemon = Recorder::start(&world.tasks).await;
+    let id = world.sandbox(daemon.address);
+    let (mut first, mut second) = (Client::http1(&world).await, Client::http1(&world).await);
+    assert_eq!(first.send(get(&id, "/")).await.text(), "ok");
+    eventually("it is over", || world.stats().requests_active == 0).await;
+    let long = Request::put("/files")
+        .header("host", format!("{id}.local"))
+        .header("authorization", format!("Bearer {KEY}"))
+        .body(full(vec![b'x'; 1 << 20]))
+        .expect("a request");
+    assert_eq!(second.send(long).await.text(), "ok");
+    let stats = world.stats();
+    assert_eq!((stats.upstream_opened, stats.upstream_reused), (2, 0), "{stats:?}");
 }
 
 #[tokio::test]
