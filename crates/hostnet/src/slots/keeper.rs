@@ -19,10 +19,8 @@ use crate::{
 const ROUND: Duration = Duration::from_secs(5);
 
 /// How long nothing has happened when spare slots are built: a burst needs the host's locks and
-/// processors itself, and claims its slots long before its last sandbox runs.
-const CALM: Duration = Duration::from_secs(3);
-/// After so many rounds without a calm moment they are built all the same.
-const RESTLESS_ROUNDS: u32 = 3;
+/// processors itself.
+const CALM: Duration = Duration::from_millis(100);
 /// How long it is remembered how many were needed at once: once to twice as long as this.
 const SPAN: Duration = Duration::from_mins(5);
 
@@ -31,11 +29,8 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     let mut stopping = std::pin::pin!(inner.tasks.stopping());
     let (mut round, mut turn) = (Instant::now() + ROUND, Instant::now() + SPAN);
     // The first slots are built at once.
-    let (mut calm, mut restless) = (true, 0);
+    let mut calm = true;
     loop {
-        if calm {
-            restless = 0;
-        }
         let (builds, surplus, short, settled) = {
             let mut book = inner.book.lock();
             (book.plan_builds(calm), book.plan_removal(), book.is_short(), book.is_settled())
@@ -54,9 +49,8 @@ pub(super) async fn keep(inner: Arc<Inner>) {
             () = inner.wake.notified() => calm = !settled,
             () = tokio::time::sleep(CALM), if short => calm = true,
             () = tokio::time::sleep_until(round) => {
-                round = Instant::now() + ROUND;
-                restless += 1;
-                calm |= restless >= RESTLESS_ROUNDS;
+                // Where nothing is ever calm the spare ones come by and by.
+                (round, calm) = (Instant::now() + ROUND, true);
                 if turn < round {
                     turn = round + SPAN;
                     inner.book.lock().turn();
