@@ -116,10 +116,11 @@ def files(server: Server, made: str, rounds: int, size: int) -> dict[str, Sample
     steps = {
         "TCP in": lambda: plain(address, 0, size),
         "TCP out": lambda: plain(address, size, 0),
+        # Before there is another file: a full pool is slow.
+        "TCP to a file": lambda: plain(address, TO_A_FILE, size),
         "dd conv=fsync": lambda: dd(server, made, size),
         "upload": lambda: upload(server, made, size),
         "download": lambda: download(server, made, size),
-        "TCP to a file": lambda: plain(address, TO_A_FILE, size),
     }
     samples: Samples = {}
     for _ in range(rounds):
