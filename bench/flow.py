@@ -18,7 +18,8 @@ from tensorlake.sandbox import Sandbox
 
 MB = 1e6
 WIDTHS = (80, 4096)
-# The same program on both sides of the measured connection: bytes in until the end, or bytes out.
+# The same program on both sides of the measured connection: bytes in until the end, to a file or to nowhere, or
+# bytes out.
 SINK = """
 import os, socket
 listener = socket.socket()

@@ -67,16 +67,17 @@ def flow_bounds(trips: dict, output: dict, files: dict) -> list[tuple[bool, str]
         rate, beside = p50(output["tarn"][name]), p50(output["host"][name])
         checks.append((rate >= limit, f"{name}: {rate:.0f} MB/s ≥ {limit} MB/s (cat on the host: {beside:.0f})"))
     ((size, samples),) = files.items()
-    for name, wire in (("upload", "TCP in"), ("download", "TCP out")):
+
+    def share(name: str, wire: str) -> float:
         # Pairwise, since the machine's moods last longer than one of them.
         pairs = zip(samples[name], samples[wire], samples["dd conv=fsync"], strict=True)
-        share = p50([mine / min(tcp, disk) for mine, tcp, disk in pairs])
-        text = f"{name} of {size}: {share:.2f} of the slower of {wire} and dd ≥ 0.5"
-        if name == "upload":
-            # What a program inside makes of one stream, with neither HTTP nor the ingress between.
-            pairs = zip(samples["TCP to a file"], samples[wire], samples["dd conv=fsync"], strict=True)
-            text += f" (a stream to a file: {p50([plain / min(tcp, disk) for plain, tcp, disk in pairs]):.2f})"
-        checks.append((share >= 0.5, text))
+        return p50([mine / min(tcp, disk) for mine, tcp, disk in pairs])
+
+    # What a program inside makes of one stream, with neither HTTP nor the ingress between.
+    plain = f" (a stream to a file: {share('TCP to a file', 'TCP in'):.2f})"
+    for name, wire, beside in (("upload", "TCP in", plain), ("download", "TCP out", "")):
+        part = share(name, wire)
+        checks.append((part >= 0.5, f"{name} of {size}: {part:.2f} of the slower of {wire} and dd ≥ 0.5{beside}"))
     return checks
 
 
