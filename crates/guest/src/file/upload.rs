@@ -10,7 +10,10 @@ use std::{
     io::{self, Seek as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{FileError, check_regular};
@@ -47,7 +50,7 @@ struct Existing {
 /// The content so far; its file is removed with it.
 #[derive(Debug)]
 struct Content {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     place: Place,
 }
@@ -79,7 +82,17 @@ impl Upload {
 
     /// Appends to the content.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
-        self.content.file.write_all(bytes).map_err(|error| FileError::new(&self.target, &error))
+        (&*self.content.file).write_all(bytes).map_err(|error| FileError::new(&self.target, &error))
+    }
+
+    /// What brings to the disk what there is of the content, also while more is appended; nothing
+    /// where the content waits elsewhere and is written once more.
+    ///
+    /// A failure of it must fail the upload: the kernel says only once that a write was lost.
+    pub(crate) fn sync(&self) -> Option<impl FnOnce() -> Result<(), FileError> + Send + use<>> {
+        let (file, target) = (Arc::clone(&self.content.file), self.target.clone());
+        let sync = move || file.sync_data().map_err(|error| FileError::new(&target, &error));
+        (self.content.place == Place::Beside).then_some(sync)
     }
 
     /// Puts the content in the target's place, durably.
@@ -109,7 +122,7 @@ impl Upload {
     /// An existing file keeps its mode and owner. Giving a file away is root's: the user was
     /// allowed to replace the content (checked by opening it), not to take the file.
     fn take_over_attributes(&self) -> io::Result<()> {
-        let file = &self.content.file;
+        let file = &*self.content.file;
         let Some(existing) = self.existing else {
             return file.set_permissions(Permissions::from_mode(NEW_FILE_MODE));
         };
@@ -127,8 +140,9 @@ impl Upload {
     fn copy_into_target(&mut self) -> io::Result<()> {
         let mut target = open_for_writing(&self.target)?;
         target.set_len(0)?;
-        self.content.file.rewind()?;
-        io::copy(&mut self.content.file, &mut target)?;
+        let mut content = &*self.content.file;
+        content.rewind()?;
+        io::copy(&mut content, &mut target)?;
         target.sync_all()
     }
 }
@@ -146,7 +160,7 @@ impl Content {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
-        Ok(Self { file, path, place })
+        Ok(Self { file: Arc::new(file), path, place })
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tarn_daemon_api::code;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
     ApiError,
@@ -26,6 +27,13 @@ const WRITE_BYTES: usize = 512 << 10;
 /// While one batch is written the next may come, up to this size.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
+/// So much of an upload is brought to the disk while the rest comes, which is then not waited for
+/// at the end.
+const SYNC_BYTES: usize = 16 << 20;
+
+/// Who holds it syncs ahead: one upload at a time, for there are few file threads.
+static SYNCING: Semaphore = Semaphore::const_new(1);
+
 /// A listing is sent in chunks of about this size.
 const LISTING_CHUNK_BYTES: usize = 64 << 10;
 
@@ -33,6 +41,9 @@ const LISTING_CHUNK_BYTES: usize = 64 << 10;
 struct UploadInProgress {
     identity: Identity,
     upload: Option<Upload>,
+    /// Bytes written since the last sync ahead began.
+    unsynced: usize,
+    syncing: Option<JoinHandle<Result<(), FileError>>>,
 }
 
 /// Bytes of an upload that have come but are not written.
@@ -58,9 +69,8 @@ pub(crate) async fn handle(
         }
         FilesAction::Write => {
             let begin = with_rights(identity, move || Upload::begin(&absolute));
-            let upload =
-                UploadInProgress { identity: identity.clone(), upload: Some(begin.await?) };
-            upload.receive(request.into_body()).await?;
+            let upload = begin.await?;
+            UploadInProgress::new(identity.clone(), upload).receive(request.into_body()).await?;
             Ok(no_content())
         }
         FilesAction::Delete => {
@@ -156,6 +166,10 @@ fn clip(mut chunk: Bytes, left: u64) -> Bytes {
 // === impl UploadInProgress ===
 
 impl UploadInProgress {
+    fn new(identity: Identity, upload: Upload) -> Self {
+        Self { identity, upload: Some(upload), unsynced: 0, syncing: None }
+    }
+
     async fn receive(mut self, mut body: Incoming) -> Result<(), ApiError> {
         let _memory = GiveBack;
         let mut batch = Batch::default();
@@ -179,6 +193,7 @@ impl UploadInProgress {
             }
         }
         self.write(batch).await?;
+        self.synced().await?;
         let Some(upload) = self.upload.take() else { return Ok(()) };
         with_rights(&self.identity, move || upload.commit()).await?;
         Ok(())
@@ -190,13 +205,43 @@ impl UploadInProgress {
             self.upload = Some(upload);
             return Ok(());
         }
+        self.unsynced += batch.bytes;
         let work = move || {
             let outcome = batch.chunks.iter().try_for_each(|bytes| upload.write(bytes));
             Ok((outcome, upload))
         };
         let (outcome, upload) = with_rights(&self.identity, work).await?;
         self.upload = Some(upload);
-        Ok(outcome?)
+        outcome?;
+        if self.unsynced >= SYNC_BYTES {
+            self.sync_ahead().await?;
+        }
+        Ok(())
+    }
+
+    /// Begins to bring to the disk what is written, unless that goes on already.
+    async fn sync_ahead(&mut self) -> Result<(), FileError> {
+        if self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished()) {
+            return Ok(());
+        }
+        self.synced().await?;
+        let Some(sync) = self.upload.as_ref().and_then(Upload::sync) else { return Ok(()) };
+        let Ok(permit) = SYNCING.try_acquire() else { return Ok(()) };
+        self.unsynced = 0;
+        let identity = self.identity.clone();
+        self.syncing = Some(tokio::task::spawn_local(async move {
+            let _permit = permit;
+            with_rights(&identity, sync).await
+        }));
+        Ok(())
+    }
+
+    /// Waits for the sync under way.
+    async fn synced(&mut self) -> Result<(), FileError> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        syncing.await.unwrap_or_else(|error| {
+            Err(FileError::Failed(format!("the sync of an upload ended: {error}")))
+        })
     }
 }
 
