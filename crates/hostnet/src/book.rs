@@ -159,7 +159,7 @@ impl Book {
     pub(crate) fn is_short(&self) -> bool {
         self.settled
             && self.states.len() < usize::from(self.maximum)
-            && self.coming() < self.waiting + self.spare.div_ceil(2)
+            && self.coming() < self.waiting + self.spared()
     }
 
     /// Begins another span of time: what was claimed before the last one is forgotten.
@@ -221,10 +221,17 @@ impl Book {
     }
 
     /// Counts the slots that may be free: what was needed at once lately may be needed again, and
-    /// to build a slot takes many times as long as to reuse one.
+    /// to build a slot takes many times as long as to reuse one. Enough for none to be missing in
+    /// the next such burst, or each would build the spare ones beside those who wait.
     fn kept(&self) -> usize {
         let [before, now] = self.busiest;
-        self.spare.max(before.max(now).saturating_sub(self.owners.len())) + self.waiting
+        let burst = before.max(now) + self.spared();
+        self.spare.max(burst.saturating_sub(self.owners.len())) + self.waiting
+    }
+
+    /// Counts the spare slots without which some are missing.
+    fn spared(&self) -> usize {
+        self.spare.div_ceil(2)
     }
 
     fn claim(&mut self, slot: SlotId, id: &SandboxId) {

@@ -52,7 +52,7 @@ def none(find, what: str, timeout: float = SETTLE) -> None:
         raise AssertionError(f"{what}, after {timeout:g} s: {found}") from None
 
 
-def fill_slots(server, at_once: int = 5) -> None:
+def fill_slots(server, at_once: int = 8) -> None:
     """Has the server keep as many slots as it ever does where so many are in use, so that later ones are no leak."""
     box.gone(server, [server.create(name=box.fresh_name()) for _ in range(at_once)])
 

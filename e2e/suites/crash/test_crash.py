@@ -119,7 +119,7 @@ ROUNDS = [(m, f"-burst-{m.replace(' ', '-')}-{n}") for m in MOMENTS for n in ran
 @pytest.mark.parametrize(("moment", "label"), ROUNDS, ids=[label[1:] for _, label in ROUNDS])
 def test_killed_in_the_middle_of_twenty_creates(new_server, moment, label):
     # As many network slots as are in use at once are kept for a while: that is no leak.
-    server = new_server(label, config={"network": {"spare_slots": BURST}})
+    server = new_server(label, config={"network": {"spare_slots": 2 * BURST}})
     warm = [server.create() for _ in range(4)]
     for sandbox in warm:
         server.delete(sandbox)
