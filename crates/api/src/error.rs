@@ -64,6 +64,8 @@ pub enum ErrorCode {
     NoSuchGpu,
     /// The project has that SSH key already.
     SshKeyExists,
+    /// The project has no such build.
+    BuildNotFound,
     /// The build takes no context any more.
     BuildNotAwaiting,
     /// A quota of the project leaves less.
@@ -103,7 +105,7 @@ pub struct Refusal {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidRequest,
         Self::LimitExceeded,
         Self::NotSupported,
@@ -131,6 +133,7 @@ impl ErrorCode {
         Self::ImageNameTaken,
         Self::NoSuchGpu,
         Self::SshKeyExists,
+        Self::BuildNotFound,
         Self::BuildNotAwaiting,
         Self::QuotaExceeded,
         Self::RateLimited,
@@ -170,6 +173,7 @@ impl ErrorCode {
             Self::ImageNameTaken => "IMAGE_NAME_TAKEN",
             Self::NoSuchGpu => "NO_SUCH_GPU",
             Self::SshKeyExists => "SSH_KEY_EXISTS",
+            Self::BuildNotFound => "BUILD_NOT_FOUND",
             Self::BuildNotAwaiting => "BUILD_NOT_AWAITING",
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::RateLimited => "RATE_LIMITED",
@@ -203,7 +207,8 @@ impl ErrorCode {
             | Self::SnapshotNotFound
             | Self::PoolNotFound
             | Self::ImageNotFound
-            | Self::TemplateNotFound => 404,
+            | Self::TemplateNotFound
+            | Self::BuildNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::SandboxNameTaken
             | Self::SandboxTerminated
@@ -243,7 +248,8 @@ impl ErrorCode {
             | Self::SnapshotNotFound
             | Self::PoolNotFound
             | Self::ImageNotFound
-            | Self::TemplateNotFound => ErrorClass::NotFound,
+            | Self::TemplateNotFound
+            | Self::BuildNotFound => ErrorClass::NotFound,
             Self::SandboxNameTaken
             | Self::SandboxTerminated
             | Self::SandboxBusy

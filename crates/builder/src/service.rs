@@ -406,9 +406,12 @@ impl Builder {
         id: &str,
         digest: &str,
     ) -> Result<BuildView, BuilderError> {
-        let view = self.fetch(project, id)?;
-        let id = view.record.id;
+        // Only what it is from here on counts: another seal, or a cancel, may have come first.
         let _turn = self.0.turn.lock().await;
+        let BuildRecord { id, status, .. } = self.fetch(project, id)?.record;
+        if status.is_terminal() {
+            return Err(BuilderError::NotAwaiting { id, status });
+        }
         let uploaded = {
             let builds = self.0.builds.lock();
             builds.get(&id).and_then(|entry| entry.uploaded.clone())
@@ -422,12 +425,8 @@ impl Builder {
                 "digest: the context that was uploaded is {uploaded}; upload it again"
             )));
         }
-        let status = view.record.status;
         if status == BuildStatus::Running {
             return self.fetch(project, id.as_str());
-        }
-        if status != BuildStatus::Pending {
-            return Err(BuilderError::NotAwaiting { id, status });
         }
         let now = self.0.clock.now();
         let deadline = now.plus_secs(self.0.config.operation_secs);
@@ -472,13 +471,12 @@ impl Builder {
             BuildStatus::Succeeded => return Ok(Cancel::AlreadyCompleted(record)),
             BuildStatus::Failed => return Ok(Cancel::AlreadyFailed(record)),
             BuildStatus::Cancelled => return Ok(Cancel::AlreadyCancelled(record)),
-            BuildStatus::Pending => self.give_up(&id).await?,
-            BuildStatus::Running => {
-                let builds = self.0.builds.lock();
-                if let Some(entry) = builds.get(&id) {
-                    entry.cancel.send_replace(true);
-                }
+            BuildStatus::Pending => {
+                self.give_up(&id).await?;
+                // It may have been sealed before that had its turn.
+                self.interrupt(&id);
             }
+            BuildStatus::Running => self.interrupt(&id),
         }
         match tokio::time::timeout(CANCEL_WAIT, self.ended(&id)).await {
             Ok(Some(record)) if record.status == BuildStatus::Succeeded => {
@@ -507,6 +505,13 @@ impl Builder {
             }
             // The sender is ours.
             drop(changes.changed().await);
+        }
+    }
+
+    /// Tells the run of a build that nobody wants it any more; if there is none, nothing happens.
+    fn interrupt(&self, id: &BuildId) {
+        if let Some(entry) = self.0.builds.lock().get(id) {
+            entry.cancel.send_replace(true);
         }
     }
 
@@ -590,7 +595,7 @@ impl Builder {
             status = status.as_str(), "build ended"
         );
         if let Some(entry) = self.0.builds.lock().get_mut(id) {
-            (entry.built, entry.legacy) = (None, None);
+            (entry.built, entry.legacy, entry.uploaded) = (None, None, None);
         }
         self.remove_context(id).await;
         let older = self.records(|other| {

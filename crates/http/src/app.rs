@@ -24,6 +24,8 @@ pub struct HttpConfig {
     pub api_url: String,
     /// The largest JSON body, in bytes. Default: 1 MiB (spec 00 §3).
     pub body_limit: usize,
+    /// The same where images are built and registered. Default: 4 MiB (spec 00 §3).
+    pub build_body_limit: usize,
     /// How long a body may take to arrive. Default: 30 s.
     pub body_timeout: Duration,
     /// How long a create is held for a caller that names no budget. Default: 30 s (spec 01 §2).
@@ -68,6 +70,7 @@ impl HttpConfig {
             ingress,
             api_url,
             body_limit: 1 << 20,
+            build_body_limit: 4 << 20,
             body_timeout: Duration::from_secs(30),
             hold: Duration::from_secs(30),
             hold_max: Duration::from_secs(3600),

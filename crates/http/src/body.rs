@@ -16,7 +16,16 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Reads a whole body.
 pub(crate) async fn read_body(config: &HttpConfig, body: Body) -> Result<Bytes, Failure> {
-    let read = collect(body, config.body_limit);
+    read(config, body, config.body_limit).await
+}
+
+/// Reads a whole body that is about a build or a registered image.
+pub(crate) async fn read_build_body(config: &HttpConfig, body: Body) -> Result<Bytes, Failure> {
+    read(config, body, config.build_body_limit).await
+}
+
+async fn read(config: &HttpConfig, body: Body, limit: usize) -> Result<Bytes, Failure> {
+    let read = collect(body, limit);
     match tokio::time::timeout(config.body_timeout, read).await {
         Ok(result) => result,
         Err(_elapsed) => {

@@ -29,7 +29,7 @@ use tarn_types::{RegistryLogin, TemplateId};
 
 use crate::{
     app::App,
-    body::read_body,
+    body::read_build_body,
     failure::Failure,
     sandbox::{note_ignored, path_param},
 };
@@ -65,7 +65,7 @@ async fn create(
     body: Body,
 ) -> Result<Response, Failure> {
     let request_id = request_id(&headers)?;
-    let request = note_ignored(CreateBuild::parse(&read_body(&app.config, body).await?)?);
+    let request = note_ignored(CreateBuild::parse(&read_build_body(&app.config, body).await?)?);
     let CreateBuild { kind, name, global, resources, logins, parents } = request;
     let logins = by_registry(&app, logins);
     let ask = BuildAsk {
@@ -103,7 +103,8 @@ async fn prepare(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Response, Failure> {
-    let request = note_ignored(PrepareTemplateBuild::parse(&read_body(&app.config, body).await?)?);
+    let request =
+        note_ignored(PrepareTemplateBuild::parse(&read_build_body(&app.config, body).await?)?);
     let PrepareTemplateBuild { name, dockerfile, public, parent, parents } = request;
     let parent = match parent.as_deref().map(str::parse::<TemplateId>) {
         None => None,
@@ -149,7 +150,7 @@ async fn complete(
     BuildPath(id): BuildPath,
     body: Body,
 ) -> Result<Json<TemplateBody>, Failure> {
-    let request = CompleteTemplateBuild::parse(&read_body(&app.config, body).await?)?;
+    let request = CompleteTemplateBuild::parse(&read_build_body(&app.config, body).await?)?;
     let CompleteTemplateBuild { snapshot_id } = note_ignored(request);
     let image = app.parts.builder.complete(&caller.project, &id, &snapshot_id).await?;
     Ok(Json(TemplateBody::new(&image)))
@@ -211,7 +212,7 @@ async fn seal(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<BuildBody>, Failure> {
-    let request = note_ignored(SealContext::parse(&read_body(&app.config, body).await?)?);
+    let request = note_ignored(SealContext::parse(&read_build_body(&app.config, body).await?)?);
     let view = app.parts.builder.seal(&caller.project, &id, &request.digest).await?;
     Ok(Json(show(&app, &headers, &view)))
 }
@@ -221,7 +222,7 @@ async fn cancel(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Json<BuildCancelled>, Failure> {
-    let request = note_ignored(CancelBuild::parse(&read_body(&app.config, body).await?)?);
+    let request = note_ignored(CancelBuild::parse(&read_build_body(&app.config, body).await?)?);
     let builder = &app.parts.builder;
     let cancelled = match request {
         CancelBuild::Build(id) => builder.cancel(&caller.project, &id).await?,
@@ -285,7 +286,7 @@ impl<S: Sync> FromRequestParts<S> for BuildPath {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
         let id = path_param(parts, "id").await;
-        id.map(Self).ok_or_else(|| Failure::new(ErrorCode::NotFound, "no such build"))
+        id.map(Self).ok_or_else(|| Failure::new(ErrorCode::BuildNotFound, "no such build"))
     }
 }
 
@@ -294,7 +295,7 @@ impl<S: Sync> FromRequestParts<S> for BuildPath {
 impl From<BuilderError> for Failure {
     fn from(refused: BuilderError) -> Self {
         let code = match &refused {
-            BuilderError::NotFound(_) => ErrorCode::NotFound,
+            BuilderError::NotFound(_) => ErrorCode::BuildNotFound,
             // Its body is another one where it can be.
             BuilderError::InProgress(_)
             | BuilderError::NotAwaiting { .. }

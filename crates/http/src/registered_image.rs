@@ -17,7 +17,7 @@ use tarn_types::{ImageFamily, TemplateId};
 
 use crate::{
     app::App,
-    body::read_body,
+    body::read_build_body,
     failure::Failure,
     sandbox::{Empty, note_ignored, path_param},
 };
@@ -138,7 +138,7 @@ async fn register(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Json<TemplateBody>, Failure> {
-    let request = note_ignored(RegisterImage::parse(&read_body(&app.config, body).await?)?);
+    let request = note_ignored(RegisterImage::parse(&read_build_body(&app.config, body).await?)?);
     let RegisterImage { name, snapshot_id, snapshot_sandbox_id, dockerfile, public } = request;
     if let Some(said) = snapshot_sandbox_id {
         let snapshot = app.control().snapshot_fetch(&caller.project, &snapshot_id).await?;
@@ -164,7 +164,8 @@ async fn register_cas(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<(StatusCode, Json<CasImageBody>), Failure> {
-    let request = note_ignored(RegisterCasImage::parse(&read_body(&app.config, body).await?)?);
+    let request =
+        note_ignored(RegisterCasImage::parse(&read_build_body(&app.config, body).await?)?);
     let RegisterCasImage { name, snapshot_id, public } = request;
     let ask = ImageAsk {
         project: caller.project.clone(),

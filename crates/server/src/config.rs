@@ -228,7 +228,7 @@ pub(crate) struct RetentionSection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ProcessLogsSection {
-    /// How long what processes print is kept, in days. Default: 7.
+    /// How long what processes print is kept, in days; records show at most 127. Default: 7.
     pub(crate) retention_days: u32,
     /// How much one sandbox may print into the store over time, in KiB a second. Default: 1024.
     pub(crate) rate_kb_per_sec: u64,

@@ -1,6 +1,7 @@
 """Images that the official SDK builds, through the new image service: steps, cache, failures, cancels."""
 
 import contextlib
+import hashlib
 import json
 import signal
 import urllib.error
@@ -186,6 +187,9 @@ def test_uploads_are_checked(server):
     with pytest.raises(urllib.error.HTTPError) as refused:
         put(url, b"x")
     assert refused.value.code == 403
+    late = server.call("POST", seal, {"digest": hashlib.sha256(b"x" * 10240).hexdigest()})
+    assert (late.status, late.code) == (409, "BUILD_NOT_AWAITING"), late
+    assert server.call("GET", f"/images/v4/builds/{identity}").json()["status"] == "cancelled"
 
 
 def put(url: str, body: bytes) -> int:
@@ -235,5 +239,6 @@ def test_what_runs_out_is_told(server, tmp_path, command, advice):
 
 
 def test_record(server):
-    assert server.call("GET", "/images/v4/builds/build_0000000000000000").status == 404
+    reply = server.call("GET", "/images/v4/builds/build_0000000000000000")
+    assert (reply.status, reply.code) == (404, "BUILD_NOT_FOUND"), reply
     assert json.loads(server.call("POST", "/images/v4/builds", {"kind": "x"}).body)["code"] == "INVALID_REQUEST"

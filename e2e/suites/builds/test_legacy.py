@@ -122,7 +122,8 @@ def test_a_build_is_its_clients_and_given_up_with_it(server):
     build = server.call("POST", BUILDS, ask).json()
     server.delete(server.create(image=build["builder"]["image"], resources=SHAPE))
     until(lambda: status(build) == "cancelled", 20, "the build to be given up")
-    assert server.call("POST", f"{BUILDS}/build_0000000000000000/complete", {"snapshotId": "x"}).status == 404
+    reply = server.call("POST", f"{BUILDS}/build_0000000000000000/complete", {"snapshotId": "x"})
+    assert (reply.status, reply.code) == (404, "BUILD_NOT_FOUND"), reply
 
 
 @FULL

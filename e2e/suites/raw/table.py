@@ -87,12 +87,14 @@ CREATE = {
     "too many in deny_out": _create({"network": {"deny_out": ["1.1.1.1"] * 257}}, LIMIT),
     # --- fields of later slices ---
     "snapshot": _create({"snapshot_id": "abc"}, (404, "SNAPSHOT_NOT_FOUND")),
+    "snapshot empty": _create({"snapshot_id": ""}, (404, "SNAPSHOT_NOT_FOUND")),
     "snapshot as number": _create({"snapshot_id": 5}, BAD),
     "file systems": _create({"file_systems": [{"file_system_id": "a", "mount_path": "/m"}]}, LATER),
     "a secret of nobody": _create({"secret_names": ["A"]}, (400, "SECRET_NOT_FOUND")),
     "a secret that cannot be": _create({"secret_names": ["A-B"]}, (400, "SECRET_NOT_FOUND")),
     "secrets as text": _create({"secret_names": "A"}, BAD),
     "template": _create({"template_id": "abc"}, (404, "TEMPLATE_NOT_FOUND")),
+    "template empty": _create({"template_id": ""}, (404, "TEMPLATE_NOT_FOUND")),
 }
 
 OBJECT = {
@@ -147,6 +149,7 @@ OBJECT = {
     "secret too long": ("PUT", "/platform/v1/secrets", {"name": "A", "value": "x" * 65_537}, *LIMIT),
     "no such secret": ("DELETE", "/platform/v1/secrets/A", None, 404, "SECRET_NOT_FOUND"),
     "no such route": ("GET", "/nope", None, 404, "NOT_FOUND"),
+    "a build by no id": ("GET", "/images/v4/builds/build_x", None, 404, "BUILD_NOT_FOUND"),
     # Spec 08 §4: only a 404 here makes 0.5.163 say cleanly that there is no registry.
     "an image by no id": ("GET", "/images/v4/images/image_x", None, 404, "IMAGE_NOT_FOUND"),
     "an image by no name": ("DELETE", "/images/v4/images/name/a/b:c", None, 404, "IMAGE_NOT_FOUND"),

@@ -5,6 +5,8 @@ from harness.sdk import value
 from harness.wait import until
 from tensorlake.sandbox import RemoteAPIError, SandboxError
 
+# More days than the SDK's number can hold.
+SERVER = {"config": {"process_logs": {"retention_days": 400}}}
 SCRIPT = "for i in $(seq 0 9); do echo out $i; echo err $i >&2; done"
 
 
@@ -32,7 +34,7 @@ def test_records_and_filters(printed):
     assert page.next_token is None and len(page.logs) == 22
     run, started = value(printed.list_log_processes()).processes
     first = page.logs[0]
-    assert (first.body, first.level, first.application, first.retention) == ("out 0", 3, "sandbox", 7)
+    assert (first.body, first.level, first.application, first.retention) == ("out 0", 3, "sandbox", 127)
     assert first.sandbox_id == printed.sandbox_id and len(first.uuid) == 36
     assert abs(first.timestamp - run.first_seen) < 60_000 and first.timestamp > 1_700_000_000_000
     attributes = dict(first.resource_attributes)

@@ -43,7 +43,7 @@ pub(super) fn errors(operation: BuildOperation) -> &'static [ErrorCode] {
         BuildOperation::Create => {
             &[ErrorCode::InvalidRequest, ErrorCode::QuotaExceeded, ErrorCode::PayloadTooLarge]
         }
-        BuildOperation::Fetch => &[ErrorCode::NotFound],
+        BuildOperation::Fetch => &[ErrorCode::BuildNotFound],
         BuildOperation::Upload => &[
             ErrorCode::InvalidRequest,
             ErrorCode::Forbidden,
@@ -51,9 +51,9 @@ pub(super) fn errors(operation: BuildOperation) -> &'static [ErrorCode] {
             ErrorCode::PayloadTooLarge,
         ],
         BuildOperation::Seal => {
-            &[ErrorCode::InvalidRequest, ErrorCode::NotFound, ErrorCode::BuildNotAwaiting]
+            &[ErrorCode::InvalidRequest, ErrorCode::BuildNotFound, ErrorCode::BuildNotAwaiting]
         }
-        BuildOperation::Cancel => &[ErrorCode::InvalidRequest, ErrorCode::NotFound],
+        BuildOperation::Cancel => &[ErrorCode::InvalidRequest, ErrorCode::BuildNotFound],
         BuildOperation::TemplatePrepare => &[
             ErrorCode::InvalidRequest,
             ErrorCode::Forbidden,
@@ -63,7 +63,7 @@ pub(super) fn errors(operation: BuildOperation) -> &'static [ErrorCode] {
         ],
         BuildOperation::TemplateComplete => &[
             ErrorCode::InvalidRequest,
-            ErrorCode::NotFound,
+            ErrorCode::BuildNotFound,
             ErrorCode::BuildNotAwaiting,
             ErrorCode::ImageNameTaken,
             ErrorCode::QuotaExceeded,

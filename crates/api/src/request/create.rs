@@ -128,7 +128,7 @@ impl CreateSandbox {
             wait: fields.boolean("wait")?.unwrap_or(true),
             snapshot_id: snapshot_id(&mut fields)?,
             secret_names: secret_names(&mut fields)?,
-            template_id: template_id(&mut fields)?,
+            template_id: fields.text("template_id")?.map(str::to_owned),
         };
         refuse_file_systems(&mut fields)?;
         value.settle()?;
@@ -317,9 +317,7 @@ pub(crate) fn unauthenticated_access(fields: &mut Fields<'_>) -> Result<Option<b
 
 /// Takes `snapshot_id`; what is no id is nobody's.
 fn snapshot_id(fields: &mut Fields<'_>) -> Result<Option<SnapshotId>, Refusal> {
-    let Some(text) = fields.text("snapshot_id")?.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
+    let Some(text) = fields.text("snapshot_id")? else { return Ok(None) };
     text.parse().map(Some).map_err(|_no_id| {
         let shown: String = text.chars().take(80).collect();
         Refusal::new(ErrorCode::SnapshotNotFound, format!("snapshot_id: no snapshot `{shown}`"))
@@ -343,11 +341,6 @@ fn secret_names(fields: &mut Fields<'_>) -> Result<Option<Vec<SecretName>>, Refu
         }
     }
     Ok(Some(names))
-}
-
-fn template_id(fields: &mut Fields<'_>) -> Result<Option<String>, Refusal> {
-    let id = fields.text("template_id")?.filter(|text| !text.is_empty());
-    Ok(id.map(str::to_owned))
 }
 
 pub(super) fn refuse_file_systems(fields: &mut Fields<'_>) -> Result<(), Refusal> {

@@ -8,6 +8,10 @@ use utoipa::ToSchema;
 /// What every record of process output says it comes from.
 const APPLICATION: &str = "sandbox";
 
+/// The most days that a record may show: clients read the number as a signed byte, and one that is
+/// larger makes them refuse the whole page. What is kept for longer is kept nonetheless.
+const RETENTION_MOST: u8 = 127;
+
 /// A page of log records, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -47,8 +51,10 @@ pub struct LogRecord {
     pub function_runs: Vec<String>,
     /// 3 for standard output, 5 for standard error, 4 where the server let lines go.
     pub level: u8,
-    /// For how many days it is kept.
-    pub retention: u32,
+    /// For how many days it is kept; 127 stands for more as well, since clients read no larger
+    /// number.
+    #[schema(minimum = 0, maximum = 127)]
+    pub retention: u8,
 }
 
 /// The processes whose output is there.
@@ -116,9 +122,13 @@ impl LogRecord {
             allocations: Vec::new(),
             function_runs: Vec::new(),
             level: line.level.number(),
-            retention: facts.retention_days,
+            retention: shown_retention(facts.retention_days),
         }
     }
+}
+
+fn shown_retention(days: u32) -> u8 {
+    u8::try_from(days).map_or(RETENTION_MOST, |days| days.min(RETENTION_MOST))
 }
 
 fn resource_attributes(process: &LogProcess) -> Vec<[String; 2]> {
@@ -217,6 +227,14 @@ mod tests {
         assert_eq!(json!(list), json!({"logs": []}));
         let list = LogList { logs: vec![], next_token: Some("t".to_owned()) };
         assert_eq!(json!(list), json!({"logs": [], "nextToken": "t"}));
+    }
+
+    #[test]
+    fn retention_is_a_number_that_clients_can_read() {
+        for (days, expected) in [(1, 1), (127, 127), (128, 127), (256, 127), (u32::MAX, 127)] {
+            assert_eq!(shown_retention(days), expected, "{days}");
+            assert!(i8::try_from(shown_retention(days)).is_ok(), "{days}");
+        }
     }
 
     #[test]

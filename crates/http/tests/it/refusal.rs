@@ -100,9 +100,11 @@ const BODIES: &[Bad] = &[
     ("POST", "/sandboxes", r#"{"max_pending_secs":-5}"#, 400, "INVALID_REQUEST"),
     ("POST", "/sandboxes", r#"{"wait":0}"#, 400, "INVALID_REQUEST"),
     ("POST", "/sandboxes", r#"{"snapshot_id":"abc"}"#, 404, "SNAPSHOT_NOT_FOUND"),
+    ("POST", "/sandboxes", r#"{"snapshot_id":""}"#, 404, "SNAPSHOT_NOT_FOUND"),
     ("POST", "/sandboxes", r#"{"snapshot_id":5}"#, 400, "INVALID_REQUEST"),
     ("POST", "/sandboxes", r#"{"snapshot_id":"snap_0123456789abcdef"}"#, 404, "SNAPSHOT_NOT_FOUND"),
     ("POST", "/sandboxes", r#"{"template_id":"abc"}"#, 404, "TEMPLATE_NOT_FOUND"),
+    ("POST", "/sandboxes", r#"{"template_id":""}"#, 404, "TEMPLATE_NOT_FOUND"),
     ("POST", "/sandboxes", r#"{"secret_names":["TOKEN"]}"#, 400, "SECRET_NOT_FOUND"),
     (
         "POST",
@@ -149,6 +151,8 @@ const PATHS: &[Bad] = &[
     ("POST", "/sandboxes/box/copy?times=x", "", 400, "INVALID_REQUEST"),
     ("POST", "/sandboxes/box/copy?times=101", "", 400, "LIMIT_EXCEEDED"),
     ("GET", "/sandboxes/none/snapshots", "", 404, "SANDBOX_NOT_FOUND"),
+    ("GET", "/images/v4/builds/build_x", "", 404, "BUILD_NOT_FOUND"),
+    ("GET", "/images/v4/builds/build_0000000000000000", "", 404, "BUILD_NOT_FOUND"),
     ("GET", "/snapshots/nothing", "", 404, "SNAPSHOT_NOT_FOUND"),
     ("GET", "/snapshots/snap_0000000000000000", "", 404, "SNAPSHOT_NOT_FOUND"),
     ("DELETE", "/snapshots/snap_0000000000000000", "", 404, "SNAPSHOT_NOT_FOUND"),
@@ -278,6 +282,60 @@ async fn a_body_is_bounded_in_size_and_time() {
     let broken = stream::iter([Ok(Bytes::from("{")), Err(std::io::Error::other("cut"))]);
     let answer = server.ask("POST", "/sandboxes").body(Body::from_stream(broken)).send().await;
     answer.refuses(400, "INVALID_REQUEST");
+}
+
+/// Path and beginning of the body of each route where images are built or registered, and the code
+/// of a body that is read; none = it is taken.
+const BUILD_BODIES: &[(&str, &str, Option<&str>)] = &[
+    ("/images/v4/builds", r#"{"kind":"dockerfile","name":"one","#, None),
+    ("/images/v4/builds/cancel", r#"{"client_request_id":"nobody","#, None),
+    (
+        "/images/v4/builds/build_0000000000000000/context/seal",
+        r#"{"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","#,
+        Some("BUILD_NOT_FOUND"),
+    ),
+    (
+        "/images/v4/images/from-snapshot",
+        r#"{"name":"a","snapshot_id":"snap_0123456789abcdef","#,
+        Some("SNAPSHOT_NOT_FOUND"),
+    ),
+    (
+        "/platform/v1/sandbox-templates",
+        r#"{"name":"a","snapshotId":"snap_0123456789abcdef","#,
+        Some("SNAPSHOT_NOT_FOUND"),
+    ),
+    ("/platform/v1/sandbox-template-builds", r#"{"name":"two","dockerfile":"FROM a","#, None),
+    (
+        "/platform/v1/sandbox-template-builds/build_0000000000000000/complete",
+        r#"{"snapshotId":"snap_0123456789abcdef","#,
+        Some("BUILD_NOT_FOUND"),
+    ),
+];
+
+#[tokio::test]
+async fn a_body_about_a_build_may_be_larger() {
+    let server = Server::start().await;
+    for (path, start, code) in BUILD_BODIES {
+        for (bytes, is_read) in [(2 << 20, true), (4 << 20, true), ((4 << 20) + 1, false)] {
+            let (start, end) = (format!(r#"{start}"ignored":""#), r#""}"#);
+            let body = format!("{start}{}{end}", "x".repeat(bytes - start.len() - end.len()));
+            assert_eq!(body.len(), bytes);
+            // The same request is the same build.
+            let ask = server.ask("POST", path).header("idempotency-key", "one");
+            let answer = ask.body(body).send().await;
+            match (is_read, code) {
+                (false, _) => answer.refuses(413, "PAYLOAD_TOO_LARGE"),
+                (true, Some(code)) => answer.refuses(404, code),
+                (true, None) => assert_eq!(answer.status, 200, "{path}: {answer:?}"),
+            }
+        }
+    }
+    let large = format!(r#"{{"ignored":"{}"}}"#, "x".repeat(2 << 20));
+    for path in ["/sandboxes", "/sandbox-pools", "/platform/v1/secrets"] {
+        let method = if path.starts_with("/platform") { "PUT" } else { "POST" };
+        let answer = server.ask(method, path).body(large.clone()).send().await;
+        answer.refuses(413, "PAYLOAD_TOO_LARGE");
+    }
 }
 
 #[tokio::test]

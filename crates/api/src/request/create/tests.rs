@@ -21,8 +21,8 @@ fn what_says_nothing_asks_for_the_defaults() {
         "entrypoint":null,"exposed_ports":null,"allow_unauthenticated_access":null,"wait":null,
         "auto_resume":null,"max_pending_secs":null,"snapshot_id":null,"template_id":null,
         "secret_names":null,"file_systems":null}"#;
-    let empties = r#"{"resources":{"gpus":[]},"entrypoint":[],"snapshot_id":"","template_id":"",
-        "secret_names":[],"file_systems":[]}"#;
+    let empties = r#"{"resources":{"gpus":[]},"entrypoint":[],"secret_names":[],
+        "file_systems":[]}"#;
     for body in ["", " \n", "{}", nulls] {
         assert_eq!(parse(body), Ok(defaults()), "{body}");
     }
@@ -30,6 +30,15 @@ fn what_says_nothing_asks_for_the_defaults() {
     let resources = ResourcesRequest { gpus: Some(Vec::new()), ..ResourcesRequest::default() };
     let present = CreateSandbox { resources, resources_present: true, ..defaults() };
     assert_eq!(parse(empties), Ok(present));
+}
+
+#[test]
+fn an_empty_id_is_an_id_of_nobody() {
+    // Whether there is such an image is not known here.
+    let template = CreateSandbox { template_id: Some(String::new()), ..defaults() };
+    assert_eq!(parse(r#"{"template_id":""}"#), Ok(template));
+    let (code, text) = parse(r#"{"snapshot_id":""}"#).expect_err("it is no id");
+    assert_eq!((code, text.as_str()), (SnapshotNotFound, "snapshot_id: no snapshot ``"));
 }
 
 #[test]

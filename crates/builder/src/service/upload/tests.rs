@@ -7,7 +7,10 @@ use tarn_task::{ManualClock, SeededEntropy, Tasks};
 use tarn_types::{BuildKind, BuildRecord, ErrorClass, ProjectId, Resources, UnixMillis};
 
 use super::*;
-use crate::service::{BuildAsk, BuilderConfig};
+use crate::service::{BuildAsk, BuilderConfig, Cancel};
+
+/// The SHA-256 of a context in which there is nothing.
+const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// A builder whose builds await their contexts.
 struct Site {
@@ -59,6 +62,28 @@ impl Site {
     async fn upload(&self, build: &BuildRecord) -> Result<Upload, BuilderError> {
         let token = build.upload_token.clone().expect("it awaits a context");
         self.builder.upload(build.id.as_str(), &token).await
+    }
+
+    /// Begins a build whose context, in which there is nothing, lies there and is not sealed.
+    async fn unsealed(&self, name: &str) -> BuildRecord {
+        let build = self.build(name).await;
+        let upload = self.upload(&build).await.expect("it awaits a context");
+        upload.finish().await.expect("it is whole");
+        build
+    }
+
+    async fn seal(&self, build: &BuildRecord) -> Result<BuildStatus, BuilderError> {
+        let sealed = self.builder.seal(&build.project, build.id.as_str(), NOTHING).await;
+        sealed.map(|view| view.record.status)
+    }
+
+    async fn cancel(&self, build: &BuildRecord) -> Result<Cancel, BuilderError> {
+        self.builder.cancel(&build.project, build.id.as_str()).await
+    }
+
+    fn status(&self, build: &BuildRecord) -> BuildStatus {
+        let view = self.builder.fetch(&build.project, build.id.as_str());
+        view.expect("it is kept").record.status
     }
 
     fn files(&self) -> usize {
@@ -117,4 +142,77 @@ async fn a_full_disk_takes_no_context() {
     let refused = site.upload(&build).await.map(drop).expect_err("there is no room");
     assert_eq!(refused.class(), ErrorClass::Unavailable);
     assert_eq!(site.files(), 0);
+}
+
+// Below, all wait for the turn in the order in which they stand, until the last one lets it go.
+
+#[tokio::test]
+async fn what_is_cancelled_before_its_seal_stays_cancelled() {
+    let site = Site::start(|_defaults| {}).await;
+    let build = site.unsealed("a").await;
+    let turn = site.builder.0.turn.lock().await;
+    let (cancelled, sealed, ()) = tokio::join!(
+        biased;
+        site.cancel(&build),
+        site.seal(&build),
+        async { drop(turn) },
+    );
+    assert!(matches!(cancelled, Ok(Cancel::Cancelled(_))), "{cancelled:?}");
+    for sealed in [sealed, site.seal(&build).await] {
+        let refused = sealed.expect_err("it is cancelled");
+        let is_told =
+            matches!(refused, BuilderError::NotAwaiting { status: BuildStatus::Cancelled, .. });
+        assert!(is_told, "{refused:?}");
+    }
+    assert_eq!(site.status(&build), BuildStatus::Cancelled);
+}
+
+#[tokio::test]
+async fn two_seals_begin_one_run() {
+    let site = Site::start(|_defaults| {}).await;
+    let build = site.unsealed("a").await;
+    let turn = site.builder.0.turn.lock().await;
+    let (first, second, turn) = tokio::join!(
+        biased;
+        site.seal(&build),
+        site.seal(&build),
+        async {
+            drop(turn);
+            site.builder.0.turn.lock().await
+        },
+    );
+    assert_eq!(first.expect("it awaits its context"), BuildStatus::Running);
+    assert_eq!(second.expect("it is the same"), BuildStatus::Running);
+    // They have time to begin, and without the turn none can end.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let runs = site.builder.0.builds.lock()[&build.id].cancel.receiver_count();
+    assert_eq!(runs, 1);
+    drop(turn);
+}
+
+#[tokio::test]
+async fn a_cancel_behind_the_seal_ends_the_run() {
+    let site = Site::start(|_defaults| {}).await;
+    let build = site.unsealed("a").await;
+    let turn = site.builder.0.turn.lock().await;
+    let (sealed, cancelled, ()) = tokio::join!(
+        biased;
+        site.seal(&build),
+        site.cancel(&build),
+        async {
+            drop(turn);
+            let _turn = site.builder.0.turn.lock().await;
+            let is_told = *site.builder.0.builds.lock()[&build.id].cancel.borrow();
+            assert!(is_told, "nobody told the run");
+        },
+    );
+    assert_eq!(sealed.expect("it awaits its context"), BuildStatus::Running);
+    // There is no Dockerfile in its context: it may have failed just before.
+    assert!(
+        matches!(cancelled, Ok(Cancel::Cancelled(_) | Cancel::AlreadyFailed(_))),
+        "{cancelled:?}"
+    );
+    assert!(site.status(&build).is_terminal());
 }
