@@ -13,16 +13,19 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
-    sockopt::{BindToDevice, ReuseAddr},
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
+        sockopt::{BindToDevice, ReuseAddr},
+    },
 };
 use parking_lot::Mutex;
 use tarn_types::DenialReason;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -47,8 +50,10 @@ const MOST_DATAGRAMS: usize = 64;
 const MOST_CONNECTIONS: usize = 8;
 /// How long a connection may be idle (RFC 7766 §6.2.3 asks for seconds).
 const IDLE: Duration = Duration::from_secs(10);
-/// Receive errors in a row after which the interface must be gone.
+/// Errors in a row after which the interface must be gone, but for those that pass.
 const MOST_ERRORS: u32 = 100;
+/// How long no connection is taken after one could not be: the server may have no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Policies under which one question is judged; one that outlives them is refused.
 const MOST_POLICIES: usize = 3;
@@ -98,6 +103,7 @@ pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
     let mut connections = FuturesUnordered::new();
     let mut buffer = vec![0; LONGEST_UDP + 1];
     let mut errors = 0;
+    let mut accepts_at: Option<Instant> = None;
     loop {
         tokio::select! {
             received = ears.udp.recv_from(&mut buffer), if datagrams.len() < MOST_DATAGRAMS => {
@@ -120,15 +126,23 @@ pub(crate) async fn serve(ears: Ears, resolver: Resolver) {
                 }
             }
             Some(()) = datagrams.next(), if !datagrams.is_empty() => {}
-            accepted = ears.tcp.accept(), if connections.len() < MOST_CONNECTIONS => {
+            accepted = ears.tcp.accept(),
+                if accepts_at.is_none() && connections.len() < MOST_CONNECTIONS =>
+            {
                 match accepted {
                     Ok((stream, from)) if from.ip() == IpAddr::V4(ears.sandbox) => {
                         errors = 0;
                         connections.push(resolver.answer_connection(stream, allowance, asker));
                     }
                     Ok(_) => {}
-                    Err(_) => errors += 1,
+                    Err(error) => {
+                        errors += u32::from(!passes(&error));
+                        accepts_at = Some(Instant::now() + ACCEPT_PAUSE);
+                    }
                 }
+            }
+            () = sleep_until(accepts_at.unwrap_or_else(Instant::now)), if accepts_at.is_some() => {
+                accepts_at = None;
             }
             Some(()) = connections.next(), if !connections.is_empty() => {}
         }
@@ -260,6 +274,15 @@ impl Resolver {
     }
 }
 
+/// Says whether what kept a connection from being taken passes by itself.
+fn passes(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::ECONNABORTED)
+    )
+}
+
 fn bound(interface: &str, kind: SockType) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Inet, kind, flags, None)?;
@@ -271,4 +294,20 @@ fn bound(interface: &str, kind: SockType) -> io::Result<OwnedFd> {
     let [a, b, c, d] = GATEWAY.octets();
     bind(fd.as_raw_fd(), &SockaddrIn::new(a, b, c, d, RESOLVER_PORT))?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_descriptors_does_not_count_as_a_lost_interface() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ECONNABORTED] {
+            assert!(passes(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::ENETDOWN, Errno::ENODEV, Errno::EBADF, Errno::EINVAL] {
+            assert!(!passes(&errno.into()), "{errno}");
+        }
+        assert!(!passes(&io::Error::other("of no number")));
+    }
 }

@@ -252,12 +252,12 @@ fn servers_that_start_together_take_different_addresses() {
 #[test]
 fn nothing_is_left_after_a_hundred_lives_and_removal() {
     on_a_host(|host| async move {
-        // As many as are used at once: a slot more would be kept for a while.
-        let config = SlotsConfig { spare: 4, ..host.config("aaaaaa") };
+        // Twice as many as are used at once: slots more would be kept for a while.
+        let config = SlotsConfig { spare: 8, ..host.config("aaaaaa") };
         let bare = inventory(&config.run_dir);
         let server = Server::start(config.clone()).await;
         server.slots.settle().await.expect("settle");
-        let settled = |server: &Server| server.slots.ready() == 4;
+        let settled = |server: &Server| server.slots.ready() == 8;
         until("slots are ready", || settled(&server)).await;
         let before = inventory(&config.run_dir);
         for _ in 0..25 {

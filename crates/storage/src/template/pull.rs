@@ -31,6 +31,9 @@ const ROOM_FACTOR: u64 = 3;
 const PULL_LIMIT: Duration = Duration::from_secs(600);
 const SLOWEST_BYTES_PER_SEC: u64 = 256 << 10;
 
+/// How long a registry may take to say what an image is made of, for the same reason.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(60);
+
 /// The pulls under way.
 #[derive(Debug)]
 pub(super) struct Pulls {
@@ -193,8 +196,11 @@ impl Shared {
         let _turn = self.pulls.turns.acquire().await.expect("it is never closed");
         let reference = self.rules.check(source)?;
         tracing::info!(image = source, "pulling an image");
-        let found = self.puller.look_up(&reference, credentials.as_ref()).await;
-        let found = found.map_err(|bad| trouble_of(source, &bad))?;
+        let look_up = self.puller.look_up(&reference, credentials.as_ref());
+        let found = match tokio::time::timeout(LOOK_UP_LIMIT, look_up).await {
+            Ok(found) => found.map_err(|bad| trouble_of(source, &bad))?,
+            Err(_elapsed) => return Err(silent(source)),
+        };
         if found.manifest().as_str() != digest.as_str() {
             let reason = format!("its registry now has {} under that digest", found.manifest());
             return Err(trouble(source, PullTrouble::Unusable, reason));
@@ -374,6 +380,12 @@ fn late(image: &str, limit: Duration) -> ImageError {
     trouble(image, PullTrouble::Unreachable, reason)
 }
 
+fn silent(image: &str) -> ImageError {
+    let limit = LOOK_UP_LIMIT.as_secs();
+    let reason = format!("its registry did not say within {limit} s what it is made of; ask again");
+    trouble(image, PullTrouble::Unreachable, reason)
+}
+
 fn no_room(image: &str) -> ImageError {
     let reason = "the server's disk has no room for it beside what images.reserve_mb keeps free; \
                   ask its operator to free space, or use a smaller image";
@@ -401,7 +413,47 @@ async fn tree_size(path: std::path::PathBuf, tasks: &tarn_task::Tasks) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::TcpListener, sync::Arc};
+
+    use tarn_host::Images as _;
+    use tarn_oci::RegistryOptions;
+    use tarn_task::{ManualClock, Tasks};
+
     use super::*;
+    use crate::{HostImages, ImageRules, StockImages};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_never_says_what_an_image_is_keeps_its_turn_from_nobody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // The kernel takes connections, and nobody answers them.
+        let registry = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = registry.local_addr().expect("it is bound");
+        let never = Duration::from_secs(1 << 20);
+        let (connect_timeout, idle_timeout) = (never, never);
+        let registries =
+            RegistryOptions { connect_timeout, idle_timeout, ..RegistryOptions::default() };
+        let rules = ImageRules { at_once: 1, registries, ..ImageRules::default() };
+        let tasks = Tasks::new();
+        let stock = StockImages::open(dir.path(), tasks.clone());
+        let clock = Arc::new(ManualClock::default());
+        let images = HostImages::open(stock, dir.path(), rules, tasks, clock).expect("it opens");
+        let pull = async |digit: &str| {
+            let digest = format!("sha256:{}", digit.repeat(64));
+            let source = Some(format!("{address}/app@{digest}"));
+            let pin = ImagePin { digest: digest.parse().expect("a digest"), source };
+            images.pull(&pin, None).await
+        };
+        let both = async { tokio::join!(pull("a"), pull("b")) };
+        let pulled = tokio::time::timeout(3 * LOOK_UP_LIMIT, both).await;
+        let (first, second) = pulled.expect("neither holds the only turn for ever");
+        for pulled in [first, second] {
+            let Err(ImageError::Pull { trouble, reason, .. }) = pulled else {
+                unreachable!("nobody said what it is: {pulled:?}");
+            };
+            assert_eq!(trouble, PullTrouble::Unreachable, "{reason}");
+            assert!(reason.contains("60 s"), "{reason}");
+        }
+    }
 
     #[test]
     fn a_slow_line_has_its_time_and_a_dripping_one_has_not() {
