@@ -382,7 +382,8 @@ impl Control {
         Some(snapshot)
     }
 
-    async fn forget_steps(&self) -> Result<(), ControlError> {
+    /// Forgets the steps that nobody has used for long, or that are too many.
+    pub(crate) async fn forget_steps(&self) -> Result<(), ControlError> {
         for step in self.0.kept_steps.expired(self.0.parts.clock.now()) {
             self.forget_step(&step).await?;
         }

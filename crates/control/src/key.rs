@@ -1,5 +1,7 @@
 //! API keys: made once, kept as hashes, remembered in memory.
 
+use std::collections::HashMap;
+
 use sha2::{Digest as _, Sha256};
 use tarn_store::{KeyHash, KeyRecord, ProjectRecord, StoreError};
 use tarn_types::{KeyId, ProjectId};
@@ -15,6 +17,20 @@ const MAX_KEY_LENGTH: usize = 256;
 /// The longest name of a project.
 const MAX_PROJECT_NAME: usize = 63;
 
+/// Whose the keys are that were seen before.
+#[derive(Debug, Default)]
+pub(crate) struct KnownKeys {
+    callers: HashMap<KeyHash, Caller>,
+    /// How many were revoked since the start.
+    revocations: u64,
+}
+
+/// When nothing was known of a key. Its record may be read then.
+#[derive(Debug, Clone, Copy)]
+struct Unknown {
+    revocations: u64,
+}
+
 // === impl Control ===
 
 impl Control {
@@ -27,16 +43,17 @@ impl Control {
             return Err(ControlError::Unauthenticated);
         }
         let hash = hash(bearer);
-        if let Some(caller) = self.0.keys.read().get(&hash) {
-            return Ok(caller.clone());
-        }
+        let seen = match self.0.keys.read().look(&hash) {
+            Ok(caller) => return Ok(caller),
+            Err(seen) => seen,
+        };
         let key = match self.0.parts.store.key_fetch(&hash).await {
             Ok(key) if key.revoked_at.is_none() => key,
             Ok(_) | Err(StoreError::NotFound { .. }) => return Err(ControlError::Unauthenticated),
             Err(failed) => return Err(failed.into()),
         };
         let caller = Caller { key: key.id, project: key.project, project_name: key.project_name };
-        self.0.keys.write().insert(hash, caller.clone());
+        self.0.keys.write().note(hash, caller.clone(), seen);
         Ok(caller)
     }
 
@@ -97,7 +114,7 @@ impl Control {
             Err(StoreError::NotFound { .. }) => return Err(ControlError::NotFound("key")),
             Err(failed) => return Err(failed.into()),
         }
-        self.0.keys.write().retain(|_, caller| caller.key != *id);
+        self.0.keys.write().revoke(id);
         tracing::info!(key.id = %id, "key revoked");
         Ok(())
     }
@@ -128,6 +145,27 @@ impl Control {
     }
 }
 
+// === impl KnownKeys ===
+
+impl KnownKeys {
+    fn look(&self, hash: &KeyHash) -> Result<Caller, Unknown> {
+        let unknown = Unknown { revocations: self.revocations };
+        self.callers.get(hash).cloned().ok_or(unknown)
+    }
+
+    /// Notes whose a key is, unless one was revoked since: it may be this one, read before that.
+    fn note(&mut self, hash: KeyHash, caller: Caller, unknown: Unknown) {
+        if unknown.revocations == self.revocations {
+            self.callers.insert(hash, caller);
+        }
+    }
+
+    fn revoke(&mut self, id: &KeyId) {
+        self.revocations += 1;
+        self.callers.retain(|_, caller| caller.key != *id);
+    }
+}
+
 fn hash(secret: &str) -> KeyHash {
     KeyHash(Sha256::digest(secret.as_bytes()).into())
 }
@@ -139,4 +177,28 @@ fn check_project_name(name: &str) -> Result<(), ControlError> {
         return Err(ControlError::Invalid { field: "project", reason });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_a_revocation_is_not_noted() {
+        let caller = Caller {
+            key: KeyId::from_random([1; 16]),
+            project: ProjectId::from_random([2; 16]),
+            project_name: "team".to_owned(),
+        };
+        let (id, key) = (caller.key.clone(), hash("tl_apiKey_x"));
+        let mut known = KnownKeys::default();
+        let unknown = known.look(&key).expect_err("not seen yet");
+        known.revoke(&id);
+        known.note(key, caller.clone(), unknown);
+        let unknown = known.look(&key).expect_err("it was revoked meanwhile");
+        known.note(key, caller, unknown);
+        assert!(known.look(&key).is_ok());
+        known.revoke(&id);
+        assert!(known.look(&key).is_err());
+    }
 }

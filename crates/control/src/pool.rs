@@ -256,15 +256,20 @@ impl Control {
     }
 
     async fn replace_pool(&self, pool: &Arc<Pool>, ask: PoolAsk) -> Result<PoolView, ControlError> {
-        let _turn = pool.turn().await;
         for _ in 0..CONFLICT_ROUNDS {
+            let seen = pool.now();
+            let network = seen.definition.network.as_ref();
+            // A registry may be asked, for seconds: nothing of the pool waits for it.
+            let (settings, _found) =
+                self.pool_settings(&seen.project, ask.clone(), network).await?;
+            let _turn = pool.turn().await;
             let before = pool.now();
             if !self.0.pools.has(pool) {
                 return Err(ControlError::PoolNotFound(before.id.to_string()));
             }
-            let network = before.definition.network.as_ref();
-            let project = &before.project;
-            let (settings, _found) = self.pool_settings(project, ask.clone(), network).await?;
+            if before.definition.network != seen.definition.network {
+                continue;
+            }
             let after = PoolRecord {
                 updated_at: self.0.parts.clock.now(),
                 definition: settings.definition,

@@ -147,6 +147,13 @@ impl Control {
             loop {
                 control.purge_archive().await;
                 control.expire_logs().await;
+                if let Err(failed) = control.forget_steps().await {
+                    let detail = failed.detail().unwrap_or_default();
+                    tracing::warn!(
+                        error = %failed, detail,
+                        "old build steps were not forgotten; trying again later"
+                    );
+                }
                 tokio::select! {
                     () = &mut stopping => break,
                     () = tokio::time::sleep(PURGE_PERIOD) => {}

@@ -1,19 +1,20 @@
 //! The handle on the control plane, what it is made of, and its start.
 
-use std::{collections::HashMap, future::Future, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use parking_lot::RwLock;
 use tarn_host::Images;
 use tarn_node_api::Node;
 use tarn_scheduler::AdmissionRule;
-use tarn_store::{KeyHash, Store, StoreError, log::LogStore};
+use tarn_store::{Store, StoreError, log::LogStore};
 use tarn_task::{Clock, Entropy, Tasks};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    Caller, ControlError, Limits, SecretKeys,
+    ControlError, Limits, SecretKeys,
     build::KeptSteps,
     image::ImageTable,
+    key::KnownKeys,
     log::LogCounters,
     pool::Pools,
     project::Quotas,
@@ -88,7 +89,7 @@ pub(crate) struct Inner {
     pub(crate) config: ControlConfig,
     pub(crate) table: Table,
     pub(crate) nodes: RwLock<Vec<Arc<dyn Node>>>,
-    pub(crate) keys: RwLock<HashMap<KeyHash, Caller>>,
+    pub(crate) keys: RwLock<KnownKeys>,
     /// Rung when a pending sandbox may have become placeable.
     pub(crate) placement: Notify,
     pub(crate) log_counters: LogCounters,

@@ -120,7 +120,11 @@ impl Table {
             maps.usages.change(Some(&before), &record);
             take(place, &mut maps);
             if let Some(old) = old_name.filter(|_| ended || before.asked.name != new_name) {
-                maps.by_name.remove(&(project.clone(), old));
+                // The free name may be another's already: who comes next is not behind this one.
+                let key = (project.clone(), old);
+                if maps.by_name.get(&key) == Some(&id) {
+                    maps.by_name.remove(&key);
+                }
             }
             if ended {
                 maps.by_id.remove(&id);
@@ -226,4 +230,76 @@ fn sort(entries: &mut [Arc<Entry>]) {
         let record = entry.now().record;
         (record.created_at, record.id.clone())
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use tarn_types::{
+        BootImage, EndCause, Generation, Intent, PortAccess, Resources, SandboxSpec, Target,
+        UnixMillis,
+    };
+
+    use super::*;
+
+    fn named(number: u8, name: &str) -> SandboxRecord {
+        SandboxRecord {
+            id: SandboxId::from_random([number; SandboxId::LENGTH]),
+            project: ProjectId::from_random([1; 16]),
+            created_at: UnixMillis(0),
+            asked: SandboxSpec {
+                name: name.parse().ok(),
+                image: BootImage {
+                    name: "image".parse().expect("a name"),
+                    pin: None,
+                    registered: None,
+                },
+                resources: Resources::default(),
+                entrypoint: None,
+                secret_names: Vec::new(),
+                timeout_secs: 0,
+                network: None,
+                ports: PortAccess::default(),
+                auto_resume: true,
+                max_pending_secs: None,
+                template_id: None,
+                restore: None,
+            },
+            intent: Intent {
+                generation: Generation::FIRST,
+                target: Target::Running,
+                node: None,
+                pending_reason: None,
+            },
+            observed: None,
+            sequence: 1,
+            running_at: None,
+            terminated_at: None,
+            end: None,
+            capturing: None,
+            member: None,
+            resize: None,
+        }
+    }
+
+    #[test]
+    fn a_name_that_another_has_by_now_stays_the_other_s() {
+        let table = Table::default();
+        let (old, new, renamed) = (named(1, "box"), named(2, "box"), named(3, "other"));
+        let by_name = |name: &str| {
+            let found = table.get_by_name(&old.project, &name.parse().expect("a name"));
+            found.map(|entry| entry.now().record.id.clone())
+        };
+        let entry = table.insert(old.clone(), None);
+        // The store has freed the name and given it away before this is told of the end.
+        table.insert(new.clone(), None);
+        let cause = EndCause::RuntimeDied { reason: "gone".to_owned() };
+        let ended = SandboxRecord { sequence: 2, end: Some(cause), ..old.clone() };
+        table.publish(&entry, ended, None);
+        assert_eq!(by_name("box"), Some(new.id.clone()));
+
+        let entry = table.insert(renamed.clone(), None);
+        let freed = SandboxRecord { sequence: 2, ..named(3, "third") };
+        table.publish(&entry, freed, None);
+        assert_eq!((by_name("other"), by_name("third")), (None, Some(renamed.id)));
+    }
 }

@@ -188,6 +188,25 @@ async fn a_claim_at_the_maximum_waits_for_the_end_of_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pool_is_looked_after_while_a_registry_is_asked_for_its_change() {
+    let world = World::new(Manner::Prompt).await;
+    let pool = world.pool(2, None).await;
+    let digest = format!("sha256:{}", "a".repeat(64)).parse().expect("a digest");
+    world.images.offer("registry/pool:1", &digest, None);
+    world.images.set_answering(false);
+    let change = PoolAsk { image: "registry/pool:1".parse().expect("a name"), ..ask(2, None) };
+    let (changed, ()) =
+        tokio::join!(world.control.pool_update(&world.project, &pool, change), async {
+            world.until("the question", async || world.images.asked() == 1).await;
+            let claimed = world.claim(&pool).await;
+            assert_eq!(claimed.status, SandboxStatus::Running);
+            world.until_idle(&pool, 2).await;
+            world.images.set_answering(true);
+        });
+    assert_eq!(changed.expect("changed").record.definition.image.name.as_str(), "registry/pool:1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_takes_nothing_beyond_a_maximum_that_was_just_reached() {
     let world = World::new(Manner::Prompt).await;
     let pool = world.pool(1, Some(2)).await;

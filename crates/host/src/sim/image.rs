@@ -27,6 +27,8 @@ pub struct SimImages {
     /// How often the registry was asked.
     asked: Mutex<usize>,
     unreachable: Mutex<bool>,
+    /// Whether the registry says what a reference means.
+    answering: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,6 +63,7 @@ impl SimImages {
             pulls: Mutex::default(),
             asked: Mutex::default(),
             unreachable: Mutex::default(),
+            answering: watch::Sender::new(true),
         }
     }
 
@@ -90,6 +93,11 @@ impl SimImages {
     /// Cuts the registry off, or lets it be reached again.
     pub fn set_reachable(&self, reachable: bool) {
         *self.unreachable.lock() = !reachable;
+    }
+
+    /// Has the registry answer nobody who asks what a reference means, or all who wait.
+    pub fn set_answering(&self, answering: bool) {
+        self.answering.send_replace(answering);
     }
 
     /// Returns how often the registry was asked what a reference means.
@@ -156,6 +164,7 @@ impl Images for SimImages {
         login: Option<&RegistryLogin>,
     ) -> Result<ImagePin, ImageError> {
         *self.asked.lock() += 1;
+        drop(self.answering.subscribe().wait_for(|answering| *answering).await);
         let offer = self.offered(reference, login)?;
         Ok(ImagePin { digest: offer.digest, source: Some(reference.to_owned()) })
     }
