@@ -8,10 +8,10 @@ use tarn_scheduler::{Placement, Room, place};
 use tarn_store::{ListQuery, PageKey};
 use tarn_types::{
     BootImage, ByteSize, Generation, GpuStock, Intent, NetworkLog, NodeId, PendingReason,
-    PoolMember, PortAccess, ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef,
-    SandboxSpec, SandboxStatus, SnapshotKind, Target, TemplateId, UnixMillis,
+    PoolMember, ProjectId, Resources, SandboxId, SandboxRecord, SandboxRef, SandboxSpec,
+    SandboxStatus, SnapshotKind, Target, TemplateId, UnixMillis,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Control, ControlError, CreateAsk, ListAsk, ListPage, NetworkPatch, PatchAsk, SandboxView,
@@ -22,6 +22,10 @@ use crate::{
 
 /// How long a patch waits for its node to put a new policy in force.
 const PATCH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a patch of a policy waits for a sandbox that is on its way to run. One that takes
+/// longer waits for its image, or for others; the new policy is in force before it does anything.
+const START_DEADLINE: Duration = Duration::from_secs(2);
 
 // === impl Control ===
 
@@ -134,7 +138,9 @@ impl Control {
         })
     }
 
-    /// Changes a sandbox, all or nothing. A new policy is in force before this returns.
+    /// Changes a sandbox, all or nothing. A new policy is in force before this returns, or before
+    /// the sandbox does anything if it does not run yet. While a snapshot is taken of it, which its
+    /// node does first, that is waited for as long as `hold`.
     ///
     /// # Errors
     /// Fails when there is none, it has ended, the name is taken, or its node does not answer.
@@ -143,6 +149,7 @@ impl Control {
         project: &ProjectId,
         sandbox: &SandboxRef,
         ask: PatchAsk,
+        hold: Duration,
     ) -> Result<SandboxView, ControlError> {
         let record = self.find(project, sandbox).await?;
         if record.end.is_some() {
@@ -151,12 +158,13 @@ impl Control {
         if ask.auto_resume == Some(false) && record.asked.name.is_none() && ask.name.is_none() {
             return Err(ControlError::Ephemeral { field: "auto_resume" });
         }
-        let patch = merge(&record.asked.ports, ask);
+        let concerns_policy = !matches!(ask.network, NetworkPatch::Keep);
+        let patch = patch_of(ask);
         let (control, id) = (self.clone(), record.id.clone());
         let record = self
             .finish("sandbox_patch", async move {
                 let moved = control.transition(&id, Event::Patched(patch)).await?;
-                control.in_force(moved.into_record()).await
+                control.in_force(moved.into_record(), concerns_policy, hold).await
             })
             .await?;
         if record.end.is_some() {
@@ -439,27 +447,47 @@ impl Control {
         rooms
     }
 
-    /// Waits until the node of a running sandbox has reported the record's generation.
+    /// Waits until the node of a sandbox has reported the record's generation; of one that is not
+    /// there yet only where a policy was changed, which it may still miss.
     async fn in_force(
         &self,
         record: Arc<SandboxRecord>,
+        concerns_policy: bool,
+        hold: Duration,
     ) -> Result<Arc<SandboxRecord>, ControlError> {
         let wanted = record.intent.generation;
         let done = |record: &SandboxRecord| {
             let seen = record.observed.as_ref().map(|observed| observed.generation);
-            let runs =
-                matches!(status(record), SandboxStatus::Running | SandboxStatus::Snapshotting);
-            !runs || seen >= Some(wanted)
+            let waits = runs(record) || concerns_policy && is_underway(record);
+            !waits || seen >= Some(wanted)
         };
         let Some(entry) = self.0.table.get(&record.id) else { return Ok(record) };
         let mut seen = entry.subscribe();
-        let waited = seen.wait_for(|live| done(&live.record));
-        if tokio::time::timeout(PATCH_DEADLINE, waited).await.is_err() {
-            let detail = format!("the node of sandbox {} did not report {wanted}", record.id);
-            return Err(ControlError::Unavailable { detail });
+        let begun = Instant::now();
+        loop {
+            let now = seen.borrow_and_update().record.clone();
+            if done(&now) {
+                return Ok(now);
+            }
+            let patience = match status(&now) {
+                SandboxStatus::Running => PATCH_DEADLINE,
+                SandboxStatus::Snapshotting => hold.max(PATCH_DEADLINE),
+                SandboxStatus::Pending
+                | SandboxStatus::Suspending
+                | SandboxStatus::Suspended
+                | SandboxStatus::Terminated => START_DEADLINE,
+            };
+            match tokio::time::timeout_at(begun + patience, seen.changed()).await {
+                Ok(Ok(())) => {}
+                // Nobody changes it any more.
+                Ok(Err(_closed)) => return Ok(now),
+                Err(_elapsed) if !runs(&now) => return Ok(now),
+                Err(_elapsed) => {
+                    let detail = format!("the node of sandbox {} did not report {wanted}", now.id);
+                    return Err(ControlError::Unavailable { detail });
+                }
+            }
         }
-        let record = Arc::clone(&seen.borrow().record);
-        Ok(record)
     }
 
     /// Finds a record of the project: a name only among the live ones.
@@ -501,6 +529,17 @@ impl Control {
     }
 }
 
+fn runs(record: &SandboxRecord) -> bool {
+    matches!(status(record), SandboxStatus::Running | SandboxStatus::Snapshotting)
+}
+
+/// Says whether a node is about to have a sandbox run that does not, at a policy that it was told.
+fn is_underway(record: &SandboxRecord) -> bool {
+    record.end.is_none()
+        && record.intent.node.is_some()
+        && matches!(record.intent.target, Target::Running)
+}
+
 /// The shape of the largest node, in whole MiB as it is asked for; what the defaults need when
 /// there is none yet.
 pub(crate) fn largest(rooms: &[Room]) -> Resources {
@@ -538,20 +577,17 @@ pub(crate) fn most(rooms: &[Room]) -> Most {
     Most { shape: largest(rooms), gpus }
 }
 
-fn merge(current: &PortAccess, ask: PatchAsk) -> Patch {
-    let ports =
-        (ask.exposed_ports.is_some() || ask.allow_unauthenticated_access.is_some()).then(|| {
-            PortAccess {
-                exposed: ask.exposed_ports.or_else(|| current.exposed.clone()),
-                unauthenticated: ask
-                    .allow_unauthenticated_access
-                    .unwrap_or(current.unauthenticated),
-            }
-        });
+fn patch_of(ask: PatchAsk) -> Patch {
     let network = match ask.network {
         NetworkPatch::Keep => None,
         NetworkPatch::Clear => Some(None),
         NetworkPatch::Replace(policy) => Some(Some(policy)),
     };
-    Patch { name: ask.name, ports, auto_resume: ask.auto_resume, network }
+    Patch {
+        name: ask.name,
+        exposed_ports: ask.exposed_ports,
+        unauthenticated_ports: ask.allow_unauthenticated_access,
+        auto_resume: ask.auto_resume,
+        network,
+    }
 }

@@ -99,6 +99,7 @@ pub(crate) async fn update(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     SandboxPath(sandbox): SandboxPath,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SandboxInfo>, Failure> {
     let request = note_ignored(UpdateSandbox::parse(&read_body(&app.config, body).await?)?);
@@ -107,7 +108,8 @@ pub(crate) async fn update(
         return Ok(info(&app, &view, &caller, Shelf::Ordinary));
     }
     let patch = patch_ask(request);
-    let view = app.control().sandbox_patch(&caller.project, &sandbox, patch).await?;
+    let hold = deadline::hold(&app.config, &headers);
+    let view = app.control().sandbox_patch(&caller.project, &sandbox, patch, hold).await?;
     Ok(info(&app, &view, &caller, Shelf::Ordinary))
 }
 

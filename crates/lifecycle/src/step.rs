@@ -1,8 +1,8 @@
 //! The state machine of a sandbox, as control sees it.
 
 use tarn_types::{
-    EgressPolicy, EndCause, Generation, Intent, Lasting, NodeId, Observed, ObservedPhase,
-    PendingReason, PoolMember, PortAccess, Resources, SandboxName, SandboxRecord, SandboxStatus,
+    EgressPolicy, EndCause, ExposedPorts, Generation, Intent, Lasting, NodeId, Observed,
+    ObservedPhase, PendingReason, PoolMember, Resources, SandboxName, SandboxRecord, SandboxStatus,
     SnapshotId, Target, UnixMillis,
 };
 
@@ -51,8 +51,10 @@ pub enum Event {
 pub struct Patch {
     /// A new name.
     pub name: Option<SandboxName>,
-    /// New port access.
-    pub ports: Option<PortAccess>,
+    /// New exposed ports; an empty list clears.
+    pub exposed_ports: Option<ExposedPorts>,
+    /// Whether exposed ports answer without credentials.
+    pub unauthenticated_ports: Option<bool>,
     /// Whether traffic wakes it.
     pub auto_resume: Option<bool>,
     /// A new policy; `Some(None)` clears it.
@@ -469,8 +471,11 @@ fn patched(record: &SandboxRecord, patch: Patch) -> Result<Step, Ignored> {
     if let Some(name) = patch.name {
         next.asked.name = Some(name);
     }
-    if let Some(ports) = patch.ports {
-        next.asked.ports = ports;
+    if let Some(exposed) = patch.exposed_ports {
+        next.asked.ports.exposed = Some(exposed);
+    }
+    if let Some(unauthenticated) = patch.unauthenticated_ports {
+        next.asked.ports.unauthenticated = unauthenticated;
     }
     if let Some(auto_resume) = patch.auto_resume {
         next.asked.auto_resume = auto_resume;

@@ -205,12 +205,13 @@ fn a_patch_makes_a_generation_only_when_the_node_is_concerned() {
     let running = after(vec![Event::Placed(node()), seen(1, ObservedPhase::Running)]);
     let patch = |patch| step(&running, Event::Patched(patch), T0);
 
-    let ports = PortAccess {
-        exposed: Some(ExposedPorts::parse([80]).expect("a good port")),
-        unauthenticated: false,
-    };
-    let ports = patch(Patch { ports: Some(ports), ..Patch::default() }).expect("a change");
+    let exposed_ports = ExposedPorts::parse([80]).ok();
+    let ports = patch(Patch { exposed_ports, ..Patch::default() }).expect("a change");
     assert_eq!((ports.record.intent.generation, ports.effects.len()), (Generation(1), 0));
+    let opened = Patch { unauthenticated_ports: Some(true), ..Patch::default() };
+    let opened = step(&ports.record, Event::Patched(opened), T0).expect("a change");
+    let access = opened.record.asked.ports;
+    assert!(access.unauthenticated && access.exposes(80), "what is absent stays: {access:?}");
 
     let closed = Patch { network: Some(Some(EgressPolicy::CLOSED)), ..Patch::default() };
     let closed = patch(closed).expect("a change");

@@ -7,7 +7,11 @@
 //! Only the certain end of its processes ends a sandbox here. While that is not known, or another
 //! part of it cannot be had, it is left as it is and looked for again.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tarn_node_api::Endpoint;
 use tarn_runtime::Adopted;
@@ -16,6 +20,7 @@ use tarn_types::{EndCause, SandboxId};
 use crate::{
     capture, daemon,
     ledger::{Durability, Entry, Kept, State},
+    remains,
     room::{self, Room},
     sandbox::{Past, SandboxTask},
     service::{NodeStartError, Shared},
@@ -268,20 +273,27 @@ pub(crate) fn died_unwatched(id: &SandboxId) -> EndCause {
     died("died_unwatched")
 }
 
-/// Removes host objects with our tag that no ledger entry explains.
-async fn remove_strays(shared: &Shared, kept: &HashSet<SandboxId>) -> Result<(), NodeStartError> {
+/// Removes host objects with our tag that no ledger entry explains. What resists keeps no server
+/// from its start.
+async fn remove_strays(
+    shared: &Arc<Shared>,
+    kept: &HashSet<SandboxId>,
+) -> Result<(), NodeStartError> {
     let parts = &shared.parts;
-    for id in parts.runtime.list().await? {
-        if !kept.contains(&id) {
-            tracing::info!(sandbox.id = %id, "removing a stray of the runtime");
-            parts.runtime.delete(&id).await?;
-        }
+    let mut strays: BTreeSet<SandboxId> = parts.runtime.list().await?.into_iter().collect();
+    strays.extend(parts.layers.list().await?);
+    strays.retain(|id| !kept.contains(id));
+    let mut removals = Vec::new();
+    for id in strays {
+        tracing::info!(sandbox.id = %id, "removing a stray");
+        // Side by side: one that takes its time keeps no other waiting.
+        let own = Arc::clone(shared);
+        let removal = async move { remains::remove_stray(&own, id).await };
+        removals.push(parts.tasks.spawn("stray", removal));
     }
-    for id in parts.layers.list().await? {
-        if !kept.contains(&id) {
-            tracing::info!(sandbox.id = %id, "removing a stray layer");
-            parts.layers.release(&id).await?;
-        }
+    for removal in removals {
+        // It says itself what it could not remove.
+        drop(removal.await);
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ mod image;
 mod ledger;
 mod log;
 mod prestart;
+mod remains;
 mod resize;
 mod room;
 mod sandbox;

@@ -35,10 +35,11 @@ use crate::{
     ahead::AheadCounts,
     daemon, image,
     ledger::{Entry, State},
+    remains,
     room::Room,
     sandbox::blank_entry,
     service::Shared,
-    start::{self, Source, chain, clean},
+    start::{self, Source, chain},
 };
 
 /// How often what is ready is looked at when nothing happens.
@@ -473,11 +474,12 @@ async fn look_around(shared: &Shared, config: &PrestartConfig) -> Surroundings {
     }
     let short = *shared.room.borrow() != Room::Enough;
     let disk = has_disk(shared).await;
+    let room = disk && !short && shared.remains.are_few();
     let cores = shared.config.cpu.milli() / 1000;
     Surroundings {
         targets: shapes.into_iter().zip(targets).collect(),
         digests,
-        may_build: disk && !short && !shared.parts.tasks.is_stopping(),
+        may_build: room && !shared.parts.tasks.is_stopping(),
         cores: usize::try_from(cores.clamp(1, MOST_CORES)).unwrap_or(1),
     }
 }
@@ -560,12 +562,11 @@ async fn make(shared: &Shared, entry: &mut Entry) -> Result<(), String> {
     }
 }
 
-/// Removes what is noted as leaving. What cannot be removed is the next server's.
-async fn remove(shared: &Shared, mut entry: Entry) {
+/// Removes what is noted as leaving. What resists leaves the shelf, too, and is removed in the
+/// background: whoever waits for its id finds what is left of it.
+async fn remove(shared: &Arc<Shared>, entry: Entry) {
     let id = entry.id.clone();
-    if let Err(trouble) = clean(shared, &mut entry).await {
-        tracing::warn!(sandbox.id = %id, trouble, "a sandbox that was started ahead is not removed");
-    }
+    drop(remains::remove(shared, entry).await);
     shared.prestarts.note_gone(&id);
 }
 

@@ -31,7 +31,7 @@ use crate::{
     room::Room,
     service::Shared,
     stage,
-    start::{chain, clean, failed, start},
+    start::{chain, clean, failed, renew_policy, start},
     suspend::{Warm, Why, report_capture},
 };
 
@@ -184,6 +184,7 @@ impl SandboxTask {
             None => {}
             Some(Ok(endpoint)) => {
                 self.endpoint = Some(endpoint);
+                self.renew_policy().await;
                 self.report().await;
             }
             Some(Err(cause)) => {
@@ -386,6 +387,14 @@ impl SandboxTask {
                     self.end(cause).await;
                 }
             }
+        }
+    }
+
+    /// Before anybody hears that it runs.
+    pub(crate) async fn renew_policy(&mut self) {
+        if let Err(bad) = renew_policy(&self.shared, &mut self.entry, &self.wanted).await {
+            // The comparison that follows tries again.
+            tracing::warn!(sandbox.id = %self.entry.id, error = %bad, "the policy was not replaced");
         }
     }
 

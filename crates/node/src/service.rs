@@ -42,6 +42,7 @@ use crate::{
     ledger::{Durability, Entry, Ledger, LedgerError},
     log::{self, LogRate},
     prestart::{self, PrestartConfig, Prestarts},
+    remains::Remains,
     room::{self, Room},
     sandbox::SandboxTask,
     stage::{self, Stages},
@@ -157,6 +158,8 @@ pub(crate) struct Shared {
     pub(crate) prestarts: Prestarts,
     /// What was made ready for restores.
     pub(crate) stages: Stages,
+    /// What nobody has and could not be removed yet.
+    pub(crate) remains: Remains,
     /// Who has which GPU.
     pub(crate) gpus: Arc<GpuTable>,
 }
@@ -230,6 +233,7 @@ impl NodeService {
             transfers: Transfers::new(),
             prestarts: Prestarts::default(),
             stages: Stages::default(),
+            remains: Remains::default(),
             gpus,
         }));
         adopt::adopt_all(&node.0).await?;

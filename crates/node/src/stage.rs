@@ -32,10 +32,11 @@ use crate::{
     ahead::AheadCounts,
     ledger::Entry,
     prestart::has_disk,
+    remains,
     room::Room,
     sandbox::blank_entry,
     service::Shared,
-    start::{self, Source, chain, clean},
+    start::{self, Source, chain},
 };
 
 /// How often the shelf is looked at when nothing happens, and while what is in the way may end.
@@ -164,7 +165,8 @@ async fn take_for(shared: &Shared, id: &SandboxId, purpose: Use) -> Option<Stage
 /// CPUs, since more would only keep each other waiting.
 pub(crate) fn begin_copies(shared: &Arc<Shared>, capture: &SnapshotId, copies: u32) {
     let cores = (shared.config.cpu.milli() / 1000).max(1);
-    if shared.config.stages.most == 0 || shared.parts.tasks.is_stopping() {
+    let most = shared.config.stages.most;
+    if most == 0 || shared.parts.tasks.is_stopping() || !shared.remains.are_few() {
         return;
     }
     let new = || SandboxId::from_random(shared.parts.entropy.bytes());
@@ -175,11 +177,11 @@ pub(crate) fn begin_copies(shared: &Arc<Shared>, capture: &SnapshotId, copies: u
 }
 
 /// Removes the stage of a sandbox, if there is one, and has none made. What cannot be removed is
-/// said.
-pub(crate) async fn withdraw(shared: &Shared, id: &SandboxId) -> Result<(), String> {
+/// said, and the call may be repeated.
+pub(crate) async fn withdraw(shared: &Arc<Shared>, id: &SandboxId) -> Result<(), String> {
     match take_for(shared, id, Use::Removal).await {
-        None => Ok(()),
-        Some(mut stage) => clean(shared, &mut stage.entry).await,
+        Some(stage) => remains::remove(shared, stage.entry).await,
+        None => remains::clear(shared, id).await,
     }
 }
 
@@ -214,9 +216,10 @@ async fn look_around(shared: &Shared, rule: &StageRule) -> Surroundings {
     let memory = shared.parts.memory.read();
     let targets = stages(rule, &demands, ready, memory.total, memory.available);
     let short = *shared.room.borrow() != Room::Enough;
+    let room = has_disk(shared).await && !short && shared.remains.are_few();
     Surroundings {
         targets: captures.into_iter().zip(targets).collect(),
-        may_build: has_disk(shared).await && !short && !shared.parts.tasks.is_stopping(),
+        may_build: room && !shared.parts.tasks.is_stopping(),
         // Whoever waits for a sandbox comes first.
         busy: shared.prestarts.is_making(),
     }
@@ -227,7 +230,7 @@ fn spawn_build(shared: &Arc<Shared>, id: SandboxId, capture: String) {
     drop(shared.parts.tasks.spawn("stage", async move { build(&own, id, capture).await }));
 }
 
-async fn build(shared: &Shared, id: SandboxId, capture: String) {
+async fn build(shared: &Arc<Shared>, id: SandboxId, capture: String) {
     let begun = Instant::now();
     let made = make(shared, &id, &capture).await;
     let stopping = shared.parts.tasks.is_stopping();
@@ -296,12 +299,11 @@ async fn fit_out(
     Ok((rootfs, slot))
 }
 
-/// Removes what is noted as leaving. What cannot be removed is the next server's.
-async fn remove(shared: &Shared, mut entry: Entry) {
+/// Removes what is noted as leaving. What resists leaves the shelf, too, and is removed in the
+/// background: whoever waits for its id finds what is left of it.
+async fn remove(shared: &Arc<Shared>, entry: Entry) {
     let id = entry.id.clone();
-    if let Err(trouble) = clean(shared, &mut entry).await {
-        tracing::warn!(sandbox.id = %id, trouble, "what was made ready for a restore is not removed");
-    }
+    drop(remains::remove(shared, entry).await);
     shared.stages.note_gone(&id);
 }
 

@@ -5,11 +5,11 @@
 
 mod init;
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use tarn_guest_api::{Continues, InitRequest, UnsealRequest};
-use tarn_host::{Capture, ImageError, RootFs, Slot, SlotId, Template};
-use tarn_node_api::Endpoint;
+use tarn_host::{Capture, ImageError, RootFs, Slot, SlotError, SlotId, Template};
+use tarn_node_api::{Endpoint, NodeIntent, NodeTarget};
 use tarn_runtime::{CpuShare, RuntimeExit, RuntimeSpec, Started};
 use tarn_types::{
     DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SandboxId, SnapshotKind, StartFailure,
@@ -25,7 +25,7 @@ use crate::{
     image,
     ledger::{Durability, Entry, Kept},
     prestart::Ready,
-    room,
+    remains, room,
     service::Shared,
     stage::{self, Stage},
 };
@@ -35,7 +35,7 @@ const DAEMON_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Builds a sandbox up to its open daemon. On failure everything made is still to be cleaned.
 pub(crate) async fn start(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     entry: &mut Entry,
     wanted: watch::Receiver<Wanted>,
 ) -> Result<Endpoint, EndCause> {
@@ -153,7 +153,7 @@ enum Written {
 /// Builds a sandbox from its source; from memory, once more if the runtime did not bring it back.
 /// That has been seen to hang on a busy machine, and to work the next time.
 async fn build(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     entry: &mut Entry,
     source: &Source,
     wanted: &watch::Receiver<Wanted>,
@@ -172,7 +172,7 @@ async fn build(
 }
 
 async fn build_once(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     entry: &mut Entry,
     source: &Source,
     wanted: watch::Receiver<Wanted>,
@@ -194,6 +194,7 @@ async fn build_once(
         }
     };
     let gpus = gpu::equip(shared, entry).await?;
+    renew_policy(shared, entry, &wanted).await.map_err(|bad| failed(FailedStep::Slot, &bad))?;
     let spec = RuntimeSpec { gpus, ..runtime_spec(shared, entry, &rootfs, &slot) };
     let write = async {
         match written {
@@ -210,10 +211,32 @@ async fn build_once(
     Ok(endpoint)
 }
 
+/// Puts in force what policy was asked for since the one that the slot has: before a sandbox does
+/// anything, and before anybody hears that it runs. All else that is new comes afterwards.
+pub(crate) async fn renew_policy(
+    shared: &Shared,
+    entry: &mut Entry,
+    wanted: &watch::Receiver<Wanted>,
+) -> Result<(), SlotError> {
+    let newer = match &wanted.borrow().intent {
+        Some(NodeIntent { generation, target: NodeTarget::Running(launch), .. })
+            if *generation > entry.generation && launch.egress != entry.launch.egress =>
+        {
+            launch.egress.clone()
+        }
+        Some(_) | None => return Ok(()),
+    };
+    if let Some(slot) = entry.slot {
+        shared.parts.slots.set_policy(slot, &entry.id, &newer).await?;
+    }
+    entry.launch.egress = newer;
+    Ok(())
+}
+
 /// Takes the stage that was made under a sandbox's id. What is not what the sandbox is restored
 /// into is removed, and all is made anew.
-async fn take_stage(shared: &Shared, entry: &Entry, source: &Source) -> Option<Stage> {
-    let mut stage = stage::take(shared, &entry.id).await?;
+async fn take_stage(shared: &Arc<Shared>, entry: &Entry, source: &Source) -> Option<Stage> {
+    let stage = stage::take(shared, &entry.id).await?;
     let fits = source.capture_of(entry) == Some(&stage.capture)
         && stage.entry.launch.resources == entry.launch.resources
         && stage.entry.template.as_ref() == Some(&source.template.digest)
@@ -222,10 +245,8 @@ async fn take_stage(shared: &Shared, entry: &Entry, source: &Source) -> Option<S
         return Some(stage);
     }
     tracing::info!(sandbox.id = %entry.id, "what was made ready is not what is asked for");
-    if let Err(trouble) = clean(shared, &mut stage.entry).await {
-        // What is built now meets it, and says so.
-        tracing::warn!(sandbox.id = %entry.id, trouble, "and it is not removed");
-    }
+    // What resists is in the way of what is built now, which says so.
+    drop(remains::remove(shared, stage.entry).await);
     None
 }
 
@@ -247,7 +268,7 @@ async fn move_in(
 /// Brings a suspended sandbox back from its capture, or boots it from its layer. On failure
 /// everything made is still to be cleaned, and the capture is as it was.
 pub(crate) async fn resume_cold(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     entry: &mut Entry,
     wanted: watch::Receiver<Wanted>,
 ) -> Result<Endpoint, String> {
@@ -451,11 +472,13 @@ fn no_snapshot(message: String) -> EndCause {
     EndCause::StartFailed { step: FailedStep::Snapshot, failure, message }
 }
 
+/// Makes the layer of a sandbox and claims its slot, where nothing else is left under its id.
 pub(crate) async fn place(
     shared: &Shared,
     entry: &mut Entry,
     source: &Source,
 ) -> Result<(RootFs, Slot), EndCause> {
+    remains::clear(shared, &entry.id).await.map_err(|trouble| in_the_way(&trouble))?;
     let disk = entry.launch.resources.disk;
     let (layers, template) = (&shared.parts.layers, &source.template);
     let layer = async {
@@ -583,6 +606,12 @@ fn died_at_start(exit: Option<&RuntimeExit>) -> EndCause {
 pub(crate) fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+fn in_the_way(trouble: &str) -> EndCause {
+    let (step, failure) = (FailedStep::Layer, StartFailure::Internal);
+    let message = format!("what was made under its id before is not removed yet: {trouble}");
+    EndCause::StartFailed { step, failure, message }
 }
 
 pub(crate) fn failed(step: FailedStep, bad: &(dyn Error + 'static)) -> EndCause {

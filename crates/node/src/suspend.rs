@@ -284,6 +284,7 @@ impl SandboxTask {
     pub(crate) async fn resume(&mut self, launch: Launch, generation: Generation) {
         match self.try_resume(launch, generation).await {
             Ok(()) => {
+                self.renew_policy().await;
                 self.report().await;
                 self.freed().await;
                 self.discard_capture().await;

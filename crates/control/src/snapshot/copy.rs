@@ -94,6 +94,9 @@ impl Control {
         if !snapshot.status.is_ready() {
             return Err(failed(snapshot.error.unwrap_or_default()));
         }
+        // What was patched while it was captured holds for the copies, too.
+        let asked =
+            self.0.table.get(source).map_or(asked, |entry| entry.now().record.asked.clone());
         let copies = self.restore_copies(&asked, &snapshot, places).await?;
         self.0.snapshot_counters.copied(copies.len() as u64);
         Ok(copies)

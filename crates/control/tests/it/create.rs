@@ -125,7 +125,8 @@ async fn a_policy_is_in_force_before_the_answer() {
     let closed = NetworkPatch::Replace(EgressPolicy::CLOSED);
     let patch = PatchAsk { network: closed, ..PatchAsk::default() };
     let sandbox = SandboxRef::Id(id.clone());
-    let view = world.control.sandbox_patch(&world.project, &sandbox, patch.clone()).await;
+    let view =
+        world.control.sandbox_patch(&world.project, &sandbox, patch.clone(), Duration::ZERO).await;
     let view = view.expect("patched");
     let told = world.node.told.lock().get(&id).cloned().expect("the node was told");
     assert_eq!(told.generation, view.record.intent.generation);
@@ -134,8 +135,46 @@ async fn a_policy_is_in_force_before_the_answer() {
     assert_eq!(view.record.observed.map(|seen| seen.generation), Some(told.generation));
 
     world.control.sandbox_delete(&world.project, &sandbox).await.expect("deleted");
-    let late = world.control.sandbox_patch(&world.project, &sandbox, patch).await;
+    let late = world.control.sandbox_patch(&world.project, &sandbox, patch, Duration::ZERO).await;
     assert!(matches!(late, Err(ControlError::Terminated(_))), "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_for_what_is_about_to_run_is_in_force_when_it_runs() {
+    let world = World::new(Manner::Silent).await;
+    let created =
+        world.control.sandbox_create(&world.project, CreateAsk::default(), Duration::ZERO);
+    let id = created.await.expect("accepted").record.id;
+    world.until("the order", async || world.node.told.lock().contains_key(&id)).await;
+    let sandbox = SandboxRef::Id(id.clone());
+    let patch = |policy| PatchAsk { network: NetworkPatch::Replace(policy), ..PatchAsk::default() };
+    let generation = |id: &SandboxId| world.node.told.lock()[id].generation.0;
+    // It may run with the old one until its node has said that it has the new one.
+    let closed = world.control.sandbox_patch(
+        &world.project,
+        &sandbox,
+        patch(EgressPolicy::CLOSED),
+        Duration::ZERO,
+    );
+    let (closed, ()) = tokio::join!(closed, async {
+        world.until("the new policy", async || generation(&id) == 2).await;
+        world.node.say(&id, 1, ObservedPhase::Running).await;
+        world.node.say(&id, 2, ObservedPhase::Running).await;
+    });
+    let seen = closed.expect("patched").record.observed.clone();
+    assert_eq!(seen.map(|seen| seen.generation.0), Some(2));
+
+    // What stays on its way is not waited for; nor is anything but a policy.
+    let created =
+        world.control.sandbox_create(&world.project, CreateAsk::default(), Duration::ZERO);
+    let sandbox = SandboxRef::Id(created.await.expect("accepted").record.id);
+    let begun = tokio::time::Instant::now();
+    let ports = PatchAsk { allow_unauthenticated_access: Some(true), ..PatchAsk::default() };
+    for (patch, secs) in [(ports, 0), (patch(EgressPolicy::CLOSED), 2)] {
+        let patched = world.control.sandbox_patch(&world.project, &sandbox, patch, Duration::ZERO);
+        assert_eq!(patched.await.expect("patched").status, SandboxStatus::Pending);
+        assert_eq!(begun.elapsed().as_secs(), secs);
+    }
 }
 
 #[tokio::test(start_paused = true)]

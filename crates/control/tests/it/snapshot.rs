@@ -1,6 +1,6 @@
 //! Snapshots: taken, failed, given up, deleted, and found again after a restart.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tarn_control::{ControlError, CreateAsk, NetworkPatch, PatchAsk};
 use tarn_node_api::{CaptureOrder, Node as _};
@@ -88,7 +88,7 @@ async fn a_policy_is_in_force_before_the_answer_during_a_snapshot_too() {
     let closed = NetworkPatch::Replace(EgressPolicy::CLOSED);
     let patch = PatchAsk { network: closed, ..PatchAsk::default() };
     let sandbox = SandboxRef::Id(id.clone());
-    let patched = world.control.sandbox_patch(&world.project, &sandbox, patch);
+    let patched = world.control.sandbox_patch(&world.project, &sandbox, patch, Duration::ZERO);
     let (patched, ()) = tokio::join!(patched, async {
         world.until("the order", async || world.node.told.lock()[&id].generation.0 == 2).await;
         world.node.say(&id, 2, ObservedPhase::Running).await;
@@ -115,7 +115,7 @@ async fn only_a_running_sandbox_is_captured_and_nothing_is_stored_of_a_refusal()
     let world = World::new(Manner::Prompt).await;
     let id = world.create(named("box")).await.record.id;
     let sandbox = SandboxRef::Id(id.clone());
-    let hold = Some(std::time::Duration::from_secs(1));
+    let hold = Some(Duration::from_secs(1));
     world.control.sandbox_suspend(&world.project, &sandbox, hold).await.expect("it may");
     let refused = take(&world, &id).await;
     assert!(

@@ -224,7 +224,8 @@ async fn a_suspended_one_keeps_its_new_policy_for_later() {
     let sandbox = SandboxRef::Id(id.clone());
     let closed = NetworkPatch::Replace(EgressPolicy::CLOSED);
     let patch = PatchAsk { network: closed, ..PatchAsk::default() };
-    let patched = world.control.sandbox_patch(&world.project, &sandbox, patch).await;
+    let patched =
+        world.control.sandbox_patch(&world.project, &sandbox, patch, Duration::ZERO).await;
     assert_eq!(patched.expect("it may").status, SandboxStatus::Suspended);
     assert_eq!(world.node.told.lock()[&id].target, NodeTarget::Suspended);
     assert_eq!(resume(&world, &id, HOLD).await.expect("it may"), Settled::Done);

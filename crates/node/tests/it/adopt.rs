@@ -230,6 +230,54 @@ async fn strays_without_an_entry_are_removed() {
     world.assert_clean(0).await;
 }
 
+/// Starts a server over strays of these sandboxes that cannot be removed.
+async fn over_strays_that_resist(numbers: &[u8]) -> World {
+    let world = World::new().await;
+    for n in numbers {
+        world.run(&id(*n)).await;
+    }
+    std::fs::remove_dir_all(world.host.ledger()).expect("the ledger is lost");
+    world.host.sim.faults().fail(SimStep::Delete, 1000);
+    world.restart().await
+}
+
+#[tokio::test]
+async fn strays_that_resist_keep_no_server_from_its_start_and_are_removed_later() {
+    let world = over_strays_that_resist(&[1, 2]).await;
+    assert!(world.node.list().await.is_empty());
+    assert_eq!(world.host.layers.list().await.expect("a list"), [id(1), id(2)], "may be in use");
+    assert_eq!(world.run(&id(3)).await.observed.phase, ObservedPhase::Running);
+    world.apply(&id(3), 2, NodeTarget::Terminated(EndCause::Deleted)).await;
+    world.host.sim.faults().fail(SimStep::Delete, 0);
+    assert_eq!(world.wait_end(&id(3)).await, EndCause::Deleted);
+    world.assert_clean(1).await;
+}
+
+#[tokio::test]
+async fn what_is_built_under_the_id_of_a_stray_is_not_taken_for_it() {
+    let world = over_strays_that_resist(&[1]).await;
+    // Its create was cut off: control asks again.
+    world.host.sim.faults().fail(SimStep::Delete, 0);
+    let report = world.run(&id(1)).await;
+    assert_eq!(report.observed.phase, ObservedPhase::Running);
+    // Longer than the pauses before the next two tries.
+    let begun = tokio::time::Instant::now();
+    let waited = || begun.elapsed() > Duration::from_millis(400);
+    world.until("the stray would be tried again", waited).await;
+    assert_eq!(world.node.list().await.remove(0).observed.phase, ObservedPhase::Running);
+    assert!(answers(report.endpoint.expect("an endpoint").daemon).await);
+}
+
+#[tokio::test]
+async fn nothing_is_built_where_a_stray_is_left() {
+    let world = over_strays_that_resist(&[1]).await;
+    world.apply(&id(1), 1, NodeTarget::Running(launch())).await;
+    let cause = world.wait_end(&id(1)).await;
+    assert!(matches!(cause, EndCause::StartFailed { .. }), "{cause:?}");
+    world.host.sim.faults().fail(SimStep::Delete, 0);
+    world.assert_clean(1).await;
+}
+
 #[tokio::test]
 async fn a_damaged_entry_protects_its_sandbox() {
     let world = World::new().await;

@@ -1,5 +1,7 @@
 //! One sandbox from intent to forgotten, and every way that can fail.
 
+use std::time::Duration;
+
 use tarn_host::SlotId;
 use tarn_node_api::{ApplyError, Node as _, NodeIntent, NodeTarget};
 use tarn_runtime::{RuntimeExit, sim::SimStep};
@@ -96,6 +98,37 @@ async fn a_new_policy_is_in_the_slot_before_the_report() {
     let report = world.wait(&id(1), |report| report.observed.generation == Generation(2)).await;
     assert_eq!(report.observed.phase, ObservedPhase::Running);
     assert_eq!(world.host.slots.policy(SlotId(0)), Some(EgressPolicy::CLOSED));
+}
+
+#[tokio::test]
+async fn a_policy_that_comes_during_a_start_is_in_force_when_it_is_said_to_run() {
+    let world = World::new().await;
+    let faults = world.host.sim.faults();
+    faults.delay(SimStep::Init, Duration::from_millis(200));
+    world.apply(&id(1), 1, NodeTarget::Running(named())).await;
+    world.until("the start", || faults.delayed(SimStep::Init) == 1).await;
+    let closed = NodeTarget::Running(Launch { egress: EgressPolicy::CLOSED, ..named() });
+    world.apply(&id(1), 2, closed.clone()).await;
+    world.reach(&id(1), 2, ObservedPhase::Running).await;
+    // The same while it goes on from memory.
+    world.apply(&id(1), 3, NodeTarget::Suspended).await;
+    world.reach(&id(1), 3, ObservedPhase::Suspended).await;
+    faults.delay(SimStep::Unseal, Duration::from_millis(200));
+    world.apply(&id(1), 4, NodeTarget::Running(named())).await;
+    world.until("the resume", || faults.delayed(SimStep::Unseal) > 0).await;
+    world.apply(&id(1), 5, closed).await;
+    world.reach(&id(1), 5, ObservedPhase::Running).await;
+    let policies = world.sink.policies.lock();
+    let running: Vec<_> =
+        policies.iter().filter(|(phase, _)| *phase == ObservedPhase::Running).collect();
+    assert!(running.len() >= 4, "{policies:?}");
+    for (_, policy) in running {
+        assert_eq!(*policy, Some(EgressPolicy::CLOSED), "{policies:?}");
+    }
+}
+
+fn named() -> Launch {
+    Launch { named: true, ..launch() }
 }
 
 #[tokio::test]

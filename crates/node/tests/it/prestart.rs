@@ -91,11 +91,12 @@ async fn none_is_handed_out_twice() {
 
 #[tokio::test]
 async fn a_request_waits_for_one_that_is_being_built() {
-    for fails in [false, true] {
+    for (fails, resists) in [(false, false), (true, false), (true, true)] {
         let host = Host::new();
         *host.prestart.lock() = PrestartRule { kept: 1, ..PrestartRule::default() };
         host.sim.faults().delay(SimStep::Create, Duration::from_millis(200));
         host.sim.faults().fail(SimStep::Start, usize::from(fails));
+        host.sim.faults().fail(SimStep::Delete, usize::from(resists));
         let world = World::over(host).await;
         world.until("one is being built", || counts(&world).building == 1).await;
         let id = reserve(&world).await.expect("it is promised");
@@ -145,6 +146,20 @@ async fn one_that_does_not_fit_or_does_not_work_is_built_anew_under_its_id() {
         let report = world.reach(&id, 1, ObservedPhase::Running).await;
         assert!(answers(report.endpoint.expect("an endpoint").daemon).await, "{fault}");
     }
+}
+
+#[tokio::test]
+async fn what_resists_is_removed_later_and_gives_its_slot_back() {
+    let world = keeping(1).await;
+    let first = on_host(&world).await.remove(0);
+    world.host.sim.faults().fail(SimStep::Delete, 2);
+    assert!(world.host.sim.kill(&first, RuntimeExit::Died("killed")).await, "it ran");
+    // It holds up nothing.
+    world.until("another is built", || counts(&world).built == 2).await;
+    let slots = || (0..4).filter(|n| world.host.slots.policy(SlotId(*n)).is_some()).count();
+    world.until("its slot comes back", || slots() == 1).await;
+    settled(&world, 1).await;
+    assert!(!on_host(&world).await.contains(&first));
 }
 
 #[tokio::test]

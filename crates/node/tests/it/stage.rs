@@ -115,18 +115,50 @@ async fn a_resume_waits_for_what_is_being_made_and_goes_on_without_it() {
 
 #[tokio::test]
 async fn what_does_not_fit_or_work_is_made_anew() {
-    for fault in ["another shape", "restore"] {
+    for fault in ["another shape", "another shape, and it resists", "restore"] {
         let world = asleep(host()).await;
         settled(&world, 1).await;
         let mut wanted = named();
         match fault {
             "another shape" => wanted.resources.cpu = MilliCpu::from_milli(250),
+            "another shape, and it resists" => {
+                wanted.resources.cpu = MilliCpu::from_milli(250);
+                world.host.sim.faults().fail(SimStep::Delete, 1);
+            }
             "restore" => world.host.sim.faults().fail(SimStep::Restore, 1),
             _ => {}
         }
         resume(&world, wanted, 3).await;
         assert_eq!(world.host.layers.list().await.expect("a list"), [id(1)], "{fault}");
+        assert_eq!(world.host.slots.policy(SlotId(1)), None, "{fault}: it has the only slot");
     }
+}
+
+#[tokio::test]
+async fn one_that_resists_is_removed_later_and_gives_its_slot_back() {
+    let world = asleep(host()).await;
+    settled(&world, 1).await;
+    // Its own removal, that of its sandbox, and the next try.
+    world.host.sim.faults().fail(SimStep::Delete, 3);
+    world.apply(&id(1), 3, NodeTarget::Terminated(EndCause::Deleted)).await;
+    assert_eq!(world.wait_end(&id(1)).await, EndCause::Deleted);
+    world.assert_clean(1).await;
+}
+
+#[tokio::test]
+async fn nothing_is_restored_where_a_stage_is_left() {
+    let world = asleep(host()).await;
+    settled(&world, 1).await;
+    world.host.sim.faults().fail(SimStep::Delete, 1000);
+    let mut wanted = named();
+    wanted.resources.cpu = MilliCpu::from_milli(250);
+    world.apply(&id(1), 3, NodeTarget::Running(wanted.clone())).await;
+    let report = world.wait(&id(1), |report| report.observed.trouble.is_some()).await;
+    assert_eq!(report.observed.phase, ObservedPhase::Suspended);
+    world.host.sim.faults().fail(SimStep::Delete, 0);
+    resume(&world, wanted, 4).await;
+    assert_eq!(world.host.layers.list().await.expect("a list"), [id(1)]);
+    assert_eq!(world.host.slots.policy(SlotId(1)), None, "it has the only slot");
 }
 
 #[tokio::test]

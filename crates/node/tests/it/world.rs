@@ -42,6 +42,9 @@ use tokio::sync::watch;
 /// Keeps the reports of one node.
 #[derive(Debug)]
 pub(crate) struct Sink {
+    slots: Arc<SimSlots>,
+    /// Which policy the first slot had at each report.
+    pub(crate) policies: Mutex<Vec<(ObservedPhase, Option<EgressPolicy>)>>,
     reports: Mutex<Vec<Report>>,
     captures: Mutex<Vec<CaptureReport>>,
     pub(crate) archived: Mutex<Vec<ArchiveReport>>,
@@ -100,6 +103,8 @@ pub(crate) struct World {
 #[async_trait]
 impl ReportSink for Sink {
     async fn report(&self, report: Report) {
+        let policy = self.slots.policy(tarn_host::SlotId(0));
+        self.policies.lock().push((report.observed.phase.clone(), policy));
         self.reports.lock().push(report);
         self.count.send_modify(|count| *count += 1);
     }
@@ -308,6 +313,8 @@ impl World {
         let tasks = Tasks::new();
         let (count, _) = watch::channel(0);
         let sink = Arc::new(Sink {
+            slots: Arc::clone(&host.slots),
+            policies: Mutex::default(),
             reports: Mutex::default(),
             captures: Mutex::default(),
             archived: Mutex::default(),
