@@ -11,6 +11,9 @@ from suites.crash.test_crash import smaller, steady
 
 ROUNDS = env.scale(12, 100)
 AT_ONCE = 4
+# Twice as many network slots as are in use at once, those of what is started ahead and of what is being removed among
+# them: as many as were, and half of the spare ones beside, are kept for a while, which is no leak.
+SERVER = {"config": {"network": {"spare_slots": 32}}}
 
 
 def lifecycles(server, count):
