@@ -16,10 +16,10 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A wait that took this much longer than it should was a freeze.
-const TOLERANCE: Duration = Duration::from_secs(5);
+pub(crate) const TOLERANCE: Duration = Duration::from_secs(5);
 
 /// Long waits are made of these, so that a freeze counts as one of them at most.
-const STEP: Duration = Duration::from_secs(30);
+pub(crate) const STEP: Duration = Duration::from_secs(30);
 
 /// How an interval passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use crate::clock::{STEP, TOLERANCE};
+
 /// Whether requests are begun, and for which connections.
 pub(crate) struct Seal {
     state: watch::Sender<State>,
@@ -90,17 +92,25 @@ impl Seal {
         self.reached(|state| state.era > era.get()).await;
     }
 
-    /// Waits for a time that does not run while requests are held.
+    /// Waits for a time that runs neither while requests are held nor while the sandbox stands
+    /// still without that, as one does that is frozen: measured in steps, of which one that took
+    /// much too long counts as what it was to take.
     pub(crate) async fn pass(&self, duration: Duration) {
-        let end = self.unsealed_time().saturating_add(duration);
+        let mut end = self.unsealed_time().saturating_add(duration);
         loop {
             // The clock may have jumped, so the end of a sleep says little.
             self.opened().await;
-            let left = end.saturating_sub(self.unsealed_time());
+            let now = self.unsealed_time();
+            let left = end.saturating_sub(now);
             if left.is_zero() {
                 return;
             }
-            sleep(left).await;
+            let step = left.min(STEP);
+            sleep(step).await;
+            let late = self.unsealed_time().saturating_sub(now.saturating_add(step));
+            if late > TOLERANCE {
+                end = end.saturating_add(late);
+            }
         }
     }
 
@@ -192,6 +202,19 @@ mod tests {
         limit.await;
         let took = begun.elapsed();
         assert!(took >= secs(49) && took <= secs(51), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_freeze_without_a_seal_is_no_time_either() {
+        let seal = Seal::default();
+        let mut limit = pin!(seal.pass(secs(60)));
+        assert!(timeout(secs(10), limit.as_mut()).await.is_err());
+        advance(HOUR).await;
+        assert!(!is_ready(limit.as_mut()).await, "it stood still");
+        let begun = Instant::now();
+        limit.await;
+        let took = begun.elapsed();
+        assert!(took >= secs(29) && took <= secs(50), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]

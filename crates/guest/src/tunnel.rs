@@ -77,7 +77,14 @@ pub(crate) async fn connect(port: u16) -> io::Result<TcpStream> {
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await?
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    if is_its_own_peer(&stream) { Err(io::ErrorKind::ConnectionRefused.into()) } else { Ok(stream) }
+}
+
+/// Says whether a connection leads back to itself: where nobody listens, the kernel may choose that
+/// very port for our own end.
+pub(crate) fn is_its_own_peer(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 /// Carries bytes between a client's WebSocket and a server until both have ended or one is gone;

@@ -16,11 +16,16 @@ use std::{
     },
 };
 
+use rustix::{fs::FallocateFlags, io::Errno};
+
 use super::{FileError, check_regular};
 use crate::sys;
 
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
+
+/// As many files of earlier uploads are passed by.
+const MAX_LEFT: usize = 1000;
 
 const NEW_FILE_MODE: u32 = 0o644;
 const MODE_BITS: u32 = 0o7777;
@@ -139,10 +144,12 @@ impl Upload {
 
     fn copy_into_target(&mut self) -> io::Result<()> {
         let mut target = open_for_writing(&self.target)?;
-        target.set_len(0)?;
         let mut content = &*self.content.file;
+        let (had, needed) = (target.metadata()?.len(), content.metadata()?.len());
+        reserve(&target, had, needed)?;
         content.rewind()?;
         io::copy(&mut content, &mut target)?;
+        target.set_len(needed)?;
         target.sync_all()
     }
 }
@@ -151,16 +158,28 @@ impl Upload {
 
 impl Content {
     fn create(directory: &Path, place: Place) -> io::Result<Self> {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!(".tarn-upload-{}-{number}", std::process::id()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)?;
-        Ok(Self { file: Arc::new(file), path, place })
+        let mut tries = 0;
+        loop {
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = directory.join(format!(".tarn-upload-{}-{number}", std::process::id()));
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path);
+            match opened {
+                Ok(file) => return Ok(Self { file: Arc::new(file), path, place }),
+                // What an upload left that was under way when a snapshot of these files was taken,
+                // or when the host died: its number was not this process's.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < MAX_LEFT => {
+                    drop(fs::remove_file(&path));
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -197,6 +216,22 @@ fn check_target(target: &Path) -> Result<Option<Existing>, FileError> {
     check_regular(target, &metadata)?;
     drop(open_for_writing(target).map_err(|error| FileError::new(target, &error))?);
     Ok(Some(Existing { uid: metadata.uid(), gid: metadata.gid(), mode: metadata.mode() }))
+}
+
+/// Takes the room for what a file is to hold, so that the lack of it shows while the file is still
+/// what it was.
+fn reserve(target: &File, had: u64, needed: u64) -> io::Result<()> {
+    if needed <= had {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(target, FallocateFlags::empty(), 0, needed) {
+        Err(lack @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
+            target.set_len(had)?;
+            Err(lack.into())
+        }
+        // Not every file system can say it.
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn open_for_writing(target: &Path) -> io::Result<File> {

@@ -3,6 +3,7 @@
 use std::{io::Write as _, rc::Rc, time::Duration};
 
 use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     body::{Body, ChunkSender},
@@ -114,6 +115,8 @@ async fn copy_lines(
     let _memory = GiveBack;
     let mut frames = LineFrames::new(event, with_stream);
     let mut changed = process.subscribe();
+    // What comes of the other stream, or is no line yet, says nothing to the client.
+    let mut silent_since = Instant::now();
     loop {
         let complete = process.is_complete(cursor.selection());
         let chunk = take_chunk(process, cursor, &mut frames);
@@ -124,13 +127,17 @@ async fn copy_lines(
         }
         if !chunk.bytes.is_empty() {
             send(sender, chunk.bytes.into()).await?;
+            silent_since = Instant::now();
         } else if complete {
             return Ok(());
         } else {
             tokio::select! {
                 outcome = changed.changed() => outcome.map_err(|_ended| Gone)?,
                 () = sender.closed() => return Err(Gone),
-                () = tokio::time::sleep(KEEP_ALIVE) => send(sender, COMMENT.into()).await?,
+                () = sleep_until(silent_since + KEEP_ALIVE) => {
+                    send(sender, COMMENT.into()).await?;
+                    silent_since = Instant::now();
+                }
             }
         }
     }

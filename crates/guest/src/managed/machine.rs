@@ -109,7 +109,7 @@ pub(super) enum Phase {
     },
     /// Nothing is there. Exits: the pause is over, a caller asks.
     BackingOff(Pause),
-    /// Nothing is there, and nothing will be but by request.
+    /// No run is there, and none will be but by request.
     Stopped,
 }
 
@@ -330,7 +330,12 @@ impl Machine {
                 self.phase = Phase::Ending { goal: Goal::Restart, ended, cleared };
                 vec![]
             }
-            Phase::BackingOff(_) | Phase::Stopped => self.restart(),
+            Phase::BackingOff(_) => self.restart(),
+            // Of a run that ended by itself others may be left.
+            Phase::Stopped => {
+                self.phase = Phase::Ending { goal: Goal::Restart, ended: true, cleared: false };
+                vec![Effect::Clear(Manner::Hard)]
+            }
             Phase::Starting => vec![],
         }
     }

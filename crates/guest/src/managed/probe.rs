@@ -16,6 +16,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::tunnel::is_its_own_peer;
+
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
@@ -43,7 +45,6 @@ async fn connect(port: u16) -> Result<TcpStream, String> {
     let mut causes = Vec::new();
     for address in ADDRESSES {
         match TcpStream::connect(SocketAddr::new(address, port)).await {
-            // Where nobody listens, the kernel may choose that very port for our own end.
             Ok(stream) if is_its_own_peer(&stream) => {
                 causes.push(format!("{address}: {}", describe(&REFUSED.into())));
             }
@@ -52,10 +53,6 @@ async fn connect(port: u16) -> Result<TcpStream, String> {
         }
     }
     Err(format!("cannot connect to port {port} ({})", causes.join("; ")))
-}
-
-fn is_its_own_peer(stream: &TcpStream) -> bool {
-    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 async fn get(mut stream: TcpStream, port: u16, path: &str) -> Result<(), String> {

@@ -42,6 +42,19 @@ fn an_interrupted_upload_leaves_the_old_content() {
 }
 
 #[test]
+fn what_an_upload_of_an_earlier_life_left_is_in_nobody_s_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // Whatever number comes next, from here or from a test beside.
+    let next = COUNTER.load(Ordering::Relaxed);
+    let pid = std::process::id();
+    for number in next..next + 500 {
+        fs::write(dir.path().join(format!(".tarn-upload-{pid}-{number}")), "left").expect("left");
+    }
+    put(&dir.path().join("f"), "new").expect("written");
+    assert_eq!(fs::read_to_string(dir.path().join("f")).expect("there"), "new");
+}
+
+#[test]
 fn an_existing_file_keeps_its_mode() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("script");
