@@ -1,6 +1,9 @@
 //! The commands about secrets.
 
-use std::io::{self, Read as _};
+use std::{
+    io::{self, Read as _},
+    time::Duration,
+};
 
 use clap::Subcommand;
 use http::Method;
@@ -13,6 +16,9 @@ use crate::{
     command::{check_id, pretty},
     table::{table, time},
 };
+
+/// How long the replacement of a key may take.
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What can be done with secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -56,6 +62,8 @@ pub(crate) async fn run(client: &AdminClient, command: SecretCommand) -> Result<
         }
         SecretCommand::RotateKey => {
             let path = "/tarn/v1/secrets/key/rotate";
+            // A key service may take a second for each project.
+            let client = client.patient(ROTATE_TIMEOUT);
             let done: SecretKeyReplaced = client.call(Method::POST, path, None).await?;
             Ok(format!("replaced; the secrets of {} project(s) hang on it\n", done.projects))
         }

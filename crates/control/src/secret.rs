@@ -74,11 +74,19 @@ impl Control {
         Ok(())
     }
 
-    /// Replaces the key that all data keys are sealed with, and returns how many those are.
+    /// Replaces the key that all data keys are sealed with, and returns how many those are. Goes on
+    /// if the caller leaves: with a key service that may take a second for each.
     ///
     /// # Errors
     /// Fails when a file or the store does; it may then be tried again, and secrets can be used.
     pub async fn secret_key_rotate(&self) -> Result<usize, SecretKeyError> {
+        let control = self.clone();
+        let work = async move { control.rotate_secret_key().await };
+        let done = self.0.parts.tasks.spawn("secret_key_rotate", work).await;
+        done.unwrap_or_else(|lost| Err(SecretKeyError::Lost { detail: lost.to_string() }))
+    }
+
+    async fn rotate_secret_key(&self) -> Result<usize, SecretKeyError> {
         let (parts, keys) = (&self.0.parts, &self.0.parts.secret_keys);
         let _no_new_ones = keys.creation.write().await;
         keys.begin().await?;
@@ -287,7 +295,8 @@ fn key_error(failed: SecretKeyError) -> ControlError {
         }
         SecretKeyError::WrongAnswer { .. } => ControlError::KeysUnavailable { detail },
         SecretKeyError::Store(failed) => failed.into(),
-        SecretKeyError::File { .. }
+        SecretKeyError::Lost { .. }
+        | SecretKeyError::File { .. }
         | SecretKeyError::Foreign { .. }
         | SecretKeyError::NoService { .. }
         | SecretKeyError::Damaged { .. } => ControlError::Internal { detail },

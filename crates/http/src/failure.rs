@@ -190,7 +190,8 @@ impl From<SecretKeyError> for Failure {
             SecretKeyError::Service { .. } | SecretKeyError::WrongAnswer { .. } => {
                 ErrorCode::Unavailable
             }
-            SecretKeyError::File { .. }
+            SecretKeyError::Lost { .. }
+            | SecretKeyError::File { .. }
             | SecretKeyError::Foreign { .. }
             | SecretKeyError::NoService { .. }
             | SecretKeyError::Damaged { .. }

@@ -47,6 +47,12 @@ const SERVICE_QUESTIONS: usize = 4;
 /// Says why secrets cannot be opened, or their key not be replaced.
 #[derive(Debug, Error)]
 pub enum SecretKeyError {
+    /// The task that did it ended early.
+    #[error("the replacement of the key ended early: {detail}; try again")]
+    Lost {
+        /// Why.
+        detail: String,
+    },
     /// The file cannot be read, made or replaced.
     #[error("use the key file {}", path.display())]
     File {

@@ -2,7 +2,8 @@
 //!
 //! A snapshot that is found damaged is `failed` from then on, and its `error` names the damage:
 //! nothing is restored from it any more. Its files stay until it is deleted, because most of them
-//! may still be of use to somebody.
+//! may still be of use to somebody. One that is said to be in the object store is read on, because
+//! what the object store lacked may be there again: found sound, it is what it was.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -45,9 +46,20 @@ fn due(
     let last = |record: &SnapshotRecord| record.verified_at.unwrap_or(record.created_at);
     let old =
         |record: &SnapshotRecord| Duration::from_millis(now.millis_since(last(record))) >= interval;
-    records.retain(|record| record.status.is_ready() && old(record));
+    records.retain(|record| is_worth_reading(record) && old(record));
     records.sort_by_key(last);
     records
+}
+
+/// Says whether a snapshot can be what was taken.
+fn is_worth_reading(record: &SnapshotRecord) -> bool {
+    record.status.is_ready() || may_recover(record)
+}
+
+/// Says whether a snapshot was found damaged, and may be whole in the object store all the same.
+fn may_recover(record: &SnapshotRecord) -> bool {
+    let found = record.error.as_deref().is_some_and(|error| error.starts_with(DAMAGED));
+    record.status == SnapshotStatus::Failed && found && is_archived(record)
 }
 
 fn is_archived(record: &SnapshotRecord) -> bool {
@@ -70,7 +82,7 @@ impl Control {
         snapshot: &SnapshotId,
     ) -> Result<Verdict, ControlError> {
         let record = self.snapshot_fetch(project, snapshot).await?;
-        if !record.status.is_ready() {
+        if !is_worth_reading(&record) {
             return Err(ControlError::not_ready(&record));
         }
         let control = self.clone();
@@ -154,11 +166,14 @@ impl Control {
     async fn note(&self, id: &SnapshotId, verdict: &Verdict) -> Result<(), ControlError> {
         let now = self.0.parts.clock.now();
         let revised = self.revise(id, |before| {
-            if !before.status.is_ready() {
+            if !is_worth_reading(before) {
                 return None;
             }
             let read = SnapshotRecord { verified_at: Some(now), ..before.clone() };
             Some(match verdict {
+                Verdict::Sound { .. } if may_recover(before) => {
+                    SnapshotRecord { status: SnapshotStatus::Completed, error: None, ..read }
+                }
                 Verdict::Sound { .. } => read,
                 Verdict::Damaged { detail } => SnapshotRecord {
                     status: SnapshotStatus::Failed,
@@ -247,6 +262,11 @@ mod tests {
 
     use super::*;
 
+    fn in_the_object_store(before: SnapshotRecord) -> SnapshotRecord {
+        let uri = "s3://bucket/snapshots/one".to_owned();
+        SnapshotRecord { archive: Archival::Whole { uri }, ..before }
+    }
+
     fn record(number: u8, created_at: i64, verified_at: Option<i64>) -> SnapshotRecord {
         SnapshotRecord {
             id: SnapshotId::from_random([number; 16]),
@@ -273,7 +293,8 @@ mod tests {
 
     #[test]
     fn what_was_not_read_for_longest_is_due_first() {
-        let other = |number, status| SnapshotRecord { status, ..record(number, 0, None) };
+        let other = |number, status| SnapshotRecord { status, ..record(number, 1, None) };
+        let damaged = Some(format!("{DAMAGED}layer.img"));
         let all = vec![
             record(1, 0, Some(9_001)),
             record(2, 0, Some(5_000)),
@@ -282,9 +303,16 @@ mod tests {
             record(5, 0, Some(9_000)),
             other(7, SnapshotStatus::InProgress),
             other(8, SnapshotStatus::Failed),
+            in_the_object_store(other(9, SnapshotStatus::Failed)),
+            // Without a copy in the object store it stays what it is.
+            SnapshotRecord { error: damaged.clone(), ..other(10, SnapshotStatus::Failed) },
+            in_the_object_store(SnapshotRecord {
+                error: damaged,
+                ..other(11, SnapshotStatus::Failed)
+            }),
         ];
         let due = due(all, UnixMillis(10_000), Duration::from_secs(1));
         let ids: Vec<_> = due.into_iter().map(|record| record.id).collect();
-        assert_eq!(ids, [3, 2, 5].map(|number| SnapshotId::from_random([number; 16])));
+        assert_eq!(ids, [11, 3, 2, 5].map(|number| SnapshotId::from_random([number; 16])));
     }
 }
