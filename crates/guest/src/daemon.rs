@@ -143,8 +143,8 @@ impl Daemon {
         let turn = self.starts.lock().await;
         // It goes on only when the runtime has looked what has come.
         yield_now().await;
-        // What waited for its turn while a snapshot is taken begins afterwards, and in a copy never:
-        // its connection is dropped first.
+        // What waited for its turn while a snapshot is taken begins afterwards, and in a copy
+        // never: its connection is dropped first.
         self.seal.opened().await;
         turn
     }
