@@ -1,8 +1,11 @@
 //! The service: builds are asked for, get their context, run, are cancelled and looked at.
 
+mod forget;
 mod legacy;
 mod run;
 mod stock;
+#[cfg(test)]
+mod testing;
 mod upload;
 
 use std::{
@@ -35,8 +38,8 @@ const MOST_ACTIVE: usize = 16;
 /// How often builds are looked for whose time is over.
 const JANITOR_PERIOD: Duration = Duration::from_secs(10);
 
-/// How long an ended build is kept that is no image's, in seconds.
-const KEEP_ENDED_SECS: u64 = 7 * 24 * 3600;
+/// How many times that is until it is looked for builds that can be forgotten.
+const FORGET_ROUNDS: u32 = 6;
 
 /// How long a cancel waits for the build to stop.
 const CANCEL_WAIT: Duration = Duration::from_secs(30);
@@ -113,7 +116,7 @@ pub enum Cancel {
 #[derive(Debug, Error)]
 pub enum BuilderError {
     /// The project has no such build.
-    #[error("no build `{0}`; an ended one is kept until its image is built anew")]
+    #[error("no build `{0}`; an ended one is kept for 7 days, or until its image is built anew")]
     NotFound(String),
     /// The image of that name is being built.
     #[error("image `{}` is being built by {}; cancel that one first, or wait", .0.name, .0.id)]
@@ -266,7 +269,13 @@ impl Builder {
             Ok(()) | Err(_) => {}
         }
         std::fs::create_dir_all(&config.dir).map_err(unavailable)?;
-        let records = control.build_list().await?;
+        let mut records = control.build_list().await?;
+        for record in &mut records {
+            // The image itself has it.
+            if record.image.as_mut().is_some_and(|image| image.dockerfile.take().is_some()) {
+                control.build_put(record).await?;
+            }
+        }
         let builds = records.into_iter().map(|record| (record.id.clone(), Entry::new(record)));
         let builder = Self(Arc::new(Inner {
             control,
@@ -621,15 +630,7 @@ impl Builder {
 
     /// Ends the sandboxes of a build.
     async fn clear_sandboxes(&self, id: &BuildId) -> Result<(), BuilderError> {
-        let Some(record) = self.record(id) else { return Ok(()) };
-        for sandbox in &record.sandboxes {
-            self.0.control.build_sandbox_delete(sandbox).await;
-        }
-        let _turn = self.0.turn.lock().await;
-        let cleared = self.change(id, |now| {
-            now.sandboxes.retain(|sandbox| !record.sandboxes.contains(sandbox));
-        });
-        cleared.await.map(drop)
+        self.clear_sandboxes_but(id, None).await
     }
 
     fn spawn_janitor(&self) {
@@ -637,35 +638,31 @@ impl Builder {
         drop(self.0.tasks.spawn("build_janitor", async move {
             let stopping = builder.0.tasks.stopping();
             tokio::pin!(stopping);
+            let mut rounds = 0_u32;
             loop {
                 tokio::select! {
                     () = &mut stopping => break,
                     () = tokio::time::sleep(JANITOR_PERIOD) => {}
                 }
-                if let Err(failed) = builder.sweep().await {
+                rounds = rounds.wrapping_add(1);
+                let mut swept = builder.sweep().await;
+                if swept.is_ok() && rounds.is_multiple_of(FORGET_ROUNDS) {
+                    swept = builder.forget_old().await;
+                }
+                if let Err(failed) = swept {
                     tracing::warn!(error = %failed, "builds not looked after; trying again");
                 }
             }
         }));
     }
 
-    /// Gives up what awaits its context for too long, and forgets what ended long ago.
+    /// Gives up what awaits its context for too long.
     async fn sweep(&self) -> Result<(), BuilderError> {
         let now = self.0.clock.now();
         let late =
             |record: &BuildRecord| record.status == BuildStatus::Pending && record.deadline <= now;
         for record in self.records(late) {
             self.give_up(&record.id).await?;
-        }
-        let old = |record: &BuildRecord| {
-            let ended = record.status.is_terminal() && record.status != BuildStatus::Succeeded;
-            ended
-                && record.sandboxes.is_empty()
-                && record.updated_at.plus_secs(KEEP_ENDED_SECS) <= now
-        };
-        for record in self.records(old) {
-            let _turn = self.0.turn.lock().await;
-            self.forget(&record.id).await?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::Deserialize;
@@ -31,6 +32,14 @@ const MOST_INDEXES: usize = 4;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation with which containerd and Docker name it whole.
 const IMAGE_NAME: &str = "io.containerd.image.name";
+
+/// Where an archive is decompressed, what it may cost, and what tells to stop.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort<'a> {
+    pub(crate) work: &'a Work,
+    pub(crate) bounds: &'a Bounds,
+    pub(crate) stop: &'a AtomicBool,
+}
 
 /// An image that was found in a file.
 #[derive(Debug)]
@@ -80,26 +89,25 @@ struct SavedImage {
     layers: Vec<String>,
 }
 
-/// Finds an image in a file or directory. Blocks.
+/// Finds an image in a file or directory. Blocks; gives up soon after it is told to stop.
 pub(crate) fn open(
     source: &Path,
     name: Option<&str>,
-    work: &Work,
-    bounds: &Bounds,
+    effort: Effort<'_>,
     machine: &Platform,
 ) -> Result<Image, OciError> {
     let meta = std::fs::metadata(source).map_err(|error| OciError::disk("open", source, error))?;
     let store: Box<dyn Store> = if meta.is_dir() {
         Box::new(Directory::open(source)?)
     } else if meta.is_file() {
-        Box::new(Archive::open(source, work, bounds)?)
+        Box::new(Archive::open(source, effort)?)
     } else {
         return Err(OciError::Unsupported {
             what: format!("{}, which is neither a file nor a directory,", source.display()),
             advice: "name an OCI layout or an archive",
         });
     };
-    let finder = Finder { store: &*store, name, bounds, machine };
+    let finder = Finder { store: &*store, name, bounds: effort.bounds, machine };
     // Newer versions of Docker write both; only the layout has the digests of everything.
     if let Some(index) = finder.text("index.json")? {
         return finder.layout(&index);
@@ -119,6 +127,15 @@ struct Finder<'a> {
     name: Option<&'a str>,
     bounds: &'a Bounds,
     machine: &'a Platform,
+}
+
+// === impl Effort ===
+
+impl Effort<'_> {
+    /// Fails once it is told to stop.
+    fn go_on(&self) -> Result<(), OciError> {
+        if self.stop.load(Ordering::Relaxed) { Err(OciError::Cancelled) } else { Ok(()) }
+    }
 }
 
 // === impl Finder ===

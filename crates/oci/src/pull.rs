@@ -191,7 +191,8 @@ impl Puller {
     }
 
     /// Makes a tree of an image in a file or directory: an OCI layout, as a directory or a tar, or
-    /// what `docker save` writes. `choose` names one of several: its reference or its tag.
+    /// what `docker save` writes. `choose` names one of several: its reference or its tag. Dropping
+    /// the future tells everything to stop, at the next block.
     ///
     /// # Errors
     /// Says what the archive or the disk did wrong.
@@ -209,8 +210,9 @@ impl Puller {
         let (source, choose) = (source.to_owned(), choose.map(str::to_owned));
         let (mut stopping, work) = (pin!(self.shared.tasks.stopping()), work.clone());
         let importing = self.shared.tasks.spawn_blocking(move || {
-            let image =
-                import::open(&source, choose.as_deref(), &work, &shared.bounds, &shared.machine)?;
+            let Shared { bounds, machine, .. } = &*shared;
+            let effort = import::Effort { work: &work, bounds, stop: &flag };
+            let image = import::open(&source, choose.as_deref(), effort, machine)?;
             progress.send_modify(|progress| {
                 progress.layers_total = image.layers.len();
                 progress.bytes_total = image.layers.iter().map(import::Layer::size).sum();

@@ -16,7 +16,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tarn_control::AwaitedSandbox;
+use tarn_control::{AwaitedSandbox, ImageKey};
 use tarn_guest_api::{
     CopyOut, DAEMON_PATH, ROOTFS_LINE_BYTES, RootfsAsk, RootfsMetadata, RootfsNews,
 };
@@ -132,7 +132,7 @@ impl Builder {
         };
         if let Some(image) = &record.image {
             return match image.snapshot.as_str() == snapshot {
-                true => Ok(image.clone()),
+                true => Ok(self.with_text(image)),
                 false => other(&image.snapshot),
             };
         }
@@ -147,6 +147,15 @@ impl Builder {
             return other(&built.snapshot);
         }
         Ok(self.register(&record.id, built).await??)
+    }
+
+    /// Returns an image that a build led to with the text of its Dockerfile, which is not kept with
+    /// the build, as long as it is the image of its name.
+    fn with_text(&self, image: &ImageRecord) -> ImageRecord {
+        let key = ImageKey::Id(image.id.clone());
+        let now = self.0.control.image_fetch(&image.project, &key).ok();
+        let same = now.filter(|now| now.snapshot == image.snapshot);
+        same.unwrap_or_else(|| image.clone())
     }
 
     /// Says whether a build waits for a sandbox that nobody has created yet.
@@ -366,12 +375,12 @@ impl Builder {
             End::Failed(_) | End::Late | End::Cancelled => {
                 let out_of_memory = matches!(end, End::Failed(StepError::OutOfMemory(_)));
                 self.settle(record, end).await?;
-                self.clear_sandboxes(id).await?;
+                self.clear_at_last(id, None).await?;
                 self.dismiss(Client { news, hearing }, out_of_memory).await;
                 return Ok(());
             }
         };
-        self.clear_sandboxes(id).await?;
+        self.clear_at_last(id, None).await?;
         let metadata = self.hold(record, outcome, dockerfile).await?;
         drop(send(&mut news, &RootfsNews::Done(metadata)).await);
         tokio::select! {

@@ -41,6 +41,13 @@ const LOG_LINGER: Duration = Duration::from_secs(5);
 /// How many bytes of lines go into one request.
 const LOG_BATCH: usize = 64 << 10;
 
+/// How long it is until the store is asked again to keep the end of a build: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What is said of a build that cannot be finished.
+const INTERNAL: &str = "internal error; the server's log says more. Build the image again";
+
 /// How a build ended.
 pub(super) enum End {
     Done(Outcome, Option<String>),
@@ -57,6 +64,37 @@ enum Told {
     Client(OwnedWriteHalf),
 }
 
+/// The pauses between the tries of what must be done in the end.
+struct Patience(Duration);
+
+// === impl Patience ===
+
+impl Patience {
+    fn new() -> Self {
+        Self(FIRST_PAUSE)
+    }
+
+    /// Waits until it may be tried again. Gives back what failed when that is of no use, or the
+    /// server stops: the next start ends what is left.
+    async fn wait(
+        &mut self,
+        builder: &Builder,
+        id: &BuildId,
+        failed: BuilderError,
+    ) -> Result<(), BuilderError> {
+        if matches!(failed, BuilderError::NotFound(_)) {
+            return Err(failed);
+        }
+        tracing::warn!(build.id = %id, error = %failed, "a build's end is not stored; trying again");
+        tokio::select! {
+            () = builder.0.tasks.stopping() => return Err(failed),
+            () = tokio::time::sleep(self.0) => {}
+        }
+        self.0 = self.0.saturating_mul(2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
 // === impl Builder ===
 
 impl Builder {
@@ -64,8 +102,21 @@ impl Builder {
     pub(super) fn spawn_run(&self, id: BuildId, client: Option<Client>) {
         let builder = self.clone();
         drop(self.0.tasks.spawn("build", async move {
-            if let Err(failed) = builder.run(&id, client).await {
-                tracing::error!(build.id = %id, error = %failed, "a build cannot be ended in the store");
+            let Err(failed) = builder.run(&id, client).await else { return };
+            let over = builder.record(&id).is_none_or(|record| record.status.is_terminal());
+            if over || builder.0.tasks.is_stopping() {
+                tracing::debug!(build.id = %id, error = %failed, "a build is looked after no more");
+                return;
+            }
+            tracing::error!(build.id = %id, error = %failed, "a build cannot be finished");
+            // Nobody else does it.
+            let ended = builder.end_at_last(&id, BuildStatus::Failed, Some(INTERNAL.to_owned()));
+            let done = match ended.await {
+                Ok(()) => builder.clear_at_last(&id, None).await,
+                left => left,
+            };
+            if let Err(failed) = done {
+                tracing::debug!(build.id = %id, error = %failed, "the next start ends a build");
             }
         }));
     }
@@ -127,7 +178,7 @@ impl Builder {
         // Whoever cancels it does not read on.
         let log = log.filter(|_| !matches!(end, End::Cancelled));
         self.settle(&record, end).await?;
-        self.clear_sandboxes_but(id, log.as_ref()).await?;
+        self.clear_at_last(id, log.as_ref()).await?;
         if let Some(sandbox) = log {
             self.linger(id.clone(), sandbox);
         }
@@ -141,44 +192,92 @@ impl Builder {
         ask: PublishAsk,
     ) -> Result<Result<ImageRecord, ControlError>, BuilderError> {
         let registered = self.0.control.build_publish(ask).await;
-        match &registered {
+        self.note_registered(id, &registered).await?;
+        Ok(registered)
+    }
+
+    /// Ends a build as the registering of its image went. The turn must be held.
+    async fn note_registered(
+        &self,
+        id: &BuildId,
+        registered: &Result<ImageRecord, ControlError>,
+    ) -> Result<(), BuilderError> {
+        match registered {
             Ok(image) => {
-                self.change(id, |now| now.image = Some(image.clone())).await?;
-                self.end(id, BuildStatus::Succeeded, None).await?;
+                // The text of the Dockerfile is kept with the image alone.
+                let image = ImageRecord { dockerfile: None, ..image.clone() };
+                self.change(id, |now| now.image = Some(image)).await?;
+                self.end(id, BuildStatus::Succeeded, None).await
             }
             Err(failed) => {
                 let detail = failed.detail().unwrap_or_default();
                 tracing::warn!(build.id = %id, error = %failed, detail, "an image is not registered");
-                self.end(id, BuildStatus::Failed, Some(failed.to_string())).await?;
+                self.end(id, BuildStatus::Failed, Some(failed.to_string())).await
             }
         }
-        Ok(registered)
     }
 
-    /// Stores how a build ended. From `publishing` on it can no longer be cancelled.
+    /// Stores how a build ended, however often that must be tried. From `publishing` on it can no
+    /// longer be cancelled.
     pub(super) async fn settle(&self, record: &BuildRecord, end: End) -> Result<(), BuilderError> {
         let id = &record.id;
-        let _turn = self.0.turn.lock().await;
         match end {
-            End::Cancelled => self.end(id, BuildStatus::Cancelled, None).await,
+            End::Cancelled => self.end_at_last(id, BuildStatus::Cancelled, None).await,
             End::Late => {
                 let said = format!(
                     "the build took longer than {} s, which is the most; do less in one image",
                     self.0.config.operation_secs
                 );
-                self.end(id, BuildStatus::Failed, Some(said)).await
+                self.end_at_last(id, BuildStatus::Failed, Some(said)).await
             }
             End::Failed(failed) => {
                 if let StepError::Internal(detail) = &failed {
                     tracing::error!(build.id = %id, detail, "a build failed for a reason of ours");
                 }
-                self.end(id, BuildStatus::Failed, Some(text_of(&failed))).await
+                self.end_at_last(id, BuildStatus::Failed, Some(text_of(&failed))).await
             }
             End::Done(outcome, dockerfile) => {
-                self.change(id, |now| now.phase = BuildPhase::Publishing).await?;
-                // The build says what became of it.
-                drop(self.register(id, publish_ask(record, outcome, dockerfile)).await?);
-                Ok(())
+                self.publish(id, publish_ask(record, outcome, dockerfile)).await
+            }
+        }
+    }
+
+    /// Registers what a build led to, once, and ends the build as that went, however often that
+    /// must be tried.
+    async fn publish(&self, id: &BuildId, ask: PublishAsk) -> Result<(), BuilderError> {
+        let mut patience = Patience::new();
+        while let Err(failed) = self.enter(id, BuildPhase::Publishing).await {
+            patience.wait(self, id, failed).await?;
+        }
+        let turn = self.0.turn.lock().await;
+        let registered = self.0.control.build_publish(ask).await;
+        let mut noted = self.note_registered(id, &registered).await;
+        drop(turn);
+        let mut patience = Patience::new();
+        while let Err(failed) = noted {
+            patience.wait(self, id, failed).await?;
+            let _turn = self.0.turn.lock().await;
+            noted = self.note_registered(id, &registered).await;
+        }
+        Ok(())
+    }
+
+    /// Ends a build, however often that must be tried.
+    async fn end_at_last(
+        &self,
+        id: &BuildId,
+        status: BuildStatus,
+        error: Option<String>,
+    ) -> Result<(), BuilderError> {
+        let mut patience = Patience::new();
+        loop {
+            let ended = {
+                let _turn = self.0.turn.lock().await;
+                self.end(id, status, error.clone()).await
+            };
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(failed) => patience.wait(self, id, failed).await?,
             }
         }
     }
@@ -235,9 +334,13 @@ impl Builder {
     }
 
     async fn advance(&self, id: &BuildId, phase: BuildPhase) -> Result<(), StepError> {
+        let entered = self.enter(id, phase).await;
+        entered.map_err(|failed| StepError::Internal(failed.to_string()))
+    }
+
+    async fn enter(&self, id: &BuildId, phase: BuildPhase) -> Result<(), BuilderError> {
         let _turn = self.0.turn.lock().await;
-        let changed = self.change(id, |record| record.phase = phase).await;
-        changed.map(drop).map_err(|failed| StepError::Internal(failed.to_string()))
+        self.change(id, |record| record.phase = phase).await.map(drop)
     }
 
     /// Reads the context, and the Dockerfile in it unless its text was given.
@@ -258,7 +361,20 @@ impl Builder {
         read.await?.map_err(StepError::Failed)
     }
 
-    async fn clear_sandboxes_but(
+    /// Ends the sandboxes of a build but that of its log, however often that must be tried.
+    pub(super) async fn clear_at_last(
+        &self,
+        id: &BuildId,
+        log: Option<&SandboxId>,
+    ) -> Result<(), BuilderError> {
+        let mut patience = Patience::new();
+        while let Err(failed) = self.clear_sandboxes_but(id, log).await {
+            patience.wait(self, id, failed).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn clear_sandboxes_but(
         &self,
         id: &BuildId,
         log: Option<&SandboxId>,
@@ -269,7 +385,9 @@ impl Builder {
             self.0.control.build_sandbox_delete(sandbox).await;
         }
         let _turn = self.0.turn.lock().await;
-        self.change(id, |now| now.sandboxes.retain(stays)).await.map(drop)
+        // What came meanwhile is not ended yet.
+        let left = |sandbox: &SandboxId| stays(sandbox) || !record.sandboxes.contains(sandbox);
+        self.change(id, |now| now.sandboxes.retain(left)).await.map(drop)
     }
 
     /// Ends the sandbox that told the log, a little later.
@@ -280,7 +398,7 @@ impl Builder {
                 () = builder.0.tasks.stopping() => return,
                 () = tokio::time::sleep(LOG_LINGER) => {}
             }
-            if let Err(failed) = builder.clear_sandboxes(&id).await {
+            if let Err(failed) = builder.clear_at_last(&id, None).await {
                 // It may be gone already, and its sandboxes with it.
                 builder.0.control.build_sandbox_delete(&sandbox).await;
                 tracing::debug!(build.id = %id, error = %failed, "a build was forgotten meanwhile");
@@ -371,9 +489,7 @@ pub(super) fn text_of(failed: &StepError) -> String {
         StepError::Failed(text) | StepError::OutOfMemory(text) | StepError::DiskFull(text) => {
             text.clone()
         }
-        StepError::Internal(_) => {
-            "internal error; the server's log says more. Build the image again".to_owned()
-        }
+        StepError::Internal(_) => INTERNAL.to_owned(),
     }
 }
 
@@ -397,4 +513,27 @@ pub(super) fn publish_ask(
 fn image_config(config: BuildConfig) -> ImageConfig {
     let BuildConfig { env, user, working_dir, entrypoint, cmd, .. } = config;
     ImageConfig { env, user, working_dir, entrypoint, cmd }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::Site, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_the_store_does_not_take_is_stored_a_moment_later() {
+        // How many calls there are until the build's end.
+        let calls = {
+            let site = Site::start(0).await;
+            site.build("a").await;
+            site.store.calls()
+        };
+        let site = Site::start(calls + 1).await;
+        let build = site.build("a").await;
+        site.builder.settle(&build, End::Late).await.expect("it is stored in the end");
+        assert!(site.store.calls() > calls + 1, "the first try failed");
+        let view = site.builder.fetch(&build.project, build.id.as_str()).expect("it is kept");
+        assert_eq!(view.record.status, BuildStatus::Failed);
+        let stored = site.builder.0.control.build_list().await.expect("a list");
+        assert_eq!(stored, [view.record]);
+    }
 }

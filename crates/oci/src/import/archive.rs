@@ -14,10 +14,9 @@ use crate::{
         plain::Plain,
         tar::{self, Kind, TarReader},
     },
-    work::Work,
 };
 
-use super::{Content, Store};
+use super::{Content, Effort, Store};
 
 /// The most files that an archive of images may hold: blobs and lists, not the files of images.
 const MOST_FILES: usize = 65_536;
@@ -46,7 +45,7 @@ enum Place {
 
 impl Archive {
     /// Indexes an archive; a compressed one is decompressed into the work directory first.
-    pub(super) fn open(path: &Path, work: &Work, bounds: &Bounds) -> Result<Self, OciError> {
+    pub(super) fn open(path: &Path, effort: Effort<'_>) -> Result<Self, OciError> {
         let fail = |error| OciError::disk("read", path, error);
         let mut file = File::open(path).map_err(fail)?;
         let mut first = [0; 4];
@@ -55,9 +54,9 @@ impl Archive {
         if first[..count].starts_with(&[0x1f, 0x8b])
             || first[..count].starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
         {
-            file = decompress(file, work, bounds)?;
+            file = decompress(file, effort)?;
         }
-        let places = index(&file, bounds)?;
+        let places = index(&file, effort)?;
         Ok(Self { file, places })
     }
 }
@@ -87,7 +86,8 @@ impl Store for Archive {
 }
 
 /// Decompresses an archive beside where its layers will be.
-fn decompress(file: File, work: &Work, bounds: &Bounds) -> Result<File, OciError> {
+fn decompress(file: File, effort: Effort<'_>) -> Result<File, OciError> {
+    let Effort { work, bounds, .. } = effort;
     let place = work.blob_dir()?.join("archive");
     let fail = |error| OciError::disk("write", &place, error);
     let removed = std::fs::remove_file(&place);
@@ -103,6 +103,7 @@ fn decompress(file: File, work: &Work, bounds: &Bounds) -> Result<File, OciError
     let bounds = Bounds { unpacked_bytes: bounds.fetched_bytes, ..bounds.clone() };
     let mut plain = Plain::new(file, bounds.unpacked_bytes, &Digest::of(b""), &bounds)?;
     loop {
+        effort.go_on()?;
         let count = {
             let bytes = plain.fill_buf().map_err(tar::unwrap)?;
             plain_file.write_all(bytes).map_err(fail)?;
@@ -116,7 +117,8 @@ fn decompress(file: File, work: &Work, bounds: &Bounds) -> Result<File, OciError
 }
 
 /// Goes through an archive once; of two files with one name the later counts.
-fn index(file: &File, bounds: &Bounds) -> Result<HashMap<Vec<u8>, Place>, OciError> {
+fn index(file: &File, effort: Effort<'_>) -> Result<HashMap<Vec<u8>, Place>, OciError> {
+    let bounds = effort.bounds;
     let file = file.try_clone().map_err(|error| OciError::disk("open", "the archive", error))?;
     let mut input = BufReader::with_capacity(128 << 10, file);
     let rewound = input.seek(SeekFrom::Start(0));
@@ -124,6 +126,7 @@ fn index(file: &File, bounds: &Bounds) -> Result<HashMap<Vec<u8>, Place>, OciErr
     let mut tar = TarReader::new(input, bounds);
     let mut places = HashMap::new();
     while let Some(entry) = tar.next_entry()? {
+        effort.go_on()?;
         let path = TreePath::parse(&entry.path, bounds)?;
         let place = match entry.kind {
             Kind::File if entry.extents.is_none() => {
@@ -161,4 +164,32 @@ fn beside(link: &TreePath, target: &[u8]) -> Vec<u8> {
         }
     }
     parts.join(&b'/')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::work::Work;
+
+    #[test]
+    fn a_compressed_archive_is_not_read_on_once_nobody_wants_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("archive.zst");
+        // An archive of nothing: blocks of zeros.
+        let packed = zstd::encode_all(vec![0_u8; 4 << 20].as_slice(), 1).expect("it is packed");
+        std::fs::write(&path, packed).expect("it is written");
+        let work = Work::lock(dir.path().to_owned()).expect("it is ours");
+        let bounds = Bounds::default();
+        let open = |stop: bool| {
+            let effort = Effort { work: &work, bounds: &bounds, stop: &AtomicBool::new(stop) };
+            Archive::open(&path, effort)
+        };
+        assert!(open(false).expect("it is read").places.is_empty());
+        let stopped = open(true).expect_err("it was told to stop");
+        assert!(matches!(stopped, OciError::Cancelled), "{stopped:?}");
+        let blobs = work.blob_dir().expect("a directory");
+        assert_eq!(std::fs::read_dir(blobs).expect("it is there").count(), 0, "nothing is left");
+    }
 }
