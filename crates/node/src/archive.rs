@@ -30,6 +30,9 @@ const FETCH_BASE: Duration = Duration::from_secs(120);
 /// What each MiB of a fetch may take: slower than that nobody waits for a start.
 const FETCH_PER_MIB: Duration = Duration::from_secs(1);
 
+/// Why nobody can say what an object store has.
+const NO_ARCHIVE: &str = "no object store is configured; configure again the one that it is in";
+
 /// The object store of a node.
 #[derive(Clone)]
 pub struct NodeArchive {
@@ -244,7 +247,8 @@ async fn upload_in_turn(
 /// Reads what the object store has of a snapshot.
 pub(crate) async fn verify(shared: &Shared, order: &ArchiveOrder) -> Result<(), VerifyError> {
     let Some(NodeArchive { archive, .. }) = &shared.parts.archive else {
-        return Err(VerifyError::Missing);
+        // It may be there, and be whole.
+        return Err(VerifyError::Failed { detail: NO_ARCHIVE.to_owned() });
     };
     let read = archive.verify(&order.project, order.snapshot.as_str()).await;
     read.map_err(|bad| match bad {

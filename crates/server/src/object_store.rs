@@ -1,7 +1,7 @@
 //! The object store that snapshots are kept in: opened, cleared of what nobody needs, and counted.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,8 @@ use tarn_host::Archive;
 use tarn_http::MetricsSource;
 use tarn_node::{DirectionCounts, NodeService, TransferCounts};
 use tarn_storage::{
-    HostCaptures, MasterKey, ObjectArchive, ObjectStoreConfig, ObjectStoreConfigError,
+    Claimed, ExpectedMark, HostCaptures, MasterKey, ObjectArchive, ObjectStoreConfig,
+    ObjectStoreConfigError,
 };
 use tarn_task::Tasks;
 
@@ -30,6 +31,9 @@ const FIRST_COLLECTION: Duration = Duration::from_secs(600);
 
 /// How long the object store may take to answer at the start.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What `object_store.used` ends with once that object store has our mark.
+const MARKED: &str = "marked\n";
 
 /// `[object_store]`
 #[derive(Debug, Clone, Deserialize)]
@@ -68,6 +72,19 @@ pub(crate) struct OpenObjectStore {
     every: Duration,
     grace: Duration,
     counts: Arc<CollectionCounts>,
+}
+
+/// What the data directory knows of an object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Used {
+    /// Nothing.
+    Never,
+    /// It answered at a start, but as somebody else, or elsewhere.
+    Otherwise,
+    /// It answered at a start.
+    Before,
+    /// And it has our mark.
+    Marked,
 }
 
 /// What became of collections since the start.
@@ -168,15 +185,26 @@ impl ObjectStoreSection {
         // A relative path is one in the data directory.
         let key_file =
             self.key_file.as_ref().map_or_else(|| data.master_key(), |path| data.root.join(path));
+        let used = self.used(url, data);
+        check_key(&key_file, url, used)?;
         let key = MasterKey::open_or_create(&key_file)
             .with_context(|| format!("open object_store.key_file {}", key_file.display()))?;
         let archive = ObjectArchive::open(&config, key, Arc::clone(captures))
-            .with_context(|| format!("open object_store.url {url}"))?;
-        let checked = match tokio::time::timeout(CHECK_DEADLINE, archive.check()).await {
-            Ok(checked) => checked.map_err(anyhow::Error::from),
+            .with_context(|| format!("open object_store.url {url}"))?
+            .insisting_on_mark();
+        let expected = match used {
+            Used::Marked => ExpectedMark::Present,
+            Used::Never | Used::Otherwise | Used::Before => ExpectedMark::Unknown,
+        };
+        let checking = async {
+            archive.check().await?;
+            archive.claim(expected).await
+        };
+        let claimed = match tokio::time::timeout(CHECK_DEADLINE, checking).await {
+            Ok(claimed) => claimed.map_err(anyhow::Error::from),
             Err(_late) => Err(anyhow!("no answer within {} s", CHECK_DEADLINE.as_secs())),
         };
-        self.heed(checked, url, data)?;
+        self.heed(claimed, url, &key_file, data)?;
         Ok(Some(OpenObjectStore {
             archive: Arc::new(archive),
             place: url.clone(),
@@ -187,16 +215,51 @@ impl ObjectStoreSection {
         }))
     }
 
-    /// Ends the start if the object store cannot be used. One that was used before may be away:
-    /// sandboxes must not wait for it to be taken over, and snapshots can.
-    fn heed(&self, checked: anyhow::Result<()>, url: &str, data: &DataDir) -> anyhow::Result<()> {
-        let path = data.root.join("object_store.used");
-        let this = format!("{url} {:?} {:?} {:?}\n", self.endpoint, self.region, self.access_key);
-        let used = std::fs::read_to_string(&path).is_ok_and(|used| used == this);
-        match checked {
-            Ok(()) if used => Ok(()),
-            Ok(()) => identity::write_private(&path, &this),
-            Err(failed) if used => {
+    /// Tells the object store, and who we are to it, from others.
+    fn spelled(&self, url: &str) -> String {
+        format!("{url} {:?} {:?} {:?}\n", self.endpoint, self.region, self.access_key)
+    }
+
+    fn used(&self, url: &str, data: &DataDir) -> Used {
+        let text = std::fs::read_to_string(used_file(data)).unwrap_or_default();
+        match text.strip_prefix(&self.spelled(url)) {
+            Some(MARKED) => Used::Marked,
+            Some(_) => Used::Before,
+            None if text.starts_with(&format!("{url} ")) => Used::Otherwise,
+            None => Used::Never,
+        }
+    }
+
+    /// Ends the start if the object store cannot be used, or is not ours. One that was used before
+    /// may be away: sandboxes must not wait for it to be taken over, and snapshots can.
+    fn heed(
+        &self,
+        claimed: anyhow::Result<Claimed>,
+        url: &str,
+        key_file: &Path,
+        data: &DataDir,
+    ) -> anyhow::Result<()> {
+        let used = self.used(url, data);
+        match claimed {
+            Ok(Claimed::Ours) if used == Used::Marked => Ok(()),
+            Ok(Claimed::Ours) => {
+                let text = format!("{}{MARKED}", self.spelled(url));
+                identity::write_private(&used_file(data), &text)
+            }
+            Ok(Claimed::Blank) => Err(anyhow!(
+                "the object store {url} is not the one that was used before: it is empty. If it is \
+                 a directory, see that its disk is mounted there; if it is a bucket, look at \
+                 object_store.url and endpoint. To begin anew in it, with every snapshot lost that \
+                 is there alone, remove {}",
+                used_file(data).display()
+            )),
+            Ok(Claimed::Strange { detail }) => Err(anyhow!(
+                "the object store {url} is encrypted with another key than that in \
+                 object_store.key_file {} ({detail}): bring the right key back to that place, or \
+                 choose an empty place for the snapshots, such as another prefix",
+                key_file.display()
+            )),
+            Err(failed) if matches!(used, Used::Before | Used::Marked) => {
                 let error = format!("{failed:#}");
                 tracing::warn!(error, "the object store cannot be used now; snapshots wait here");
                 Ok(())
@@ -210,6 +273,25 @@ impl ObjectStoreSection {
             }),
         }
     }
+}
+
+/// Where the data directory keeps which object store it has used.
+fn used_file(data: &DataDir) -> PathBuf {
+    data.root.join("object_store.used")
+}
+
+/// Refuses to make a new key for an object store that is encrypted with another.
+fn check_key(key_file: &Path, url: &str, used: Used) -> anyhow::Result<()> {
+    // What cannot be looked at is not taken for absent: reading it says why.
+    let there = key_file.try_exists().unwrap_or(true);
+    anyhow::ensure!(
+        there || used == Used::Never,
+        "object_store.key_file {} is not there, and the object store {url} was used before: \
+         everything in it is encrypted with that key. Bring the file back from its copy, or look \
+         at object_store.key_file",
+        key_file.display()
+    );
+    Ok(())
 }
 
 /// Says which key of the configuration is wrong.
@@ -384,15 +466,45 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir { root: dir.path().to_owned() };
         let away = || Err(anyhow!("connection refused"));
+        let key = dir.path().join("master.key");
         let section = ObjectStoreSection::default();
-        let ended = section.heed(away(), "s3://b", &data).expect_err("it was never used");
+        let ended = section.heed(away(), "s3://b", &key, &data).expect_err("it was never used");
         let ended = format!("{ended:#}");
         assert!(ended.contains("object_store.url") && ended.contains("refused"), "{ended}");
-        section.heed(Ok(()), "s3://b", &data).expect("it answers");
-        section.heed(away(), "s3://b", &data).expect("it comes back");
-        section.heed(away(), "s3://other", &data).expect_err("another one");
+        section.heed(Ok(Claimed::Ours), "s3://b", &key, &data).expect("it answers");
+        section.heed(away(), "s3://b", &key, &data).expect("it comes back");
+        section.heed(away(), "s3://other", &key, &data).expect_err("another one");
         let other = ObjectStoreSection { access_key: Some("a".to_owned()), ..section };
-        other.heed(away(), "s3://b", &data).expect_err("as somebody else");
+        other.heed(away(), "s3://b", &key, &data).expect_err("as somebody else");
+    }
+
+    #[test]
+    fn one_that_is_not_ours_ends_the_start_and_says_what_to_do() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir { root: dir.path().to_owned() };
+        let key = dir.path().join("master.key");
+        let section = ObjectStoreSection::default();
+        assert_eq!(section.used("s3://b", &data), Used::Never);
+        check_key(&key, "s3://b", Used::Never).expect("the first start makes it");
+        // As a server wrote it that knew no marks.
+        std::fs::write(used_file(&data), section.spelled("s3://b")).expect("written");
+        assert_eq!(section.used("s3://b", &data), Used::Before);
+        section.heed(Ok(Claimed::Ours), "s3://b", &key, &data).expect("it is marked now");
+        assert_eq!(section.used("s3://b", &data), Used::Marked);
+        let other = ObjectStoreSection { access_key: Some("a".to_owned()), ..section.clone() };
+        assert_eq!(other.used("s3://b", &data), Used::Otherwise);
+        assert_eq!(section.used("s3://bb", &data), Used::Never);
+        for used in [Used::Otherwise, Used::Before, Used::Marked] {
+            let ended = check_key(&key, "s3://b", used).expect_err("no new key is made");
+            assert!(ended.to_string().contains("master.key"), "{ended}");
+        }
+        std::fs::write(&key, "a key").expect("written");
+        check_key(&key, "s3://b", Used::Marked).expect("it is there");
+        let strange = Claimed::Strange { detail: "marks/store: it has changed".to_owned() };
+        for (claimed, said) in [(Claimed::Blank, "mounted"), (strange, "master.key")] {
+            let ended = section.heed(Ok(claimed), "s3://b", &key, &data).expect_err("not ours");
+            assert!(ended.to_string().contains(said), "{ended}");
+        }
     }
 
     #[test]

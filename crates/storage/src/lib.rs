@@ -24,7 +24,9 @@ mod tool;
 mod trash;
 mod xfs;
 
-pub use archive::{MasterKey, ObjectArchive, ObjectStoreConfig, ObjectStoreConfigError};
+pub use archive::{
+    Claimed, ExpectedMark, MasterKey, ObjectArchive, ObjectStoreConfig, ObjectStoreConfigError,
+};
 pub use capture::HostCaptures;
 pub use daemon::Daemons;
 pub use fact::{StorageFact, host_facts};

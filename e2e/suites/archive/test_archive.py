@@ -194,6 +194,46 @@ def test_kill_in_the_middle_of_an_upload(new_server, root):
     box.gone(server, [sandbox, restored])
 
 
+def refuses(server, said: str) -> None:
+    """Starts it, and waits for it to end with an error that says something."""
+    process = server.process = server.spawn()
+    try:
+        assert process.wait(100) == 1
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+    text = server.log_text()
+    assert said in text, text[-800:]
+
+
+def test_another_key_or_an_empty_directory_ends_the_start(new_server, root):
+    server = new_server("-mark", **at(root))
+    sandbox = server.create()
+    planted = plant(server, sandbox)
+    taken = store.completed(server, box.settled(server, box.post(server, sandbox, "snapshot").json()["snapshot_id"])["id"])
+    box.gone(server, [sandbox])
+    assert server.stop() == 0
+    key = server.data / "master.key"
+    right = key.read_bytes()
+    key.unlink()
+    refuses(server, "Bring the file back")
+    assert not key.exists(), "no new key is made"
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    refuses(server, "encrypted with another key")
+    key.write_bytes(right)
+    away = root.with_name("away")
+    root.rename(away)
+    root.mkdir()
+    refuses(server, "its disk is mounted")
+    shutil.rmtree(root)
+    away.rename(root)
+    server.start()
+    restored = box.restore(server, taken["id"])
+    assert sums(server, restored) == planted
+    box.gone(server, [restored])
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [

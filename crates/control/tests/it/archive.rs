@@ -244,11 +244,23 @@ async fn what_a_node_has_lost_is_sound_as_long_as_the_object_store_has_it() {
         assert_eq!(fetch(&world, &id).await.status, SnapshotStatus::Completed);
 
         world.node.archived.lock().clear();
+        *world.node.archive_away.lock() = true;
+        let unsaid = world.control.snapshot_verify(&world.project, &id).await;
+        assert!(matches!(unsaid, Err(ControlError::Unavailable { .. })), "{unsaid:?}");
+        assert_eq!(fetch(&world, &id).await.status, SnapshotStatus::Completed);
+        *world.node.archive_away.lock() = false;
         let verdict = world.control.snapshot_verify(&world.project, &id).await;
         let Verdict::Damaged { detail } = verdict.expect("it is read") else {
             unreachable!("nobody has it")
         };
         assert!(detail.contains("object store"), "{detail}");
         assert_eq!(fetch(&world, &id).await.status, SnapshotStatus::Failed);
+
+        // It was another object store: the right one is back.
+        world.node.archived.lock().insert(id.clone());
+        let verdict = world.control.snapshot_verify(&world.project, &id).await;
+        assert_eq!(verdict.expect("it is read"), Verdict::Sound { read: facts().size });
+        let record = fetch(&world, &id).await;
+        assert_eq!((record.status, record.error), (SnapshotStatus::Completed, None));
     }
 }

@@ -377,6 +377,9 @@ impl Node for FakeNode {
     }
 
     async fn verify_archived(&self, order: &ArchiveOrder) -> Result<(), VerifyError> {
+        if *self.archive_away.lock() {
+            return Err(VerifyError::Failed { detail: "it does not answer".to_owned() });
+        }
         if self.archived.lock().contains(&order.snapshot) {
             Ok(())
         } else {

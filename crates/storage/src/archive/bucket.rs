@@ -17,7 +17,7 @@ use tarn_host::ArchiveError;
 use tarn_task::{Entropy, OsEntropy};
 use thiserror::Error;
 
-use super::place::{CHUNKS, PROBES, SNAPSHOTS};
+use super::place::{CHUNKS, MARKS, PROBES, SNAPSHOTS};
 use crate::durable;
 
 /// How long a request may take, its retries included: longer than these go on, so it ends what
@@ -144,7 +144,7 @@ impl Bucket {
     /// left it. Blocks; elsewhere there is nothing of the kind.
     pub(super) fn remove_drafts(&self, oldest: i64) -> Result<(), ArchiveError> {
         let Some(dir) = &self.dir else { return Ok(()) };
-        [SNAPSHOTS, CHUNKS, PROBES].into_iter().try_for_each(|part| {
+        [SNAPSHOTS, CHUNKS, PROBES, MARKS].into_iter().try_for_each(|part| {
             remove_drafts(&dir.join(part), oldest).map_err(|error| failed("clean", part, error))
         })
     }

@@ -22,6 +22,9 @@ use super::place::ChunkId;
 /// format.
 const CONTEXT: &str = "tarn 2026-11-26 object store, key of a project";
 
+/// The owner of what is no project's; no project's id is like it.
+const STORE: &str = "store";
+
 /// The key that everything in the object store hangs on. Without it nothing there can be read.
 #[derive(Clone)]
 pub struct MasterKey(Key);
@@ -48,9 +51,18 @@ impl MasterKey {
     }
 
     pub(super) fn of_project(&self, project: &ProjectId) -> ProjectKey {
+        self.derive(project.as_str())
+    }
+
+    /// Returns the key of what is no project's.
+    pub(super) fn of_store(&self) -> ProjectKey {
+        self.derive(STORE)
+    }
+
+    fn derive(&self, owner: &str) -> ProjectKey {
         let mut material = Zeroizing::new(Vec::with_capacity(128));
         material.extend_from_slice(self.0.bytes());
-        material.extend_from_slice(project.as_str().as_bytes());
+        material.extend_from_slice(owner.as_bytes());
         let key = Zeroizing::new(blake3::derive_key(CONTEXT, &material));
         let part = |name: &[u8]| Zeroizing::new(*blake3::keyed_hash(&key, name).as_bytes());
         let cuts = part(b"cuts");
@@ -139,11 +151,11 @@ mod tests {
     fn projects_and_masters_have_nothing_in_common() {
         let master = MasterKey(Key::new(Zeroizing::new([1; KEY_LENGTH])));
         let other = master.of_project(&ProjectId::from_random([8; 16]));
-        let keys = [testing::key(1), testing::key(2), other];
+        let keys = [testing::key(1), testing::key(2), other, master.of_store()];
         let seen: BTreeSet<_> = keys.iter().map(|key| (key.id(b"same"), key.cuts())).collect();
         let ids: BTreeSet<_> = seen.iter().map(|(id, _)| *id).collect();
         let cuts: BTreeSet<_> = seen.iter().map(|(_, cuts)| *cuts).collect();
-        assert_eq!((ids.len(), cuts.len()), (3, 3));
+        assert_eq!((ids.len(), cuts.len()), (4, 4));
         assert_eq!(format!("{master:?}{:?}", keys[0]), "MasterKey(…)ProjectKey(…)");
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! - `cut`: files to chunks and back; `manifest`: what is written down about them; `sealed`: what
 //!   an object holds; `key`: who can read it; `place`: where it is.
-//! - `upload`, `download`, `collect`: what is done with all that.
+//! - `upload`, `download`, `collect`: what is done with all that; `mark`: whose it is.
 //! - `bucket`: requests; `vault`: those of one project; `crew`: work; `in_use`: what stays.
 //!
 //! # What holds at any moment, whoever is killed
@@ -25,6 +25,7 @@ mod download;
 mod in_use;
 mod key;
 mod manifest;
+mod mark;
 mod place;
 mod sealed;
 mod upload;
@@ -41,6 +42,7 @@ use self::{bucket::Bucket, config::Patience, crew::Crew, in_use::InUse, vault::V
 pub use self::{
     config::{ObjectStoreConfig, ObjectStoreConfigError},
     key::MasterKey,
+    mark::{Claimed, ExpectedMark},
 };
 use crate::{HostCaptures, key_lock::KeyLocks};
 
@@ -57,6 +59,8 @@ pub struct ObjectArchive {
     /// Tries each request once, to say at once what is wrong.
     impatient: Bucket,
     key: MasterKey,
+    /// Whether nothing is believed to be lost without our mark.
+    insists: bool,
     captures: Arc<HostCaptures>,
     /// Does what nobody waits for.
     background: Crew,
@@ -88,6 +92,7 @@ impl ObjectArchive {
             bucket,
             impatient,
             key,
+            insists: false,
             background: Crew::of(1, captures.tasks().clone()),
             urgent: Crew::of(2, captures.tasks().clone()),
             captures,
@@ -136,7 +141,12 @@ impl Archive for ObjectArchive {
     }
 
     async fn verify(&self, project: &ProjectId, name: &CaptureName) -> Result<(), ArchiveError> {
-        self.check_whole(project, name).await
+        match self.check_whole(project, name).await {
+            Err(lost @ (ArchiveError::Missing { .. } | ArchiveError::Damaged { .. })) => {
+                Err(self.believe(lost).await)
+            }
+            read => read,
+        }
     }
 
     async fn remove(&self, project: &ProjectId, name: &CaptureName) -> Result<(), ArchiveError> {

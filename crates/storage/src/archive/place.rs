@@ -4,6 +4,7 @@
 //!  snapshots/<project>/<name>      what a capture consists of; written last
 //!  chunks/<project>/<aa>/<id>      its bytes; <aa> is how the id begins
 //!  probes/<random>                 for an instant
+//!  marks/store                     tells whose it is, and with which key
 //! ```
 
 use std::fmt;
@@ -17,6 +18,9 @@ pub(super) const SNAPSHOTS: &str = "snapshots";
 pub(super) const CHUNKS: &str = "chunks";
 /// Where what is written to be deleted is.
 pub(super) const PROBES: &str = "probes";
+/// Where the mark is, and what it lies beneath.
+pub(super) const MARK: &str = "marks/store";
+pub(super) const MARKS: &str = "marks";
 const ID_LENGTH: usize = 32;
 
 /// Names what a chunk holds; only the project's key makes it.

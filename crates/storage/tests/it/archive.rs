@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tarn_host::{Archive as _, ArchiveError, CaptureError, Captures as _, Progress};
-use tarn_storage::{MasterKey, ObjectArchive, ObjectStoreConfig};
+use tarn_storage::{Claimed, ExpectedMark, MasterKey, ObjectArchive, ObjectStoreConfig};
 use tarn_types::{ByteSize, Pace};
 use tokio::sync::Notify;
 
@@ -75,6 +75,44 @@ async fn a_capture_goes_and_comes_back() -> Result<()> {
     let unknown = archive.store(&project(1), "snap_1", &silent).await;
     let missing = matches!(unknown, Err(ArchiveError::Capture(CaptureError::Missing { .. })));
     assert!(missing, "{unknown:?}");
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_in_an_object_store_that_is_not_ours() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?.insisting_on_mark();
+    // As a server that knew no marks left it.
+    send(&archive, "snap_1").await?;
+    let other = MasterKey::open_or_create(&scene.stage.data().join("other"))?;
+    let other = ObjectArchive::open(&scene.config(), other, scene.captures.clone())?;
+    let other = other.insisting_on_mark();
+    let strange = other.claim(ExpectedMark::Unknown).await?;
+    assert!(matches!(strange, Claimed::Strange { .. }), "{strange:?}");
+    assert_eq!(archive.claim(ExpectedMark::Unknown).await?, Claimed::Ours);
+    assert_eq!(archive.claim(ExpectedMark::Present).await?, Claimed::Ours);
+    let strange = other.claim(ExpectedMark::Unknown).await?;
+    assert!(matches!(&strange, Claimed::Strange { detail } if detail.contains("marks/store")));
+    archive.verify(&project(1), "snap_1").await?;
+    let unsaid = other.verify(&project(1), "snap_1").await;
+    assert!(matches!(unsaid, Err(ArchiveError::Store { .. })), "{unsaid:?}");
+    let missing = archive.verify(&project(1), "snap_2").await;
+    assert!(matches!(missing, Err(ArchiveError::Missing { .. })), "{missing:?}");
+
+    // As a directory whose disk is not mounted.
+    let (store, away) = (scene.store(), scene.store().with_extension("away"));
+    fs::rename(&store, &away)?;
+    fs::create_dir(&store)?;
+    let unsaid = archive.verify(&project(1), "snap_1").await;
+    assert!(matches!(unsaid, Err(ArchiveError::Store { .. })), "{unsaid:?}");
+    assert_eq!(archive.claim(ExpectedMark::Present).await?, Claimed::Blank);
+    assert!(files(&store)?.is_empty(), "nothing is marked");
+    assert_eq!(archive.claim(ExpectedMark::Unknown).await?, Claimed::Ours);
+    fs::remove_dir_all(&store)?;
+    fs::rename(&away, &store)?;
+    archive.verify(&project(1), "snap_1").await?;
     scene.end().await;
     Ok(())
 }
