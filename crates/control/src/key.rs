@@ -85,10 +85,13 @@ impl Control {
     /// store may have been emptied.
     ///
     /// # Errors
-    /// Fails for a name that is not one, and when the store does.
+    /// Fails for a name that is not one, and when the store does; with
+    /// [`ControlError::Unauthenticated`] for a key that was revoked, which nothing makes valid
+    /// again.
     pub async fn key_ensure(&self, secret: &str, project_name: &str) -> Result<(), ControlError> {
         match self.0.parts.store.key_fetch(&hash(secret)).await {
-            Ok(_) => Ok(()),
+            Ok(key) if key.revoked_at.is_none() => Ok(()),
+            Ok(_) => Err(ControlError::Unauthenticated),
             Err(StoreError::NotFound { .. }) => {
                 self.insert_key(secret, project_name).await.map(|_key| ())
             }

@@ -575,7 +575,51 @@ impl DataDir {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// Returns the full names of all keys in a table, as the parser lists them when it refuses
+    /// another one; none for what is no table of keys.
+    fn keys_of(table: &str) -> Vec<String> {
+        let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
+        let wrong = toml::from_str::<Config>(&format!("{header}no-key = 1"));
+        let wrong = wrong.expect_err("there is no such key");
+        let known = wrong.message().strip_prefix("unknown field `no-key`, expected ");
+        let mut keys = Vec::new();
+        // Each name stands between two backticks.
+        for name in known.unwrap_or_default().split('`').skip(1).step_by(2) {
+            let key = if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
+            match keys_of(&key) {
+                none if none.is_empty() => keys.push(key),
+                beneath => keys.extend(beneath),
+            }
+        }
+        keys
+    }
+
+    /// Returns the full names of all keys in a file, those that are commented out among them.
+    fn keys_in(text: &str) -> BTreeSet<String> {
+        let is_name = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let (mut table, mut keys) = ("", BTreeSet::new());
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                table = name;
+            } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ")
+                && is_name(key)
+            {
+                keys.insert(format!("{table}.{key}"));
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn the_shipped_example_has_every_key() {
+        let known = BTreeSet::from_iter(keys_of(""));
+        assert!(known.contains("tls.acme.email") && known.contains("images.mirrors"), "{known:?}");
+        assert_eq!(keys_in(include_str!("../../../tarn.toml.example")), known);
+    }
 
     #[test]
     fn the_shipped_example_is_the_defaults() {

@@ -4,7 +4,9 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     future::Future,
     io::{Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -50,6 +52,35 @@ pub(crate) fn open_data_dir(asked: &DataDir) -> anyhow::Result<DataDir> {
     let root = fs::canonicalize(root)
         .with_context(|| format!("find the real path of {}", root.display()))?;
     Ok(DataDir { root })
+}
+
+/// Closes the data directory to everybody but its owner, whoever made it: sandboxes' files lie in
+/// it, and what an image has setuid-root is root's on this machine, too.
+///
+/// # Errors
+/// Fails when it belongs to somebody else, who could open it again.
+pub(crate) fn close_to_others(data: &DataDir) -> anyhow::Result<()> {
+    let root = data.root.display();
+    let meta = fs::metadata(&data.root).with_context(|| format!("look at {root}"))?;
+    let (owner, own) = (meta.uid(), nix::unistd::geteuid().as_raw());
+    if owner != own {
+        bail!(
+            "the data directory {root} belongs to user {owner}, who could read and replace what is \
+             in it; say `chown {own} {root}`, or give another --data-dir"
+        );
+    }
+    let mode = meta.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(&data.root, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("close {root} to other users"))?;
+    tracing::warn!(
+        path = %root,
+        mode = %format_args!("{mode:o}"),
+        "the data directory was open to other users of this machine; its mode is 0700 now",
+    );
+    Ok(())
 }
 
 /// How long the lock of a server that is dead is waited for. A child that it was about to spawn
@@ -136,6 +167,11 @@ pub(crate) fn default_key(data: &DataDir, make: impl FnOnce() -> String) -> anyh
     Ok(text.trim().to_owned())
 }
 
+/// Puts another default key in the place of the one that was.
+pub(crate) fn replace_default_key(data: &DataDir, key: &str) -> anyhow::Result<()> {
+    write_private(&data.default_key(), &format!("{key}\n"))
+}
+
 /// Returns the running boot of the host.
 pub(crate) fn boot_id() -> anyhow::Result<BootId> {
     let path = "/proc/sys/kernel/random/boot_id";
@@ -193,6 +229,10 @@ mod tests {
         (dir, data)
     }
 
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    }
+
     #[test]
     fn one_server_a_directory() {
         let (_dir, data) = data();
@@ -227,9 +267,23 @@ mod tests {
         let key = default_key(&data, || "tl_apiKey_1".to_owned()).expect("a key");
         let again = default_key(&data, || "tl_apiKey_2".to_owned()).expect("a key");
         assert_eq!((key.as_str(), again.as_str()), ("tl_apiKey_1", "tl_apiKey_1"));
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(data.default_key()).expect("it is there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(mode(&data.default_key()), 0o600);
+        replace_default_key(&data, "tl_apiKey_3").expect("written");
+        let replaced = default_key(&data, || "tl_apiKey_4".to_owned()).expect("a key");
+        assert_eq!(replaced, "tl_apiKey_3");
+        assert_eq!(mode(&data.default_key()), 0o600);
+    }
+
+    #[test]
+    fn a_directory_made_beforehand_is_closed_to_others() {
+        let (_dir, data) = data();
+        assert_eq!(mode(&data.root), 0o700);
+        for open in [0o755, 0o750, 0o701, 0o2770] {
+            fs::set_permissions(&data.root, fs::Permissions::from_mode(open)).expect("changed");
+            open_data_dir(&data).expect("it is there");
+            close_to_others(&data).expect("it is ours");
+            assert_eq!(mode(&data.root), 0o700, "{open:o}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use tarn_builder::{Builder, BuilderConfig};
-use tarn_control::{Control, ControlConfig, ControlParts, Limits};
+use tarn_control::{Control, ControlConfig, ControlError, ControlParts, Limits};
 use tarn_ingress::{ActivityLog, Ingress, IngressConfig, PublicScheme};
 use tarn_node::{
     FixedMemory, LogRate, MemoryFacts, MemoryGauge, NodeArchive, NodeConfig, NodeParts,
@@ -73,7 +73,10 @@ pub(crate) fn run(args: &UpArgs, data: &DataDir) -> anyhow::Result<()> {
         );
     }
     start_log(&config)?;
+    identity::close_to_others(&data)?;
     let _lock = identity::lock(&data)?;
+    // `tarn purge` knows the directory by it, however early this start ends.
+    identity::node_id(&data, &OsEntropy)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -207,8 +210,7 @@ async fn start(
     .await
     .context("read the store")?;
     control.secret_keys_check().await.context("open the keys of the secrets")?;
-    let key = identity::default_key(data, || control.new_secret())?;
-    control.key_ensure(&key, DEFAULT_PROJECT).await.context("store the default key")?;
+    let key = default_key(&control, data).await?;
     let activity = Arc::new(ActivityLog::new(Arc::new(SystemClock)));
     let gauge = Arc::clone(&activity);
     let object_store = host.object_store.clone();
@@ -223,6 +225,25 @@ async fn start(
     let builder = Builder::start(control.clone(), builds, clock, entropy, tasks.clone()).await;
     let builder = builder.context("take over the builds of images")?;
     Ok(Started { control, builder, key, activity, node, object_store })
+}
+
+/// Returns the key of the data directory, after putting a new one in the place of a revoked one.
+async fn default_key(control: &Control, data: &DataDir) -> anyhow::Result<String> {
+    let key = identity::default_key(data, || control.new_secret())?;
+    let ensured = control.key_ensure(&key, DEFAULT_PROJECT).await;
+    if !matches!(ensured, Err(ControlError::Unauthenticated)) {
+        ensured.context("store the default key")?;
+        return Ok(key);
+    }
+    let key = control.new_secret();
+    // The file first, as at the first start: what the store does not know yet it is told next time.
+    identity::replace_default_key(data, &key)?;
+    control.key_ensure(&key, DEFAULT_PROJECT).await.context("store the new default key")?;
+    tracing::warn!(
+        path = %data.default_key().display(),
+        "the default key was revoked; a new one has taken its place",
+    );
+    Ok(key)
 }
 
 async fn start_node(

@@ -1,6 +1,7 @@
 """Servers beside each other, and in each other's way."""
 
 import os
+import pathlib
 import socket
 import subprocess
 
@@ -86,3 +87,46 @@ def test_the_same_key_every_time(server):
     first = server.key
     server.restart()
     assert server.key == first == (server.data / "default.key").read_text().strip()
+
+
+def test_a_revoked_default_key_is_replaced(new_server):
+    own = new_server("-revoked", runtime="sim")
+    old = own.key
+    identity = own.call("POST", "/platform/v1/keys/introspect").json()["id"]
+    revoked = own.command("key", "revoke", identity)
+    assert revoked.returncode == 0, revoked.stderr
+    own.restart()
+    path = own.data / "default.key"
+    assert own.key != old and own.key == path.read_text().strip()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "the default key was revoked" in own.log_text()
+    assert old not in own.log_text() and own.key not in own.log_text()
+    assert own.call("GET", "/sandboxes").status == 200
+    assert own.call("GET", "/sandboxes", key=old).status == 401
+    replacement = own.key
+    assert own.restart().key == replacement
+
+
+def test_a_directory_made_beforehand_is_closed_to_others(new_server):
+    own = new_server("-open", start=False)
+    own.data.mkdir()
+    own.data.chmod(0o755)
+    os.chown(own.data, 12345, -1)
+    assert ended(own.spawn()) != 0
+    assert "belongs to user 12345" in own.tail(3) and "chown 0" in own.tail(3), own.tail(3)
+    os.chown(own.data, 0, -1)
+    own.start()
+    assert own.data.stat().st_mode & 0o7777 == 0o700
+    assert "was open to other users" in own.log_text()
+    image = own.data / "pool.img"
+    assert not image.exists() or image.stat().st_mode & 0o777 == 0o600
+
+    made = own.create()
+    places = [f"{own.data.resolve()}/pool/layers/{made}/{name}" for name in ("layer", "root")]
+    mounts = [line.split() for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()]
+    options = {fields[4]: fields[5].split(",") for fields in mounts if fields[4] in places}
+    assert len(options) == 2 and all("nosuid" in words for words in options.values()), options
+    # Inside, such a file is what it is anywhere.
+    install = 'install -D -m 4755 "$(command -v id)" /opt/own/id'
+    assert own.run(made, install, user="root").status == 0
+    assert own.run(made, "id -u; /opt/own/id -u").out == "1000\n0"

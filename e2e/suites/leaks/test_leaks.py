@@ -1,11 +1,13 @@
 """Create, run, delete, over and over: the host has what it had before."""
 
 import os
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import env, host
 from harness.sdk import Sdk
+from harness.server import command
 from harness.wait import until
 from suites.crash.test_crash import smaller, steady
 
@@ -94,3 +96,31 @@ def test_purge_leaves_nothing_at_all(new_server):
     assert purge.returncode == 0, purge.stderr
     left = {kind: names for kind, names in host.objects(own.data).items() if names}
     assert not left, left
+
+
+def test_purge_keeps_off_what_others_mounted(new_server):
+    own = new_server("-mounted")
+    made = own.create()
+    own.kill()
+    disk = own.data / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], check=True)
+    try:
+        (disk / "file").write_text("kept")
+        refused = own.command("purge", "--yes")
+        assert refused.returncode != 0 and str(disk) in refused.stderr, refused
+        assert (disk / "file").read_text() == "kept"
+        assert host.sandbox_processes(own.data, made), "nothing was ended"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    purge = own.command("purge", "--yes")
+    assert purge.returncode == 0 and not own.data.exists(), purge
+    again = own.command("purge", "--yes")
+    assert again.returncode == 0 and "nothing to purge" in again.stderr, again
+
+
+def test_purge_refuses_a_directory_that_is_no_servers(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years")
+    refused = command(tmp_path, "purge", "--yes")
+    assert refused.returncode != 0 and "not the data directory" in refused.stderr, refused
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

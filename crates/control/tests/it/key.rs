@@ -45,3 +45,19 @@ async fn the_default_key_outlives_an_emptied_store() {
     assert_eq!(world.control.key_list().await.expect("listed").len(), 1);
     assert!(world.control.authenticate(&secret).await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_default_key_is_not_made_valid_again() {
+    let world = World::new(Manner::Prompt).await;
+    let secret = world.control.new_secret();
+    world.control.key_ensure(&secret, "default").await.expect("ensured");
+    let key = world.control.authenticate(&secret).await.expect("valid").key;
+    world.control.key_revoke(&key).await.expect("revoked");
+    let refused = world.control.key_ensure(&secret, "default").await;
+    assert!(matches!(refused, Err(ControlError::Unauthenticated)), "{refused:?}");
+    assert!(world.control.authenticate(&secret).await.is_err());
+    let replacement = world.control.new_secret();
+    world.control.key_ensure(&replacement, "default").await.expect("ensured");
+    assert!(world.control.authenticate(&replacement).await.is_ok());
+    assert_eq!(world.control.key_list().await.expect("listed").len(), 2);
+}

@@ -88,7 +88,8 @@ impl LayerDisk {
     /// Mounts the image and the root over a template.
     pub(crate) fn mount(&self, template: &Path, loop_name: &str) -> Result<(), HostStepError> {
         let layer = self.layer();
-        let flags = MountFlags::NOATIME | MountFlags::NODEV;
+        // The sandbox's kernel reads setuid bits by itself; to the host an image's mean nothing.
+        let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
         {
             // From the mount on, the mount alone keeps the device.
             let device = LoopDevice::attach(&self.image(), loop_name)?;

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -76,7 +77,13 @@ impl PoolImage {
             });
         }
         let draft = self.file.with_extension("img.new");
-        let image = File::create(&draft).step("make", &draft)?;
+        let image = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)
+            .step("make", &draft)?;
         fallocate(&image, FallocateFlags::empty(), 0, size).step("allocate", &draft)?;
         format(&draft, size)?;
         image.sync_all().step("write", &draft)?;

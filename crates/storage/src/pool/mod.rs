@@ -403,6 +403,16 @@ impl Pool {
         let (_, disk_free) = room(image.disk())?;
         Ok(PoolFill { size: image.size()?, free, disk_free, holes: image.holes()? })
     }
+
+    /// Returns where something is mounted beneath a data directory, whoever mounted it. The path
+    /// is the directory's real one.
+    ///
+    /// # Errors
+    /// Fails when the host does not say what is mounted.
+    pub fn mounts_beneath(data_dir: &Path) -> Result<Vec<PathBuf>, HostStepError> {
+        let mounts = mount::mounts_beneath(data_dir)?.into_iter().map(|entry| entry.target);
+        Ok(mounts.filter(|target| target != data_dir).collect())
+    }
 }
 
 /// Unmounts what this crate mounted beneath a data directory: roots, layers, the pool's image.
