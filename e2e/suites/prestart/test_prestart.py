@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from harness import env, host
 from harness.wait import until
+from suites.crash.scene import fill_slots
 from suites.crash.test_crash import steady
 from suites.prestart.ahead import counts, settle, waiting
 
@@ -143,11 +144,9 @@ def waiting_without(server) -> set[str]:
 
 
 def test_killed_at_any_moment_nothing_is_handed_out_twice_or_left(new_server):
-    # So many network slots that those in use at once, and half as many beside, are never more: no leak is hidden.
-    own = new_server("-kill", config={**SERVER["config"], "network": {"spare_slots": 24}})
+    own = new_server("-kill", **SERVER)
     settle(own, KEPT)
-    for sandbox in [own.create() for _ in range(KEPT + 1)]:
-        own.delete(sandbox)
+    fill_slots(own, 12)
     settle(own, KEPT)
     before = steady(own)
     rng = random.Random(8)

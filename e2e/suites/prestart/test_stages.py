@@ -6,7 +6,7 @@ import threading
 
 from harness import env, host
 from harness.wait import until
-from suites.crash.scene import none
+from suites.crash.scene import fill_slots, none
 from suites.crash.test_crash import steady
 from suites.prestart.ahead import settle_stages, stages, wait_for_stage
 from suites.prestart.test_prestart import limits, more
@@ -52,8 +52,7 @@ def test_restores_resumes_and_copies_find_it(server):
 
 
 def test_killed_at_any_moment_it_is_used_once_and_none_is_left(new_server):
-    # So many network slots that those in use at once, and half as many beside, are never more: no leak is hidden.
-    own = new_server("-kill", config={**SERVER["config"], "network": {"spare_slots": 24}})
+    own = new_server("-kill", **SERVER)
     source = box.with_witness(own, mib=8)
     identity = box.ask(own, source)
     snapshot = box.snapshot(own, source, "memory")["id"]
@@ -62,6 +61,7 @@ def test_killed_at_any_moment_it_is_used_once_and_none_is_left(new_server):
     box.suspend(own, source)
     box.resume(own, source)
     own.restart()
+    fill_slots(own, 12)
     before = steady(own)
     rng = random.Random(37)
     for _ in range(env.scale(1, 25)):
