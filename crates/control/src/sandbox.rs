@@ -23,8 +23,8 @@ use crate::{
 /// How long a patch waits for its node to put a new policy in force.
 const PATCH_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a patch of a policy waits for a sandbox that is on its way to run. One that takes
-/// longer waits for its image, or for others; the new policy is in force before it does anything.
+/// How long a patch of a policy waits for a sandbox that is on its way to run. What takes longer
+/// waits for its image or for others, and its node puts in force what it is told meanwhile.
 const START_DEADLINE: Duration = Duration::from_secs(2);
 
 // === impl Control ===
@@ -463,11 +463,17 @@ impl Control {
         };
         let Some(entry) = self.0.table.get(&record.id) else { return Ok(record) };
         let mut seen = entry.subscribe();
-        let begun = Instant::now();
+        let stopping = self.0.parts.tasks.stopping();
+        tokio::pin!(stopping);
+        // Each state has its own time: what a snapshot has taken is not the policy's.
+        let (mut state, mut since) = (None, Instant::now());
         loop {
             let now = seen.borrow_and_update().record.clone();
             if done(&now) {
                 return Ok(now);
+            }
+            if state.replace(status(&now)) != Some(status(&now)) {
+                since = Instant::now();
             }
             let patience = match status(&now) {
                 SandboxStatus::Running => PATCH_DEADLINE,
@@ -477,16 +483,20 @@ impl Control {
                 | SandboxStatus::Suspended
                 | SandboxStatus::Terminated => START_DEADLINE,
             };
-            match tokio::time::timeout_at(begun + patience, seen.changed()).await {
-                Ok(Ok(())) => {}
-                // Nobody changes it any more.
-                Ok(Err(_closed)) => return Ok(now),
-                Err(_elapsed) if !runs(&now) => return Ok(now),
-                Err(_elapsed) => {
-                    let detail = format!("the node of sandbox {} did not report {wanted}", now.id);
-                    return Err(ControlError::Unavailable { detail });
-                }
+            tokio::select! {
+                changed = seen.changed() => match changed {
+                    Ok(()) => continue,
+                    // Nobody changes it any more.
+                    Err(_closed) => return Ok(now),
+                },
+                () = tokio::time::sleep_until(since + patience) => {}
+                () = &mut stopping => {}
             }
+            if !runs(&now) {
+                return Ok(now);
+            }
+            let detail = format!("the node of sandbox {} did not report {wanted}", now.id);
+            return Err(ControlError::Unavailable { detail });
         }
     }
 

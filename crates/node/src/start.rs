@@ -5,14 +5,21 @@
 
 mod init;
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tarn_guest_api::{Continues, InitRequest, UnsealRequest};
 use tarn_host::{Capture, ImageError, RootFs, Slot, SlotError, SlotId, Template};
 use tarn_node_api::{Endpoint, NodeIntent, NodeTarget};
 use tarn_runtime::{CpuShare, RuntimeExit, RuntimeSpec, Started};
 use tarn_types::{
-    DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SandboxId, SnapshotKind, StartFailure,
+    DaemonToken, EgressPolicy, EndCause, FailedStep, Generation, Launch, SandboxId, SnapshotKind,
+    StartFailure,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -73,9 +80,13 @@ async fn claim(
     (entry.slot, entry.started, entry.template) = (ready.slot, ready.started, ready.template);
     let claimed = match (fits, entry.slot, entry.started.clone()) {
         (true, Some(slot), Some(started)) => {
-            let write = shared.write(entry.clone(), Durability::Synced);
-            let open = open(shared, entry, source, slot, &started, wanted.clone(), &mut steps);
-            let (written, opened) = tokio::join!(write, open);
+            let ((written, opened), policy) = {
+                let write = shared.write(entry.clone(), Durability::Synced);
+                let open = open(shared, entry, source, slot, &started, wanted.clone(), &mut steps);
+                let both = pin!(async { tokio::join!(write, open) });
+                with_newest_policy(shared, entry, wanted.clone(), both).await
+            };
+            entry.launch.egress = policy;
             steps.end(&entry.id, "what was beside");
             written.map_err(|bad| failed(FailedStep::Layer, &bad)).and(opened)
         }
@@ -196,14 +207,18 @@ async fn build_once(
     let gpus = gpu::equip(shared, entry).await?;
     renew_policy(shared, entry, &wanted).await.map_err(|bad| failed(FailedStep::Slot, &bad))?;
     let spec = RuntimeSpec { gpus, ..runtime_spec(shared, entry, &rootfs, &slot) };
-    let write = async {
-        match written {
-            Written::Beside => shared.write(entry.clone(), Durability::Synced).await,
-            Written::Later => Ok(()),
-        }
+    let ((written, ran), policy) = {
+        let write = async {
+            match written {
+                Written::Beside => shared.write(entry.clone(), Durability::Synced).await,
+                Written::Later => Ok(()),
+            }
+        };
+        let ran = run(shared, entry, &spec, source, wanted.clone(), &mut steps);
+        let both = pin!(async { tokio::join!(write, ran) });
+        with_newest_policy(shared, entry, wanted, both).await
     };
-    let ran = run(shared, entry, &spec, source, wanted, &mut steps);
-    let (written, ran) = tokio::join!(write, ran);
+    entry.launch.egress = policy;
     steps.end(&entry.id, "what was beside");
     written.map_err(|bad| failed(FailedStep::Layer, &bad))?;
     let (started, endpoint) = ran?;
@@ -218,19 +233,57 @@ pub(crate) async fn renew_policy(
     entry: &mut Entry,
     wanted: &watch::Receiver<Wanted>,
 ) -> Result<(), SlotError> {
-    let newer = match &wanted.borrow().intent {
-        Some(NodeIntent { generation, target: NodeTarget::Running(launch), .. })
-            if *generation > entry.generation && launch.egress != entry.launch.egress =>
-        {
-            launch.egress.clone()
-        }
-        Some(_) | None => return Ok(()),
+    let newest = newest_policy(entry.generation, &wanted.borrow()).cloned();
+    let Some(newer) = newest.filter(|newest| *newest != entry.launch.egress) else {
+        return Ok(());
     };
     if let Some(slot) = entry.slot {
         shared.parts.slots.set_policy(slot, &entry.id, &newer).await?;
     }
     entry.launch.egress = newer;
     Ok(())
+}
+
+/// Does something in the slot of a sandbox, and has every policy that is asked for meanwhile in
+/// force at once. Returns the last one besides.
+async fn with_newest_policy<T>(
+    shared: &Shared,
+    entry: &Entry,
+    mut wanted: watch::Receiver<Wanted>,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> (T, EgressPolicy) {
+    let mut policy = entry.launch.egress.clone();
+    loop {
+        tokio::select! {
+            biased;
+            done = work.as_mut() => return (done, policy),
+            changed = wanted.changed() => if changed.is_err() {
+                return (work.await, policy);
+            },
+        }
+        let newest = newest_policy(entry.generation, &wanted.borrow_and_update()).cloned();
+        let Some(newest) = newest.filter(|newest| *newest != policy) else { continue };
+        let Some(slot) = entry.slot else { continue };
+        match shared.parts.slots.set_policy(slot, &entry.id, &newest).await {
+            Ok(()) => policy = newest,
+            // It is tried again before anybody hears that the sandbox runs.
+            Err(bad) => {
+                tracing::warn!(sandbox.id = %entry.id, error = %bad, "the policy was not replaced");
+            }
+        }
+    }
+}
+
+/// Returns the policy that a sandbox is to have by now, if it was asked for after a generation.
+fn newest_policy(generation: Generation, wanted: &Wanted) -> Option<&EgressPolicy> {
+    match &wanted.intent {
+        Some(NodeIntent { generation: newer, target: NodeTarget::Running(launch), .. })
+            if *newer > generation =>
+        {
+            Some(&launch.egress)
+        }
+        Some(_) | None => None,
+    }
 }
 
 /// Takes the stage that was made under a sandbox's id. What is not what the sandbox is restored

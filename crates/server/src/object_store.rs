@@ -253,7 +253,17 @@ impl ObjectStoreSection {
                  is there alone, remove {}",
                 used_file(data).display()
             )),
-            Ok(Claimed::Strange { detail }) => Err(anyhow!(
+            // It was so before anybody marked object stores: nothing of it is called lost.
+            Ok(Claimed::Unreadable { detail }) if used == Used::Before => {
+                tracing::warn!(
+                    detail,
+                    key_file = %key_file.display(),
+                    "what was tried in the object store does not open with its key; if the key is \
+                     another one, bring the right one back"
+                );
+                Ok(())
+            }
+            Ok(Claimed::Strange { detail } | Claimed::Unreadable { detail }) => Err(anyhow!(
                 "the object store {url} is encrypted with another key than that in \
                  object_store.key_file {} ({detail}): bring the right key back to that place, or \
                  choose an empty place for the snapshots, such as another prefix",
@@ -501,10 +511,21 @@ mod tests {
         std::fs::write(&key, "a key").expect("written");
         check_key(&key, "s3://b", Used::Marked).expect("it is there");
         let strange = Claimed::Strange { detail: "marks/store: it has changed".to_owned() };
-        for (claimed, said) in [(Claimed::Blank, "mounted"), (strange, "master.key")] {
+        let unreadable = Claimed::Unreadable { detail: "snapshots/a: it has changed".to_owned() };
+        let ends = [
+            (Claimed::Blank, "mounted"),
+            (strange, "master.key"),
+            (unreadable.clone(), "master.key"),
+        ];
+        for (claimed, said) in ends {
             let ended = section.heed(Ok(claimed), "s3://b", &key, &data).expect_err("not ours");
             assert!(ended.to_string().contains(said), "{ended}");
         }
+        // As a server that knew no marks left it.
+        std::fs::write(used_file(&data), section.spelled("s3://b")).expect("written");
+        assert_eq!(section.used("s3://b", &data), Used::Before);
+        section.heed(Ok(unreadable), "s3://b", &key, &data).expect("it started before, too");
+        assert_eq!(section.used("s3://b", &data), Used::Before, "and is not marked");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! may still be of use to somebody. One that is said to be in the object store is read on, because
 //! what the object store lacked may be there again: found sound, it is what it was.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use tarn_node_api::{ArchiveOrder, Node, VerifyError};
 use tarn_store::StoreError;
@@ -69,6 +69,24 @@ fn is_archived(record: &SnapshotRecord) -> bool {
     }
 }
 
+/// What is wrong with a snapshot on its node.
+#[derive(Debug, Clone, Copy)]
+enum Lost<'a> {
+    /// It is not there.
+    Absent,
+    /// It is damaged, in this way.
+    Damaged(&'a str),
+}
+
+impl fmt::Display for Lost<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "its node does not have it",
+            Self::Damaged(detail) => detail,
+        })
+    }
+}
+
 // === impl Control ===
 
 impl Control {
@@ -99,7 +117,7 @@ impl Control {
         let verdict = match node.verify(id, pace).await {
             Ok(read) => Verdict::Sound { read },
             Err(VerifyError::Damaged { detail }) => {
-                let verdict = self.other_copy(&*node, record, &detail).await?;
+                let verdict = self.other_copy(&*node, record, Lost::Damaged(&detail)).await?;
                 if matches!(verdict, Verdict::Sound { .. }) {
                     tracing::error!(
                         snapshot.id = %id, node.id = %record.node, detail,
@@ -110,7 +128,7 @@ impl Control {
                 verdict
             }
             Err(VerifyError::Missing) if is_archived(record) => {
-                self.other_copy(&*node, record, "its node does not have it").await?
+                self.other_copy(&*node, record, Lost::Absent).await?
             }
             Err(VerifyError::Missing) => return Err(self.missing(record).await?),
             Err(VerifyError::Failed { detail }) => {
@@ -128,19 +146,26 @@ impl Control {
         &self,
         node: &dyn Node,
         record: &SnapshotRecord,
-        lost: &str,
+        lost: Lost<'_>,
     ) -> Result<Verdict, ControlError> {
         let id = &record.id;
         if !is_archived(record) {
-            return Ok(Verdict::Damaged { detail: lost.to_owned() });
+            return Ok(Verdict::Damaged { detail: lost.to_string() });
         }
         let order = ArchiveOrder { snapshot: id.clone(), project: record.project.clone() };
         match node.verify_archived(&order).await {
             Ok(()) => {}
             Err(VerifyError::Failed { detail }) => {
-                self.0.snapshot_counters.unverified();
                 let detail = format!("{lost}; and the object store: {detail}");
-                return Err(ControlError::Unavailable { detail });
+                return match lost {
+                    // Nobody may go on from what is there; if the other copy is whole, that is
+                    // found when the object store answers.
+                    Lost::Damaged(_) => Ok(Verdict::Damaged { detail }),
+                    Lost::Absent => {
+                        self.0.snapshot_counters.unverified();
+                        Err(ControlError::Unavailable { detail })
+                    }
+                };
             }
             Err(worse @ (VerifyError::Damaged { .. } | VerifyError::Missing)) => {
                 let detail = format!("{lost}; and in the object store: {worse}");

@@ -246,8 +246,15 @@ async fn what_a_node_has_lost_is_sound_as_long_as_the_object_store_has_it() {
         world.node.archived.lock().clear();
         *world.node.archive_away.lock() = true;
         let unsaid = world.control.snapshot_verify(&world.project, &id).await;
-        assert!(matches!(unsaid, Err(ControlError::Unavailable { .. })), "{unsaid:?}");
-        assert_eq!(fetch(&world, &id).await.status, SnapshotStatus::Completed);
+        let status = fetch(&world, &id).await.status;
+        if damage.is_some() {
+            // Nobody goes on from that.
+            assert!(matches!(unsaid, Ok(Verdict::Damaged { .. })), "{unsaid:?}");
+            assert_eq!(status, SnapshotStatus::Failed);
+        } else {
+            assert!(matches!(unsaid, Err(ControlError::Unavailable { .. })), "{unsaid:?}");
+            assert_eq!(status, SnapshotStatus::Completed);
+        }
         *world.node.archive_away.lock() = false;
         let verdict = world.control.snapshot_verify(&world.project, &id).await;
         let Verdict::Damaged { detail } = verdict.expect("it is read") else {

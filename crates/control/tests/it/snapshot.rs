@@ -99,6 +99,25 @@ async fn a_policy_is_in_force_before_the_answer_during_a_snapshot_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_patch_outlasts_a_long_snapshot() {
+    let (world, id, _) = capturing().await;
+    let closed = NetworkPatch::Replace(EgressPolicy::CLOSED);
+    let patch = PatchAsk { network: closed, ..PatchAsk::default() };
+    let (sandbox, hold) = (SandboxRef::Id(id.clone()), Duration::from_secs(60));
+    let patched = world.control.sandbox_patch(&world.project, &sandbox, patch, hold);
+    let (patched, ()) = tokio::join!(patched, async {
+        world.until("the order", async || world.node.told.lock()[&id].generation.0 == 2).await;
+        tokio::time::advance(Duration::from_secs(30)).await;
+        world.node.finish_capture(Err("no room on the disk".to_owned())).await;
+        // The node follows it from here on, and says so a moment later.
+        tokio::time::advance(Duration::from_secs(5)).await;
+        world.node.say(&id, 2, ObservedPhase::Running).await;
+    });
+    let view = patched.expect("it may");
+    assert_eq!(view.record.observed.map(|seen| seen.generation.0), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_snapshot_says_why_and_its_source_runs_on() {
     let (world, id, snapshot) = capturing().await;
     world.node.finish_capture(Err("no room on the disk".to_owned())).await;

@@ -127,6 +127,22 @@ async fn a_policy_that_comes_during_a_start_is_in_force_when_it_is_said_to_run()
     }
 }
 
+#[tokio::test]
+async fn a_policy_that_is_taken_back_during_a_start_is_not_in_force() {
+    let world = World::new().await;
+    let faults = world.host.sim.faults();
+    faults.delay(SimStep::Init, Duration::from_millis(500));
+    world.apply(&id(1), 1, NodeTarget::Running(named())).await;
+    world.until("the start", || faults.delayed(SimStep::Init) == 1).await;
+    let policy = || world.host.slots.policy(SlotId(0));
+    let closed = Launch { egress: EgressPolicy::CLOSED, ..named() };
+    world.apply(&id(1), 2, NodeTarget::Running(closed)).await;
+    world.until("the new policy", || policy() == Some(EgressPolicy::CLOSED)).await;
+    world.apply(&id(1), 3, NodeTarget::Running(named())).await;
+    world.reach(&id(1), 3, ObservedPhase::Running).await;
+    assert_eq!(policy(), Some(EgressPolicy::OPEN));
+}
+
 fn named() -> Launch {
     Launch { named: true, ..launch() }
 }

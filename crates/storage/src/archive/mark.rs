@@ -39,8 +39,13 @@ pub enum Claimed {
     Ours,
     /// A mark was expected, and there is none.
     Blank,
-    /// What is there does not open with our key.
+    /// Its mark does not open with our key.
     Strange {
+        /// Why.
+        detail: String,
+    },
+    /// It has no mark, and what is there does not open with our key, as far as it was tried.
+    Unreadable {
         /// Which object, and why.
         detail: String,
     },
@@ -105,7 +110,7 @@ impl ObjectArchive {
             }
         }
         match (opens, strange, expected) {
-            (false, Some(detail), _) => Ok(Claimed::Strange { detail }),
+            (false, Some(detail), _) => Ok(Claimed::Unreadable { detail }),
             (false, None, ExpectedMark::Present) => Ok(Claimed::Blank),
             (true, _, _) | (false, None, ExpectedMark::Unknown) => {
                 self.write_mark().await?;

@@ -90,7 +90,7 @@ async fn nothing_is_lost_in_an_object_store_that_is_not_ours() -> Result<()> {
     let other = ObjectArchive::open(&scene.config(), other, scene.captures.clone())?;
     let other = other.insisting_on_mark();
     let strange = other.claim(ExpectedMark::Unknown).await?;
-    assert!(matches!(strange, Claimed::Strange { .. }), "{strange:?}");
+    assert!(matches!(strange, Claimed::Unreadable { .. }), "{strange:?}");
     assert_eq!(archive.claim(ExpectedMark::Unknown).await?, Claimed::Ours);
     assert_eq!(archive.claim(ExpectedMark::Present).await?, Claimed::Ours);
     let strange = other.claim(ExpectedMark::Unknown).await?;
