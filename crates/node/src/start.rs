@@ -4,26 +4,22 @@
 //! its undo in [`clean`], which is idempotent and serves failures, ends and restarts alike.
 
 mod init;
+mod policy;
+mod steps;
 
-use std::{
-    error::Error,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use tarn_guest_api::{Continues, InitRequest, UnsealRequest};
-use tarn_host::{Capture, ImageError, RootFs, Slot, SlotError, SlotId, Template};
-use tarn_node_api::{Endpoint, NodeIntent, NodeTarget};
+use tarn_host::{Capture, ImageError, RootFs, Slot, SlotId, Template};
+use tarn_node_api::Endpoint;
 use tarn_runtime::{CpuShare, RuntimeExit, RuntimeSpec, Started};
 use tarn_types::{
-    DaemonToken, EgressPolicy, EndCause, FailedStep, Generation, Launch, SandboxId, SnapshotKind,
-    StartFailure,
+    DaemonToken, EgressPolicy, EndCause, FailedStep, Launch, SnapshotKind, StartFailure,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
-use self::init::init_request;
+pub(crate) use self::policy::renew_policy;
+use self::{init::init_request, policy::with_newest_policy, steps::Steps};
 use crate::{
     capture::{Note, unseal, unseal_request},
     daemon::{self, DaemonError, knock},
@@ -226,66 +222,6 @@ async fn build_once(
     Ok(endpoint)
 }
 
-/// Puts in force what policy was asked for since the one that the slot has: before a sandbox does
-/// anything, and before anybody hears that it runs. All else that is new comes afterwards.
-pub(crate) async fn renew_policy(
-    shared: &Shared,
-    entry: &mut Entry,
-    wanted: &watch::Receiver<Wanted>,
-) -> Result<(), SlotError> {
-    let newest = newest_policy(entry.generation, &wanted.borrow()).cloned();
-    let Some(newer) = newest.filter(|newest| *newest != entry.launch.egress) else {
-        return Ok(());
-    };
-    if let Some(slot) = entry.slot {
-        shared.parts.slots.set_policy(slot, &entry.id, &newer).await?;
-    }
-    entry.launch.egress = newer;
-    Ok(())
-}
-
-/// Does something in the slot of a sandbox, and has every policy that is asked for meanwhile in
-/// force at once. Returns the last one besides.
-async fn with_newest_policy<T>(
-    shared: &Shared,
-    entry: &Entry,
-    mut wanted: watch::Receiver<Wanted>,
-    mut work: Pin<&mut impl Future<Output = T>>,
-) -> (T, EgressPolicy) {
-    let mut policy = entry.launch.egress.clone();
-    loop {
-        tokio::select! {
-            biased;
-            done = work.as_mut() => return (done, policy),
-            changed = wanted.changed() => if changed.is_err() {
-                return (work.await, policy);
-            },
-        }
-        let newest = newest_policy(entry.generation, &wanted.borrow_and_update()).cloned();
-        let Some(newest) = newest.filter(|newest| *newest != policy) else { continue };
-        let Some(slot) = entry.slot else { continue };
-        match shared.parts.slots.set_policy(slot, &entry.id, &newest).await {
-            Ok(()) => policy = newest,
-            // It is tried again before anybody hears that the sandbox runs.
-            Err(bad) => {
-                tracing::warn!(sandbox.id = %entry.id, error = %bad, "the policy was not replaced");
-            }
-        }
-    }
-}
-
-/// Returns the policy that a sandbox is to have by now, if it was asked for after a generation.
-fn newest_policy(generation: Generation, wanted: &Wanted) -> Option<&EgressPolicy> {
-    match &wanted.intent {
-        Some(NodeIntent { generation: newer, target: NodeTarget::Running(launch), .. })
-            if *newer > generation =>
-        {
-            Some(&launch.egress)
-        }
-        Some(_) | None => None,
-    }
-}
-
 /// Takes the stage that was made under a sandbox's id. What is not what the sandbox is restored
 /// into is removed, and all is made anew.
 async fn take_stage(shared: &Arc<Shared>, entry: &Entry, source: &Source) -> Option<Stage> {
@@ -389,21 +325,6 @@ async fn find_template(shared: &Shared, launch: &Launch) -> Result<Template, End
         };
         EndCause::StartFailed { step: FailedStep::Image, failure, message: chain(&bad) }
     })
-}
-
-/// Tells how long the steps of a start take, each from the end of the one before.
-struct Steps(Instant);
-
-impl Steps {
-    fn begin() -> Self {
-        Self(Instant::now())
-    }
-
-    fn end(&mut self, id: &SandboxId, step: &'static str) {
-        let duration_us = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
-        tracing::debug!(sandbox.id = %id, step, duration_us, "a step of a start");
-        self.0 = Instant::now();
-    }
 }
 
 /// What a sandbox is made from.

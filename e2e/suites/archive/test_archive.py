@@ -194,8 +194,8 @@ def test_kill_in_the_middle_of_an_upload(new_server, root):
     box.gone(server, [sandbox, restored])
 
 
-def refuses(server, said: str) -> None:
-    """Starts it, and waits for it to end with an error that says something."""
+def refuses(server, said: str) -> str:
+    """Starts it, and waits for it to end with an error that says something. Returns all that it said."""
     process = server.process = server.spawn()
     try:
         assert process.wait(100) == 1
@@ -204,6 +204,7 @@ def refuses(server, said: str) -> None:
             process.send_signal(signal.SIGKILL)
     text = server.log_text()
     assert said in text, text[-800:]
+    return text
 
 
 def test_another_key_or_an_empty_directory_ends_the_start(new_server, root):
@@ -248,11 +249,5 @@ def test_another_key_or_an_empty_directory_ends_the_start(new_server, root):
 )
 def test_a_wrong_one_ends_the_start_and_says_which_key(new_server, section, said):
     server = new_server("-wrong", start=False, config={"object_store": section})
-    process = server.process = server.spawn()
-    try:
-        assert process.wait(100) == 1
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-    text = server.log_text()
-    assert said in text and "hush" not in text, text[-800:]
+    text = refuses(server, said)
+    assert "hush" not in text, text[-800:]

@@ -15,7 +15,7 @@ pub(super) struct Site {
     pub(super) builder: Builder,
     pub(super) clock: Arc<ManualClock>,
     pub(super) store: Arc<UnreliableStore>,
-    _dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 // === impl Site ===
@@ -23,6 +23,11 @@ pub(super) struct Site {
 impl Site {
     /// Starts one whose store loses calls number `every`, 2 × `every`, …; 0 means none.
     pub(super) async fn start(every: u64) -> Self {
+        Self::configured(every, |_config| {}).await
+    }
+
+    /// The same, of another configuration.
+    pub(super) async fn configured(every: u64, change: impl FnOnce(&mut BuilderConfig)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
         let entropy = Arc::new(SeededEntropy::new(7));
@@ -42,9 +47,10 @@ impl Site {
         let control = Control::start(parts, ControlConfig::default()).await.expect("it is empty");
         let mut config = BuilderConfig::new(dir.path().join("builds"));
         config.reserve_bytes = 0;
+        change(&mut config);
         let seen = Arc::clone(&clock) as _;
         let builder = Builder::start(control, config, seen, entropy, tasks).await;
-        Self { builder: builder.expect("no builds are read"), clock, store, _dir: dir }
+        Self { builder: builder.expect("no builds are read"), clock, store, dir }
     }
 
     /// Begins a build.

@@ -1,64 +1,14 @@
-use std::{collections::BTreeMap, sync::Arc};
-
-use tarn_control::{Control, ControlConfig, ControlParts, SecretKeys};
-use tarn_host::sim::SimImages;
-use tarn_store::{MemoryStore, log::MemoryLogStore};
-use tarn_task::{ManualClock, SeededEntropy, Tasks};
-use tarn_types::{BuildKind, BuildRecord, ErrorClass, ProjectId, Resources, UnixMillis};
+use tarn_types::{BuildRecord, ErrorClass};
 
 use super::*;
-use crate::service::{BuildAsk, BuilderConfig, Cancel};
+use crate::service::{Cancel, testing::Site};
 
 /// The SHA-256 of a context in which there is nothing.
 const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// A builder whose builds await their contexts.
-struct Site {
-    dir: tempfile::TempDir,
-    builder: Builder,
-}
-
 // === impl Site ===
 
 impl Site {
-    async fn start(change: impl FnOnce(&mut BuilderConfig)) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
-        let entropy = Arc::new(SeededEntropy::new(7));
-        let tasks = Tasks::new();
-        let keys = SecretKeys::open(&dir.path().join("secrets.key")).expect("made");
-        let parts = ControlParts {
-            logs: Arc::new(MemoryLogStore::default()),
-            store: Arc::new(MemoryStore::new()),
-            images: Arc::new(SimImages::new(&["tensorlake/ubuntu-minimal"])),
-            secret_keys: Arc::new(keys),
-            clock: Arc::clone(&clock) as _,
-            entropy: Arc::clone(&entropy) as _,
-            tasks: tasks.clone(),
-        };
-        let control = Control::start(parts, ControlConfig::default()).await.expect("it is empty");
-        let mut config = BuilderConfig::new(dir.path().join("builds"));
-        config.reserve_bytes = 0;
-        change(&mut config);
-        let builder = Builder::start(control, config, clock, entropy, tasks).await;
-        Self { dir, builder: builder.expect("no builds are read") }
-    }
-
-    async fn build(&self, name: &str) -> BuildRecord {
-        let project = ProjectId::from_random([1; 16]);
-        let ask = BuildAsk {
-            request_id: None,
-            source: BuildKind::Dockerfile { path: "Dockerfile".to_owned(), args: BTreeMap::new() },
-            name: name.parse().expect("a good name"),
-            global: false,
-            resources: Resources::default(),
-            logins: BTreeMap::new(),
-            parents: BTreeMap::new(),
-            legacy: None,
-        };
-        self.builder.create(&project, ask).await.expect("it is accepted").record
-    }
-
     async fn upload(&self, build: &BuildRecord) -> Result<Upload, BuilderError> {
         let token = build.upload_token.clone().expect("it awaits a context");
         self.builder.upload(build.id.as_str(), &token).await
@@ -93,7 +43,7 @@ impl Site {
 
 #[tokio::test]
 async fn one_context_of_a_build_comes_at_a_time() {
-    let site = Site::start(|config| config.context_max_bytes = 10).await;
+    let site = Site::configured(0, |config| config.context_max_bytes = 10).await;
     let build = site.build("a").await;
     let mut first = site.upload(&build).await.expect("it begins");
     let second = site.upload(&build).await.map(drop).expect_err("one comes already");
@@ -116,7 +66,7 @@ async fn one_context_of_a_build_comes_at_a_time() {
 
 #[tokio::test]
 async fn the_contexts_of_a_project_are_bounded() {
-    let site = Site::start(|config| config.contexts_max_bytes = 2 * GRANT_BYTES).await;
+    let site = Site::configured(0, |config| config.contexts_max_bytes = 2 * GRANT_BYTES).await;
     let (a, b, c) = (site.build("a").await, site.build("b").await, site.build("c").await);
     let mut one = site.upload(&a).await.expect("there is room");
     let two = site.upload(&b).await.expect("there is room");
@@ -137,7 +87,7 @@ async fn the_contexts_of_a_project_are_bounded() {
 
 #[tokio::test]
 async fn a_full_disk_takes_no_context() {
-    let site = Site::start(|config| config.reserve_bytes = u64::MAX).await;
+    let site = Site::configured(0, |config| config.reserve_bytes = u64::MAX).await;
     let build = site.build("a").await;
     let refused = site.upload(&build).await.map(drop).expect_err("there is no room");
     assert_eq!(refused.class(), ErrorClass::Unavailable);
@@ -148,7 +98,7 @@ async fn a_full_disk_takes_no_context() {
 
 #[tokio::test]
 async fn what_is_cancelled_before_its_seal_stays_cancelled() {
-    let site = Site::start(|_defaults| {}).await;
+    let site = Site::configured(0, |_defaults| {}).await;
     let build = site.unsealed("a").await;
     let turn = site.builder.0.turn.lock().await;
     let (cancelled, sealed, ()) = tokio::join!(
@@ -169,7 +119,7 @@ async fn what_is_cancelled_before_its_seal_stays_cancelled() {
 
 #[tokio::test]
 async fn two_seals_begin_one_run() {
-    let site = Site::start(|_defaults| {}).await;
+    let site = Site::configured(0, |_defaults| {}).await;
     let build = site.unsealed("a").await;
     let turn = site.builder.0.turn.lock().await;
     let (first, second, turn) = tokio::join!(
@@ -194,7 +144,7 @@ async fn two_seals_begin_one_run() {
 
 #[tokio::test]
 async fn a_cancel_behind_the_seal_ends_the_run() {
-    let site = Site::start(|_defaults| {}).await;
+    let site = Site::configured(0, |_defaults| {}).await;
     let build = site.unsealed("a").await;
     let turn = site.builder.0.turn.lock().await;
     let (sealed, cancelled, ()) = tokio::join!(
