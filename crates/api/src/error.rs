@@ -58,7 +58,7 @@ pub enum ErrorCode {
     TemplateNotFound,
     /// A request names two images.
     TemplateMismatch,
-    /// Another project, or a pulled image, has the name.
+    /// Another project has given the name to a registered image for all.
     ImageNameTaken,
     /// No node has that GPU model.
     NoSuchGpu,

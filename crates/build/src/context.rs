@@ -37,6 +37,9 @@ pub struct ContextIndex {
 pub struct ContextNode {
     /// Its permissions.
     pub mode: u32,
+    /// When it last changed, in seconds since the epoch. It is copied, and is no part of what is
+    /// copied: no key follows it.
+    pub modified_secs: u64,
     /// What it is.
     pub kind: NodeKind,
 }
@@ -96,8 +99,8 @@ struct Pick<'a, 's> {
 // === impl ContextIndex ===
 
 impl ContextIndex {
-    /// Adds a file, and the directories above it that are not there. A later one replaces an
-    /// earlier one, and what was in that if it was a directory.
+    /// Adds a file, and the directories above it that are not there, as old as it is. A later one
+    /// replaces an earlier one, and what was in that if it was a directory.
     ///
     /// # Errors
     /// Fails for a path that leads out of the context or is too long, and when there are too many.
@@ -116,7 +119,9 @@ impl ContextIndex {
             if self.is_dir(above) {
                 break;
             }
-            self.put(above.to_owned(), ContextNode { mode: 0o755, kind: NodeKind::Dir })?;
+            let modified_secs = node.modified_secs;
+            let dir = ContextNode { mode: 0o755, modified_secs, kind: NodeKind::Dir };
+            self.put(above.to_owned(), dir)?;
         }
         self.put(path, node)
     }
@@ -351,9 +356,9 @@ mod tests {
         let mut index = ContextIndex::default();
         let file = |name: &str| ContextNode {
             mode: 0o644,
+            modified_secs: 7,
             kind: NodeKind::File { offset: 0, size: 1, digest: CacheKey::of(&[name.as_bytes()]) },
         };
-        let link = |to: &str| ContextNode { mode: 0o777, kind: NodeKind::Link(to.to_owned()) };
         for path in ["./a.txt", "b.txt", "src/m.py", "src/sub/n.py"] {
             index.insert(path, file(path)).expect("a good path");
         }
@@ -361,6 +366,10 @@ mod tests {
         index.insert("loop", link("loop")).expect("a good path");
         index.insert("up", link("../../src/m.py")).expect("a good path");
         index
+    }
+
+    fn link(to: &str) -> ContextNode {
+        ContextNode { mode: 0o777, modified_secs: 7, kind: NodeKind::Link(to.to_owned()) }
     }
 
     fn paths(sources: &[&str]) -> Result<(Vec<String>, bool), String> {
@@ -401,8 +410,7 @@ mod tests {
     fn the_key_follows_what_is_taken() {
         let one = index();
         let mut other = index();
-        let touched = ContextNode { mode: 0o755, kind: NodeKind::Dir };
-        other.insert("new", touched).expect("a good path");
+        other.insert("new", dir()).expect("a good path");
         let key = |index: &ContextIndex, source: &str| {
             let going = AtomicBool::new(false);
             index.select(&[source.to_owned()], &going).expect("it is there").key
@@ -410,15 +418,28 @@ mod tests {
         assert_eq!(key(&one, "src"), key(&other, "src"));
         assert_ne!(key(&one, "."), key(&other, "."));
         assert_ne!(key(&one, "a.txt"), key(&one, "b.txt"));
+        let mut touched = index();
+        for node in touched.nodes.values_mut() {
+            node.modified_secs += 1;
+        }
+        assert_ne!(one, touched);
+        assert_eq!(key(&one, "."), key(&touched, "."), "when it changed is no part of it");
+    }
+
+    #[test]
+    fn a_directory_that_only_a_file_tells_of_is_as_old_as_that() {
+        let index = index();
+        for path in ["src", "src/sub"] {
+            assert_eq!(index.get(path).map(|node| node.modified_secs), Some(7), "{path}");
+        }
     }
 
     fn dir() -> ContextNode {
-        ContextNode { mode: 0o755, kind: NodeKind::Dir }
+        ContextNode { mode: 0o755, modified_secs: 7, kind: NodeKind::Dir }
     }
 
     #[test]
     fn what_no_path_can_be_is_refused() {
-        let link = |to: &str| ContextNode { mode: 0o777, kind: NodeKind::Link(to.to_owned()) };
         let (longest, longer) = ("é".repeat(MAX_PATH / 2), "é".repeat(MAX_PATH / 2 + 1));
         let mut index = ContextIndex::default();
         index.insert(&longest, link(&longest)).expect("it is as long as it may be");

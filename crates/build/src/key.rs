@@ -8,7 +8,7 @@ use crate::Effect;
 
 /// What is counted into every key: it changes when the same instruction comes to mean another
 /// thing.
-const VERSION: &str = "tarn-build-1";
+const VERSION: &str = "tarn-build-2";
 
 /// Names the files that a chain of steps leads to. Equal keys mean equal files, as far as the
 /// commands that were run are told the same things.

@@ -17,6 +17,7 @@ use tar::{Archive, Builder, EntryType, Header};
 use tarn_build::{CacheKey, ContextIndex, ContextNode, Copy, Inline, MAX_PATH, NodeKind, Picked};
 use tarn_guest_api::CopyHead;
 use tarn_task::Tasks;
+use tarn_types::UnixMillis;
 use tokio::{io::DuplexStream, sync::oneshot};
 use tokio_util::io::SyncIoBridge;
 
@@ -40,6 +41,9 @@ const PIPE_BYTES: usize = 512 << 10;
 /// The permissions of what stands in a Dockerfile itself.
 const INLINE_MODE: u32 = 0o644;
 
+/// The latest time that a plain header says: eleven octal digits.
+const LATEST_SECS: u64 = (1 << 33) - 1;
+
 /// A context that was read through.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -57,6 +61,7 @@ struct Metered {
 struct Item {
     path: String,
     mode: u32,
+    modified_secs: u64,
     kind: NodeKind,
 }
 
@@ -81,6 +86,7 @@ impl Context {
             }
             let path = text(&entry.path_bytes())?;
             let mode = entry.header().mode().map_err(broken)? & 0o7777;
+            let modified_secs = modified_secs(entry.header());
             let kind = entry.header().entry_type();
             let kind = if kind.is_dir() {
                 NodeKind::Dir
@@ -102,7 +108,7 @@ impl Context {
                 // What else there may be in an archive is nothing that can be copied.
                 continue;
             };
-            index.insert(&path, ContextNode { mode, kind })?;
+            index.insert(&path, ContextNode { mode, modified_secs, kind })?;
         }
         Ok(Self { file: file.to_owned(), index })
     }
@@ -174,6 +180,7 @@ impl Context {
             let items = selection.picked.into_iter().map(|picked| Item {
                 path: picked.path.to_owned(),
                 mode: picked.node.mode,
+                modified_secs: picked.node.modified_secs,
                 kind: picked.node.kind.clone(),
             });
             Ok((head, items.collect::<Vec<_>>()))
@@ -186,13 +193,14 @@ impl Context {
         }))
     }
 
-    /// Sends files that stand in a Dockerfile.
-    pub(crate) fn inline(files: &[Inline]) -> Parcel {
+    /// Sends files that stand in a Dockerfile, as old as the build is.
+    pub(crate) fn inline(files: &[Inline], begun: UnixMillis) -> Parcel {
         let head = CopyHead { is_one_file: files.len() == 1 };
         let files = files.to_vec();
+        let begun_secs = begun.millis_since(UnixMillis(0)) / 1000;
         send(head, move |archive| {
             files.iter().try_for_each(|file| {
-                let mut header = header(EntryType::Regular, INLINE_MODE);
+                let mut header = header(EntryType::Regular, INLINE_MODE, begun_secs);
                 header.set_size(file.text.len() as u64);
                 archive.append_data(&mut header, &file.name, file.text.as_bytes())
             })
@@ -252,15 +260,15 @@ fn send(
 fn append(archive: &mut Builder<&mut Pipe>, item: &Item, source: &mut File) -> io::Result<()> {
     match &item.kind {
         NodeKind::Dir => {
-            let mut header = header(EntryType::Directory, item.mode);
+            let mut header = header(EntryType::Directory, item.mode, item.modified_secs);
             archive.append_data(&mut header, &item.path, io::empty())
         }
         NodeKind::Link(to) => {
-            let mut header = header(EntryType::Symlink, item.mode);
+            let mut header = header(EntryType::Symlink, item.mode, item.modified_secs);
             archive.append_link(&mut header, &item.path, to)
         }
         NodeKind::File { offset, size, .. } => {
-            let mut header = header(EntryType::Regular, item.mode);
+            let mut header = header(EntryType::Regular, item.mode, item.modified_secs);
             header.set_size(*size);
             source.seek(SeekFrom::Start(*offset))?;
             archive.append_data(&mut header, &item.path, source.take(*size))
@@ -268,14 +276,19 @@ fn append(archive: &mut Builder<&mut Pipe>, item: &Item, source: &mut File) -> i
     }
 }
 
-/// Files of a context are root's, and their times are no part of what they are.
-fn header(kind: EntryType, mode: u32) -> Header {
+/// Returns when a file last changed. What is before 1970 or makes no sense counts as then.
+fn modified_secs(header: &Header) -> u64 {
+    header.mtime().ok().filter(|secs| *secs <= LATEST_SECS).unwrap_or(0)
+}
+
+/// Files of a context are root's.
+fn header(kind: EntryType, mode: u32, modified_secs: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_uid(0);
     header.set_gid(0);
-    header.set_mtime(0);
+    header.set_mtime(modified_secs);
     header.set_size(0);
     header
 }

@@ -3,18 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tarn_build::{
-    Base, BuildConfig, CacheKey, Copy, CopyFrom, Dockerfile, DockerfileError, Effect, Inline,
-    StageState,
+    Base, BuildConfig, CacheKey, Copy, CopyFrom, Dockerfile, DockerfileError, Effect, StageState,
 };
 use tarn_guest_api::{CopyIn, CopyOut};
 use tarn_task::Tasks;
-use tarn_types::SnapshotId;
+use tarn_types::{SnapshotId, UnixMillis};
 
 use crate::{
     aside::aside,
     context::Context,
     journal::Journal,
-    workshop::{Bench, Files, Parcel, StepError, Workshop},
+    workshop::{Bench, Files, StepError, Workshop},
 };
 
 /// What a build led to.
@@ -34,6 +33,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) journal: &'a Journal,
     /// The size of the disk, which the files of a step depend on.
     pub(crate) disk_bytes: u64,
+    /// When the build began.
+    pub(crate) begun: UnixMillis,
     pub(crate) tasks: &'a Tasks,
 }
 
@@ -184,7 +185,7 @@ impl Engine<'_> {
             Effect::Run(run) => bench.run(run, self.journal).await,
             Effect::MakeDir { path } => {
                 let ask = CopyIn { dest: format!("{path}/"), chown: None, mode: None };
-                bench.copy_in(&ask, Context::inline(&[])).await
+                bench.copy_in(&ask, Context::inline(&[], self.begun)).await
             }
             Effect::Copy(copy) => self.copy(bench, copy, done).await,
         }
@@ -198,7 +199,7 @@ impl Engine<'_> {
     ) -> Result<(), StepError> {
         let ask = CopyIn { dest: copy.dest.clone(), chown: copy.chown.clone(), mode: copy.chmod };
         if !copy.inline.is_empty() {
-            bench.copy_in(&ask, inline(&copy.inline)).await?;
+            bench.copy_in(&ask, Context::inline(&copy.inline, self.begun)).await?;
         }
         if copy.sources.is_empty() {
             return Ok(());
@@ -217,10 +218,6 @@ impl Engine<'_> {
         source.close().await;
         Ok(())
     }
-}
-
-fn inline(files: &[Inline]) -> Parcel {
-    Context::inline(files)
 }
 
 fn reached(done: &BTreeMap<usize, Reached>, stage: usize) -> Result<&Reached, StepError> {

@@ -2,6 +2,7 @@
 
 mod forget;
 mod legacy;
+mod restart;
 mod run;
 mod stock;
 #[cfg(test)]
@@ -44,7 +45,9 @@ const FORGET_ROUNDS: u32 = 6;
 /// How long a cancel waits for the build to stop.
 const CANCEL_WAIT: Duration = Duration::from_secs(30);
 
-const RESTARTED: &str = "the server was restarted while the image was built; build it again";
+/// How long an ended build is kept whatever is built after it, for who asks once more how it ended,
+/// in seconds.
+const KEEP_REPLACED_SECS: u64 = 10 * 60;
 
 /// The numbers and places of builds; all are configuration.
 #[derive(Debug, Clone)]
@@ -288,24 +291,12 @@ impl Builder {
             turn: tokio::sync::Mutex::new(()),
             changes: watch::Sender::new(0),
         }));
-        // Who waits for one of the legacy family is heard by the run that it was asked for in.
-        let lost = |record: &BuildRecord| match record.status {
-            BuildStatus::Running => true,
-            BuildStatus::Pending => record.family == ImageFamily::Legacy,
-            BuildStatus::Succeeded | BuildStatus::Failed | BuildStatus::Cancelled => false,
-        };
-        for record in builder.records(lost) {
-            builder.end(&record.id, BuildStatus::Failed, Some(RESTARTED.to_owned())).await?;
-        }
-        // A death between the end of a build and the end of its sandboxes.
-        for record in builder.records(|record| !record.sandboxes.is_empty()) {
-            builder.clear_sandboxes(&record.id).await?;
-        }
+        builder.end_lost().await?;
         builder.spawn_janitor();
         Ok(builder)
     }
 
-    /// Begins a build; the same request again is the same build.
+    /// Begins a build, whatever becomes of the caller; the same request again is the same build.
     ///
     /// # Errors
     /// Fails when one of that name is under way, or too many are.
@@ -314,6 +305,32 @@ impl Builder {
         project: &ProjectId,
         ask: BuildAsk,
     ) -> Result<BuildView, BuilderError> {
+        let (builder, project) = (self.clone(), project.clone());
+        self.finish("build_create", async move { builder.admit(&project, ask).await }).await
+    }
+
+    /// Runs accepted work to its end even if the caller goes away meanwhile.
+    async fn finish<T, F>(&self, name: &'static str, work: F) -> Result<T, BuilderError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, BuilderError>> + Send + 'static,
+    {
+        match self.0.tasks.spawn(name, work).await {
+            Ok(result) => result,
+            Err(lost) => {
+                let detail = format!("task {name}: {lost}");
+                Err(ControlError::Internal { detail }.into())
+            }
+        }
+    }
+
+    async fn admit(&self, project: &ProjectId, ask: BuildAsk) -> Result<BuildView, BuilderError> {
+        let _turn = self.0.turn.lock().await;
+        if let Some(request) = &ask.request_id
+            && let Some(known) = self.find_request(project, request)
+        {
+            return Ok(self.view(known));
+        }
         let family = ask.legacy.as_ref().map_or(ImageFamily::Cas, |_| ImageFamily::Legacy);
         let image = ImageAsk {
             project: project.clone(),
@@ -324,12 +341,6 @@ impl Builder {
             dockerfile: None,
         };
         self.0.control.image_check(&image).await?;
-        let _turn = self.0.turn.lock().await;
-        if let Some(request) = &ask.request_id
-            && let Some(known) = self.find_request(project, request)
-        {
-            return Ok(self.view(known));
-        }
         self.make_room(project, &ask.name).await?;
         let now = self.0.clock.now();
         let awaits = matches!(ask.source, BuildKind::Dockerfile { .. });
@@ -468,7 +479,12 @@ impl Builder {
         project: &ProjectId,
         request: &str,
     ) -> Result<Cancel, BuilderError> {
-        match self.find_request(project, request) {
+        let known = {
+            // One that is just being admitted has its turn first.
+            let _turn = self.0.turn.lock().await;
+            self.find_request(project, request)
+        };
+        match known {
             Some(record) => self.stop(record).await,
             None => Ok(Cancel::NotAdmitted),
         }
@@ -582,8 +598,9 @@ impl Builder {
         Ok(record)
     }
 
-    /// Ends a build, and forgets the ended ones of the same name. The turn must be held, or nobody
-    /// else be there yet.
+    /// Ends a build, and forgets those of the same name that ended a while ago. One whose image is
+    /// registered has succeeded, whatever came after that. The turn must be held, or nobody else be
+    /// there yet.
     async fn end(
         &self,
         id: &BuildId,
@@ -592,13 +609,15 @@ impl Builder {
     ) -> Result<(), BuilderError> {
         let record = self
             .change(id, |record| {
-                record.status = status;
+                let is_registered = record.image.is_some();
+                record.status = if is_registered { BuildStatus::Succeeded } else { status };
                 record.phase = BuildPhase::Finished;
-                record.error = error;
+                record.error = error.filter(|_| !is_registered);
                 record.upload_token = None;
                 record.log_sandbox = None;
             })
             .await?;
+        let status = record.status;
         tracing::info!(
             build.id = %id, project.id = %record.project, image = %record.name,
             status = status.as_str(), "build ended"
@@ -613,6 +632,7 @@ impl Builder {
                 && other.name == record.name
                 && other.status.is_terminal()
                 && other.sandboxes.is_empty()
+                && other.updated_at.plus_secs(KEEP_REPLACED_SECS) <= record.updated_at
                 // A build that failed leaves the image, and the build that made it.
                 && (status == BuildStatus::Succeeded || other.status != BuildStatus::Succeeded)
         });
@@ -715,3 +735,6 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use crate::{ADMIN_SOCKET, CliError};
 /// How long a request may take that does not say otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The largest answer that is read: ten thousand sandboxes of some projects.
+/// The largest answer that is read: some two hundred thousand sandboxes.
 const ANSWER_LIMIT: usize = 64 << 20;
 
 /// Speaks to the server of one data directory.

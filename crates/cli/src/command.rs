@@ -1,9 +1,6 @@
 //! The commands: what the command line says, and what is done about it.
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::{io::Write, path::Path};
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -14,7 +11,7 @@ use tarn_api::response::{AdminGpuList, AdminSandboxList, KeyList, NewKeyBody, Or
 use crate::{
     CliError, ImageCommand, NetworkOptions, ProjectCommand, SecretCommand, SnapshotCommand,
     client::AdminClient,
-    image, network, project, secret, snapshot,
+    image, network, output, project, secret, snapshot,
     state::{self, Change},
     table::{table, time},
 };
@@ -77,7 +74,8 @@ pub enum SandboxCommand {
     Resume(ChangeOptions),
     /// Print what a sandbox reached, what it was denied and why, and counters
     Network(NetworkOptions),
-    /// Make sandboxes that go on from where a running one is; stdout is their ids
+    /// Make sandboxes that go on from where a running one is; stdout is their ids, of those that do
+    /// not start, too
     Copy {
         /// The sandbox's id or name
         sandbox: String,
@@ -103,7 +101,7 @@ pub struct ChangeOptions {
 /// What can be done with orphans.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum OrphanCommand {
-    /// List them: they are frozen and kept until an operator decides
+    /// List them: they are frozen, and removed after `node.orphan_grace_secs` (7 days)
     List(ListOptions),
 }
 
@@ -141,15 +139,13 @@ pub struct SandboxListOptions {
 pub async fn run(command: ClientCommand, data_dir: &Path) -> Result<(), CliError> {
     // Not locked before the answer is there: nothing else may wait for stdout so long.
     let mut text = Vec::new();
-    run_to(command, data_dir, &mut text).await?;
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(&text)
-        .and_then(|()| stdout.flush())
-        .map_err(|source| CliError::Output { source })
+    let done = run_to(command, data_dir, &mut text).await;
+    // One that failed may have made something all the same.
+    output::print(&text)?;
+    done
 }
 
-/// Runs a command, and prints to a writer.
+/// Runs a command, and prints to a writer, what it made before it failed, too.
 ///
 /// # Errors
 /// As [`run`].
@@ -161,7 +157,7 @@ pub async fn run_to(
     let client = AdminClient::new(data_dir);
     let text = match command {
         ClientCommand::Key(command) => key(&client, command).await?,
-        ClientCommand::Sandbox(command) => sandbox(&client, command).await?,
+        ClientCommand::Sandbox(command) => sandbox(&client, command, out).await?,
         ClientCommand::Snapshot(command) => snapshot::run(&client, command).await?,
         ClientCommand::Secret(command) => secret::run(&client, command).await?,
         ClientCommand::Project(command) => project::run(&client, command).await?,
@@ -174,14 +170,24 @@ pub async fn run_to(
     out.write_all(text.as_bytes()).map_err(|source| CliError::Output { source })
 }
 
-async fn sandbox(client: &AdminClient, command: SandboxCommand) -> Result<String, CliError> {
+async fn sandbox(
+    client: &AdminClient,
+    command: SandboxCommand,
+    out: &mut impl Write,
+) -> Result<String, CliError> {
     match command {
         SandboxCommand::List(options) => list_sandboxes(client, options).await,
         SandboxCommand::Suspend(options) => state::change(client, &options, Change::Suspend).await,
         SandboxCommand::Resume(options) => state::change(client, &options, Change::Resume).await,
         SandboxCommand::Network(options) => network::network(client, &options).await,
         SandboxCommand::Copy { sandbox, times, wait } => {
-            state::copy(client, &sandbox, times, wait).await
+            let copies = state::copy(client, &sandbox, times).await?;
+            // First of all: whatever becomes of them, they are there.
+            out.write_all(copies.ids().as_bytes()).map_err(|source| CliError::Output { source })?;
+            if wait {
+                state::await_copies(client, &sandbox, copies).await?;
+            }
+            Ok(String::new())
         }
     }
 }

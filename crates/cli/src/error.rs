@@ -57,6 +57,20 @@ pub enum CliError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What should come by stdin would have to be typed.
+    #[error("give the {what} on stdin, such as by `{example}`: a terminal would show it")]
+    InputFromTerminal {
+        /// What should come.
+        what: &'static str,
+        /// How it is given.
+        example: &'static str,
+    },
+    /// Nothing came by stdin.
+    #[error("stdin is empty, so there is no {what}; nothing was changed")]
+    NoInput {
+        /// What should have come.
+        what: &'static str,
+    },
     /// The output could not be written.
     #[error("stdout cannot be written")]
     Output {
@@ -75,7 +89,11 @@ impl CliError {
         match self {
             Self::Refused { .. } | Self::CameToNothing { .. } => 1,
             Self::NotRunning { .. } | Self::NotAllowed { .. } => 3,
-            Self::BadAnswer { .. } | Self::Input { .. } | Self::Output { .. } => 4,
+            Self::BadAnswer { .. }
+            | Self::Input { .. }
+            | Self::InputFromTerminal { .. }
+            | Self::NoInput { .. }
+            | Self::Output { .. } => 4,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The commands about images and registries.
 
 use std::{
-    io::{self, IsTerminal as _, Read as _},
     path::{self, PathBuf},
     time::Duration,
 };
@@ -18,6 +17,7 @@ use crate::{
     CliError, ListOptions,
     client::AdminClient,
     command::pretty,
+    input::read_secret,
     table::{table, time},
 };
 
@@ -55,7 +55,7 @@ pub enum ImageCommand {
     #[command(visible_alias = "ls")]
     List(ListOptions),
     /// Take a name away, or with digits of a digest all names; the image goes when nothing needs
-    /// it. A registered image is deleted
+    /// it. A registered image is deleted. `--project` and `--global` are for names alone
     #[command(visible_alias = "remove")]
     Rm {
         /// The name, `sha256:` and the first digits of the digest, or the id of a registered image
@@ -90,9 +90,9 @@ pub enum ImageCommand {
 /// Whose a name is.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ScopeOptions {
-    /// The name of the project whose name it is
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub project: String,
+    /// The name of the project whose name it is [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub project: Option<String>,
     /// The name counts in every project; no login is used
     #[arg(long, conflicts_with = "project")]
     pub global: bool,
@@ -112,17 +112,14 @@ pub(crate) async fn run(client: &AdminClient, command: ImageCommand) -> Result<S
         }
         ImageCommand::List(options) => list(client, options).await,
         ImageCommand::Rm { image, scope } => {
-            let digits = image.strip_prefix("sha256:").or_else(|| image.strip_prefix("sha512:"));
-            let body = match digits {
-                Some(digits) => json!({"digest": digits}),
-                None => scope.body(json!({"name": image})),
-            };
+            let body = removal(&image, &scope)?;
             let path = "/tarn/v1/images/remove";
             client.call::<AdminImageNames>(Method::POST, path, Some(&body)).await?;
             Ok(String::new())
         }
         ImageCommand::Login { registry, username, project } => {
-            let password = password()?;
+            let example = "tarn image login REGISTRY --username NAME < token";
+            let password = read_secret("password", example)?;
             let body = json!({"project": project, "registry": registry, "username": username,
                 "password": password});
             let path = "/tarn/v1/registry-logins";
@@ -146,18 +143,23 @@ async fn order(client: &AdminClient, path: &str, body: &Value) -> Result<String,
     Ok(done.names.into_iter().map(|name| format!("{}\n", name.digest)).collect())
 }
 
-/// Reads a password. An editor or `echo` ends a file with a line break that is no part of it.
-fn password() -> Result<String, CliError> {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        let text = "give the password on stdin, such as by `tarn image login … < token`: a \
-                    terminal would show it";
-        return Err(CliError::Input { source: io::Error::other(text) });
+/// Says which name or image goes. No digest and no id is a project's: whoever names a project, too,
+/// expects less to go than would.
+fn removal(image: &str, scope: &ScopeOptions) -> Result<Value, CliError> {
+    let digits = image.strip_prefix("sha256:").or_else(|| image.strip_prefix("sha512:"));
+    // No name begins like an id.
+    let is_id = ["image_", "sandbox_template_"].iter().any(|prefix| image.starts_with(prefix));
+    if (digits.is_some() || is_id) && scope.is_said() {
+        let message = format!(
+            "`{image}` is one image for all projects, not a name of one; leave --project and \
+             --global out, or give the name"
+        );
+        return Err(CliError::Refused { message, code: "INVALID_REQUEST".to_owned() });
     }
-    let mut text = String::new();
-    let read = stdin.lock().read_to_string(&mut text);
-    read.map_err(|source| CliError::Input { source })?;
-    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    Ok(match digits {
+        Some(digits) => json!({"digest": digits}),
+        None => scope.body(json!({"name": image})),
+    })
 }
 
 async fn list(client: &AdminClient, options: ListOptions) -> Result<String, CliError> {
@@ -230,9 +232,46 @@ impl ScopeOptions {
     fn body(&self, mut body: Value) -> Value {
         if self.global {
             body["global"] = Value::Bool(true);
-        } else {
-            body["project"] = Value::String(self.project.clone());
+        } else if let Some(project) = &self.project {
+            body["project"] = Value::String(project.clone());
         }
         body
+    }
+
+    /// Says whether the command line has either option.
+    fn is_said(&self) -> bool {
+        self.global || self.project.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_are_somebodys() {
+        let scope = |project: Option<&str>, global| {
+            let project = project.map(str::to_owned);
+            ScopeOptions { project, global }
+        };
+        let (unsaid, team, global) =
+            (scope(None, false), scope(Some("team"), false), scope(None, true));
+        for (image, scope, body) in [
+            ("app", &unsaid, json!({"name": "app"})),
+            ("app", &team, json!({"name": "app", "project": "team"})),
+            ("app", &global, json!({"name": "app", "global": true})),
+            ("sha256:4f2a", &unsaid, json!({"digest": "4f2a"})),
+            ("image_0123456789abcdef", &unsaid, json!({"name": "image_0123456789abcdef"})),
+        ] {
+            assert_eq!(removal(image, scope).expect(image), body, "{image}");
+        }
+        for image in ["sha256:4f2a", "sha512:4f2a", "image_0123456789abcdef", "sandbox_template_1"]
+        {
+            for scope in [&team, &global] {
+                let refused = removal(image, scope).expect_err(image);
+                assert!(refused.to_string().contains("leave --project"), "{refused}");
+                assert_eq!(refused.exit_code(), 1);
+            }
+        }
     }
 }

@@ -1,9 +1,6 @@
 //! The commands about secrets.
 
-use std::{
-    io::{self, Read as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Subcommand;
 use http::Method;
@@ -14,6 +11,7 @@ use crate::{
     CliError, ListOptions,
     client::AdminClient,
     command::{check_id, pretty},
+    input::read_secret,
     table::{table, time},
 };
 
@@ -48,9 +46,7 @@ pub enum SecretCommand {
 pub(crate) async fn run(client: &AdminClient, command: SecretCommand) -> Result<String, CliError> {
     match command {
         SecretCommand::Set { name, project } => {
-            let mut value = String::new();
-            let read = io::stdin().lock().read_to_string(&mut value);
-            read.map_err(|source| CliError::Input { source })?;
+            let value = read_secret("value", "tarn secret set NAME < file")?;
             set(client, &project, &name, &value).await
         }
         SecretCommand::List(options) => list(client, options).await,
@@ -70,14 +66,12 @@ pub(crate) async fn run(client: &AdminClient, command: SecretCommand) -> Result<
     }
 }
 
-/// Sets a secret. An editor or `echo` ends a file with a line break that is no part of it.
 async fn set(
     client: &AdminClient,
     project: &str,
     name: &str,
     value: &str,
 ) -> Result<String, CliError> {
-    let value = value.strip_suffix('\n').unwrap_or(value);
     let body = json!({"project": project, "name": name, "value": value});
     let set: AdminSecretList = client.call(Method::PUT, "/tarn/v1/secrets", Some(&body)).await?;
     Ok(set.secrets.into_iter().map(|secret| format!("{}\n", secret.id)).collect())

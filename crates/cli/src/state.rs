@@ -17,6 +17,9 @@ use crate::{
 /// How long a copy may take: its capture's limit (spec 02 §2), and what the server holds on for.
 const COPY_TIMEOUT: Duration = Duration::from_secs(660);
 
+/// The reason of what has none that is told.
+const LOG_KNOWS: &str = "the server's log says why";
+
 /// For how long the server holds each request of a command that waits.
 const HOLD_MS: u64 = 1000;
 
@@ -29,7 +32,7 @@ pub(crate) enum Change {
 
 /// What the command line reads of a copy's answer.
 #[derive(Debug, Deserialize)]
-struct Copied {
+pub(crate) struct Copied {
     sandboxes: Vec<Copy>,
 }
 
@@ -55,6 +58,15 @@ impl Change {
             Self::Suspend => "suspended",
             Self::Resume => "running",
         }
+    }
+}
+
+// === impl Copied ===
+
+impl Copied {
+    /// Returns the ids of the copies, one a line.
+    pub(crate) fn ids(&self) -> String {
+        self.sandboxes.iter().map(|copy| format!("{}\n", copy.sandbox_id)).collect()
     }
 }
 
@@ -85,30 +97,40 @@ pub(crate) async fn change(
     }
 }
 
-/// Copies a sandbox; the output is the ids of the copies.
+/// Copies a sandbox.
 pub(crate) async fn copy(
     client: &AdminClient,
     sandbox: &str,
     times: u32,
-    wait: bool,
-) -> Result<String, CliError> {
-    let sandbox = check_sandbox(sandbox)?;
-    let path = format!("/tarn/v1/sandboxes/{sandbox}/copy?times={times}");
-    let copied: Copied = client.patient(COPY_TIMEOUT).call(Method::POST, &path, None).await?;
+) -> Result<Copied, CliError> {
+    let path = format!("/tarn/v1/sandboxes/{}/copy?times={times}", check_sandbox(sandbox)?);
+    client.patient(COPY_TIMEOUT).call(Method::POST, &path, None).await
+}
+
+/// Waits until all copies of a sandbox run or have ended. That some have is an error, with the
+/// reason of each.
+pub(crate) async fn await_copies(
+    client: &AdminClient,
+    sandbox: &str,
+    copies: Copied,
+) -> Result<(), CliError> {
     let mut progress = Progress::new(format!("copy {sandbox}"));
-    for copy in &copied.sandboxes {
-        let mut status = copy.status.clone();
-        while wait && status == "pending" {
-            progress.pause(&format!("{} is {status}", copy.sandbox_id)).await;
-            status = fetch(client, &copy.sandbox_id).await?.status;
+    let (count, mut ended) = (copies.sandboxes.len(), Vec::new());
+    for Copy { sandbox_id: id, mut status } in copies.sandboxes {
+        while status == "pending" {
+            progress.pause(&format!("{id} is {status}")).await;
+            status = fetch(client, &id).await?.status;
         }
-        if wait && status == "terminated" {
-            let what = format!("copy {} of {sandbox}", copy.sandbox_id);
-            let reason = "it did not start; GET its id for the reason".to_owned();
-            return Err(CliError::CameToNothing { what, reason });
+        if status == "terminated" {
+            let trouble = fetch(client, &id).await?.trouble;
+            ended.push(format!("{id}: {}", trouble.unwrap_or_else(|| LOG_KNOWS.to_owned())));
         }
     }
-    Ok(copied.sandboxes.into_iter().map(|copy| format!("{}\n", copy.sandbox_id)).collect())
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let what = format!("{} of {count} copies of {sandbox} have ended", ended.len());
+    Err(CliError::CameToNothing { what, reason: ended.join("; ") })
 }
 
 /// Takes what names a sandbox.
@@ -128,8 +150,7 @@ fn came_to_nothing(change: Change, now: &AdminSandbox) -> Option<String> {
         Change::Resume => now.status == "suspended" && now.trouble.is_some(),
     };
     let ended = now.status == "terminated";
-    (back || ended)
-        .then(|| now.trouble.clone().unwrap_or_else(|| "the server's log says why".into()))
+    (back || ended).then(|| now.trouble.clone().unwrap_or_else(|| LOG_KNOWS.to_owned()))
 }
 
 #[cfg(test)]

@@ -150,8 +150,8 @@ impl KeptSteps {
 
 impl Control {
     /// Finds an image that a build begins with, and brings it here. `login` is what the build shows
-    /// to its registry; otherwise it is what the project shows. An import asks the registry alone,
-    /// whatever has the name here.
+    /// to the registry that the name may mean, if it comes to asking that; otherwise it is what the
+    /// project shows. An import asks the registry alone, whatever has the name here.
     ///
     /// # Errors
     /// Fails when there is no such image, or it does not come.
@@ -162,21 +162,23 @@ impl Control {
         login: Option<RegistryLogin>,
         is_import: bool,
     ) -> Result<BuildBase, ControlError> {
-        let FoundImage { image, files, .. } = match &login {
-            Some(login) => {
-                let pin = self.0.parts.images.look_up(name.as_str(), Some(login)).await;
-                self.found(name, pin.map_err(|bad| refusal(name, bad))?, true)
-            }
-            None if is_import => self.found(name, self.ask_registry(project, name).await?, true),
-            None => self.find_image(project, name).await?,
+        let found = if is_import {
+            let pin = self.ask_registry(project, name, login.as_ref()).await?;
+            self.found(name, pin, true)
+        } else {
+            self.find_image_with(project, name, login.as_ref()).await?
         };
+        let FoundImage { image, files, asked, .. } = &found;
         let images = &self.0.parts.images;
         if let Some(pin) = image.pin.as_ref().filter(|_| files.is_none()) {
-            let _hold = images.holds().hold(&pin.digest);
+            let login = match (login.filter(|_| *asked), &pin.source) {
+                (None, Some(source)) => self.login_for(project, source).await?,
+                (login, _) => login,
+            };
             images.pull(pin, login.as_ref()).await.map_err(|bad| refusal(name, bad))?;
         }
         // Of a registered image, the one that it was built on.
-        let below = files.as_ref().map_or(&image, |files| &files.snapshot().captured.image);
+        let below = files.as_ref().map_or(image, |files| &files.snapshot().captured.image);
         let template = match &image.pin {
             Some(pin) => images.resolve_digest(pin.digest.as_str(), name).await,
             None if below.registered.is_none() => images.resolve(&below.name).await,
@@ -184,12 +186,12 @@ impl Control {
         };
         let template = template.map_err(|bad| refusal(name, bad))?;
         let stock_user = image.pin.is_none().then(|| template.config.user.clone()).flatten();
-        let identity = match &files {
+        let identity = match files {
             Some(files) => files.snapshot().id.to_string(),
             None => template.digest,
         };
         let config = image.config().cloned().unwrap_or(template.config);
-        Ok(BuildBase { image, identity, config, stock_user })
+        Ok(BuildBase { image: image.clone(), identity, config, stock_user })
     }
 
     /// Returns the host of the registry that a reference names, if images may be pulled from it.

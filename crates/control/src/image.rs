@@ -52,13 +52,16 @@ pub(crate) struct ImageTable {
 
 type NameKey = (Option<ProjectId>, ImageName);
 type AskKey = (ProjectId, ImageName);
-type Turn = Arc<tokio::sync::Mutex<()>>;
+/// Holds what the last one who had it was told, and when.
+type Turn = Arc<tokio::sync::Mutex<Option<(Instant, Result<ImagePin, ImageError>)>>>;
 
 /// What a registry said that a reference means.
 #[derive(Debug, Clone)]
 struct Answer {
     pin: ImagePin,
     at: Instant,
+    /// When it was asked since, and did not answer.
+    in_vain: Option<Instant>,
 }
 
 /// What has a name.

@@ -112,14 +112,18 @@ impl Control {
     /// # Errors
     /// Fails when there is none of that id.
     pub async fn key_revoke(&self, id: &KeyId) -> Result<(), ControlError> {
-        match self.0.parts.store.key_revoke(id, self.0.parts.clock.now()).await {
-            Ok(()) => {}
-            Err(StoreError::NotFound { .. }) => return Err(ControlError::NotFound("key")),
-            Err(failed) => return Err(failed.into()),
-        }
-        self.0.keys.write().revoke(id);
-        tracing::info!(key.id = %id, "key revoked");
-        Ok(())
+        let (control, id) = (self.clone(), id.clone());
+        self.finish("key_revoke", async move {
+            match control.0.parts.store.key_revoke(&id, control.0.parts.clock.now()).await {
+                Ok(()) => {}
+                Err(StoreError::NotFound { .. }) => return Err(ControlError::NotFound("key")),
+                Err(failed) => return Err(failed.into()),
+            }
+            control.0.keys.write().revoke(&id);
+            tracing::info!(key.id = %id, "key revoked");
+            Ok(())
+        })
+        .await
     }
 
     async fn insert_key(

@@ -117,7 +117,7 @@ impl Limits {
         gpus?;
         most.have_gpus(had.resources.gpus)?;
         // What else the snapshot brings along was within the limits when it was made.
-        self.resources(ask.cpu, ask.memory, ask.disk, &most.shape)?;
+        self.named(ask.cpu, ask.memory, ask.disk, &most.shape)?;
         if let Some(node) = node {
             fits(snapshot, &had.resources, node)?;
         }
@@ -246,24 +246,33 @@ impl Limits {
         largest: &Resources,
     ) -> Result<Resources, ControlError> {
         let default = Resources::default();
+        let cpu = cpu.unwrap_or(default.cpu);
+        let memory = memory.unwrap_or(default.memory);
+        let disk = disk.unwrap_or(default.disk);
+        self.named(Some(cpu), Some(memory), Some(disk), largest)?;
+        Ok(Resources { cpu, memory, disk, gpus: None })
+    }
+
+    /// Checks what a request names.
+    fn named(
+        &self,
+        cpu: Option<MilliCpu>,
+        memory: Option<ByteSize>,
+        disk: Option<ByteSize>,
+        largest: &Resources,
+    ) -> Result<(), ControlError> {
         let cpu_max = self.cpu_max.unwrap_or(largest.cpu);
         let memory_max = self.memory_max.unwrap_or(largest.memory);
-        Ok(Resources {
-            cpu: within("resources.cpus", cpu.unwrap_or(default.cpu), self.cpu_min, cpu_max)?,
-            memory: within(
-                "resources.memory_mb",
-                memory.unwrap_or(default.memory),
-                self.memory_min,
-                memory_max,
-            )?,
-            disk: within(
-                "resources.disk_mb",
-                disk.unwrap_or(default.disk),
-                self.disk_min,
-                self.disk_max,
-            )?,
-            gpus: None,
-        })
+        if let Some(cpu) = cpu {
+            within("resources.cpus", cpu, self.cpu_min, cpu_max)?;
+        }
+        if let Some(memory) = memory {
+            within("resources.memory_mb", memory, self.memory_min, memory_max)?;
+        }
+        if let Some(disk) = disk {
+            within("resources.disk_mb", disk, self.disk_min, self.disk_max)?;
+        }
+        Ok(())
     }
 
     fn timeout(&self, asked: Option<u64>) -> Result<u64, ControlError> {
@@ -524,6 +533,24 @@ mod tests {
         ] {
             assert_eq!(check(asked).map(|spec| spec.resources.gpus), Ok(expected));
         }
+    }
+
+    #[test]
+    fn a_restore_is_judged_by_what_it_names_alone() {
+        let largest = Resources {
+            cpu: MilliCpu::from_milli(2000),
+            memory: ByteSize::from_mib(24_000),
+            ..Resources::default()
+        };
+        let limits = Limits {
+            disk_max: ByteSize::from_mib(5120),
+            cpu_min: MilliCpu::from_milli(1500),
+            ..Limits::default()
+        };
+        assert!(limits.resources(None, None, None, &largest).is_err(), "the defaults are outside");
+        assert!(limits.named(None, None, None, &largest).is_ok());
+        let disk = Some(ByteSize::from_mib(6000));
+        assert!(limits.named(None, None, disk, &largest).is_err());
     }
 
     #[test]

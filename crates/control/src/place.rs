@@ -55,7 +55,11 @@ impl Control {
         let here = rooms.iter().find(|room| record.intent.node.as_ref() == Some(&room.node));
         let Some(room) = here else { return Err(PendingReason::NoExecutorsAvailable) };
         let resources = &record.asked.resources;
-        match admit(&self.rule_for(resources.memory), resources, room) {
+        let brings = match self.node(&room.node) {
+            Some(node) => node.brings(&record.id).await,
+            None => None,
+        };
+        match admit(&self.rule_for(brings.unwrap_or(resources.memory)), resources, room) {
             Ok(()) => Ok(()),
             Err(Obstacle::Draining) => Err(PendingReason::NoExecutorsAvailable),
             Err(

@@ -74,7 +74,10 @@ impl Control {
         let records = self.0.parts.store.project_list().await?;
         let named =
             |record: &ProjectRecord| record.id.as_str() == project || record.name == project;
-        let record = records.into_iter().find(named).ok_or(ControlError::NotFound("project"))?;
+        let record = records
+            .into_iter()
+            .find(named)
+            .ok_or(ControlError::NotFound("project; `tarn project list` shows those there are"))?;
         let (control, id) = (self.clone(), record.id.clone());
         self.finish("quota_set", async move { control.put_quota(&id, sandboxes).await }).await?;
         Ok(self.project_view(record))

@@ -33,7 +33,7 @@ impl Control {
         sandbox: &SandboxRef,
         ask: ResizeAsk,
     ) -> Result<SandboxView, ControlError> {
-        let id = self.find(project, sandbox).await?.id.clone();
+        let id = self.sandbox_fetch(project, sandbox).await?.record.id;
         let control = self.clone();
         let record =
             self.finish("sandbox_resize", async move { control.resize_ordered(&id, ask).await });

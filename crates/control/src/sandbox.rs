@@ -42,25 +42,26 @@ impl Control {
         ask: CreateAsk,
         hold: Duration,
     ) -> Result<SandboxView, ControlError> {
+        let until = Instant::now() + hold;
         let (control, project) = (self.clone(), project.clone());
         let mut seen = self
             .finish("sandbox_create", async move { control.accept(project, ask).await })
             .await?;
-        Ok(self.started(&mut seen, hold).await)
+        Ok(self.started(&mut seen, until).await)
     }
 
-    /// Waits at most `hold` for a sandbox to leave its pending state.
+    /// Waits for a sandbox to leave its pending state, but not longer than `until`.
     pub(crate) async fn started(
         &self,
         seen: &mut watch::Receiver<Live>,
-        hold: Duration,
+        until: Instant,
     ) -> SandboxView {
         let settled = seen.wait_for(|live| status(&live.record) != SandboxStatus::Pending);
         // Out of time is an answer too, and so is a server that stops: still pending then, and the
         // caller has the id.
         tokio::select! {
             _ = settled => {}
-            () = tokio::time::sleep(hold) => {}
+            () = tokio::time::sleep_until(until) => {}
             () = self.0.parts.tasks.stopping() => {}
         }
         let record = Arc::clone(&seen.borrow().record);
@@ -151,7 +152,7 @@ impl Control {
         ask: PatchAsk,
         hold: Duration,
     ) -> Result<SandboxView, ControlError> {
-        let record = self.find(project, sandbox).await?;
+        let record = self.sandbox_fetch(project, sandbox).await?.record;
         if record.end.is_some() {
             return Err(ControlError::Terminated(record.id.clone()));
         }
@@ -159,12 +160,17 @@ impl Control {
             return Err(ControlError::Ephemeral { field: "auto_resume" });
         }
         let concerns_policy = !matches!(ask.network, NetworkPatch::Keep);
+        // Of all else that can be changed its node knows nothing.
+        let concerns_node = concerns_policy || ask.name.is_some() && record.asked.name.is_none();
         let patch = patch_of(ask);
         let (control, id) = (self.clone(), record.id.clone());
         let record = self
             .finish("sandbox_patch", async move {
-                let moved = control.transition(&id, Event::Patched(patch)).await?;
-                control.in_force(moved.into_record(), concerns_policy, hold).await
+                let record = control.transition(&id, Event::Patched(patch)).await?.into_record();
+                if !concerns_node {
+                    return Ok(record);
+                }
+                control.in_force(record, concerns_policy, hold).await
             })
             .await?;
         if record.end.is_some() {
@@ -448,7 +454,8 @@ impl Control {
     }
 
     /// Waits until the node of a sandbox has reported the record's generation; of one that is not
-    /// there yet only where a policy was changed, which it may still miss.
+    /// there yet only where a policy was changed, which it may still miss. That a policy is not in
+    /// force is an error; all else is the sandbox's once it is stored.
     async fn in_force(
         &self,
         record: Arc<SandboxRecord>,
@@ -492,7 +499,7 @@ impl Control {
                 () = tokio::time::sleep_until(since + patience) => {}
                 () = &mut stopping => {}
             }
-            if !runs(&now) {
+            if !runs(&now) || !concerns_policy {
                 return Ok(now);
             }
             let detail = format!("the node of sandbox {} did not report {wanted}", now.id);

@@ -218,8 +218,10 @@ fn suspended(record: &SandboxRecord, wanted: Generation) -> Progress {
     if record.end.is_some() {
         return Progress::GivenUp;
     }
+    let seen = record.observed.as_ref().map(|observed| observed.generation);
     match status(record) {
-        SandboxStatus::Suspended => Progress::There,
+        // Else a resume of before may be under way.
+        SandboxStatus::Suspended if seen >= Some(wanted) => Progress::There,
         SandboxStatus::Running | SandboxStatus::Snapshotting
             if failed_at(record, &ObservedPhase::Running, wanted) =>
         {
@@ -229,6 +231,7 @@ fn suspended(record: &SandboxRecord, wanted: Generation) -> Progress {
         | SandboxStatus::Running
         | SandboxStatus::Snapshotting
         | SandboxStatus::Suspending
+        | SandboxStatus::Suspended
         | SandboxStatus::Terminated => Progress::OnTheWay,
     }
 }

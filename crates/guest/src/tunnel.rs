@@ -26,8 +26,11 @@ use tokio::{
 use crate::{
     clock::Timer,
     scratch::Scratch,
-    websocket::{Beat, Broken, HEADER_BYTES, INTERVAL, WebSocket, close_code},
+    websocket::{Beat, Broken, HEADER_BYTES, WebSocket, close_code},
 };
+
+/// Between two pings.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The npm package loses bytes that come in one packet with the 101 (spec 05 §6: at least 50 ms).
 const QUIET_AFTER_UPGRADE: Duration = Duration::from_millis(60);
@@ -110,7 +113,7 @@ async fn carry(
     client: &mut WebSocket,
     server: &mut Server,
 ) -> Result<(), Broken> {
-    let mut timer = Timer::new(INTERVAL);
+    let mut timer = Timer::new(PING_INTERVAL);
     let upgraded_at = Instant::now();
     let (mut quiet, mut heard) = (true, false);
     let mut give_up_at: Option<Instant> = None;
@@ -150,8 +153,7 @@ async fn carry(
             passed = timer.passed() => Some(passed),
         };
         if let Some(passed) = passed {
-            let held_up = !from_client || !client.is_flushed();
-            client.beat(Beat::new(passed, held_up))?;
+            client.beat(PING_INTERVAL, Beat::new(passed, !from_client))?;
         }
         // A busy tunnel lets the others have their turn.
         tokio::task::yield_now().await;

@@ -107,6 +107,20 @@ pub trait Archive: Send + Sync + 'static {
         progress: OnProgress<'_>,
     ) -> Result<Archived, ArchiveError>;
 
+    /// Makes what the object store has of a capture whole again, from the whole capture on this
+    /// node: reads every chunk, writes those again that are missing or are not what they were, and
+    /// then the description. Removes nothing. A capture that is not there at all is stored.
+    ///
+    /// # Errors
+    /// Fails when the capture on the node is missing, damaged, or is not the one that was sent, or
+    /// the object store does not take it.
+    async fn mend(
+        &self,
+        project: &ProjectId,
+        name: &CaptureName,
+        progress: OnProgress<'_>,
+    ) -> Result<Archived, ArchiveError>;
+
     /// Brings a capture to this node, so that [`crate::Captures::open`] finds it. Every byte is
     /// verified. Does nothing when the capture is here already; a damaged one is replaced. Calls
     /// for the same name wait for each other.

@@ -83,7 +83,7 @@ pub enum PullTrouble {
 }
 
 /// Says why an image cannot be started from.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum ImageError {
     /// No image has that name.
     #[error("no image is named `{name}`")]

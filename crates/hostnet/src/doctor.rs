@@ -49,7 +49,11 @@ fn rules_accepted(config: &SlotsConfig) -> Fact {
     let name = "kernel rules";
     let names = Names::new(config.tag.clone());
     let Some(block) = config.range.candidates(&config.tag).next() else {
-        return Fact::bad(name, "the address range is empty".into(), "set another".into());
+        return Fact::bad(
+            name,
+            "the address range is empty".into(),
+            "set another network.range".into(),
+        );
     };
     let openings = Openings::default();
     let script = compile(&names, config.range, block, &config.limits, &openings, Instant::now());
@@ -119,7 +123,7 @@ fn resolvers(config: &SlotsConfig) -> Fact {
         return Fact::bad(
             name,
             "none is configured and /etc/resolv.conf names none: sandboxes get SERVFAIL".into(),
-            "set TARN_DNS_UPSTREAM".into(),
+            "set dns.upstream in tarn.toml, or TARN_DNS_UPSTREAM".into(),
         );
     }
     let list = upstreams.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -162,14 +162,16 @@ impl Filter {
         let mut names = self.names.clone();
         names.retain(|name, _| egress.has_name(name));
         let mut next = Self { egress: Some(Arc::clone(egress)), names, ..Self::default() };
-        let same_names = match &self.egress {
+        let all_stay = match &self.egress {
             Some(old) => {
-                old.allow_names == egress.allow_names && old.deny_names == egress.deny_names
+                old.allow_names.is_subset(&egress.allow_names)
+                    && old.deny_names.is_subset(&egress.deny_names)
             }
             // The ledger's policy is the one that was in force.
             None => egress.has_names(),
         };
-        if same_names {
+        if all_stay {
+            // Whose each address is need not be known.
             next.members = self.members.clone();
         } else {
             next.members = next.resolved(now);
@@ -196,8 +198,14 @@ impl Filter {
             return None;
         }
         let held = if denied { &self.members.blocked } else { &self.members.fresh };
+        let own = self.names.get(name);
+        // Another name may have it, too, and be gone from the next policy.
         let enough = |record: &Record| {
-            held.get(&record.address).is_some_and(|end| *end >= now + record.ttl.min(LONGEST))
+            let until = now + record.ttl.min(LONGEST);
+            let lasts = |ends: &BTreeMap<IpAddr, Instant>| {
+                ends.get(&record.address).is_some_and(|end| *end >= until)
+            };
+            lasts(held) && own.is_some_and(lasts)
         };
         if records.iter().all(enough) {
             return None;
@@ -209,10 +217,10 @@ impl Filter {
             let end = now + if denied { ttl.max(BLOCKED_FOR) } else { ttl.max(SHORTEST) } + GRACE;
             let until = known.entry(record.address).or_insert(end);
             *until = end.max(*until);
-            if denied {
-                next.members.blocked.insert(record.address, *until);
-            } else {
-                next.members.fresh.insert(record.address, *until);
+            let held = if denied { &mut next.members.blocked } else { &mut next.members.fresh };
+            let lasts = held.entry(record.address).or_insert(*until);
+            *lasts = (*lasts).max(*until);
+            if !denied {
                 next.members.known.insert(record.address);
             }
         }
@@ -228,12 +236,15 @@ impl Filter {
             let denied = egress.deny_names.contains(name);
             for (address, end) in addresses {
                 if denied {
-                    members.blocked.insert(*address, (*end).max(now + BLOCKED_FOR));
+                    let end = (*end).max(now + BLOCKED_FOR);
+                    let lasts = members.blocked.entry(*address).or_insert(end);
+                    *lasts = end.max(*lasts);
                     continue;
                 }
                 members.known.insert(*address);
                 if *end > now {
-                    members.fresh.insert(*address, *end);
+                    let lasts = members.fresh.entry(*address).or_insert(*end);
+                    *lasts = (*lasts).max(*end);
                 }
             }
         }
@@ -327,6 +338,29 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_two_names_stays_with_the_one_that_stays() {
+        let now = Instant::now();
+        let address = record(1, 0).address;
+        for (before, after_it) in [
+            (egress(&["a.com", "b.com"], &[]), egress(&["b.com"], &[])),
+            (egress(&[], &["a.com", "b.com"]), egress(&[], &["b.com"])),
+        ] {
+            let filter = Filter::default().under(&before, &[], now);
+            let filter = filter.learned(&name("a.com"), &[record(1, 9000)], now).expect("new");
+            let until = |filter: &Filter| {
+                let Members { fresh, blocked, .. } = &filter.members;
+                fresh.get(&address).or_else(|| blocked.get(&address)).copied()
+            };
+            let both = filter.learned(&name("b.com"), &[record(1, 300)], now).expect("its, too");
+            assert_eq!(until(&both), until(&filter), "the longer one counts");
+            assert_eq!(both.learned(&name("b.com"), &[record(1, 300)], now), None);
+            let one = both.under(&after_it, &[], after(now, 200));
+            assert!(until(&one).is_some(), "{one:?}");
+            assert_eq!(one.members.known.is_empty(), one.members.fresh.is_empty());
+        }
+    }
+
+    #[test]
     fn a_name_that_becomes_denied_takes_its_addresses_along() {
         let now = Instant::now();
         let filter = Filter::default().under(&egress(&["a.com"], &[]), &[], now);
@@ -347,6 +381,8 @@ mod tests {
         let carried = Filter::carried(members);
         let adopted = carried.under(&egress(&["a.com"], &[]), &[], now);
         assert_eq!((adopted.members.known.len(), adopted.members.fresh.len()), (1, 1));
+        let more = adopted.under(&egress(&["a.com", "b.com"], &["c.com"]), &[], now);
+        assert_eq!((more.members.known.len(), more.members.fresh.len()), (1, 1));
         let other = carried.under(&egress(&["203.0.113.9"], &[]), &[], now);
         assert!(other.members.known.is_empty() && other.members.fresh.is_empty());
     }

@@ -34,6 +34,10 @@ use crate::{
 /// The number of IPv6 among protocol families (`linux/netfilter.h`).
 const NFPROTO_IPV6: u8 = 10;
 
+/// Slots that are closed with one batch: one changes up to some 50 messages of its own, and the
+/// socket has room for so many of so many slots with full lists.
+const CLOSED_AT_ONCE: usize = 20;
+
 /// The table of one server.
 #[derive(Debug)]
 pub(crate) struct Rules {
@@ -159,16 +163,25 @@ impl Rules {
         let Some(filter) = filter else { return Ok(false) };
         let Some(next) = filter.learned(name, records, now) else { return Ok(true) };
         let changes = self.filter_changes(&openings, slot, &next.members, now);
-        change_sets(&self.names.table(), &changes).step("let an address in")?;
+        // Another name may have brought it.
+        if !changes.is_empty() {
+            change_sets(&self.names.table(), &changes).step("let an address in")?;
+        }
         openings.filters.insert(slot, next);
         Ok(true)
     }
 
-    /// Closes slots in both directions.
+    /// Closes slots in both directions; after a failure the others all the same.
     pub(crate) fn close(&self, slots: &BTreeSet<SlotId>) -> Result<(), StepFailure> {
-        if slots.is_empty() {
-            return Ok(());
+        let slots: Vec<SlotId> = slots.iter().copied().collect();
+        let mut outcome = Ok(());
+        for some in slots.chunks(CLOSED_AT_ONCE) {
+            outcome = outcome.and(self.close_at_once(some));
         }
+        outcome
+    }
+
+    fn close_at_once(&self, slots: &[SlotId]) -> Result<(), StepFailure> {
         let now = Instant::now();
         let mut openings = self.openings.lock();
         let interfaces: Vec<_> = slots.iter().map(|slot| self.names.interface(*slot)).collect();
@@ -183,11 +196,11 @@ impl Rules {
         }
         changes.extend(limits::forget(&interfaces));
         changes.extend(notes::forget(&interfaces));
-        // Closed in our copy even if the kernel refuses: a table made again must not open it. Its
-        // filter stays until then, so that the next change of the slot takes it out.
+        // Closed in our copy even if the kernel refuses: a table made again must not open it. The
+        // rest stays until then, so that the next change of the slot takes it out.
         openings.live.retain(|slot| !slots.contains(slot));
-        openings.internet.retain(|slot| !slots.contains(slot));
         change_sets(&self.names.table(), &changes).step("close")?;
+        openings.internet.retain(|slot| !slots.contains(slot));
         openings.filters.retain(|slot, _| !slots.contains(slot));
         Ok(())
     }

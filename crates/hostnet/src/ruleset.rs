@@ -109,7 +109,8 @@ const CLOSED6: [(Ipv6Addr, u8); 5] = [
 pub(crate) struct Openings {
     /// Claimed slots.
     pub(crate) live: BTreeSet<SlotId>,
-    /// Claimed slots that may reach anything beyond the host.
+    /// Claimed slots that may reach anything beyond the host, and those that the kernel may still
+    /// take for such because it refused to close them.
     pub(crate) internet: BTreeSet<SlotId>,
     /// The ways out.
     pub(crate) ways: Ways,
@@ -188,6 +189,7 @@ fn sets(names: &Names, range: AddressRange, block: Block, openings: &Openings) -
                 .map(|slot| format!("\"{}\" : {}", names.interface(slot), address(slot))),
         )
     };
+    let open = openings.live.intersection(&openings.internet).copied().collect();
     let Ways { guarded, guarded6, near6, has_ipv6 } = &openings.ways;
     let families = elements(has_ipv6.then(|| "ipv6".to_owned()).into_iter());
     let near = elements(near6.iter().map(ToString::to_string));
@@ -207,7 +209,7 @@ fn sets(names: &Names, range: AddressRange, block: Block, openings: &Openings) -
   set {NEAR} {{ type ipv6_addr; flags interval;{near} }}
 ",
         slots(&openings.live),
-        slots(&openings.internet),
+        slots(&open),
         interfaces(guarded),
         interfaces(guarded6),
         addresses(&|slot| block.address(slot).into()),
@@ -253,6 +255,10 @@ fn chains(prefix: &str, block: Block) -> String {
     meta nfproto ipv6 goto sent_to_slot6
     meta nfproto != ipv4 drop
     oifname != @{LIVE} reject
+    # The rest of a connection that nobody remembers was to the slot's last sandbox. A host that
+    # is strict about such (nf_conntrack_tcp_loose = 0) calls it invalid.
+    ct state new tcp flags != syn / fin,syn,rst,ack reject with tcp reset
+    ct state invalid tcp flags != syn / fin,syn,rst,ack drop
     accept
   }}
   # By IPv6 the host only refuses.
@@ -424,6 +430,8 @@ mod tests {
             )
         );
         assert!(open.contains(r#"set internet { type ifname; elements = { "tabc12300a" }; }"#));
+        let refused = Openings { live: [SlotId(1)].into(), ..openings.clone() };
+        assert!(text(&refused).contains("set internet { type ifname; }"), "it is nobody's");
         assert!(open.contains(r#"set guarded { type ifname; elements = { "eth0" }; }"#));
         assert!(open.contains(r#"set guarded6 { type ifname; elements = { "wg0" }; }"#));
         assert!(empty.contains("set families { type nf_proto; }"));

@@ -18,8 +18,8 @@ use crate::{
     egress::{Span, merge},
     error::{Step as _, StepFailure},
     netlink::{
-        Interface, NetlinkError, Route, addresses6, change_routes, forbid_source, interfaces,
-        permit_source, routes, routes6,
+        Interface, Route, addresses6, change_routes, forbid_source, interfaces, permit_source,
+        routes, routes6,
     },
     plan::{AddressRange, INSIDE6, mask6},
     ruleset::{Ways, is_closed},
@@ -77,11 +77,15 @@ pub(crate) enum IpFamily {
 pub(crate) fn find(range: AddressRange) -> Result<Uplinks, StepFailure> {
     let interfaces = interfaces().step("list interfaces")?;
     let uplinks = choose(&interfaces, &routes().step("list routes")?, range);
-    let six =
-        || -> Result<Six, NetlinkError> { Ok(choose6(&interfaces, &routes6()?, &addresses6()?)) };
-    // A kernel without IPv6 may refuse the question; IPv4 goes on.
-    let mut six = six().unwrap_or_default();
-    six.lack = kernel_lack().or(six.lack);
+    let six = match kernel_lack() {
+        // A kernel without IPv6 may refuse the questions; IPv4 goes on.
+        Some(lack) => Six { lack: Some(lack), ..Six::default() },
+        // What is not known must not pass for a host without neighbours.
+        None => {
+            let routes = routes6().step("list routes of IPv6")?;
+            choose6(&interfaces, &routes, &addresses6().step("list addresses of IPv6")?)
+        }
+    };
     let of_six = interfaces.iter().filter(|interface| six.names.contains(&interface.name));
     let mtu = of_six.map(|interface| interface.mtu).fold(uplinks.mtu, u32::min).max(LEAST_MTU);
     Ok(Uplinks { six, mtu, ..uplinks })

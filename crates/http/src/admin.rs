@@ -16,7 +16,7 @@ use tarn_api::{
     },
 };
 use tarn_control::{ControlError, GpuState, GpuView, ListAsk, Order, SandboxView};
-use tarn_types::{KeyId, ProjectId, SandboxRef};
+use tarn_types::{EndCause, KeyId, ProjectId, SandboxRef};
 
 use crate::{
     app::App,
@@ -25,8 +25,8 @@ use crate::{
     sandbox::{Empty, SandboxPath, note_ignored},
 };
 
-/// How many sandboxes of one project are listed.
-const LIST_LIMIT: usize = 10_000;
+/// How many sandboxes the store is asked for at a time.
+const PAGE: usize = 1000;
 
 pub(crate) async fn create_key(
     State(app): State<App>,
@@ -68,13 +68,18 @@ pub(crate) async fn list_sandboxes(
     RawQuery(query): RawQuery,
 ) -> Result<Json<AdminSandboxList>, Failure> {
     let ListAllSandboxes { archived } = ListAllSandboxes::parse(query.as_deref())?;
-    let projects = projects(&app).await?;
-    let ask =
-        ListAsk { archived, status: None, from: None, order: Order::Forward, limit: LIST_LIMIT };
     let mut sandboxes = Vec::new();
-    for (project, project_name) in projects {
-        let page = app.control().sandbox_list(&project, &ask).await?;
-        sandboxes.extend(page.items.iter().map(|view| entry(view, &project_name)));
+    for (project, project_name) in projects(&app).await? {
+        let (order, limit) = (Order::Forward, PAGE);
+        let mut ask = ListAsk { archived, status: None, from: None, order, limit };
+        loop {
+            let page = app.control().sandbox_list(&project, &ask).await?;
+            sandboxes.extend(page.items.iter().map(|view| entry(view, &project_name)));
+            ask.from = page.next;
+            if ask.from.is_none() {
+                break;
+            }
+        }
     }
     Ok(Json(AdminSandboxList { sandboxes }))
 }
@@ -130,8 +135,16 @@ fn entry(view: &SandboxView, project_name: &str) -> AdminSandbox {
         status: view.status.as_str().to_owned(),
         image: view.record.asked.image.to_string(),
         created_at: view.record.created_at.0,
-        trouble: view.trouble.clone(),
+        trouble: trouble(view),
     }
+}
+
+/// Says why a sandbox has ended if that was an error; of one that has not, what did not succeed.
+fn trouble(view: &SandboxView) -> Option<String> {
+    if view.status.is_terminal() {
+        return view.record.end.as_ref().and_then(EndCause::error_message);
+    }
+    view.trouble.clone()
 }
 
 pub(crate) async fn list_orphans(State(app): State<App>) -> Json<OrphanList> {

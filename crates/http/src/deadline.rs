@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::HttpConfig;
 
@@ -19,6 +20,11 @@ pub(crate) fn hold(config: &HttpConfig, headers: &HeaderMap) -> Duration {
     let Some(budget) = millis(headers, BUDGET) else { return config.hold };
     let grace = millis(headers, GRACE).unwrap_or_else(|| DEFAULT_GRACE_MAX.min(budget / 4));
     budget.saturating_sub(grace).min(config.hold_max)
+}
+
+/// Returns how much of the hold is left of a request that came at `arrived`.
+pub(crate) fn left(config: &HttpConfig, headers: &HeaderMap, arrived: Instant) -> Duration {
+    hold(config, headers).saturating_sub(arrived.elapsed())
 }
 
 fn millis(headers: &HeaderMap, name: &str) -> Option<Duration> {

@@ -13,6 +13,7 @@ use tarn_api::{
 };
 use tarn_control::{Caller, PoolAsk, PoolContainer, PoolView};
 use tarn_types::PoolId;
+use tokio::time::Instant;
 
 use crate::{
     app::App,
@@ -81,8 +82,9 @@ pub(crate) async fn claim(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<CreateSandboxResponse>, Failure> {
+    let arrived = Instant::now();
     let ClaimSandbox {} = note_ignored(ClaimSandbox::parse(&read_body(&app.config, body).await?)?);
-    let hold = deadline::hold(&app.config, &headers);
+    let hold = deadline::left(&app.config, &headers, arrived);
     let view = app.control().pool_claim(&caller.project, &pool, hold).await?;
     let facts = facts_in(&view, &caller.project_name);
     Ok(Json(CreateSandboxResponse::new(&facts, &app.config.ingress)))

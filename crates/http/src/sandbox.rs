@@ -22,6 +22,7 @@ use tarn_control::{
 };
 use tarn_control::{Order, PageKey};
 use tarn_types::{SandboxId, SandboxRef};
+use tokio::time::Instant;
 
 use crate::{app::App, body::read_body, deadline, failure::Failure};
 
@@ -48,9 +49,10 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
+    let arrived = Instant::now();
     let request = note_ignored(CreateSandbox::parse(&read_body(&app.config, body).await?)?);
     let (hold, status) = if request.wait {
-        (deadline::hold(&app.config, &headers), StatusCode::OK)
+        (deadline::left(&app.config, &headers, arrived), StatusCode::OK)
     } else {
         (Duration::ZERO, StatusCode::ACCEPTED)
     };
@@ -102,13 +104,14 @@ pub(crate) async fn update(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SandboxInfo>, Failure> {
+    let arrived = Instant::now();
     let request = note_ignored(UpdateSandbox::parse(&read_body(&app.config, body).await?)?);
     if let Some(ask) = resize_ask(&request) {
         let view = app.control().sandbox_resize(&caller.project, &sandbox, ask).await?;
         return Ok(info(&app, &view, &caller, Shelf::Ordinary));
     }
     let patch = patch_ask(request);
-    let hold = deadline::hold(&app.config, &headers);
+    let hold = deadline::left(&app.config, &headers, arrived);
     let view = app.control().sandbox_patch(&caller.project, &sandbox, patch, hold).await?;
     Ok(info(&app, &view, &caller, Shelf::Ordinary))
 }

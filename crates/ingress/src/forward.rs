@@ -46,9 +46,6 @@ pub(crate) async fn forward(
     (address, admitted, busy): (&Address, Admitted, Option<Busy>),
 ) -> Result<Response<IngressBody>, IngressError> {
     let Admitted { route, authorization, refused_until, activity } = admitted;
-    if address.is_daemon() {
-        refuse_internal(request.uri().path())?;
-    }
     let gauge = shared.stats.enter(Gauge::Requests);
     let active = Active { _busy: busy, _gauge: gauge, _activity: activity };
     let Some(endpoint) = &route.endpoint else { return Err(no_endpoint(&route)) };
@@ -208,9 +205,15 @@ fn token(endpoint: &RouteEndpoint) -> Result<HeaderValue, IngressError> {
 /// gRPC needs HTTP/2 end to end; everything else is spoken to in HTTP/1.1.
 fn protocol(request: &Request<Incoming>, address: &Address) -> Protocol {
     let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let grpc = kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
+    let grpc = kind.is_some_and(is_grpc);
     let http2 = request.version() == Version::HTTP_2;
     if grpc && http2 && !address.is_daemon() { Protocol::Http2 } else { Protocol::Http1 }
+}
+
+/// Knows `application/grpc`, with a suffix or parameters; gRPC-Web is another one, in HTTP/1.1.
+fn is_grpc(kind: &[u8]) -> bool {
+    let rest = kind.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 fn expects_continue(version: Version, headers: &HeaderMap) -> bool {
@@ -233,7 +236,7 @@ pub(crate) fn refuse_connect(method: &Method) -> Result<(), IngressError> {
 
 /// Keeps clients off the node's own channel to the daemon, which knows the node by the address that
 /// we have, too.
-fn refuse_internal(path: &str) -> Result<(), IngressError> {
+pub(crate) fn refuse_internal(path: &str) -> Result<(), IngressError> {
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     if first.eq_ignore_ascii_case("internal") {
         return Err(IngressError::new(IngressCode::NotFound, format!("there is no route {path}")));

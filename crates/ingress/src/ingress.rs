@@ -151,6 +151,10 @@ impl Ingress {
         if address.is_daemon() && cors::is_preflight(request.method(), request.headers()) {
             return Ok(cors::preflight(request.headers()));
         }
+        if address.is_daemon() {
+            // Before anything is looked up or woken: it is nobody's, so everybody hears the same.
+            forward::refuse_internal(request.uri().path())?;
+        }
         let admitted = self.shared.admission.admit(address, request.headers()).await?;
         forward::forward(&self.shared, client, request, (address, admitted, busy)).await
     }

@@ -22,7 +22,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -60,6 +60,8 @@ pub(crate) struct Upstream {
     daemon: SocketAddr,
     token: DaemonToken,
     gone: CancellationToken,
+    /// Whether the sandbox has stopped: its address may be another's.
+    stopped: AtomicBool,
     users: AtomicUsize,
     idle: Mutex<Idle>,
     /// User ports that are reached through the daemon.
@@ -98,6 +100,8 @@ enum Verdict {
     Keep,
     /// None may be used again.
     Retire,
+    /// Nor is any to be opened: it is about to stop.
+    Close,
     /// None leads anywhere any more.
     Cut,
 }
@@ -158,8 +162,9 @@ impl Upstreams {
             match verdict(&upstream, now.as_ref()) {
                 Verdict::Keep => {}
                 Verdict::Retire => upstream.retire(),
+                Verdict::Close => upstream.close(),
                 Verdict::Cut => {
-                    upstream.retire();
+                    upstream.close();
                     tokio::time::sleep(self.config.stopped_linger).await;
                     tracing::debug!(sandbox.id = %route.id, "cut the streams of a stopped sandbox");
                     upstream.gone.cancel();
@@ -198,6 +203,7 @@ impl Upstream {
             daemon: endpoint.daemon,
             token: endpoint.token.clone(),
             gone: CancellationToken::new(),
+            stopped: AtomicBool::new(false),
             users: AtomicUsize::new(0),
             idle: Mutex::default(),
             on_loopback: Mutex::default(),
@@ -219,6 +225,16 @@ impl Upstream {
 
     fn serves(&self, generation: Generation, daemon: SocketAddr) -> bool {
         self.generation == generation && self.daemon == daemon && !self.idle.lock().retired
+    }
+
+    /// Retires, and lets nobody connect any more.
+    fn close(&self) {
+        self.stopped.store(true, SeqCst);
+        self.retire();
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stopped.load(SeqCst)
     }
 
     /// Closes the idle connections and keeps none from now on.
@@ -350,7 +366,8 @@ fn verdict(upstream: &Upstream, now: Result<&Route, &RouteError>) -> Verdict {
         SandboxStatus::Running => match &route.endpoint {
             Some(endpoint) if endpoint.daemon != upstream.daemon => Verdict::Cut,
             Some(_) if same_generation => Verdict::Keep,
-            Some(_) | None => Verdict::Retire,
+            Some(_) => Verdict::Retire,
+            None => Verdict::Close,
         },
     }
 }

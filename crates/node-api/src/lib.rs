@@ -374,6 +374,10 @@ pub trait Node: Send + Sync + 'static {
     /// Fails when something of it stays; it may then be tried again.
     async fn discard(&self, snapshot: &SnapshotId) -> Result<(), DiscardError>;
 
+    /// Returns how much a suspended sandbox brings into memory when it goes on; nothing if its
+    /// processes are still there, or it boots anew. `None` = not known.
+    async fn brings(&self, id: &SandboxId) -> Option<ByteSize>;
+
     /// Says why the memory of a snapshot that the node has cannot go on there, if it cannot. What
     /// is not known now is no obstacle.
     async fn obstacle(&self, snapshot: &SnapshotId) -> Option<String>;
@@ -390,6 +394,13 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// Fails when the node stops.
     async fn archive(&self, order: ArchiveOrder) -> Result<(), ApplyError>;
+
+    /// Takes an order to make what the object store has of a snapshot whole again, from the whole
+    /// one on the node. As [`Node::archive`] otherwise.
+    ///
+    /// # Errors
+    /// Fails when the node is stopping.
+    async fn mend_archived(&self, order: ArchiveOrder) -> Result<(), ApplyError>;
 
     /// Reads all of what the object store has of a snapshot and compares it with what was put
     /// there.

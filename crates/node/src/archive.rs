@@ -196,8 +196,17 @@ fn fetch_limit(total: ByteSize) -> Duration {
     FETCH_BASE.saturating_add(FETCH_PER_MIB.saturating_mul(mib))
 }
 
+/// What an upload sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upload {
+    /// What is not there yet, by its name.
+    WhatIsNew,
+    /// What is not there any more, or not whole.
+    WhatIsLost,
+}
+
 /// Begins an upload, unless there is one of that snapshot.
-pub(crate) fn upload(shared: &Arc<Shared>, order: ArchiveOrder) {
+pub(crate) fn upload(shared: &Arc<Shared>, order: ArchiveOrder, what: Upload) {
     let Some(NodeArchive { archive, .. }) = shared.parts.archive.clone() else { return };
     let own = Arc::clone(shared);
     drop(shared.parts.tasks.spawn("snapshot_upload", async move {
@@ -205,7 +214,7 @@ pub(crate) fn upload(shared: &Arc<Shared>, order: ArchiveOrder) {
             return;
         };
         let outcome = tokio::select! {
-            outcome = upload_in_turn(&own, &*archive, &order, &entered) => outcome,
+            outcome = upload_in_turn(&own, &*archive, (&order, what), &entered) => outcome,
             () = entered.may_be_cut(cancelled) => return,
             () = own.parts.tasks.stopping() => return,
         };
@@ -219,7 +228,7 @@ pub(crate) fn upload(shared: &Arc<Shared>, order: ArchiveOrder) {
 async fn upload_in_turn(
     shared: &Shared,
     archive: &dyn Archive,
-    order: &ArchiveOrder,
+    (order, what): (&ArchiveOrder, Upload),
     entered: &Entered<'_>,
 ) -> Result<ArchiveFacts, String> {
     let transfers = &shared.transfers;
@@ -227,7 +236,12 @@ async fn upload_in_turn(
     entered.change(|job| job.active = true);
     let begun = Instant::now();
     let note = |progress| entered.note(progress);
-    match archive.store(&order.project, order.snapshot.as_str(), &note).await {
+    let (project, name) = (&order.project, order.snapshot.as_str());
+    let uploaded = match what {
+        Upload::WhatIsNew => archive.store(project, name, &note).await,
+        Upload::WhatIsLost => archive.mend(project, name, &note).await,
+    };
+    match uploaded {
         Ok(done) => {
             transfers.uploads.done(done.sent, begun.elapsed());
             tracing::debug!(

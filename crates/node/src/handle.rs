@@ -3,7 +3,10 @@
 //! What others want lies in a `watch` channel and is merged there, so wanting never blocks and
 //! doubled or late wishes are harmless.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use parking_lot::Mutex;
 use tarn_node_api::{ApplyError, CaptureOrder, Endpoint, NodeIntent, NodeTarget, Report, Unfound};
@@ -51,6 +54,8 @@ pub(crate) struct Handle {
     pub(crate) known: Mutex<Known>,
     /// Why it could not be taken over from an earlier run yet.
     pub(crate) unfound: Mutex<Option<String>>,
+    /// Whether its processes are there, paused.
+    pub(crate) warm: AtomicBool,
     /// Held while the daemon is asked to end its largest process.
     pub(crate) relief: Arc<tokio::sync::Mutex<()>>,
 }
@@ -126,6 +131,10 @@ impl Handle {
 
     pub(crate) fn is_orphaned(&self) -> bool {
         self.known.lock().orphaned
+    }
+
+    pub(crate) fn is_warm(&self) -> bool {
+        self.warm.load(Ordering::Relaxed)
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -8,7 +8,10 @@
 //! What others want lies in its [`Handle`]. The task compares, acts, writes the ledger, reports.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,7 +35,7 @@ use crate::{
     service::Shared,
     stage,
     start::{chain, clean, failed, renew_policy, start},
-    suspend::{Warm, Why, report_capture},
+    suspend::{Warm, Why},
 };
 
 /// How long after a start or a resume a word of the processes of before may still come.
@@ -138,6 +141,7 @@ impl SandboxTask {
             wanted: sender,
             known: Mutex::new(known_of(shared, &entry, endpoint.clone())),
             unfound: Mutex::default(),
+            warm: AtomicBool::new(false),
             relief: Arc::default(),
         });
         let mut handles = shared.handles.write();
@@ -262,19 +266,10 @@ impl SandboxTask {
             }
             self.heed_room().await;
         }
-        // Before a suspend that was asked for later.
-        let ends = wanted
-            .intent
-            .as_ref()
-            .is_some_and(|intent| matches!(intent.target, NodeTarget::Terminated(_)));
+        // Before a suspend, or an end, that was asked for later.
         for order in wanted.captures {
             self.handle.want(|wanted| wanted.captures.retain(|other| *other != order));
-            if ends {
-                let trouble = "the sandbox is terminated".to_owned();
-                report_capture(&self.shared, &order, Err(trouble)).await;
-            } else {
-                self.snapshot(order).await;
-            }
+            self.snapshot(order).await;
         }
         if let Some(intent) = wanted.intent {
             self.follow(intent).await;
@@ -384,6 +379,8 @@ impl SandboxTask {
                     self.save(Durability::Written).await;
                     self.report().await;
                 } else {
+                    // Control sends nobody there any more.
+                    self.endpoint = None;
                     self.end(cause).await;
                 }
             }
@@ -438,14 +435,17 @@ impl SandboxTask {
     }
 
     pub(crate) async fn end(&mut self, cause: EndCause) {
+        if self.endpoint.take().is_some() {
+            // Its slot, and with it its address, may be another's before the end is told.
+            self.report().await;
+        }
         let died = matches!(cause, EndCause::OutOfMemory | EndCause::RuntimeDied { .. });
         self.ended_suspended = matches!(self.entry.state, State::Suspended { .. });
         self.entry.state = State::Ended { cause, at: self.shared.parts.clock.now() };
         self.entry.frozen = false;
-        self.endpoint = None;
         self.phase = None;
         self.trouble = None;
-        self.warm = None;
+        drop(self.set_warm(None));
         self.set_past(Past::Unclean);
         self.save(Durability::Written).await;
         if let Some(pump) = self.pump.take().filter(|_| !died) {

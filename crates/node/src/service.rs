@@ -32,7 +32,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::{
     adopt,
     ahead::AheadCounts,
-    archive::{self, NodeArchive, TransferCounts, Transfers},
+    archive::{self, NodeArchive, TransferCounts, Transfers, Upload},
     capture::Note,
     daemon,
     gauge::MemoryGauge,
@@ -531,6 +531,19 @@ impl Node for NodeService {
         discarded.map_err(|bad| DiscardError { detail: chain(&bad) })
     }
 
+    async fn brings(&self, id: &SandboxId) -> Option<ByteSize> {
+        let nothing = ByteSize::from_bytes(0);
+        if self.handle(id).is_some_and(|handle| handle.is_warm()) {
+            return Some(nothing);
+        }
+        match self.0.parts.captures.open(id.as_str()).await {
+            Ok(capture) => Some(capture.memory_size),
+            // Its layer is all that there is of it.
+            Err(CaptureError::Missing { .. }) => Some(nothing),
+            Err(_unread) => None,
+        }
+    }
+
     async fn obstacle(&self, snapshot: &SnapshotId) -> Option<String> {
         if self.0.fitting.lock().contains(snapshot) {
             return None;
@@ -552,7 +565,15 @@ impl Node for NodeService {
         if self.0.parts.tasks.is_stopping() {
             return Err(ApplyError::Stopping);
         }
-        archive::upload(&self.0, order);
+        archive::upload(&self.0, order, Upload::WhatIsNew);
+        Ok(())
+    }
+
+    async fn mend_archived(&self, order: ArchiveOrder) -> Result<(), ApplyError> {
+        if self.0.parts.tasks.is_stopping() {
+            return Err(ApplyError::Stopping);
+        }
+        archive::upload(&self.0, order, Upload::WhatIsLost);
         Ok(())
     }
 

@@ -250,7 +250,13 @@ impl SandboxTask {
             return self.expect_resume();
         }
         // They are paused, and stay so whoever dies.
-        self.warm = Some(Warm { since: Instant::now(), daemon, sealed_on });
+        drop(self.set_warm(Some(Warm { since: Instant::now(), daemon, sealed_on })));
+    }
+
+    /// Keeps paused processes, or none, and returns those that were kept.
+    pub(crate) fn set_warm(&mut self, warm: Option<Warm>) -> Option<Warm> {
+        self.handle.warm.store(warm.is_some(), Ordering::Relaxed);
+        std::mem::replace(&mut self.warm, warm)
     }
 
     /// Drops the processes of a suspended sandbox if they have been kept for long enough.
@@ -262,7 +268,7 @@ impl SandboxTask {
     }
 
     pub(crate) async fn drop_warm(&mut self) {
-        self.warm = None;
+        drop(self.set_warm(None));
         self.set_past(Past::Dormant);
         // As long as the ledger says that it runs, its processes are all that there is of it.
         if !self.is_unsaved() {
@@ -310,7 +316,7 @@ impl SandboxTask {
         self.entry.launch = launch;
         self.entry.resizing = false;
         (self.trouble, self.unfit) = (None, None);
-        let warm = self.warm.take();
+        let warm = self.set_warm(None);
         let was_warm = warm.is_some();
         self.shared.starts_in_flight.fetch_add(1, Ordering::Relaxed);
         let resumed = match warm {

@@ -9,12 +9,15 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use base64::Engine as _;
 use parking_lot::Mutex;
 use reqwest::{
-    Certificate, RequestBuilder, Response, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE},
+    Certificate, Method, RequestBuilder, Response, StatusCode,
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+        WWW_AUTHENTICATE,
+    },
 };
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::{
     Bounds, Credentials, Digest, OciError, Reach, Reference, RegistryOptions,
@@ -35,6 +38,8 @@ const DOCKER_HUB: &str = "registry-1.docker.io";
 const MOST_REDIRECTS: usize = 5;
 /// The longest answer of a token server, and the longest error that is read.
 const LONGEST_ANSWER: u64 = 256 << 10;
+/// What token servers that take identity tokens are told of who asks.
+const CLIENT_ID: &str = "tarn";
 /// The longest wait before a request is tried again.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -292,7 +297,7 @@ impl<'a> Session<'a> {
         let is_manifest = url.path().contains("/manifests/");
         let mut url = url;
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.request(source, &url)?;
+            let mut request = self.request(source, Method::GET, &url)?;
             if is_manifest {
                 request = request.header(ACCEPT, MEDIA_TYPES.join(", "));
             }
@@ -321,14 +326,19 @@ impl<'a> Session<'a> {
     }
 
     /// Begins a request, unless it must not go there.
-    fn request(&self, source: &Source, url: &Url) -> Result<RequestBuilder, Failed> {
+    fn request(
+        &self,
+        source: &Source,
+        method: Method,
+        url: &Url,
+    ) -> Result<RequestBuilder, Failed> {
         // Who runs the machine has said where its mirrors are.
         let is_mirror = source.is_mirror && source.is_same_place(url);
         if is_mirror || self.options.reach.is_free(url) {
-            return Ok(self.http.free.get(url.clone()));
+            return Ok(self.http.free.request(method, url.clone()));
         }
         if Reach::may_be_public(url) {
-            return Ok(self.http.public.get(url.clone()));
+            return Ok(self.http.public.request(method, url.clone()));
         }
         Err(Failed::not_public(url))
     }
@@ -366,7 +376,11 @@ impl<'a> Session<'a> {
                 let token = token.await.map_err(Failed::finally)?;
                 HeaderValue::try_from(format!("Bearer {token}"))
             }
-            (None, Some(credentials)) if challenges.contains(&Challenge::Basic) => {
+            // An identity token is no password.
+            (None, Some(credentials))
+                if credentials.identity_token().is_none()
+                    && challenges.contains(&Challenge::Basic) =>
+            {
                 HeaderValue::try_from(basic(credentials))
             }
             (None, _) => return Err(Failed::finally(self.unauthorized(source))),
@@ -380,7 +394,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Asks the server that a registry names for a token (distribution, "Token Authentication").
+    /// Asks the server that a registry names for a token (distribution, "Token Authentication";
+    /// with an identity token, "OAuth2 Token Authentication").
     async fn token(
         &self,
         source: &Source,
@@ -389,25 +404,14 @@ impl<'a> Session<'a> {
         scope: Option<&str>,
         credentials: Option<&Credentials>,
     ) -> Result<String, Failed> {
-        let mut url = Url::parse(realm)
-            .ok()
-            .filter(|url| self.may_lead_to(source, url))
-            .ok_or_else(|| {
-                let detail = ": it wants a token from where none may be asked for".to_owned();
-                Failed::finally(source.refused(StatusCode::UNAUTHORIZED, detail))
-            })?;
-        let own_scope = format!("repository:{}:pull", self.reference.repository());
-        url.query_pairs_mut().append_pair("scope", scope.unwrap_or(&own_scope));
-        if let Some(service) = service {
-            url.query_pairs_mut().append_pair("service", service);
-        }
-        let mut request = self.request(source, &url)?;
-        if let Some(credentials) = credentials {
-            let mut header =
-                HeaderValue::try_from(basic(credentials)).expect("base64 is fit for a header");
-            header.set_sensitive(true);
-            request = request.header(AUTHORIZATION, header);
-        }
+        let elsewhere = || {
+            let detail = ": it wants a token from where none may be asked for".to_owned();
+            Failed::finally(source.refused(StatusCode::UNAUTHORIZED, detail))
+        };
+        let url = Url::parse(realm).ok().filter(|url| self.may_lead_to(source, url));
+        let url = url.ok_or_else(elsewhere)?;
+        let has_identity = credentials.is_some_and(|it| it.identity_token().is_some());
+        let request = self.token_request(source, url.clone(), service, scope, credentials)?;
         let response = request.send().await;
         let response =
             response.map_err(|error| source.not_reached(&url, error, "fetch a token"))?;
@@ -415,6 +419,10 @@ impl<'a> Session<'a> {
         match status.as_u16() {
             200 => {}
             400 | 401 | 403 => return Err(Failed::finally(self.unauthorized(source))),
+            404 | 405 if has_identity => {
+                let detail = ": it takes no identity token; show it a name and a password";
+                return Err(Failed::finally(source.refused(status, detail.to_owned())));
+            }
             408 | 425 | 429 | 500..=599 => {
                 let again = Some(retry_after(&response));
                 return Err(Failed { error: source.refused(status, String::new()), again });
@@ -428,6 +436,40 @@ impl<'a> Session<'a> {
             let what = format!("the token that {} gave", source.name);
             Failed::finally(OciError::malformed(what, "it is not in the answer"))
         })
+    }
+
+    fn token_request(
+        &self,
+        source: &Source,
+        mut url: Url,
+        service: Option<&str>,
+        scope: Option<&str>,
+        credentials: Option<&Credentials>,
+    ) -> Result<RequestBuilder, Failed> {
+        let own_scope = format!("repository:{}:pull", self.reference.repository());
+        let scope = ("scope", scope.unwrap_or(&own_scope));
+        let asked = [Some(scope), service.map(|service| ("service", service))];
+        let asked = asked.into_iter().flatten();
+        if let Some(identity) = credentials.and_then(Credentials::identity_token) {
+            let mut form = form_urlencoded::Serializer::new(String::new());
+            form.append_pair("grant_type", "refresh_token");
+            form.append_pair("client_id", CLIENT_ID);
+            form.append_pair("refresh_token", identity.expose_secret());
+            let form = form.extend_pairs(asked).finish();
+            let request = self.request(source, Method::POST, &url)?;
+            return Ok(request
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form));
+        }
+        url.query_pairs_mut().extend_pairs(asked);
+        let mut request = self.request(source, Method::GET, &url)?;
+        if let Some(credentials) = credentials {
+            let mut header =
+                HeaderValue::try_from(basic(credentials)).expect("base64 is fit for a header");
+            header.set_sensitive(true);
+            request = request.header(AUTHORIZATION, header);
+        }
+        Ok(request)
     }
 
     /// Reads an answer whole.

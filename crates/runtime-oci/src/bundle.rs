@@ -44,7 +44,7 @@ pub(crate) fn write(paths: &Paths, spec: &RuntimeSpec, limits: &Limits) -> io::R
     fs::write(paths.shape(&spec.id), limits.shape())?;
     let config = serde_json::to_vec(&oci::config(spec))?;
     fs::write(paths.bundle(&spec.id).join(CONFIG), config)?;
-    keep_tmp_on_disk(&spec.rootfs)
+    unless_full(&spec.id, keep_tmp_on_disk(&spec.rootfs))
 }
 
 /// Removes bundle and shape file.
@@ -87,6 +87,25 @@ fn keep_tmp_on_disk(rootfs: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a sandbox start though its disk is full: room can be made only by who is inside.
+///
+/// If its `/tmp` is empty, one that begins anew has it in memory until its next start, and then
+/// what is written there neither needs the disk nor outlives the sandbox. One that goes on from an
+/// image has what was mounted when that was written.
+fn unless_full(id: &SandboxId, kept: io::Result<()>) -> io::Result<()> {
+    match kept {
+        Err(error) if is_full(&error) => {
+            tracing::warn!(sandbox.id = %id, %error, "nothing is put into /tmp: the disk is full");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Makes a directory with exactly these permissions, whatever the process's mask.
 fn make_shared(parent: impl std::os::fd::AsFd, name: &str, mode: Mode) -> io::Result<()> {
     mkdirat(&parent, name, Mode::RWXU)?;
@@ -98,4 +117,47 @@ fn make_shared(parent: impl std::os::fd::AsFd, name: &str, mode: Mode) -> io::Re
     )?;
     rustix::fs::fchmod(&made, mode)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_tmp_gets_a_directory_and_any_other_stays_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let tmp = root.path().join("tmp");
+        let names = || {
+            let entries = fs::read_dir(&tmp).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            keep_tmp_on_disk(root.path()).unwrap();
+            assert_eq!(names(), [".X11-unix"]);
+        }
+        for made in [tmp.clone(), tmp.join(".X11-unix")] {
+            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o7777, 0o1777);
+        }
+        fs::remove_dir(tmp.join(".X11-unix")).unwrap();
+        fs::write(tmp.join("file"), "").unwrap();
+        keep_tmp_on_disk(root.path()).unwrap();
+        assert_eq!(names(), ["file"]);
+    }
+
+    #[test]
+    fn only_a_full_disk_is_no_obstacle() {
+        let id = SandboxId::from_random([1; SandboxId::LENGTH]);
+        for (error, passes) in [
+            (Errno::NOSPC, true),
+            (Errno::DQUOT, true),
+            (Errno::ROFS, false),
+            (Errno::ACCESS, false),
+            (Errno::IO, false),
+        ] {
+            assert_eq!(unless_full(&id, Err(error.into())).is_ok(), passes, "{error:?}");
+        }
+        unless_full(&id, Ok(())).unwrap();
+    }
 }

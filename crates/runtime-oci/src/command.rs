@@ -49,7 +49,8 @@ const GPU_FLAGS: [&str; 2] = ["--nvproxy", "--nvproxy-allowed-driver-capabilitie
 pub(crate) const MOST_DETAIL: usize = 500;
 
 /// Enters cgroups, is from then on among the first to go when the host runs out of memory, and
-/// becomes a command; what it starts inherits both. Says in the log why it cannot.
+/// becomes a command; what it starts inherits both. Says in the log why it cannot, and gives up
+/// where there is no log: of what is in the braces nothing was done then.
 const ENTER: &str = r#"log=$1
 shift
 {
@@ -58,7 +59,7 @@ shift
         shift
     done
     echo 500 > /proc/self/oom_score_adj || exit
-} 2>> "$log"
+} 2>> "$log" || exit
 shift
 exec "$@""#;
 
@@ -267,7 +268,11 @@ mod tests {
     /// Runs [`ENTER`] by these doors; returns whether the command that follows ended well, and what
     /// the log says.
     fn enter(log: &Path, doors: &[&Path]) -> (bool, String) {
-        let mut shell = std::process::Command::new("/bin/sh");
+        enter_in("/bin/sh", log, doors)
+    }
+
+    fn enter_in(shell: &str, log: &Path, doors: &[&Path]) -> (bool, String) {
+        let mut shell = std::process::Command::new(shell);
         shell.args(["-c", ENTER, "sh"]).arg(log).args(doors).arg("--").env_clear();
         // Fails if it is not among the first to go.
         shell.args(["/bin/grep", "-qx", "500", "/proc/self/oom_score_adj"]);
@@ -289,5 +294,25 @@ mod tests {
         let absent = dir.path().join("absent/tasks");
         let (entered, said) = enter(&log, &[&one, &absent]);
         assert!(!entered && said.contains("absent/tasks"), "{said}");
+    }
+
+    /// The shells go on differently after a redirection that failed.
+    #[test]
+    fn without_a_log_nothing_is_entered_and_nothing_run() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [door, ran, log] = ["door", "ran", "absent/log"].map(|name| dir.path().join(name));
+        for shell in ["/bin/sh", "/bin/dash", "/bin/bash"] {
+            if !Path::new(shell).exists() {
+                continue;
+            }
+            let mut shell = std::process::Command::new(shell);
+            shell.args(["-c", ENTER, "sh"]).arg(&log).arg(&door).args(["--", "/bin/mkdir"]);
+            let ended = shell.arg(&ran).stderr(Stdio::null()).status().expect("there is a shell");
+            assert!(!ended.success() && !door.exists() && !ran.exists(), "{shell:?}");
+            let log = dir.path().join("log");
+            let program = shell.get_program().to_str().expect("its path is ours");
+            assert_eq!(enter_in(program, &log, &[&door]), (true, String::new()), "{program}");
+            fs::remove_file(&door).expect("it was entered");
+        }
     }
 }

@@ -191,10 +191,13 @@ impl Control {
     /// The image's pages count as the sandbox's until they are on the disk, and it would stand
     /// still until there is room for them. So it is lent that much, and the watch takes it back
     /// after the resume.
+    ///
+    /// Fails as well when a restore would refuse what was written, as the sandbox is there still.
     pub(crate) async fn checkpoint(&self, dir: &Path) -> Result<(), RuntimeError> {
         let reading = self.memory.read();
         let demand = reading.map_err(host("read the memory", &self.id))?.demand;
         let limit = image::deadline(self.deadlines.checkpoint, demand);
+        let bounds = *self.bounds.lock();
         let files = self.make_files(dir).await?;
         // `Resume` undoes the pause of the call's own: without it the sandbox would end.
         let arg = json!({
@@ -207,7 +210,7 @@ impl Control {
             if self.learn(&mut standing).await? != Standing::Paused {
                 return Err(CallError::Refused("it is not paused".to_owned()));
             }
-            let lent = image::lent(*self.bounds.lock(), demand);
+            let lent = image::lent(bounds, demand);
             if let Err(error) = self.memory.set_limit(lent) {
                 warn!(sandbox.id = %self.id, %error, "memory cannot be lent for an image");
             }
@@ -218,7 +221,14 @@ impl Control {
             }
             done
         })
-        .await
+        .await?;
+        let memory = image::memory(dir).map_err(host("read the image", &self.id))?;
+        match image::too_large(memory, bounds) {
+            Some(detail) => {
+                Err(RuntimeError::Backend { step: "checkpoint", id: self.id.clone(), detail })
+            }
+            None => Ok(()),
+        }
     }
 
     async fn make_files(&self, dir: &Path) -> Result<Vec<OwnedFd>, RuntimeError> {
@@ -279,7 +289,11 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use std::{future, task::Poll};
+    use std::{
+        future,
+        sync::atomic::{AtomicU64, Ordering},
+        task::Poll,
+    };
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -289,8 +303,12 @@ mod tests {
     use super::*;
     use crate::cgroup::{Cgroups, Layout};
 
-    /// Answers every call with success, and tells which were made.
-    async fn sentry(listener: UnixListener, called: watch::Sender<Vec<String>>) {
+    /// Answers every call with success when it has acted on it, and tells which were made.
+    async fn sentry(
+        listener: UnixListener,
+        called: watch::Sender<Vec<String>>,
+        act: impl Fn(&str),
+    ) {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut asked = vec![0; 1024];
         loop {
@@ -300,6 +318,7 @@ mod tests {
             }
             let request: Value = serde_json::from_slice(&asked[..length]).unwrap();
             let method = request["method"].as_str().unwrap().to_owned();
+            act(&method);
             called.send_modify(|methods| methods.push(method));
             stream.write_all(br#"{"success":true,"err":"","result":null}"#).await.unwrap();
         }
@@ -313,7 +332,7 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         let (called, mut calls) = watch::channel(Vec::new());
         let tasks = Tasks::new();
-        tasks.spawn("sentry", sentry(listener, called));
+        tasks.spawn("sentry", sentry(listener, called, |_| {}));
         let layout = Layout::V2 { base: dir.path().to_owned() };
         let cgroups = Cgroups::open(layout, &"abc123".parse().unwrap()).unwrap();
         let id = SandboxId::from_random([1; SandboxId::LENGTH]);
@@ -339,5 +358,54 @@ mod tests {
         control.pause().await.unwrap();
         control.resume().await.unwrap();
         assert_eq!(calls.borrow()[2..], ["containerManager.Pause", "containerManager.Resume"]);
+    }
+
+    #[tokio::test]
+    async fn an_image_that_no_restore_takes_is_refused_while_the_sandbox_is_there() {
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let [socket, image] = ["s", "image"].map(|name| dir.path().join(name));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (called, calls) = watch::channel(Vec::new());
+        let (tasks, size) = (Tasks::new(), Arc::new(AtomicU64::new(0)));
+        let (pages, written) = (image.join("pages.img"), Arc::clone(&size));
+        let write = move |method: &str| {
+            if method == "containerManager.Checkpoint" {
+                let pages = fs::OpenOptions::new().write(true).open(&pages).unwrap();
+                pages.set_len(written.load(Ordering::Relaxed)).unwrap();
+            }
+        };
+        tasks.spawn("sentry", sentry(listener, called, write));
+        let layout = Layout::V2 { base: dir.path().to_owned() };
+        let cgroups = Cgroups::open(layout, &"abc123".parse().unwrap()).unwrap();
+        let id = SandboxId::from_random([1; SandboxId::LENGTH]);
+        let group = dir.path().join("tarn_abc123").join(id.as_str());
+        fs::create_dir(&group).unwrap();
+        for (file, text) in [("memory.current", "1"), ("memory.stat", ""), ("memory.high", "9")] {
+            fs::write(group.join(file), text).unwrap();
+        }
+        let control = Arc::new(Control::new(ControlParts {
+            memory: cgroups.sandbox(&id).memory(),
+            bounds: MemoryBounds { soft: 284 * MIB, hard: 348 * MIB },
+            id,
+            socket,
+            deadlines: GvisorDeadlines::default(),
+            tasks: tasks.clone(),
+            standing: Standing::Running,
+        }));
+        for (mib, fits) in [(284, true), (340, true), (600, false)] {
+            size.store(mib * MIB, Ordering::Relaxed);
+            fs::create_dir(&image).unwrap();
+            control.pause().await.unwrap();
+            let checkpoint = control.checkpoint(&image).await;
+            assert_eq!(checkpoint.is_ok(), fits, "{mib}: {checkpoint:?}");
+            if let Err(error) = checkpoint {
+                assert!(error.to_string().contains("give it more memory"), "{error}");
+            }
+            // It goes on, whatever became of the image.
+            control.resume().await.unwrap();
+            assert_eq!(calls.borrow().last().unwrap(), "containerManager.Resume");
+            fs::remove_dir_all(&image).unwrap();
+        }
     }
 }

@@ -434,8 +434,11 @@ impl GvisorRuntime {
         });
         let watch = self.tasks.spawn("gvisor-watch", watch.run(sighting.round));
         let running = Some(Running { watch, wishes, control });
-        let known = Known { spec: Arc::clone(spec), running, staged: false };
-        self.known.lock().insert(id.clone(), known);
+        {
+            let mut known = self.known.lock();
+            let spec = keep_promoted(spec, known.get(id).map(|known| known.spec.share));
+            known.insert(id.clone(), Known { spec, running, staged: false });
+        }
         let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);
         Ok(Some(Started { daemon, pid, pid_started }))
     }
@@ -587,6 +590,8 @@ impl Runtime for GvisorRuntime {
         }
         control.set_bounds(new.memory);
         if let Some(known) = self.known.lock().get_mut(id) {
+            // Of what is there now: it may have been promoted meanwhile.
+            let spec = RuntimeSpec { resources: *resources, ..(*known.spec).clone() };
             known.spec = Arc::new(spec);
         }
         Ok(())
@@ -723,6 +728,15 @@ fn patience(share: CpuShare, limit: Duration) -> Duration {
         CpuShare::Own => limit,
         CpuShare::Least => limit.saturating_mul(LEAST_PATIENCE),
     }
+}
+
+/// Returns a spec with the share that the sandbox was promoted to while it was being started, if
+/// it was. Nothing ever takes that back.
+fn keep_promoted(spec: &Arc<RuntimeSpec>, share: Option<CpuShare>) -> Arc<RuntimeSpec> {
+    if share == Some(CpuShare::Own) && spec.share == CpuShare::Least {
+        return Arc::new(RuntimeSpec { share: CpuShare::Own, ..(**spec).clone() });
+    }
+    Arc::clone(spec)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -14,6 +14,10 @@ const PAGES: &str = "pages.img";
 /// What a disk does at the worst, so that only what hangs is given up.
 const SLOWEST_BYTES_PER_SEC: u64 = 16 << 20;
 
+/// One part in this many of the pages is needed besides, for their page tables: 8 bytes for each
+/// 4 KiB, in the sentry and in the process.
+const PAGE_TABLES: u64 = 256;
+
 const MIB: u64 = 1 << 20;
 
 /// Returns how long something may take with so many bytes of memory.
@@ -38,12 +42,17 @@ pub(crate) fn memory(dir: &Path) -> io::Result<u64> {
 }
 
 /// Says why an image cannot be restored under a limit: everything would stand still at it.
+///
+/// It may have been written under pressure, so it is the hard bound that counts. What the sentry
+/// itself and the reading need is lent at the restore, and the watch that follows relieves what
+/// lies above the soft bound.
 pub(crate) fn too_large(memory: u64, bounds: MemoryBounds) -> Option<String> {
-    (memory > bounds.soft).then(|| {
+    let needed = memory.saturating_add(memory / PAGE_TABLES);
+    (needed > bounds.hard).then(|| {
         format!(
-            "the image holds {} MiB of memory, and this sandbox may use {} MiB; give it more memory",
-            memory.div_ceil(MIB),
-            bounds.soft / MIB,
+            "the image needs {} MiB of memory, and this sandbox may have {}; give it more memory",
+            needed.div_ceil(MIB),
+            bounds.hard / MIB,
         )
     })
 }
@@ -93,9 +102,13 @@ mod tests {
     #[test]
     fn an_image_fits_what_it_was_made_under() {
         let bounds = MemoryBounds { soft: 284 * MIB, hard: 348 * MIB };
-        assert_eq!(too_large(284 * MIB, bounds), None);
-        let text = too_large(284 * MIB + 1, bounds).unwrap();
-        assert!(text.contains("285 MiB") && text.contains("284 MiB"), "{text}");
+        // All that it could have had without a loan, less what is not in the image.
+        for mib in [284, 285, 330, 346] {
+            assert_eq!(too_large(mib * MIB, bounds), None, "{mib}");
+        }
+        let text = too_large(347 * MIB, bounds).unwrap();
+        assert!(text.contains("349 MiB") && text.contains("have 348;"), "{text}");
+        assert!(too_large(u64::MAX, bounds).is_some());
     }
 
     #[test]

@@ -25,6 +25,12 @@ const SWEEP: Duration = Duration::from_secs(5);
 const LOWERING: Duration = Duration::from_secs(5);
 const LOWERING_PAUSE: Duration = Duration::from_millis(50);
 
+/// How soon what could not be read is read again.
+const READ_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a sandbox without an alarm is looked at, and an alarm is tried for again.
+const ALARM_PAUSE: Duration = Duration::from_secs(1);
+
 /// Other bounds for the memory of a sandbox that is watched.
 #[derive(Debug)]
 pub(crate) struct Rebound {
@@ -63,9 +69,19 @@ enum Still {
     No,
 }
 
+/// A round, and when it was first looked at: what it remembers is counted from then on.
+#[derive(Debug, Default)]
+struct Bout {
+    round: Round,
+    began: Option<Instant>,
+}
+
 /// How a bout of pressure ended.
 enum RoundEnd {
+    /// All that was lent is back.
     Calm,
+    /// Not at all: every process is paused.
+    Still,
     SentryEnded,
     Lost,
     /// Somebody wants other bounds, also while it lasts.
@@ -101,21 +117,25 @@ impl Watch {
         let (_, closed) = mpsc::channel(1);
         let mut wishes = std::mem::replace(&mut self.wishes, closed);
         let mut alarm = self.set_alarm();
-        let mut round = first;
+        let mut bout = Bout::of(first);
         loop {
             let end = tokio::select! {
-                end = self.relieve(&mut round, &mut alarm) => end,
-                () = self.becomes(Still::Yes) => RoundEnd::Calm,
+                end = self.relieve(&mut bout, &mut alarm) => end,
+                () = self.becomes(Still::Yes) => RoundEnd::Still,
                 wish = next(&mut wishes) => RoundEnd::Wish(wish),
             };
             match end {
-                RoundEnd::Calm => {}
+                RoundEnd::Calm => bout = Bout::default(),
+                RoundEnd::Still => {}
+                // The same bout goes on: what it has asked for, it remembers.
                 RoundEnd::Wish(wish) => {
-                    self.heed(wish, &round, &mut alarm).await;
+                    self.heed(wish, &bout.round, &mut alarm).await;
                     continue;
                 }
                 // At its limit a sentry is refused what it cannot do without, and gives up.
-                RoundEnd::SentryEnded if round.has_announced() => return RuntimeExit::OutOfMemory,
+                RoundEnd::SentryEnded if bout.round.has_announced() => {
+                    return RuntimeExit::OutOfMemory;
+                }
                 RoundEnd::SentryEnded => return self.cause(),
                 RoundEnd::Lost => return self.end_out_of_memory().await,
             }
@@ -128,10 +148,10 @@ impl Watch {
                         () = self.stand_by(&mut alarm) => {}
                     }
                     // Whatever was lent meanwhile is taken back, in time.
-                    round = Round::after_pause();
+                    bout = Bout::of(Round::after_pause());
                 }
-                wish = next(&mut wishes) => self.heed(wish, &round, &mut alarm).await,
-                () = ring(&mut alarm) => round = Round::default(),
+                wish = next(&mut wishes) => self.heed(wish, &bout.round, &mut alarm).await,
+                () = self.ring(&mut alarm) => {}
             }
         }
     }
@@ -188,7 +208,9 @@ impl Watch {
     async fn stand_by(&self, alarm: &mut Option<MemoryAlarm>) {
         loop {
             let memory = self.cgroup.memory();
-            if let Ok(reading) = memory.read()
+            let reading = memory.read();
+            let is_unknown = reading.is_err() && memory.exists();
+            if let Ok(reading) = reading
                 && reading.stuck
                 && let Err(error) = memory.set_limit(reading.usage.saturating_add(LOAN))
             {
@@ -196,7 +218,8 @@ impl Watch {
             }
             tokio::select! {
                 () = self.becomes(Still::No) => return,
-                () = ring(alarm) => {}
+                () = self.ring(alarm) => {}
+                () = tokio::time::sleep(READ_PAUSE), if is_unknown => {}
             }
         }
     }
@@ -215,21 +238,53 @@ impl Watch {
         match self.cgroup.memory().alarm(self.bounds.soft) {
             Ok(alarm) => Some(alarm),
             Err(error) => {
-                warn!(sandbox.id = %self.id, %error, "memory cannot be watched: at its limit the sandbox will hang");
+                warn!(sandbox.id = %self.id, %error, "memory cannot be watched, and is looked at now and then: at its limit the sandbox will hang for a while");
                 None
             }
         }
     }
 
+    /// Waits until somebody should look: for the alarm, or where there is none for a while, and
+    /// then tries for another. What happens before that is set is seen by who looks.
+    ///
+    /// Cancel safe; the while begins anew.
+    async fn ring(&self, alarm: &mut Option<MemoryAlarm>) {
+        if let Some(set) = alarm {
+            let Err(error) = set.ring().await else { return };
+            warn!(sandbox.id = %self.id, %error, "the memory's alarm is broken");
+            // A broken alarm would ring without end.
+            *alarm = None;
+        }
+        tokio::time::sleep(ALARM_PAUSE).await;
+        if let Ok(set) = self.cgroup.memory().alarm(self.bounds.soft) {
+            info!(sandbox.id = %self.id, "memory is watched again");
+            *alarm = Some(set);
+        }
+    }
+
     /// Goes through one bout of pressure, if there is one.
-    async fn relieve(&self, round: &mut Round, alarm: &mut Option<MemoryAlarm>) -> RoundEnd {
-        let began = Instant::now();
+    async fn relieve(&self, bout: &mut Bout, alarm: &mut Option<MemoryAlarm>) -> RoundEnd {
+        let mut has_warned = false;
         loop {
-            // Without a group there is no sandbox: its end is noticed elsewhere.
-            let Ok(reading) = self.cgroup.memory().read() else {
-                return RoundEnd::Calm;
+            let elapsed = bout.elapsed();
+            let round = &mut bout.round;
+            let memory = self.cgroup.memory();
+            let reading = match memory.read() {
+                Ok(reading) => reading,
+                // Without a group there is no sandbox: its end is noticed elsewhere.
+                Err(_gone) if !memory.exists() => return RoundEnd::Calm,
+                Err(error) => {
+                    if !has_warned {
+                        warn!(sandbox.id = %self.id, %error, "memory cannot be read, and is tried again");
+                    }
+                    has_warned = true;
+                    if self.ends_within(READ_PAUSE).await {
+                        return RoundEnd::SentryEnded;
+                    }
+                    continue;
+                }
             };
-            let verdict = round.judge(self.bounds, reading, began.elapsed());
+            let verdict = round.judge(self.bounds, reading, elapsed);
             if verdict.announce {
                 self.announce(reading.usage);
             }
@@ -246,10 +301,15 @@ impl Watch {
             tokio::select! {
                 _ = self.sentry.ended() => return RoundEnd::SentryEnded,
                 // It may reach its limit while it is not looked at.
-                () = ring(alarm) => {}
+                () = self.ring(alarm) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Waits, and says whether the sandbox has ended meanwhile.
+    async fn ends_within(&self, pause: Duration) -> bool {
+        tokio::time::timeout(pause, self.sentry.ended()).await.is_ok()
     }
 
     /// Does not wait for room: whoever is that far behind learns of lasting pressure again.
@@ -309,6 +369,19 @@ impl Watch {
     }
 }
 
+// === impl Bout ===
+
+impl Bout {
+    fn of(round: Round) -> Self {
+        Self { round, began: None }
+    }
+
+    /// Returns how long ago it was first looked at.
+    fn elapsed(&mut self) -> Duration {
+        self.began.get_or_insert_with(Instant::now).elapsed()
+    }
+}
+
 /// Waits for a wish; for ever when nobody can have one any more.
 async fn next(wishes: &mut mpsc::Receiver<Rebound>) -> Rebound {
     match wishes.recv().await {
@@ -317,14 +390,5 @@ async fn next(wishes: &mut mpsc::Receiver<Rebound>) -> Rebound {
     }
 }
 
-/// Waits for an alarm; for ever when there is none.
-async fn ring(alarm: &mut Option<MemoryAlarm>) {
-    if let Some(set) = alarm {
-        if set.ring().await.is_ok() {
-            return;
-        }
-        // A broken alarm would ring without end.
-        *alarm = None;
-    }
-    std::future::pending().await
-}
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,5 @@
 //! `tarn ca`: what clients are to trust, and how.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
 use clap::Args;
 
 use crate::{config::DataDir, tls};
@@ -19,5 +16,5 @@ pub(crate) struct CaArgs {
 pub(crate) fn run(args: &CaArgs, data: &DataDir) -> anyhow::Result<()> {
     let authority = tls::authority(&data.root)?;
     let text = if args.pem { authority.pem().to_owned() } else { tls::how_to_trust(&authority) };
-    std::io::stdout().lock().write_all(text.as_bytes()).context("print the certificate")
+    Ok(tarn_cli::print(text.as_bytes())?)
 }

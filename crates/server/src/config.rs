@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
+use tarn_hostnet::AddressRange;
 use tarn_http::RateLimit;
 
 use crate::{
@@ -283,14 +284,7 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let limits = &self.limits;
-        ensure!(limits.cpus_min > 0.0, "limits.cpus_min must be above 0");
-        ensure!(limits.memory_min_mb >= 64, "limits.memory_min_mb must be at least 64");
-        ensure!(limits.disk_min_mb >= 64, "limits.disk_min_mb must be at least 64");
-        ensure!(
-            limits.disk_min_mb <= limits.disk_max_mb,
-            "limits.disk_min_mb is above disk_max_mb"
-        );
+        self.limits.check()?;
         ensure!(self.rate_limit.burst > 0, "rate_limit.burst must be at least 1");
         ensure!(self.admission.cpu_overcommit > 0, "admission.cpu_overcommit must be above 0");
         ensure!(
@@ -309,7 +303,7 @@ impl Config {
         ] {
             ensure!(value > 0, "process_logs.{key} must be at least 1");
         }
-        ensure!(self.pool.initial_mb >= 512, "pool.initial_mb must be at least 512");
+        self.pool.check()?;
         self.tls.check(self)?;
         self.secrets.check()?;
         self.object_store.check()?;
@@ -342,9 +336,44 @@ impl Config {
 
 // === impl sections ===
 
+impl LimitsSection {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.cpus_min > 0.0, "limits.cpus_min must be above 0");
+        ensure!(
+            self.cpus_max.is_none_or(|most| self.cpus_min <= most),
+            "limits.cpus_min is above cpus_max"
+        );
+        ensure!(self.memory_min_mb >= 64, "limits.memory_min_mb must be at least 64");
+        ensure!(
+            self.memory_max_mb.is_none_or(|most| self.memory_min_mb <= most),
+            "limits.memory_min_mb is above memory_max_mb"
+        );
+        ensure!(self.disk_min_mb >= 64, "limits.disk_min_mb must be at least 64");
+        ensure!(self.disk_min_mb <= self.disk_max_mb, "limits.disk_min_mb is above disk_max_mb");
+        Ok(())
+    }
+}
+
+impl PoolSection {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.initial_mb >= 512, "pool.initial_mb must be at least 512");
+        ensure!(
+            self.max_mb.is_none_or(|most| most >= 512),
+            "pool.max_mb must be at least 512, or be left out"
+        );
+        Ok(())
+    }
+}
+
 impl NetworkSection {
     fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.max_slots > 0, "network.max_slots must be above 0");
+        self.range
+            .parse::<AddressRange>()
+            .with_context(|| format!("understand network.range `{}`", self.range))?;
+        ensure!(
+            (1..=1000).contains(&self.max_slots),
+            "network.max_slots must be between 1 and 1000"
+        );
         for (key, value) in [
             ("connections", self.connections),
             ("new_connections_per_sec", self.new_connections_per_sec),
@@ -523,6 +552,11 @@ impl DataDir {
         self.root.join("master.key")
     }
 
+    /// Which object store answered at a start, and whether it has our mark.
+    pub(crate) fn object_store_used(&self) -> PathBuf {
+        self.root.join("object_store.used")
+    }
+
     pub(crate) fn secrets_key(&self) -> PathBuf {
         self.root.join("secrets.key")
     }
@@ -669,6 +703,36 @@ mod tests {
         assert_eq!(said, Some(RateLimit { per_sec: 10, burst: 200 }));
         let none: Config = toml::from_str("[rate_limit]\nburst = 0").expect("it is understood");
         assert!(none.check().is_err());
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_their_key() {
+        let checked =
+            |text: &str| toml::from_str::<Config>(text).expect("it is understood").check();
+        for good in [
+            "[limits]\ncpus_min = 2.0\ncpus_max = 2.0",
+            "[limits]\nmemory_min_mb = 512\nmemory_max_mb = 512",
+            "[network]\nmax_slots = 1",
+            "[network]\nmax_slots = 1000",
+            "[pool]\nmax_mb = 512",
+        ] {
+            checked(good).expect(good);
+        }
+        for (text, key) in [
+            ("[limits]\ncpus_min = 0.0", "limits.cpus_min"),
+            ("[limits]\ncpus_min = 2.0\ncpus_max = 1.0", "limits.cpus_min"),
+            ("[limits]\ncpus_max = nan", "limits.cpus_min"),
+            ("[limits]\nmemory_max_mb = 127", "limits.memory_min_mb"),
+            ("[limits]\ndisk_max_mb = 1023", "limits.disk_min_mb"),
+            ("[network]\nrange = \"everywhere\"", "network.range"),
+            ("[network]\nmax_slots = 0", "network.max_slots"),
+            ("[network]\nmax_slots = 1001", "network.max_slots"),
+            ("[pool]\ninitial_mb = 511", "pool.initial_mb"),
+            ("[pool]\nmax_mb = 511", "pool.max_mb"),
+        ] {
+            let refused = checked(text).expect_err(text).to_string();
+            assert!(refused.contains(key), "{text}: {refused}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! `tarn up` makes the same checks and stops with the same words.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    fmt::Write as _,
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -12,17 +13,17 @@ use anyhow::bail;
 use clap::Args;
 use serde::{Serialize, de::DeserializeOwned};
 use tarn_api::response::{AdminGpu, AdminGpuList, OrphanList, SnapshotList, TransferList};
-use tarn_cli::{ClientCommand, GpuCommand, ListOptions, OrphanCommand, SnapshotCommand};
-use tarn_hostnet::SlotsConfig;
+use tarn_cli::{CliError, ClientCommand, GpuCommand, ListOptions, OrphanCommand, SnapshotCommand};
 use tarn_runtime_oci::{GvisorConfig, driver_obstacle};
 use tarn_types::SnapshotStatus;
 
 use crate::{
-    config::DataDir,
+    config::{Config, DataDir},
     gpu,
-    host::runsc_dir,
-    identity, secrets,
+    host::{runsc_dir, slots_config},
+    identity,
     tls::{self, Outlook},
+    up,
 };
 
 /// What `tarn doctor` takes.
@@ -58,10 +59,16 @@ pub(crate) fn run(args: &DoctorArgs, data: &DataDir) -> ExitCode {
     let mut findings = Vec::new();
     let looked = identity::block_on(async {
         let assets = args.assets_dir.clone().map_or_else(identity::default_assets_dir, Ok)?;
-        findings = look(&assets, data).await;
+        let config = up::read_config(args.config.as_deref(), data);
+        findings = look(&assets, data, config.as_ref().ok()).await;
         findings.extend(on_demand_findings(&assets));
-        findings.push(certificate(args.config.as_deref(), data));
-        findings.extend(key_service(args.config.as_deref(), data).await);
+        match &config {
+            Ok(config) => {
+                findings.push(certificate(config, data));
+                findings.extend(key_service(config).await);
+            }
+            Err(bad) => findings.push(misconfigured(bad)),
+        }
         findings.extend(server_findings(data).await);
         print(&findings, args.json)
     });
@@ -76,8 +83,8 @@ pub(crate) fn run(args: &DoctorArgs, data: &DataDir) -> ExitCode {
 }
 
 /// Stops a start that cannot succeed, with the words of the doctor.
-pub(crate) async fn require(assets: &Path, data: &DataDir) -> anyhow::Result<()> {
-    let findings = look(assets, data).await;
+pub(crate) async fn require(assets: &Path, data: &DataDir, config: &Config) -> anyhow::Result<()> {
+    let findings = look(assets, data, Some(config)).await;
     for finding in findings.iter().filter(|finding| !finding.ok && finding.optional) {
         tracing::warn!("{}", line(finding));
     }
@@ -89,7 +96,9 @@ pub(crate) async fn require(assets: &Path, data: &DataDir) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn look(assets: &Path, data: &DataDir) -> Vec<Finding> {
+/// Looks at what a start needs. Without a configuration the network is left out: it is examined as
+/// it would be set up.
+async fn look(assets: &Path, data: &DataDir, config: Option<&Config>) -> Vec<Finding> {
     let mut findings = vec![root()];
     findings.extend(tarn_storage::host_facts().into_iter().map(|fact| Finding {
         // Without XFS the pool copies, which works and is slow.
@@ -99,7 +108,7 @@ async fn look(assets: &Path, data: &DataDir) -> Vec<Finding> {
         detail: fact.detail,
         remedy: fact.remedy,
     }));
-    findings.extend(network_findings(data));
+    findings.extend(config.map(|config| network_findings(config, data)).unwrap_or_default());
     findings.extend(gvisor_findings(assets, data).await);
     findings.extend(gpu_findings(assets, data).await);
     findings.push(images(assets));
@@ -124,9 +133,12 @@ fn root() -> Finding {
 /// Without these no slot can be made; the rest of the network's facts are advice.
 const NETWORK_REQUIRED: [&str; 2] = ["nftables", "kernel rules"];
 
-fn network_findings(data: &DataDir) -> Vec<Finding> {
-    let config = SlotsConfig::new(identity::tag(data), data.netns());
-    let facts = tarn_hostnet::facts(&config).into_iter();
+fn network_findings(config: &Config, data: &DataDir) -> Vec<Finding> {
+    let slots = match slots_config(config, data) {
+        Ok(slots) => slots,
+        Err(bad) => return vec![misconfigured(&bad)],
+    };
+    let facts = tarn_hostnet::facts(&slots).into_iter();
     facts
         .map(|fact| Finding {
             optional: !NETWORK_REQUIRED.contains(&fact.name),
@@ -223,8 +235,21 @@ fn on_demand_findings(assets: &Path) -> Vec<Finding> {
         .collect()
 }
 
+/// The start fails with the same words.
+fn misconfigured(bad: &anyhow::Error) -> Finding {
+    Finding {
+        name: "configuration".to_owned(),
+        ok: false,
+        detail: format!(
+            "{bad:#}; no server starts with it, and what depends on it was not checked"
+        ),
+        remedy: Some("correct it; docs/configuration.md has every key".to_owned()),
+        optional: false,
+    }
+}
+
 /// Looks at the certificate that the configuration names.
-fn certificate(config: Option<&Path>, data: &DataDir) -> Finding {
+fn certificate(config: &Config, data: &DataDir) -> Finding {
     let (ok, optional, detail, remedy) = match tls::outlook(config, data) {
         Ok(Outlook { detail, remedy }) => (remedy.is_none(), true, detail, remedy),
         // The start fails with the same words.
@@ -236,8 +261,8 @@ fn certificate(config: Option<&Path>, data: &DataDir) -> Finding {
 }
 
 /// The key service, where one is configured. The server starts without it.
-async fn key_service(config: Option<&Path>, data: &DataDir) -> Option<Finding> {
-    let tried = secrets::outlook(config, data).await.transpose()?;
+async fn key_service(config: &Config) -> Option<Finding> {
+    let tried = config.secrets.outlook().await.transpose()?;
     let (ok, detail) = match tried {
         Ok(outlook) => (outlook.is_well, outlook.detail),
         Err(bad) => (false, format!("{bad:#}")),
@@ -256,17 +281,59 @@ async fn key_service(config: Option<&Path>, data: &DataDir) -> Option<Finding> {
 /// What only a running server knows: sandboxes that it keeps and does not serve, and how it goes
 /// with the object store.
 async fn server_findings(data: &DataDir) -> Vec<Finding> {
-    let (Ok(list), Ok(transfers)) = (unserved(data).await, transfers(data).await) else {
-        return vec![Finding {
-            name: "sandboxes kept and not served, object store".to_owned(),
-            ok: true,
-            detail: "no server runs on this data directory, so there is nobody to ask".to_owned(),
-            remedy: None,
-            optional: true,
-        }];
+    let list = unserved(data).await;
+    // What keeps one question from being asked keeps all.
+    if let Err(bad) = &list
+        && let Some(CliError::NotRunning { .. } | CliError::NotAllowed { .. }) =
+            bad.downcast_ref::<CliError>()
+    {
+        return vec![unanswered("sandboxes kept and not served, object store", bad)];
+    }
+    let mut findings = match list {
+        Ok(list) => unserved_findings(&list),
+        Err(bad) => vec![unanswered("sandboxes kept and not served", &bad)],
     };
-    let damaged = damaged_snapshots(data).await.unwrap_or_default();
-    let gpus = gpus_out_of_use(data).await.unwrap_or_default();
+    findings.push(match transfers(data).await {
+        Ok(transfers) => object_store(&transfers),
+        Err(bad) => unanswered("object store", &bad),
+    });
+    let name = "GPUs out of use";
+    findings.push(match gpus_out_of_use(data).await {
+        Ok(gpus) => kept(
+            name,
+            "given to nobody",
+            &gpus,
+            "mend what each one has (nvidia-smi says more), and start the server again",
+        ),
+        Err(bad) => unanswered(name, &bad),
+    });
+    let name = "damaged snapshots";
+    findings.push(match damaged_snapshots(data).await {
+        Ok(damaged) => kept(
+            name,
+            "not restored any more, and kept until they are deleted",
+            &damaged,
+            "look after the disk below the pool; take new snapshots, and delete these",
+        ),
+        Err(bad) => unanswered(name, &bad),
+    });
+    findings
+}
+
+/// Says that the server was not asked, or did not answer. That none runs is nothing wrong.
+fn unanswered(name: &str, bad: &anyhow::Error) -> Finding {
+    let ok = matches!(bad.downcast_ref::<CliError>(), Some(CliError::NotRunning { .. }));
+    let nobody = "no server runs on this data directory, so there is nobody to ask";
+    Finding {
+        name: name.to_owned(),
+        ok,
+        detail: if ok { nobody.to_owned() } else { format!("unknown: {bad:#}") },
+        remedy: (!ok).then(|| "put right what it says, and call this again".to_owned()),
+        optional: true,
+    }
+}
+
+fn unserved_findings(list: &OrphanList) -> Vec<Finding> {
     let unfound: Vec<_> =
         list.unfound.iter().map(|lost| format!("{} ({})", lost.id, lost.trouble)).collect();
     vec![
@@ -283,19 +350,6 @@ async fn server_findings(data: &DataDir) -> Vec<Finding> {
             &unfound,
             "put right what each one lacks; what is lost for good does not come back, so delete \
              those once nothing in them is needed",
-        ),
-        object_store(&transfers),
-        kept(
-            "GPUs out of use",
-            "given to nobody",
-            &gpus,
-            "mend what each one has (nvidia-smi says more), and start the server again",
-        ),
-        kept(
-            "damaged snapshots",
-            "not restored any more, and kept until they are deleted",
-            &damaged,
-            "look after the disk below the pool; take new snapshots, and delete these",
         ),
     ]
 }
@@ -376,9 +430,7 @@ async fn ask<T: DeserializeOwned>(data: &DataDir, command: ClientCommand) -> any
 /// Asks the server for the snapshots that were found damaged.
 async fn damaged_snapshots(data: &DataDir) -> anyhow::Result<Vec<String>> {
     let list = ClientCommand::Snapshot(SnapshotCommand::List(ListOptions { json: true }));
-    let mut text = Vec::new();
-    tarn_cli::run_to(list, &data.root, &mut text).await?;
-    let list: SnapshotList = serde_json::from_slice(&text)?;
+    let list: SnapshotList = ask(data, list).await?;
     // One that failed to be taken was never any size.
     let damaged = list.snapshots.into_iter().filter(|snapshot| {
         snapshot.status == SnapshotStatus::Failed.as_str() && snapshot.size_bytes.is_some()
@@ -389,31 +441,110 @@ async fn damaged_snapshots(data: &DataDir) -> anyhow::Result<Vec<String>> {
 }
 
 fn print(findings: &[Finding], json: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(findings)?)?;
-        return Ok(());
-    }
-    let colour = out.is_terminal();
+    let text = if json {
+        serde_json::to_string_pretty(findings)? + "\n"
+    } else {
+        lines(findings, std::io::stdout().is_terminal())
+    };
+    Ok(tarn_cli::print(text.as_bytes())?)
+}
+
+fn lines(findings: &[Finding], colour: bool) -> String {
+    let mut out = String::new();
     for finding in findings {
         let (mark, code) = match (finding.ok, finding.optional) {
             (true, _) => ("ok     ", "32"),
             (false, true) => ("warning", "33"),
             (false, false) => ("missing", "31"),
         };
-        if colour {
-            write!(out, "\x1b[{code}m{mark}\x1b[0m ")?;
+        let line = line(finding);
+        // Writing to a `String` cannot fail.
+        _ = if colour {
+            writeln!(out, "\x1b[{code}m{mark}\x1b[0m {line}")
         } else {
-            write!(out, "{mark} ")?;
-        }
-        writeln!(out, "{}", line(finding))?;
+            writeln!(out, "{mark} {line}")
+        };
     }
-    Ok(())
+    out
 }
 
 fn line(finding: &Finding) -> String {
     match &finding.remedy {
         Some(remedy) => format!("{}: {} → {remedy}", finding.name, finding.detail),
         None => format!("{}: {}", finding.name, finding.detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io};
+
+    use super::*;
+
+    fn data() -> (tempfile::TempDir, DataDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().to_owned();
+        (dir, DataDir { root })
+    }
+
+    #[test]
+    fn that_no_server_runs_is_well_and_anything_else_is_not() {
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let data_dir = PathBuf::from("/d");
+        let found = unanswered("it", &CliError::NotRunning { data_dir, source: refused() }.into());
+        assert!(found.ok && found.detail.contains("no server runs"), "{found:?}");
+        let socket = PathBuf::from("/d/admin.sock");
+        let (message, code) = ("its store is away".to_owned(), "UNAVAILABLE".to_owned());
+        let reason = "nothing within 30 s".to_owned();
+        for (bad, part) in [
+            (CliError::NotAllowed { socket, source: refused() }, "another user"),
+            (CliError::Refused { message, code }, "its store is away"),
+            (CliError::BadAnswer { reason }, "nothing within 30 s"),
+        ] {
+            let found = unanswered("it", &bad.into());
+            assert!(!found.ok && found.optional && found.detail.contains(part), "{found:?}");
+        }
+        let nonsense = unanswered("it", &anyhow::anyhow!("expected value at line 1"));
+        assert!(!nonsense.ok && nonsense.detail.contains("line 1"), "{nonsense:?}");
+    }
+
+    #[tokio::test]
+    async fn without_a_server_nothing_is_wrong() {
+        let (_dir, data) = data();
+        let found = server_findings(&data).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ok, "{found:?}");
+    }
+
+    #[test]
+    fn a_mistake_is_one_of_the_configuration_and_names_the_file() {
+        let (_dir, data) = data();
+        let path = data.root.join("tarn.toml");
+        for (text, part) in [
+            ("nonsense", "tarn.toml"),
+            ("[tls]\nmode = 1", "mode"),
+            ("[network]\nrange = \"everywhere\"", "network.range"),
+        ] {
+            fs::write(&path, text).expect("written");
+            let found = misconfigured(&up::read_config(None, &data).expect_err(text));
+            assert!(!found.ok && !found.optional && found.detail.contains(part), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_finding_is_a_line() {
+        let finding = |ok, optional| Finding {
+            name: "it".to_owned(),
+            ok,
+            detail: "there".to_owned(),
+            remedy: (!ok).then(|| "mend it".to_owned()),
+            optional,
+        };
+        let findings = [finding(true, false), finding(false, true), finding(false, false)];
+        assert_eq!(
+            lines(&findings, false),
+            "ok      it: there\nwarning it: there → mend it\nmissing it: there → mend it\n"
+        );
+        assert!(lines(&findings, true).starts_with("\x1b[32mok     \x1b[0m it: there\n"));
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     config::{Config, DataDir, RuntimeChoice},
-    gpu,
+    gpu, identity,
     object_store::OpenObjectStore,
 };
 
@@ -85,7 +85,7 @@ impl Host {
         let layers = HostLayers::start(pool, tasks);
         layers.prepare(Resources::default().disk).await.context("prepare a blank layer")?;
         let images = open_images(plan).context("open the images")?;
-        let slots = HostSlots::start(slots_config(plan)?, tasks.clone())
+        let slots = HostSlots::start(slots_config(plan.config, plan.data)?, tasks.clone())
             .await
             .context("start the network slots")?;
         let gpus = match plan.simulated_gpus {
@@ -157,22 +157,23 @@ fn open_pool(plan: &HostPlan<'_>) -> anyhow::Result<Pool> {
     Ok(Pool::open(&plan.data.root, plan.tag, options)?)
 }
 
-fn slots_config(plan: &HostPlan<'_>) -> anyhow::Result<SlotsConfig> {
-    let section = &plan.config.network;
-    let mut config = SlotsConfig::new(plan.tag.clone(), plan.data.netns());
-    config.range = section
+/// Says how the network slots of a data directory are made.
+pub(crate) fn slots_config(config: &Config, data: &DataDir) -> anyhow::Result<SlotsConfig> {
+    let section = &config.network;
+    let mut slots = SlotsConfig::new(identity::tag(data), data.netns());
+    slots.range = section
         .range
         .parse()
         .with_context(|| format!("understand network.range `{}`", section.range))?;
-    config.spare = section.spare_slots;
-    config.maximum = section.max_slots;
-    config.dns_upstreams = plan.config.dns.upstream.clone();
-    config.ipv6 = section.ipv6;
-    config.limits = SlotLimits {
+    slots.spare = section.spare_slots;
+    slots.maximum = section.max_slots;
+    slots.dns_upstreams.clone_from(&config.dns.upstream);
+    slots.ipv6 = section.ipv6;
+    slots.limits = SlotLimits {
         connections: section.connections,
         new_connections_per_sec: section.new_connections_per_sec,
         new_connections_burst: section.new_connections_burst,
         bandwidth_mbit: section.bandwidth_mbit,
     };
-    Ok(config)
+    Ok(slots)
 }

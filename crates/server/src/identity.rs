@@ -91,18 +91,17 @@ const DEAD_HOLDER_PATIENCE: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Takes the data directory for this process. Blocks for a while if its last server has just been
-/// killed.
+/// killed. `or` is what can be done besides when a living one has it.
 ///
 /// # Errors
 /// Fails when a living server has it.
-pub(crate) fn lock(data: &DataDir) -> anyhow::Result<DataLock> {
+pub(crate) fn lock(data: &DataDir, or: &str) -> anyhow::Result<DataLock> {
     let mut waited = Duration::ZERO;
     loop {
         match try_lock(data)? {
             Ok(lock) => return Ok(lock),
             Err(holder) if lives(&holder) || waited >= DEAD_HOLDER_PATIENCE => bail!(
-                "the data directory {} is in use by the tarn server with pid {}; stop that one, or \
-                 give this one another --data-dir",
+                "the data directory {} is in use by the tarn server with pid {}; stop that one{or}",
                 data.root.display(),
                 if holder.is_empty() { "unknown" } else { &holder },
             ),
@@ -236,11 +235,12 @@ mod tests {
     #[test]
     fn one_server_a_directory() {
         let (_dir, data) = data();
-        let first = lock(&data).expect("free");
-        let refused = lock(&data).expect_err("taken").to_string();
+        let first = lock(&data, "").expect("free");
+        let refused = lock(&data, "").expect_err("taken").to_string();
         assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        assert!(refused.ends_with("; stop that one"), "{refused}");
         drop(first);
-        drop(lock(&data).expect("free again"));
+        drop(lock(&data, "").expect("free again"));
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         // As a child between its fork and its program would hold it on behalf of a dead one.
         fs::write(data.lock(), "4194305").expect("written");
         let second = std::thread::scope(|scope| {
-            let second = scope.spawn(|| lock(&data));
+            let second = scope.spawn(|| lock(&data, ""));
             drop(first);
             second.join().expect("no panic")
         });

@@ -54,7 +54,6 @@ enum Command {
     Client(tarn_cli::ClientCommand),
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the command line")]
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let data_dir = match cli.data.resolve() {
@@ -67,8 +66,7 @@ fn main() -> ExitCode {
         Command::Ca(args) => ca::run(&args, &data_dir),
         Command::Purge(args) => purge::run(&args, &data_dir),
         Command::Openapi => {
-            print!("{}", tarn_http::openapi_json());
-            Ok(())
+            tarn_cli::print(tarn_http::openapi_json().as_bytes()).map_err(anyhow::Error::from)
         }
         Command::Client(command) => return client(command, &data_dir),
     };

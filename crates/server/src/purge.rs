@@ -33,13 +33,19 @@ pub(crate) fn run(args: &PurgeArgs, asked: &DataDir) -> anyhow::Result<()> {
     refuse_foreign(&data)?;
     if !args.yes {
         bail!(
-            "this ends every sandbox of {} and removes all its files; say --yes if that is meant",
-            data.root.display()
+            "this ends every sandbox of {} and removes all its files{}; say --yes if that is meant",
+            data.root.display(),
+            if holds_key_of_others(&data) {
+                ", and master.key with them: without it nobody can read what is in the object \
+                 store, so keep a copy of it first"
+            } else {
+                ""
+            }
         );
     }
     let own = MOUNTED_IN.map(|dir| data.root.join(dir));
     refuse_mounts(&data, |mount| own.iter().any(|dir| mount.starts_with(dir)))?;
-    let lock = identity::lock(&data)?;
+    let lock = identity::lock(&data, "")?;
     let tag = identity::tag(&data);
     identity::block_on(async {
         tarn_runtime_oci::remove_all(&data.runsc(), &tag).await.context("end the sandboxes")
@@ -50,6 +56,12 @@ pub(crate) fn run(args: &PurgeArgs, asked: &DataDir) -> anyhow::Result<()> {
     refuse_mounts(&data, |_| false)?;
     drop(lock);
     remove(&data).with_context(|| format!("remove {}", data.root.display()))
+}
+
+/// Says whether a key goes that something is read with that stays: an object store was used with
+/// the one that is made unless `object_store.key_file` names another.
+fn holds_key_of_others(data: &DataDir) -> bool {
+    data.object_store_used().exists() && data.master_key().exists()
 }
 
 /// Returns the data directory under its real path, if it is there.
@@ -174,6 +186,25 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_is_said_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir { root: dir.path().join("data") };
+        let data = identity::open_data_dir(&data).expect("made");
+        let refusal = || {
+            let refused = run(&PurgeArgs { yes: false }, &data).expect_err("nobody said --yes");
+            refused.to_string()
+        };
+        fs::write(data.master_key(), "").expect("written");
+        fs::write(data.node_id(), "").expect("written");
+        assert!(!refusal().contains("master.key"), "no object store was used: {}", refusal());
+        fs::write(data.object_store_used(), "").expect("written");
+        assert!(
+            refusal().contains("master.key") && refusal().ends_with("say --yes if that is meant")
+        );
+        assert!(data.master_key().exists());
+    }
+
+    #[test]
     fn what_a_start_leaves_is_ours_however_early_it_ends() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir { root: dir.path().join("data") };
@@ -181,7 +212,7 @@ mod tests {
         refuse_foreign(&data).expect("the directories alone");
         fs::write(data.root.join("tarn.toml"), "nonsense").expect("written");
         refuse_foreign(&data).expect("with a configuration that is refused");
-        drop(identity::lock(&data).expect("free"));
+        drop(identity::lock(&data, "").expect("free"));
         refuse_foreign(&data).expect("with its lock");
         identity::node_id(&data, &SeededEntropy::new(1)).expect("an id");
         fs::write(data.root.join("pool.img"), "").expect("written");

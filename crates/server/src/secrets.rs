@@ -11,7 +11,7 @@ use tarn_seal::KeyService;
 use tarn_task::{Entropy as _, OsEntropy};
 use zeroize::Zeroizing;
 
-use crate::config::{Config, DataDir};
+use crate::config::DataDir;
 
 /// `[secrets]`
 #[derive(Debug, Clone, Deserialize)]
@@ -136,17 +136,10 @@ async fn try_out(service: &dyn KeyService, key_id: &str, plain: &[u8]) -> Result
     Ok(())
 }
 
-/// Tries the key service of a configuration, if it has one.
-pub(crate) async fn outlook(
-    config: Option<&std::path::Path>,
-    data: &DataDir,
-) -> anyhow::Result<Option<KeyOutlook>> {
-    Config::find(config, data)?.secrets.outlook().await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn what_the_section_may_say() {

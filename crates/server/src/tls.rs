@@ -197,8 +197,7 @@ impl Acceptors {
 }
 
 /// Looks at the certificate of a configuration, without a server.
-pub(crate) fn outlook(config: Option<&Path>, data: &DataDir) -> anyhow::Result<Outlook> {
-    let config = Config::find(config, data)?;
+pub(crate) fn outlook(config: &Config, data: &DataDir) -> anyhow::Result<Outlook> {
     let clock = Arc::new(SystemClock);
     let now = clock.now();
     let (what, until, remedy) = match config.tls.mode {
@@ -209,7 +208,7 @@ pub(crate) fn outlook(config: Option<&Path>, data: &DataDir) -> anyhow::Result<O
         TlsMode::Files => {
             let files = config.tls.files(data)?;
             let what = files.certificate.display().to_string();
-            let read = Certificates::from_files(files, public_names(&config)?, clock)?;
+            let read = Certificates::from_files(files, public_names(config)?, clock)?;
             (what, read.not_after(), "replace tls.cert_file and tls.key_file; no restart is needed")
         }
         TlsMode::LocalCa => {
@@ -222,7 +221,7 @@ pub(crate) fn outlook(config: Option<&Path>, data: &DataDir) -> anyhow::Result<O
                           new one";
             (what, authority.not_after(), remedy)
         }
-        TlsMode::Acme => return config.tls.acme.outlook(public_names(&config)?, data),
+        TlsMode::Acme => return config.tls.acme.outlook(public_names(config)?, data),
     };
     let soon = Certificates::is_soon(until, now);
     let detail = format!("{what} is valid until {}", date(until));

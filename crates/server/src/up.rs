@@ -2,7 +2,11 @@
 //!
 //! Sandboxes are not this process's children in any sense that matters. It ends; they live on.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -65,7 +69,7 @@ pub(crate) struct UpArgs {
 /// Runs the server until a signal.
 pub(crate) fn run(args: &UpArgs, data: &DataDir) -> anyhow::Result<()> {
     let data = identity::open_data_dir(data)?;
-    let config = read_config(args, &data)?;
+    let config = read_config(args.config.as_deref(), &data)?;
     config.check_exposure(args.insecure_http)?;
     if config.node.runtime == RuntimeChoice::Sim && !args.allow_simulated_runtime {
         bail!(
@@ -74,7 +78,7 @@ pub(crate) fn run(args: &UpArgs, data: &DataDir) -> anyhow::Result<()> {
     }
     start_log(&config)?;
     identity::close_to_others(&data)?;
-    let _lock = identity::lock(&data)?;
+    let _lock = identity::lock(&data, ", or give this one another --data-dir")?;
     // `tarn purge` knows the directory by it, however early this start ends.
     identity::node_id(&data, &OsEntropy)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,8 +94,9 @@ pub(crate) fn run(args: &UpArgs, data: &DataDir) -> anyhow::Result<()> {
     done
 }
 
-fn read_config(args: &UpArgs, data: &DataDir) -> anyhow::Result<Config> {
-    let mut config = Config::find(args.config.as_deref(), data)?;
+/// Reads the configuration as a start does.
+pub(crate) fn read_config(named: Option<&Path>, data: &DataDir) -> anyhow::Result<Config> {
+    let mut config = Config::find(named, data)?;
     if config.dns.upstream.is_empty() {
         config.dns.upstream = upstream_from_environment()?;
     }
@@ -128,7 +133,7 @@ async fn serve(args: &UpArgs, config: &Config, data: &DataDir) -> anyhow::Result
     let ingress = listen::bind("the ingress", config.ingress.listen).await?;
     let addresses = Addresses::new(config, api.local_addr()?, ingress.local_addr()?);
     if config.node.runtime == RuntimeChoice::Gvisor {
-        doctor::require(&assets, data).await?;
+        doctor::require(&assets, data, config).await?;
     }
     protect_from_oom();
     open_more_files();
@@ -176,7 +181,7 @@ async fn start(
     args: &UpArgs,
     config: &Config,
     data: &DataDir,
-    assets: &std::path::Path,
+    assets: &Path,
     tasks: &Tasks,
     store_tasks: &Tasks,
 ) -> anyhow::Result<Started> {
@@ -488,7 +493,6 @@ fn announce(
     acceptors: &Acceptors,
     data: &DataDir,
 ) -> anyhow::Result<()> {
-    use std::io::Write as _;
     let key = &started.key;
     eprintln!("tarn serves {} from {}", addresses.api, data.root.display());
     match &started.object_store {
@@ -505,12 +509,11 @@ fn announce(
         );
     }
     eprintln!("Paste the two lines into the terminal where your client runs:");
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "export TENSORLAKE_API_URL={}", addresses.api)
-        .and_then(|()| writeln!(out, "export TENSORLAKE_API_KEY={key}"))
-        .and_then(|()| writeln!(out, "ready"))
-        .and_then(|()| out.flush())
-        .context("print the addresses")
+    let text = format!(
+        "export TENSORLAKE_API_URL={}\nexport TENSORLAKE_API_KEY={key}\nready\n",
+        addresses.api
+    );
+    tarn_cli::print(text.as_bytes()).context("print the addresses")
 }
 
 #[allow(clippy::print_stderr, reason = "this is the command line")]

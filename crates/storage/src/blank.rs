@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tarn_types::ByteSize;
 
 use crate::{
+    durable,
     step::{HostStepError, StepContext as _},
     tool,
 };
@@ -78,7 +79,9 @@ impl Blanks {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(&part).step("make", &part)?;
         }
         let draft = self.dir.join("draft.img");
-        let file = File::create(&draft).step("make", &draft)?;
+        // Not written over: whoever still works on the old one does not work on this one.
+        durable::remove(&draft)?;
+        let file = File::create_new(&draft).step("make", &draft)?;
         file.set_len(size.bytes()).step("size", &draft)?;
         format(&draft, &skeleton, size)?;
         // Clones are durable as soon as anything in them is; the blank must not lag behind.
@@ -185,6 +188,18 @@ mod tests {
         blanks.evict(1)?;
         assert!(dir.path().join(format!("{FORMAT}-{}.img", 64 << 20)).exists());
         assert_eq!(fs::read_dir(dir.path())?.count(), 2, "it and the skeleton");
+        Ok(())
+    }
+
+    #[test]
+    fn what_an_earlier_server_is_still_making_does_not_become_a_blank() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let draft = dir.path().join("draft.img");
+        fs::write(&draft, "half made")?;
+        let theirs = File::options().write(true).open(&draft)?;
+        let blank = Blanks::new(dir.path().to_owned()).open(ByteSize::from_mib(64))?;
+        assert_eq!(theirs.metadata()?.len(), 9, "it is another file");
+        assert_eq!(blank.metadata()?.len(), 64 << 20);
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ mod loopdev;
 mod mount;
 mod pool;
 mod step;
+mod straggler;
 mod template;
 mod tool;
 mod trash;

@@ -1,4 +1,6 @@
 //! Runs the few external programs that storage needs, with a deadline.
+//!
+//! They outlive a server that is killed; the next one sees to that (see [`crate::straggler`]).
 
 use std::{
     ffi::OsStr,
@@ -13,7 +15,7 @@ use rustix::{
 };
 
 /// How long a program may take; formatting the largest pool takes well under a second.
-const DEADLINE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
+pub(crate) const DEADLINE_SECS: u32 = 60;
 /// Where system programs are, whatever the server's own environment says.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How much of a program's complaint is kept.
@@ -72,7 +74,8 @@ fn ends_in_time(child: &Child) -> io::Result<bool> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let Some(pid) = pid else { return Err(io::Error::other("the child has no process id")) };
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&DEADLINE))?;
+    let deadline = Timespec { tv_sec: DEADLINE_SECS.into(), tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&deadline))?;
     Ok(ready > 0)
 }
 

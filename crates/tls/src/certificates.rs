@@ -44,7 +44,7 @@ enum Source {
     Files {
         files: CertificateFiles,
         wanted: ServerNames,
-        watch: Mutex<Watch>,
+        watched: Mutex<Watched>,
     },
     Authority {
         authority: Box<LocalAuthority>,
@@ -56,6 +56,12 @@ enum Source {
         wanted: ServerNames,
         challenges: Challenges,
     },
+}
+
+struct Watched {
+    watch: Watch,
+    /// Why the files could not be served with when they were last read, if they couldn't.
+    fault: Option<String>,
 }
 
 /// What is served with of the certificates that somebody gets issued.
@@ -107,10 +113,11 @@ impl Certificates {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, PairError> {
         // The look comes first: a change while they are read shows at the next one.
-        let watch = Mutex::new(Watch::new(stamp(both(&files))));
+        let watch = Watch::new(stamp(both(&files)));
         let pair = Pair::read(&files, clock.now())?;
         warn_of_names(&wanted, &pair);
-        let source = Source::Files { files, wanted, watch };
+        let watched = Mutex::new(Watched { watch, fault: None });
+        let source = Source::Files { files, wanted, watched };
         Ok(Self::new(source, clock, Current { pair, is_temporary: false, leaf: None }))
     }
 
@@ -255,21 +262,30 @@ impl Certificates {
     /// Looks whether there is something newer to show, and takes it. Blocks.
     ///
     /// Connections that are open go on as they are. What cannot be served with is said once, and
-    /// the certificate of before stays.
+    /// the certificate of before stays. Files that could not be read, or hold a certificate of
+    /// later, are tried again at each look.
     pub fn check(&self) {
         match &self.0.source {
-            Source::Files { files, wanted, watch } => self.check_files(files, wanted, watch),
+            Source::Files { files, wanted, watched } => self.check_files(files, wanted, watched),
             Source::Authority { authority, names } => self.renew(authority, names),
             Source::Issued { .. } => {}
         }
         self.note_health();
     }
 
-    fn check_files(&self, files: &CertificateFiles, wanted: &ServerNames, watch: &Mutex<Watch>) {
+    fn check_files(
+        &self,
+        files: &CertificateFiles,
+        wanted: &ServerNames,
+        watched: &Mutex<Watched>,
+    ) {
         let now = stamp(both(files));
-        match watch.lock().look(now) {
+        let mut watched = watched.lock();
+        match watched.watch.look(now) {
             Look::Rest => return,
-            Look::Read => {}
+            // What is wrong with other files is said, if it is the same.
+            Look::Read => watched.fault = None,
+            Look::Again => {}
         }
         match Pair::read(files, self.0.clock.now()) {
             Ok(pair) => {
@@ -277,10 +293,20 @@ impl Certificates {
                 tracing::info!(tls.not_after = %until, "the certificate was read again");
                 warn_of_names(wanted, &pair);
                 *self.0.current.write() = Current { pair, is_temporary: false, leaf: None };
+                watched.fault = None;
             }
             Err(error) => {
+                if error.may_pass() {
+                    watched.watch.again();
+                }
                 let error = chain(&error);
-                tracing::warn!(error, "the new certificate is not usable; the one before stays");
+                if watched.fault.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        error,
+                        "the new certificate is not usable; the one before stays"
+                    );
+                    watched.fault = Some(error);
+                }
             }
         }
     }

@@ -144,6 +144,20 @@ impl PairError {
     pub(crate) fn is_absence(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
+
+    /// Says whether the same files may be good later.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::NotYet { .. } => true,
+            Self::Pem { .. }
+            | Self::NoCertificate { .. }
+            | Self::NoKey { .. }
+            | Self::Certificate { .. }
+            | Self::Key { .. }
+            | Self::Mismatch { .. }
+            | Self::Expired { .. } => false,
+        }
+    }
 }
 
 // === impl Pair ===

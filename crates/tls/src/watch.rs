@@ -19,6 +19,8 @@ pub(crate) struct FileStamp {
 pub(crate) struct Watch {
     read: Stamp,
     seen: Stamp,
+    /// What was read last is to be read again, although it is the same.
+    again: bool,
 }
 
 /// What is to be done after a look.
@@ -28,6 +30,8 @@ pub(crate) enum Look {
     Rest,
     /// The files have changed and then stood still: read them, once.
     Read,
+    /// They are those that were read last, and are to be read again.
+    Again,
 }
 
 // === impl Watch ===
@@ -35,21 +39,31 @@ pub(crate) enum Look {
 impl Watch {
     /// Begins with what was seen before the files were read for the first time.
     pub(crate) fn new(read: Stamp) -> Self {
-        Self { seen: read.clone(), read }
+        Self { seen: read.clone(), read, again: false }
     }
 
     /// Takes a look into account.
     ///
     /// Files are read when two looks in a row show the same: whoever replaces two files does so one
-    /// after the other. Those that turn out bad are not read again before they change.
+    /// after the other. Those that turn out bad are not read again before they change, unless
+    /// [`Self::again`] says so.
     pub(crate) fn look(&mut self, now: Stamp) -> Look {
         let stood_still = now == self.seen;
         self.seen = now;
-        if !stood_still || self.seen == self.read {
+        if !stood_still {
             return Look::Rest;
+        }
+        let again = std::mem::take(&mut self.again);
+        if self.seen == self.read {
+            return if again { Look::Again } else { Look::Rest };
         }
         self.read.clone_from(&self.seen);
         Look::Read
+    }
+
+    /// Has the files that were just read be read once more as they are: what was wrong may pass.
+    pub(crate) fn again(&mut self) {
+        self.again = true;
     }
 }
 
@@ -96,6 +110,23 @@ mod tests {
         for (what, now, expected) in table {
             assert_eq!(watch.look(now), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_may_turn_good_by_itself_is_read_at_each_look() {
+        let (old, new) = (vec![file(1)], vec![file(2)]);
+        let mut watch = Watch::new(old.clone());
+        assert_eq!(watch.look(new.clone()), Look::Rest);
+        assert_eq!(watch.look(new.clone()), Look::Read);
+        for _ in 0..2 {
+            watch.again();
+            assert_eq!(watch.look(new.clone()), Look::Again);
+        }
+        assert_eq!(watch.look(new.clone()), Look::Rest, "it was good this time");
+        watch.again();
+        assert_eq!(watch.look(old.clone()), Look::Rest, "it changes");
+        assert_eq!(watch.look(old.clone()), Look::Read);
+        assert_eq!(watch.look(old), Look::Rest, "that is another matter");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import signal
+import tarfile
 import urllib.error
 import urllib.request
 
@@ -196,6 +198,32 @@ def put(url: str, body: bytes) -> int:
     request = urllib.request.Request(url, data=body, method="PUT")
     with urllib.request.urlopen(request, timeout=20) as reply:
         return reply.status
+
+
+@FULL
+def test_files_keep_their_times_and_a_long_dockerfile_is_built(server, sdk):
+    text = f"FROM {BASE}\nCOPY d /d/\nCOPY <<X /inline\nword\nX\n" + "# more than is shown\n" * 20_000
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in (("Dockerfile", text), ("d/e/f", "x")):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(content), 1_700_000_000
+            tar.addfile(entry, io.BytesIO(content.encode()))
+    body = archive.getvalue()
+    small = {"builder_resources": {"cpus": 0.5, "memory_mb": 512}, "disk_mb": 1024}
+    record = server.call("POST", "/images/v4/builds", {"kind": "dockerfile", "name": "times", **small}).json()
+    assert put(record["context_upload"]["url"], body) == 204
+    path = f"/images/v4/builds/{record['build_id']}"
+    assert server.call("POST", f"{path}/context/seal", {"digest": hashlib.sha256(body).hexdigest()}).status == 200
+    look = lambda: server.call("GET", path).json()
+    until(lambda: look()["phase"] == "finished", 120, "the build to end")
+    assert look()["status"] == "succeeded", look()
+    # A zip can hold nothing from before 1980, directories included.
+    script = "stat -c %Y /d/e /d/e/f /inline; python3 -c 'import shutil; shutil.make_archive(\"/tmp/x\", \"zip\", \"/d\")'"
+    ran = sdk.create(image="times").run("sh", args=["-c", script])
+    assert ran.exit_code == 0, ran
+    *files, inline = map(int, ran.stdout.split())
+    assert files == [1_700_000_000] * 2 and inline == record["created_at_ms"] // 1000, ran
 
 
 @FULL

@@ -1,5 +1,6 @@
 """Servers beside each other, and in each other's way."""
 
+import json
 import os
 import pathlib
 import socket
@@ -23,7 +24,7 @@ def test_a_second_server_on_the_same_directory_is_refused(server):
     second = server.spawn(server.config_text().replace(server.api.rpartition("//")[2], "127.0.0.1:0"))
     assert ended(second) != 0
     said = server.tail(3)
-    assert str(server.process.pid) in said and str(server.data) in said, said
+    assert str(server.process.pid) in said and str(server.data) in said and "another --data-dir" in said, said
     assert server.run(made, "echo undisturbed").out == "undisturbed"
     server.delete(made)
 
@@ -32,6 +33,7 @@ def test_purge_is_refused_while_a_server_runs(server):
     made = server.create()
     purge = server.command("purge", "--yes")
     assert purge.returncode != 0 and str(server.process.pid) in purge.stderr, purge
+    assert purge.stderr.endswith("stop that one\n"), "no advice for a start"
     assert server.run(made, "echo undisturbed").out == "undisturbed"
     server.delete(made)
 
@@ -63,6 +65,14 @@ def test_bad_configuration_is_refused(new_server):
         said = other.log_text()[before:]
         assert all(word in said for word in words), said
         assert "panicked" not in said
+
+
+def test_the_doctor_finds_a_bad_configuration_once(server):
+    path = server.home / "bad.toml"
+    path.write_text("nonsense")
+    doctor = server.command("doctor", "--config", str(path), "--json")
+    missing = [each["name"] for each in json.loads(doctor.stdout) if not each["ok"] and not each["optional"]]
+    assert doctor.returncode == 1 and missing == ["configuration"], doctor
 
 
 def test_two_servers_side_by_side(new_server):

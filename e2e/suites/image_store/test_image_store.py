@@ -138,6 +138,8 @@ def test_the_operator_lists_and_removes(server, snapshot):
     image = register(server, snapshot, called, public=True)
     table = server.command("image", "ls").stdout
     assert image["id"].removeprefix("sandbox_template_") in table and f"{called} (default, all)" in table, table
+    refused = server.command("image", "rm", image["id"], "--project", "default")
+    assert refused.returncode == 1 and "leave --project" in refused.stderr, "an id is nobody's"
     assert server.command("image", "rm", called, "--global").returncode == 0
     assert called not in [one["name"] for one in json.loads(server.command("image", "ls", "--json").stdout)["registered"]]
     assert server.call("GET", f"{TEMPLATES}/{image['id']}").code == "IMAGE_NOT_FOUND"

@@ -60,6 +60,26 @@ def test_detach_and_attach_again(box):
     assert b"got x\r\n" in again.data
 
 
+def test_the_last_words_before_a_detach_arrive(box):
+    pty, screen = open_pty(box, "bash", ["-c", "echo on; read line; echo got $line; read line"])
+    screen.shows("on\r\n")
+    pty.send_input("x\n")
+    pty.disconnect()
+    again = Screen()
+    second = box.connect_pty(pty.session_id, pty.token, on_data=again.on_data)
+    again.shows("got x\r\n")
+    second.send_input("\n")
+    assert second.wait(timeout=30) == 0
+
+
+def test_a_long_silence(box):
+    # The blocking client ends when nothing has come for 10 s, be it only a ping.
+    pty, screen = open_pty(box, "bash", ["-c", "echo on; sleep 12; exit 4"])
+    screen.shows("on\r\n")
+    assert pty.wait(timeout=60) == 4
+    assert screen.exits == [4]
+
+
 def test_kill(box):
     pty, screen = open_pty(box, "bash", ["-c", "echo on; sleep 600"])
     screen.shows("on\r\n")

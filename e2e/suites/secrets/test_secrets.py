@@ -145,14 +145,19 @@ def test_a_restore_has_those_of_the_matrix(server, kind):
 
 
 def test_the_command_line_and_a_new_key(server):
-    def run(*arguments: str, stdin: str = "") -> str:
+    def called(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
         tarn = [env.TARN, "secret", *arguments, "--data-dir", str(server.data)]
-        done = subprocess.run(tarn, input=stdin, capture_output=True, text=True, timeout=60)
+        return subprocess.run(tarn, input=stdin, capture_output=True, text=True, timeout=60)
+
+    def run(*arguments: str, stdin: str = "") -> str:
+        done = called(*arguments, stdin=stdin)
         assert done.returncode == 0, done
         return done.stdout
 
     made = run("set", "API_KEY", stdin="from stdin\n").strip()
     assert ids(server)["API_KEY"] == made
+    empty = called("set", "API_KEY")
+    assert empty.returncode == 4 and "stdin is empty" in empty.stderr, "nothing takes the place of what was"
     assert made in run("list") and "from stdin" not in run("list", "--json")
     key = (server.data / "secrets.key").read_bytes()
     run("rotate-key")

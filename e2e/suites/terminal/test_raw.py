@@ -107,7 +107,8 @@ def test_output_waits_for_ready_and_is_replayed(server, web):
     with attach(server, web, made) as one, attach(server, web, made, ready=False) as two:
         one.until("first\r\n")
         two.send(b"?", PING)
-        assert two.next() == (PONG, b"?"), "nothing before READY"
+        frame = next(frame for frame in iter(two.next, None) if frame != (PING, b""))
+        assert frame == (PONG, b"?"), "nothing before READY"
         one.type("second\n")
         one.until("second\r\n")
         two.send(READY)
@@ -225,12 +226,14 @@ def check_pings_come_and_who_does_not_answer_is_dropped(server, web):
     made = terminal(server, web, "sleep 600")
     with attach(server, web, made) as socket:
         socket.socket.settimeout(120)
-        begun = time.monotonic()
-        assert socket.next() == (PING, b"") and 25 < time.monotonic() - begun < 40
-        assert socket.next() == (None, b"") and 55 < time.monotonic() - begun < 80
+        begun, pings = time.monotonic(), 0
+        while (frame := socket.next()) == (PING, b""):
+            pings += 1
+        assert frame == (None, b"") and 30 < time.monotonic() - begun < 60, frame
+        assert 4 <= pings <= 7, "every 5 s, until one has been out for 30 s"
     assert info(server, web, made)["is_alive"], "the terminal lives on"
 
 
 if env.FULL:
-    # It takes more than a minute.
+    # It takes more than half a minute.
     test_pings = check_pings_come_and_who_does_not_answer_is_dropped

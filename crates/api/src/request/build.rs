@@ -21,6 +21,9 @@ const DISK_MB: u64 = 10_240;
 const PATH_LONGEST: usize = 4096;
 const ARG_LONGEST: usize = 32 << 10;
 const ARGS_MOST: usize = 256;
+/// The user whose password is an identity token, as docker's credential helpers name it, and the
+/// crate that speaks to registries reads it.
+const TOKEN_USER: &str = "<token>";
 /// Images that a request may pin; clients send three.
 const MOST_PARENTS: usize = 64;
 
@@ -274,7 +277,9 @@ pub fn build_resources() -> Resources {
     }
 }
 
-/// Reads a docker configuration: what registries are shown, by their hosts as they are written.
+/// Reads a docker configuration: what registries are shown, by their hosts as they are written. An
+/// identity token is what counts where there is one: the name and the password beside it are empty
+/// or stand for nothing then.
 ///
 /// # Errors
 /// Fails when it is none. No error repeats any of it.
@@ -287,9 +292,13 @@ pub fn registry_logins(text: &str) -> Result<BTreeMap<String, RegistryLogin>, Re
     let mut logins = BTreeMap::new();
     for (host, entry) in auths.into_iter().flatten() {
         let field = |name: &str| entry.get(name).and_then(serde_json::Value::as_str);
-        let pair = match (field("auth"), field("username"), field("password")) {
-            (_, Some(username), Some(password)) => Some((username.to_owned(), password.to_owned())),
-            (Some(auth), _, _) if !auth.is_empty() => {
+        let token = field("identitytoken").filter(|token| !token.is_empty());
+        let pair = match (token, field("auth"), field("username"), field("password")) {
+            (Some(token), ..) => Some((TOKEN_USER.to_owned(), token.to_owned())),
+            (None, _, Some(username), Some(password)) => {
+                Some((username.to_owned(), password.to_owned()))
+            }
+            (None, Some(auth), ..) if !auth.is_empty() => {
                 let decoded =
                     STANDARD.decode(auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
                 let decoded = decoded.ok_or_else(|| bad("an `auth` is no base64 of text"))?;
@@ -340,6 +349,26 @@ mod tests {
         assert_eq!((login.username.as_str(), login.password.reveal()), ("u", "p:q"));
         assert_eq!(build.logins.len(), 1);
         assert_eq!(build.resources.disk, ByteSize::from_mib(DISK_MB));
+    }
+
+    #[test]
+    fn an_identity_token_counts_before_a_name_and_a_password() {
+        // What SDKs send, what `az acr login` writes (the id, and no password), and what a
+        // credential helper says.
+        for entry in [
+            r#"{"identitytoken":"t"}"#,
+            r#"{"auth":"MDAwMDAwMDAtMDAwMC0wMDAwLTAwMDAtMDAwMDAwMDAwMDAwOg==","identitytoken":"t"}"#,
+            r#"{"username":"00000000-0000-0000-0000-000000000000","password":"","identitytoken":"t"}"#,
+            r#"{"username":"<token>","password":"t"}"#,
+        ] {
+            let config = format!(r#"{{"auths":{{"r.azurecr.io":{entry}}}}}"#);
+            let logins = registry_logins(&config).expect(entry);
+            let login = &logins["r.azurecr.io"];
+            assert_eq!((login.username.as_str(), login.password.reveal()), ("<token>", "t"));
+        }
+        let config = r#"{"auths":{"r.example":{"auth":"dTpw","identitytoken":""}}}"#;
+        let logins = registry_logins(config).expect("it is good");
+        assert_eq!(logins["r.example"].username, "u");
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub struct AdminSandbox {
     pub image: String,
     /// When it was accepted, in milliseconds since the epoch.
     pub created_at: i64,
-    /// Why its last suspend or resume came to nothing.
+    /// Why its last suspend or resume came to nothing, or why it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }

@@ -3,6 +3,9 @@ use tokio::io::AsyncReadExt as _;
 
 use super::*;
 
+/// When all files of these contexts last changed.
+const MODIFIED: u64 = 1_700_000_000;
+
 /// Writes an archive and reads it as a context.
 fn context(write: impl FnOnce(&mut Builder<File>)) -> (tempfile::TempDir, Result<Context, String>) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -15,7 +18,7 @@ fn context(write: impl FnOnce(&mut Builder<File>)) -> (tempfile::TempDir, Result
 }
 
 fn add(archive: &mut Builder<File>, path: &str, mode: u32, content: &str) {
-    let mut header = header(EntryType::Regular, mode);
+    let mut header = header(EntryType::Regular, mode, MODIFIED);
     header.set_size(content.len() as u64);
     archive.append_data(&mut header, path, content.as_bytes()).expect("it is added");
 }
@@ -25,9 +28,9 @@ fn an_archive_is_read_through() {
     let (_dir, context) = context(|archive| {
         add(archive, "Dockerfile", 0o644, "FROM x\n");
         add(archive, "src/run.sh", 0o755, "echo\n");
-        let mut link = header(EntryType::Link, 0o644);
+        let mut link = header(EntryType::Link, 0o644, MODIFIED);
         archive.append_link(&mut link, "same", "src/run.sh").expect("it is added");
-        let mut device = header(EntryType::Char, 0o644);
+        let mut device = header(EntryType::Char, 0o644, MODIFIED);
         archive.append_data(&mut device, "tty", io::empty()).expect("it is added");
     });
     let context = context.expect("it is good");
@@ -46,7 +49,7 @@ fn an_archive_is_read_through() {
 fn hostile_archives_are_refused() {
     let raw = |path: &[u8], kind: EntryType| {
         let (_dir, context) = context(|archive| {
-            let mut header = header(kind, 0o644);
+            let mut header = header(kind, 0o644, MODIFIED);
             if let Some(gnu) = header.as_gnu_mut() {
                 gnu.name[..path.len()].copy_from_slice(path);
             }
@@ -93,10 +96,38 @@ async fn what_is_sent_can_be_read() {
         let mut text = String::new();
         entry.read_to_string(&mut text).expect("text");
         let path = entry.path().expect("a path").display().to_string();
+        assert_eq!(entry.header().mtime().ok(), Some(MODIFIED), "{path}");
         seen.push((path, entry.header().mode().expect("a mode"), text));
     }
     let entry = |path: &str, mode, text: &str| (path.to_owned(), mode, text.to_owned());
     assert_eq!(seen, [entry("a", 0o640, "one"), entry("b", 0o755, ""), entry("b/c", 0o755, "two")]);
+}
+
+#[test]
+fn only_times_that_make_sense_are_kept() {
+    let kept = |set: &dyn Fn(&mut Header)| {
+        let mut header = header(EntryType::Regular, 0o644, MODIFIED);
+        set(&mut header);
+        modified_secs(&header)
+    };
+    let field = |bytes: [u8; 12]| kept(&|header| header.as_old_mut().mtime = bytes);
+    assert_eq!(kept(&|_as_it_is| {}), MODIFIED);
+    assert_eq!(kept(&|header| header.set_mtime(LATEST_SECS)), LATEST_SECS);
+    assert_eq!(kept(&|header| header.set_mtime(LATEST_SECS + 1)), 0);
+    assert_eq!(field([0xff; 12]), 0, "a second before 1970");
+    assert_eq!(field(*b"no number\0\0\0"), 0);
+}
+
+#[tokio::test]
+async fn what_stands_in_a_dockerfile_is_as_old_as_the_build() {
+    let file = Inline { name: "a".to_owned(), text: "x".to_owned() };
+    let Parcel { mut stream, .. } = Context::inline(&[file], UnixMillis(7999));
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("it comes");
+    let end = bytes.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+    let mut archive = Archive::new(&bytes[end..]);
+    let entry = archive.entries().expect("an archive").next().expect("a file").expect("an entry");
+    assert_eq!(entry.header().mtime().ok(), Some(7));
 }
 
 #[tokio::test]
@@ -127,7 +158,7 @@ async fn archives_are_not_added() {
 
 /// An entry of GNU tar that holds a long name for the one after it.
 fn long(archive: &mut Builder<File>, kind: EntryType, bytes: u64) {
-    let mut header = header(kind, 0o644);
+    let mut header = header(kind, 0o644, MODIFIED);
     header.set_path("././@LongLink").expect("a good path");
     header.set_size(bytes);
     header.set_cksum();
@@ -139,7 +170,7 @@ fn names_are_bounded() {
     let refused = |kind: EntryType, bytes: u64| {
         let (_dir, context) = context(|archive| {
             long(archive, kind, bytes);
-            let mut link = header(EntryType::Symlink, 0o777);
+            let mut link = header(EntryType::Symlink, 0o777, MODIFIED);
             archive.append_link(&mut link, "a", "b").expect("it is added");
         });
         context.map(drop).err()

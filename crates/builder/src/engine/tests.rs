@@ -16,7 +16,7 @@ use tarn_types::BootImage;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::workshop::BaseImage;
+use crate::workshop::{BaseImage, Parcel};
 
 /// Notes what is done, and does nothing.
 #[derive(Default)]
@@ -54,7 +54,8 @@ impl Fake {
         let file = Dockerfile::parse(text, &BTreeMap::new()).expect("a good Dockerfile");
         let (file, (journal, _lines)) = (&Arc::new(file), Journal::new());
         let (workshop, journal) = (self, &journal);
-        let engine = Engine { file, context, workshop, journal, disk_bytes: 1, tasks };
+        let begun = UnixMillis(0);
+        let engine = Engine { file, context, workshop, journal, disk_bytes: 1, begun, tasks };
         engine.run().await
     }
 

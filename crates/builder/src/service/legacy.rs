@@ -111,11 +111,24 @@ impl Builder {
         format!("{DAEMON_PATH} rootfs-build")
     }
 
-    /// Registers the image of a build that is done; again, it returns the same.
+    /// Registers the image of a build that is done, whatever becomes of the caller; again, it
+    /// returns the same.
     ///
     /// # Errors
     /// Fails when there is no such build, it is not done, or the snapshot is not what it led to.
     pub async fn complete(
+        &self,
+        project: &ProjectId,
+        id: &str,
+        snapshot: &str,
+    ) -> Result<ImageRecord, BuilderError> {
+        let (builder, project) = (self.clone(), project.clone());
+        let (id, snapshot) = (id.to_owned(), snapshot.to_owned());
+        let work = async move { builder.register_built(&project, &id, &snapshot).await };
+        self.finish("build_complete", work).await
+    }
+
+    async fn register_built(
         &self,
         project: &ProjectId,
         id: &str,

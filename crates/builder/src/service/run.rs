@@ -45,6 +45,10 @@ const LOG_BATCH: usize = 64 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// The longest text of a Dockerfile that is registered with its image, where it is only shown
+/// (`DOCKERFILE_MAX` of the images there).
+const SHOWN_DOCKERFILE: usize = 256 << 10;
+
 /// What is said of a build that cannot be finished.
 const INTERNAL: &str = "internal error; the server's log says more. Build the image again";
 
@@ -326,6 +330,7 @@ impl Builder {
             workshop: &site,
             journal,
             disk_bytes: record.resources.disk.bytes(),
+            begun: record.created_at,
             tasks: &self.0.tasks,
         };
         let outcome = engine.run().await?;
@@ -493,7 +498,8 @@ pub(super) fn text_of(failed: &StepError) -> String {
     }
 }
 
-/// What is registered of what a build led to.
+/// What is registered of what a build led to. The text of a Dockerfile that is too long to be shown
+/// is left out: all that it asked for is done.
 pub(super) fn publish_ask(
     record: &BuildRecord,
     outcome: Outcome,
@@ -506,7 +512,7 @@ pub(super) fn publish_ask(
         family: record.family,
         snapshot: outcome.snapshot,
         config: image_config(outcome.config),
-        dockerfile,
+        dockerfile: dockerfile.filter(|text| text.len() <= SHOWN_DOCKERFILE),
     }
 }
 
@@ -517,7 +523,22 @@ fn image_config(config: BuildConfig) -> ImageConfig {
 
 #[cfg(test)]
 mod tests {
+    use tarn_types::SnapshotId;
+
     use super::{super::testing::Site, *};
+
+    #[tokio::test]
+    async fn the_text_of_a_dockerfile_is_shown_unless_it_is_too_long() {
+        let site = Site::start(0).await;
+        let build = site.build("a").await;
+        let shown = |bytes: usize| {
+            let snapshot = SnapshotId::from_random([1; 16]);
+            let outcome = Outcome { snapshot, config: BuildConfig::default() };
+            publish_ask(&build, outcome, Some("x".repeat(bytes))).dockerfile.is_some()
+        };
+        assert!(shown(SHOWN_DOCKERFILE));
+        assert!(!shown(SHOWN_DOCKERFILE + 1));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_end_that_the_store_does_not_take_is_stored_a_moment_later() {

@@ -53,11 +53,26 @@ impl Site {
         Self { builder: builder.expect("no builds are read"), clock, store, dir }
     }
 
+    /// Starts another one over the same store, as after a death.
+    pub(super) async fn restart(&self) -> Builder {
+        let inner = &self.builder.0;
+        let (clock, entropy) = (Arc::clone(&inner.clock), Arc::clone(&inner.entropy));
+        let (control, config) = (inner.control.clone(), inner.config.clone());
+        let started = Builder::start(control, config, clock, entropy, inner.tasks.clone()).await;
+        started.expect("the builds are read")
+    }
+
     /// Begins a build.
     pub(super) async fn build(&self, name: &str) -> BuildRecord {
+        let (project, ask) = Self::ask(name, None);
+        self.builder.create(&project, ask).await.expect("it is accepted").record
+    }
+
+    /// Returns what asks for a build.
+    pub(super) fn ask(name: &str, request_id: Option<&str>) -> (ProjectId, BuildAsk) {
         let project = ProjectId::from_random([1; 16]);
         let ask = BuildAsk {
-            request_id: None,
+            request_id: request_id.map(str::to_owned),
             source: BuildKind::Dockerfile { path: "Dockerfile".to_owned(), args: BTreeMap::new() },
             name: name.parse().expect("a good name"),
             global: false,
@@ -66,6 +81,6 @@ impl Site {
             parents: BTreeMap::new(),
             legacy: None,
         };
-        self.builder.create(&project, ask).await.expect("it is accepted").record
+        (project, ask)
     }
 }

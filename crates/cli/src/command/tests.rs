@@ -171,27 +171,41 @@ async fn run_against(
     status: &'static str,
     body: &'static str,
 ) -> (String, Result<String, CliError>) {
+    let (requests, out, result) = run_against_each(command, &[(status, body)]).await;
+    (requests.concat(), result.map(|()| out))
+}
+
+/// Runs a command against a socket that gives one answer after the other; returns the requests,
+/// what was printed and the outcome.
+async fn run_against_each(
+    command: ClientCommand,
+    answers: &[(&str, &str)],
+) -> (Vec<String>, String, Result<(), CliError>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let dir = tempfile::tempdir().expect("a directory");
     let listener =
         tokio::net::UnixListener::bind(dir.path().join(crate::ADMIN_SOCKET)).expect("bound");
     let serve = async {
-        let (mut stream, _peer) = listener.accept().await.expect("a connection");
-        let mut request = Vec::new();
-        // Requests are short: head and body arrive together, or the body right after.
-        while !is_whole(&request) {
-            let mut part = [0; 4096];
-            let count = stream.read(&mut part).await.expect("readable");
-            request.extend_from_slice(&part[..count]);
+        let mut requests = Vec::new();
+        for (status, body) in answers {
+            let (mut stream, _peer) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            // Requests are short: head and body arrive together, or the body right after.
+            while !is_whole(&request) {
+                let mut part = [0; 4096];
+                let count = stream.read(&mut part).await.expect("readable");
+                request.extend_from_slice(&part[..count]);
+            }
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.expect("written");
+            requests.push(String::from_utf8(request).expect("text"));
         }
-        let length = body.len();
-        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
-        stream.write_all(answer.as_bytes()).await.expect("written");
-        String::from_utf8(request).expect("text")
+        requests
     };
     let mut out = Vec::new();
-    let (request, result) = tokio::join!(serve, run_to(command, dir.path(), &mut out));
-    (request, result.map(|()| String::from_utf8(out).expect("text")))
+    let (requests, result) = tokio::join!(serve, run_to(command, dir.path(), &mut out));
+    (requests, String::from_utf8(out).expect("text"), result)
 }
 
 fn is_whole(request: &[u8]) -> bool {
@@ -333,6 +347,34 @@ async fn copies_are_printed_by_their_ids() {
 }
 
 #[tokio::test]
+async fn copies_that_end_are_printed_too_and_say_why() {
+    let copy = SandboxCommand::Copy { sandbox: "box".to_owned(), times: 3, wait: true };
+    let copied = r#"{"source_sandbox_id":"abc","sandboxes":[
+        {"sandbox_id":"one","status":"terminated"},{"sandbox_id":"two","status":"pending"},
+        {"sandbox_id":"three","status":"terminated"}]}"#;
+    let now = |id: &str, status: &str, trouble: Option<&str>| {
+        json!({"id": id, "name": null, "project_name": "default", "status": status,
+            "image": "debian", "created_at": 1_700_000_000_000_i64, "trouble": trouble})
+        .to_string()
+    };
+    let one = now("one", "terminated", Some("init: no such file"));
+    let two = now("two", "running", None);
+    let three = now("three", "terminated", None);
+    let answers =
+        [("202 Accepted", copied), ("200 OK", &*one), ("200 OK", &*two), ("200 OK", &*three)];
+    let (requests, printed, result) =
+        run_against_each(ClientCommand::Sandbox(copy), &answers).await;
+    assert!(requests[1].starts_with("GET /tarn/v1/sandboxes/one HTTP/1.1\r\n"), "{requests:?}");
+    assert_eq!(printed, "one\ntwo\nthree\n");
+    let ended = result.expect_err("two have ended");
+    assert_eq!(ended.exit_code(), 1);
+    assert_eq!(
+        ended.to_string(),
+        "2 of 3 copies of box have ended: one: init: no such file; three: the server's log says why"
+    );
+}
+
+#[tokio::test]
 async fn a_network_log_is_columns_with_advice_or_json() {
     let ask = |json| {
         ClientCommand::Sandbox(SandboxCommand::Network(NetworkOptions {
@@ -371,7 +413,7 @@ async fn a_network_log_is_columns_with_advice_or_json() {
 #[test]
 fn commands_about_images_are_read() {
     let command = |line| parse(line).expect(line).command;
-    let scope = |global| ScopeOptions { project: "default".to_owned(), global };
+    let scope = |global| ScopeOptions { project: None, global };
     assert_eq!(
         command("image pull python:3.12 --global"),
         ClientCommand::Image(ImageCommand::Pull {
@@ -383,6 +425,13 @@ fn commands_about_images_are_read() {
     assert_eq!(
         command("image remove app"),
         ClientCommand::Image(ImageCommand::Rm { image: "app".to_owned(), scope: scope(false) })
+    );
+    assert_eq!(
+        command("image rm app --project team"),
+        ClientCommand::Image(ImageCommand::Rm {
+            image: "app".to_owned(),
+            scope: ScopeOptions { project: Some("team".to_owned()), global: false }
+        })
     );
     assert!(parse("image pull app --global --project p").is_err());
     assert!(

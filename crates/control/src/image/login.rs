@@ -59,20 +59,25 @@ impl Control {
     ) -> Result<(), ControlError> {
         // One that the configuration does not allow any more can be removed, too.
         let registry = self.registry(registry).unwrap_or_else(|_| registry.to_owned());
-        let deleted = self.0.parts.store.login_delete(project, &registry).await;
-        deleted.map_err(|failed| {
-            if matches!(failed, StoreError::NotFound { .. }) {
-                return ControlError::NotFound("login; `tarn image logins` shows those there are");
-            }
-            failed.into()
-        })?;
-        self.0.images.forget_answers(project);
-        tracing::info!(project.id = %project, registry, "registry login removed");
-        Ok(())
+        let (control, project) = (self.clone(), project.clone());
+        self.finish("login_delete", async move {
+            let deleted = control.0.parts.store.login_delete(&project, &registry).await;
+            deleted.map_err(|failed| {
+                if matches!(failed, StoreError::NotFound { .. }) {
+                    let what = "login; `tarn image logins` shows those there are";
+                    return ControlError::NotFound(what);
+                }
+                failed.into()
+            })?;
+            control.0.images.forget_answers(&project);
+            tracing::info!(project.id = %project, registry, "registry login removed");
+            Ok(())
+        })
+        .await
     }
 
     /// Returns what a project shows to the registry of a reference, if anything.
-    pub(super) async fn login_for(
+    pub(crate) async fn login_for(
         &self,
         project: &ProjectId,
         reference: &str,

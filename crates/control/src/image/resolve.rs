@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tarn_host::{ImageError, ImageHold, PullTrouble};
-use tarn_types::{BootImage, ImageName, ImagePin, ProjectId, TemplateId};
+use tarn_types::{BootImage, ImageName, ImagePin, ProjectId, RegistryLogin, TemplateId};
 use tokio::time::Instant;
 
 use super::{Answer, AskKey, ImageFiles, ImageTable, Named, Turn, refusal};
@@ -12,6 +12,10 @@ use crate::{Control, ControlError};
 
 /// How long a create waits for what a registry says.
 const LOOK_UP: Duration = Duration::from_secs(20);
+
+/// How long an old answer counts without asking again after its registry did not answer: whoever
+/// comes meanwhile need not wait as long for nothing.
+const SPARED: Duration = Duration::from_secs(30);
 
 /// How many answers are remembered.
 const ANSWERS: usize = 4096;
@@ -53,6 +57,17 @@ impl Control {
         project: &ProjectId,
         name: &ImageName,
     ) -> Result<FoundImage, ControlError> {
+        self.find_image_with(project, name, None).await
+    }
+
+    /// Finds the image that a project means by a name. If it comes to asking a registry, that is
+    /// shown `login`, or else what the project shows.
+    pub(crate) async fn find_image_with(
+        &self,
+        project: &ProjectId,
+        name: &ImageName,
+        login: Option<&RegistryLogin>,
+    ) -> Result<FoundImage, ControlError> {
         if let Ok(id) = name.as_str().parse::<TemplateId>() {
             let found = self.open_image(name, || self.0.images.visible(project, &id.image)).await?;
             return found.ok_or_else(|| {
@@ -81,7 +96,7 @@ impl Control {
             let tried = format!("{} No registry is asked for `{STOCK}…`.", self.known().await);
             return Err(ControlError::ImageNotFound { name: name.clone(), tried });
         }
-        match self.ask_registry(project, name).await {
+        match self.ask_registry(project, name, login).await {
             Ok(pin) => Ok(self.found(name, pin, true)),
             Err(ControlError::ImageNotFound { name, tried }) => {
                 let tried = format!("{} As a reference: {tried}", self.known().await);
@@ -103,31 +118,35 @@ impl Control {
         format!("Stock images are {}.", names.join(", "))
     }
 
-    /// Asks a registry, unless it said lately.
+    /// Asks a registry, unless it said lately; who shows a login of his own always asks.
     pub(crate) async fn ask_registry(
         &self,
         project: &ProjectId,
         name: &ImageName,
+        login: Option<&RegistryLogin>,
     ) -> Result<ImagePin, ControlError> {
+        if login.is_some() {
+            return self.look_up(name, login).await.map_err(|bad| refusal(name, bad));
+        }
         let (table, key) = (&self.0.images, (project.clone(), name.clone()));
         let fresh = Duration::from_secs(self.0.config.image_recheck_secs);
-        if let Some(pin) = table.answer(&key, fresh) {
+        if let Some(pin) = self.answer(&key, fresh) {
             return Ok(pin);
         }
+        let came = Instant::now();
         let turn = table.turn(&key);
-        let _turn = turn.lock().await;
-        if let Some(pin) = table.answer(&key, fresh) {
+        let mut turn = turn.lock().await;
+        // It was said to another while this one waited, good or bad.
+        if let Some((at, said)) = &*turn
+            && *at >= came
+        {
+            return said.clone().map_err(|bad| refusal(name, bad));
+        }
+        if let Some(pin) = self.answer(&key, fresh) {
             return Ok(pin);
         }
         let login = self.login_for(project, name.as_str()).await?;
-        let images = &self.0.parts.images;
-        let look_up = images.look_up(name.as_str(), login.as_ref());
-        let looked = tokio::time::timeout(LOOK_UP, look_up).await.unwrap_or_else(|_elapsed| {
-            let reason = format!("its registry did not answer within {} s", LOOK_UP.as_secs());
-            let (image, trouble) = (name.to_string(), PullTrouble::Unreachable);
-            Err(ImageError::Pull { image, trouble, reason })
-        });
-        match looked {
+        let said = match self.look_up(name, login.as_ref()).await {
             Ok(pin) => {
                 table.remember(key, pin.clone());
                 Ok(pin)
@@ -139,19 +158,47 @@ impl Control {
                     image = %name, reason, digest = %pin.digest,
                     "a registry does not say what a reference means; what it said last is used"
                 );
+                table.note_in_vain(&key);
                 Ok(pin)
             }
             Err(bad) => {
                 // Whatever it was, it is that no more.
                 table.answers.lock().remove(&key);
-                Err(refusal(name, bad))
+                Err(bad)
             }
-        }
+        };
+        *turn = Some((Instant::now(), said.clone()));
+        said.map_err(|bad| refusal(name, bad))
+    }
+
+    /// Asks a registry what a reference means.
+    async fn look_up(
+        &self,
+        name: &ImageName,
+        login: Option<&RegistryLogin>,
+    ) -> Result<ImagePin, ImageError> {
+        let look_up = self.0.parts.images.look_up(name.as_str(), login);
+        tokio::time::timeout(LOOK_UP, look_up).await.unwrap_or_else(|_elapsed| {
+            let reason = format!("its registry did not answer within {} s", LOOK_UP.as_secs());
+            let (image, trouble) = (name.to_string(), PullTrouble::Unreachable);
+            Err(ImageError::Pull { image, trouble, reason })
+        })
+    }
+
+    /// Returns what a registry said lately, or what it said last if it did not answer just now and
+    /// the image is here.
+    fn answer(&self, key: &AskKey, fresh: Duration) -> Option<ImagePin> {
+        let answer = self.0.images.answer(key)?;
+        let spared = || {
+            answer.in_vain.is_some_and(|at| at.elapsed() < SPARED)
+                && self.0.parts.images.is_here(&answer.pin.digest)
+        };
+        (answer.at.elapsed() < fresh || spared()).then_some(answer.pin)
     }
 
     /// Returns an old answer whose image is here.
     fn last_known(&self, key: &AskKey) -> Option<ImagePin> {
-        let pin = self.0.images.answer(key, Duration::MAX)?;
+        let pin = self.0.images.answer(key)?.pin;
         self.0.parts.images.is_here(&pin.digest).then_some(pin)
     }
 }
@@ -159,10 +206,14 @@ impl Control {
 // === impl ImageTable ===
 
 impl ImageTable {
-    fn answer(&self, key: &AskKey, fresh: Duration) -> Option<ImagePin> {
-        let answers = self.answers.lock();
-        let answer = answers.get(key).filter(|answer| answer.at.elapsed() < fresh)?;
-        Some(answer.pin.clone())
+    fn answer(&self, key: &AskKey) -> Option<Answer> {
+        self.answers.lock().get(key).cloned()
+    }
+
+    fn note_in_vain(&self, key: &AskKey) {
+        if let Some(answer) = self.answers.lock().get_mut(key) {
+            answer.in_vain = Some(Instant::now());
+        }
     }
 
     fn remember(&self, key: AskKey, pin: ImagePin) {
@@ -173,7 +224,7 @@ impl ImageTable {
             let oldest = oldest.0.clone();
             answers.remove(&oldest);
         }
-        answers.insert(key, Answer { pin, at: Instant::now() });
+        answers.insert(key, Answer { pin, at: Instant::now(), in_vain: None });
     }
 
     fn turn(&self, key: &AskKey) -> Turn {

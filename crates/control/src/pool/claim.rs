@@ -7,7 +7,7 @@ use tarn_scheduler::{Placement, PoolPlace, pool as plan_pool};
 use tarn_types::{
     PendingReason, PoolId, PoolMember, PoolRecord, ProjectId, SandboxRecord, SandboxStatus,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Member, Pool, rule_of, spec_of};
 use crate::{Control, ControlError, SandboxView, table::Live, transition::Moved};
@@ -35,10 +35,11 @@ impl Control {
         id: &PoolId,
         hold: Duration,
     ) -> Result<SandboxView, ControlError> {
+        let until = Instant::now() + hold;
         let pool = self.find_pool(project, id)?;
         let control = self.clone();
         let mut seen = self.finish("pool_claim", async move { control.claim(&pool).await }).await?;
-        Ok(self.started(&mut seen, hold).await)
+        Ok(self.started(&mut seen, until).await)
     }
 
     async fn claim(&self, pool: &Arc<Pool>) -> Result<watch::Receiver<Live>, ControlError> {

@@ -83,6 +83,10 @@ impl Control {
         let id = self.new_snapshot_id();
         // It is removed after this, and after the last copy that was made left its pending state.
         let _needed = self.use_snapshot(&id);
+        if let Some(entry) = self.0.table.get(source) {
+            // Whoever waited for its last snapshot may be quicker than the note that it is done.
+            self.release_settled(&entry.now().record).await?;
+        }
         let SandboxRecord { project, asked, .. } = self.capturable(source, &id)?;
         // Before the capture, which is in vain if there are none.
         let places = self.promise(&project, times)?;

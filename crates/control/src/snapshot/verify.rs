@@ -115,7 +115,13 @@ impl Control {
             return Err(ControlError::Unavailable { detail });
         };
         let verdict = match node.verify(id, pace).await {
-            Ok(read) => Verdict::Sound { read },
+            Ok(read) => {
+                // In the background the object store is left alone: reading it costs its owner.
+                if pace == Pace::Full && is_archived(record) && node.has_archive() {
+                    self.look_after_copy(&*node, record).await;
+                }
+                Verdict::Sound { read }
+            }
             Err(VerifyError::Damaged { detail }) => {
                 let verdict = self.other_copy(&*node, record, Lost::Damaged(&detail)).await?;
                 if matches!(verdict, Verdict::Sound { .. }) {
@@ -138,6 +144,29 @@ impl Control {
         };
         self.note(id, &verdict).await?;
         Ok(verdict)
+    }
+
+    /// Reads what the object store has of a snapshot that is whole on its node, and has it sent
+    /// again where it is not whole.
+    async fn look_after_copy(&self, node: &dyn Node, record: &SnapshotRecord) {
+        let id = &record.id;
+        let order = ArchiveOrder { snapshot: id.clone(), project: record.project.clone() };
+        let worse = match node.verify_archived(&order).await {
+            Ok(()) => return,
+            Err(VerifyError::Failed { detail }) => {
+                tracing::warn!(snapshot.id = %id, detail, "the object store's copy was not read");
+                return;
+            }
+            Err(worse @ (VerifyError::Damaged { .. } | VerifyError::Missing)) => worse,
+        };
+        tracing::error!(
+            snapshot.id = %id, error = %worse,
+            "a snapshot is whole on its node, and not in the object store: it is sent again. Look \
+             after the object store"
+        );
+        if let Err(refused) = node.mend_archived(order).await {
+            tracing::warn!(snapshot.id = %id, error = %refused, "it was not sent again");
+        }
     }
 
     /// Looks whether the object store has what its node has lost: then that is the snapshot, and is

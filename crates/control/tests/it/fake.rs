@@ -65,6 +65,8 @@ pub(crate) struct FakeNode {
     pub(crate) verified: Mutex<Vec<(SnapshotId, Pace)>>,
     /// How many of the next removals fail.
     pub(crate) discard_failures: Mutex<usize>,
+    /// What a suspended sandbox brings into memory.
+    pub(crate) brings: Mutex<Option<ByteSize>>,
     /// Why no memory goes on here.
     pub(crate) obstacle: Mutex<Option<String>>,
     /// How many GPUs of which models it has; sandboxes that are to run take them.
@@ -110,6 +112,7 @@ impl FakeNode {
             damage: Mutex::default(),
             verified: Mutex::default(),
             discard_failures: Mutex::default(),
+            brings: Mutex::default(),
             obstacle: Mutex::default(),
             gpus: Mutex::default(),
         })
@@ -360,6 +363,10 @@ impl Node for FakeNode {
         Ok(())
     }
 
+    async fn brings(&self, _id: &SandboxId) -> Option<ByteSize> {
+        *self.brings.lock()
+    }
+
     async fn obstacle(&self, _snapshot: &SnapshotId) -> Option<String> {
         self.obstacle.lock().clone()
     }
@@ -373,6 +380,11 @@ impl Node for FakeNode {
         if *self.manner.lock() == Manner::Prompt {
             self.finish_archive(Ok(())).await;
         }
+        Ok(())
+    }
+
+    async fn mend_archived(&self, order: ArchiveOrder) -> Result<(), ApplyError> {
+        self.archived.lock().insert(order.snapshot);
         Ok(())
     }
 

@@ -42,6 +42,11 @@ async fn until_answers_are_old() {
     tokio::time::sleep(Duration::from_secs(301)).await;
 }
 
+/// Waits until a registry that did not answer is asked again; time is paused.
+async fn until_nobody_is_spared() {
+    tokio::time::sleep(Duration::from_secs(30)).await;
+}
+
 /// Waits until the collector had its turn; time is paused.
 async fn until_images_were_looked_through() {
     tokio::time::sleep(Duration::from_secs(130)).await;
@@ -111,6 +116,62 @@ async fn a_reference_is_pinned_when_it_is_asked_for() {
     until_answers_are_old().await;
     world.images.set_reachable(false);
     assert_eq!(image_of(&world, APP).await, Some('b'));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_a_registry_share_what_it_says() {
+    let world = World::new(Manner::Prompt).await;
+    world.images.offer(APP, &digest('a'), None);
+    let Some(pin) = pinned(APP, 'a').pin else { unreachable!("it has one") };
+    world.images.set_answering(false);
+    let since = tokio::time::Instant::now();
+    let one = || refused(&world, APP);
+    let (first, second, third) = tokio::join!(one(), one(), one());
+    for away in [first, second, third] {
+        assert!(matches!(away, ControlError::ImageUnavailable { .. }), "{away}");
+    }
+    assert_eq!((since.elapsed().as_secs(), world.images.asked()), (20, 1));
+    world.images.set_answering(true);
+    assert_eq!(image_of(&world, APP).await, Some('a'), "a failure is for those who waited alone");
+    assert_eq!(world.images.asked(), 2);
+
+    // Where the image is here, nobody waits again for a while.
+    world.images.pull(&pin, None).await.expect("pulled");
+    until_answers_are_old().await;
+    world.images.set_answering(false);
+    let since = tokio::time::Instant::now();
+    for (asked, secs) in [(3, 20), (3, 20)] {
+        assert_eq!(image_of(&world, APP).await, Some('a'));
+        assert_eq!((world.images.asked(), since.elapsed().as_secs()), (asked, secs));
+    }
+    until_nobody_is_spared().await;
+    assert_eq!(image_of(&world, APP).await, Some('a'));
+    assert_eq!(world.images.asked(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_of_a_build_is_for_the_registry_alone() {
+    let world = World::new(Manner::Prompt).await;
+    let base = async |image: &str, login| {
+        let base = world.control.build_base(&world.project, &name(image), login, false).await;
+        base.map(|base| base.image.pin.map(|pin| pin.digest))
+    };
+    // Somebody has our names there, too.
+    world.images.offer("other", &digest('b'), None);
+    world.images.offer("team/app", &digest('b'), None);
+    world.images.offer("/1", &digest('a'), None);
+    let file = std::path::Path::new("/1");
+    world.control.image_import(None, file, None, &name("team/app")).await.expect("imported");
+    assert_eq!(base("other", Some(login())).await.expect("a stock image"), None);
+    assert_eq!(base("team/app", Some(login())).await.expect("it has a name"), Some(digest('a')));
+    assert_eq!(world.images.asked(), 0);
+    world.images.offer(APP, &digest('c'), Some(login()));
+    base(APP, None).await.expect_err("it is private");
+    assert_eq!(base(APP, Some(login())).await.expect("it is shown"), Some(digest('c')));
+    // What the project shows is shown for the pull, too.
+    world.images.offer("registry/own:1", &digest('d'), Some(login()));
+    world.control.login_put(&world.project, "registry", login()).await.expect("put");
+    assert_eq!(base("registry/own:1", None).await.expect("shown"), Some(digest('d')));
 }
 
 #[tokio::test(start_paused = true)]

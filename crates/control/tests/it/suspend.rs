@@ -174,6 +174,33 @@ async fn a_resume_without_room_goes_on_trying() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_resume_needs_room_for_what_it_brings_and_not_for_its_limit() {
+    let (world, id) = suspended().await;
+    *world.node.memory_available.lock() = ByteSize::from_mib(2000);
+    for (mib, settled) in [(1100, Settled::UnderWay), (300, Settled::Done)] {
+        *world.node.brings.lock() = Some(ByteSize::from_mib(mib));
+        let resumed = resume(&world, &id, Some(Duration::from_millis(10))).await;
+        assert_eq!(resumed.expect("taken"), settled, "{mib} MiB");
+    }
+    assert_eq!(suspend(&world, &id, HOLD).await.expect("it may"), Settled::Done);
+    // It is still there, or boots.
+    *world.node.brings.lock() = Some(ByteSize::from_mib(0));
+    assert_eq!(resume(&world, &id, HOLD).await.expect("taken"), Settled::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_during_a_resume_is_not_done_before_the_node_says_so() {
+    let (world, id) = suspended().await;
+    world.node.behave(Manner::Silent);
+    assert_eq!(resume(&world, &id, None).await.expect("taken"), Settled::UnderWay);
+    assert_eq!(suspend(&world, &id, None).await.expect("taken"), Settled::UnderWay);
+    world.node.say(&id, 3, ObservedPhase::Running).await;
+    assert_eq!(suspend(&world, &id, None).await.expect("taken"), Settled::UnderWay);
+    world.node.say(&id, 4, ObservedPhase::Suspended).await;
+    assert_eq!(suspend(&world, &id, None).await.expect("it is"), Settled::Done);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_suspend_calls_off_a_resume_that_waits() {
     let (world, id) = suspended().await;
     *world.node.memory_available.lock() = ByteSize::from_mib(2000);

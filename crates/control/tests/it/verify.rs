@@ -50,6 +50,24 @@ async fn a_sound_one_stays_what_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_is_lost_in_the_object_store_is_sent_again_when_somebody_asks() {
+    let world = World::new(Manner::Prompt).await;
+    *world.node.archives.lock() = true;
+    let id = take(&world, "box").await;
+    let is_archived = async || world.node.archived.lock().contains(&id);
+    world.until("archived", is_archived).await;
+    world.node.archived.lock().clear();
+    world.clock.advance_millis(2 * WEEK_MILLIS);
+    world.until_scrubbed().await;
+    assert!(!is_archived().await, "reading it costs its owner");
+    let read = facts().size;
+    assert_eq!(verify(&world, &id).await.expect("it is read"), Verdict::Sound { read });
+    assert!(is_archived().await);
+    *world.node.archive_away.lock() = true;
+    assert_eq!(verify(&world, &id).await.expect("it is read"), Verdict::Sound { read });
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_one_is_not_restored_and_kept_until_it_is_deleted() {
     let world = World::new(Manner::Prompt).await;
     let id = take(&world, "box").await;

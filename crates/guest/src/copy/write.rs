@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use tar::Archive;
 use tarn_guest_api::{CopyHead, CopyIn};
 
@@ -76,6 +77,7 @@ impl Target {
                 clear(&to).map_err(failed)?;
                 symlink(&*target, &to).map_err(failed)?;
                 lchown(&to, Some(facts.owner.0), Some(facts.owner.1)).map_err(failed)?;
+                facts.date_link(&to);
             } else if kind.is_file() || kind.is_contiguous() {
                 write_file(&to, &mut entry, &facts).map_err(failed)?;
             } else {
@@ -95,10 +97,13 @@ impl Target {
 
     fn facts(&self, header: &tar::Header) -> Facts {
         let id = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+        // An archive may say any time; one that there cannot be counts as none.
+        let since = Duration::from_secs(header.mtime().unwrap_or(0));
+        let modified = SystemTime::UNIX_EPOCH.checked_add(since);
         Facts {
             owner: self.owner.unwrap_or_else(|| (id(header.uid()), id(header.gid()))),
             mode: self.mode.unwrap_or_else(|| header.mode().unwrap_or(0o644) & 0o7777),
-            modified: SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime().unwrap_or(0)),
+            modified: modified.unwrap_or(SystemTime::UNIX_EPOCH),
         }
     }
 
@@ -133,6 +138,14 @@ impl Facts {
         chown(dir, Some(self.owner.0), Some(self.owner.1))?;
         fs::set_permissions(dir, Permissions::from_mode(self.mode))?;
         File::open(dir)?.set_modified(self.modified)
+    }
+
+    /// Sets the time of a link itself, where that can be done: no copy fails for it.
+    fn date_link(&self, link: &Path) {
+        let since = self.modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at = Timespec { tv_sec: i64::try_from(since.as_secs()).unwrap_or(0), tv_nsec: 0 };
+        let times = Timestamps { last_access: at, last_modification: at };
+        _ = utimensat(CWD, link, &times, AtFlags::SYMLINK_NOFOLLOW);
     }
 }
 

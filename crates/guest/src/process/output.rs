@@ -31,6 +31,8 @@ pub(crate) struct Output {
     /// The cost of all lines ever, and of those the gate has had.
     pushed: u64,
     gate: Option<Gate>,
+    /// The process is forgotten, so nothing is kept but what the gate's reader has not had.
+    discarded: bool,
     /// After the rings.
     _memory: GiveBack,
 }
@@ -90,12 +92,16 @@ impl Output {
 
     /// Takes in bytes read from a stream.
     pub(crate) fn push(&mut self, stream: OutputStream, bytes: &[u8], at_ms: u64) {
+        if self.is_discarded() {
+            return;
+        }
         let keep = self.keep(stream);
+        let retention = if self.discarded { 0 } else { STREAM_RETENTION_BYTES };
         let Self { streams, next_sequence, pushed, .. } = self;
         let target = &mut streams[index(stream)];
         let ring = &mut target.ring;
         target.splitter.push(bytes, |text| append(ring, next_sequence, pushed, text, at_ms));
-        ring.shrink_to(STREAM_RETENTION_BYTES, keep);
+        ring.shrink_to(retention, keep);
     }
 
     /// Ends a stream: its last line without newline becomes a line, and followers may stop.
@@ -110,6 +116,9 @@ impl Output {
 
     /// Adds a line of our own.
     pub(crate) fn push_note(&mut self, stream: OutputStream, text: &str, at_ms: u64) {
+        if self.is_discarded() {
+            return;
+        }
         let Self { streams, next_sequence, pushed, .. } = self;
         let ring = &mut streams[index(stream)].ring;
         append(ring, next_sequence, pushed, text, at_ms);
@@ -138,6 +147,22 @@ impl Output {
             let ring = &mut self.streams[index(stream)].ring;
             ring.shrink_to(ring.bytes().saturating_sub(excess), keep);
         }
+    }
+
+    /// Drops everything, and from now on all that comes: the process is forgotten, and descendants
+    /// that still write would fill memory that is on nobody's account. A follower is told what it
+    /// missed until now. The reader of a run misses nothing: it holds a window's worth at most.
+    pub(crate) fn discard(&mut self) {
+        self.discarded = true;
+        match self.gate {
+            Some(_) => self.shrink_to(0),
+            None => self.clear(),
+        }
+    }
+
+    /// Returns whether what comes is dropped.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.discarded && self.gate.is_none()
     }
 
     /// Moves a cursor over the next item and returns it.
@@ -175,12 +200,24 @@ impl Output {
     /// Removes the gate: its reader is gone.
     pub(crate) fn gate_open(&mut self) {
         self.gate = None;
+        if self.discarded {
+            self.clear();
+        }
     }
 
     /// Returns whether the pipes must not be read for now.
     pub(crate) fn is_gated(&self) -> bool {
         let lag = self.gate.as_ref().map_or(0, |gate| self.pushed - gate.delivered);
         lag >= GATE_WINDOW_BYTES
+    }
+
+    fn clear(&mut self) {
+        for StreamOutput { ring, splitter, .. } in &mut self.streams {
+            ring.clear();
+            *splitter = LineSplitter::default();
+        }
+        // This one may live on for long, as its collector does.
+        drop(GiveBack);
     }
 
     fn keep(&self, stream: OutputStream) -> u64 {

@@ -108,6 +108,11 @@ impl Ring {
         self.bytes += line.cost();
     }
 
+    /// Drops all lines.
+    pub(crate) fn clear(&mut self) {
+        (self.blocks, self.first, self.bytes) = (VecDeque::new(), self.end, 0);
+    }
+
     /// Drops the oldest lines until at most `max_bytes` are in use, but none from `keep` on.
     pub(crate) fn shrink_to(&mut self, max_bytes: usize, keep: u64) {
         while self.bytes > max_bytes && self.first < keep {
@@ -249,6 +254,9 @@ mod tests {
         assert_eq!((ring.blocks.capacity(), ring.bytes()), (0, 0));
         ring.push(line(1, "again"));
         assert_eq!(ring.get(100_000), Some(line(1, "again")));
+        ring.clear();
+        assert_eq!((ring.blocks.capacity(), ring.bytes()), (0, 0));
+        assert_eq!((ring.first(), ring.end(), ring.get(100_000)), (100_001, 100_001, None));
     }
 
     proptest! {

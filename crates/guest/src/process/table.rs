@@ -193,14 +193,19 @@ impl ProcessTable {
     }
 
     /// Adds what was read from a process's pipe, and keeps the sum of all output under the cap.
+    /// That of a forgotten one is dropped: it was read all the same, so that descendants which
+    /// still write are not held up.
     pub(crate) fn push_output(&self, process: &Process, stream: OutputStream, bytes: &[u8]) {
         let (before, after) = {
             let mut output = process.output.borrow_mut();
+            if output.is_discarded() {
+                return;
+            }
             let before = output.bytes();
             output.push(stream, bytes, now_ms());
             (before, output.bytes())
         };
-        // One that was forgotten, but whose descendants still write, is on nobody's account.
+        // What the reader of a run holds of a forgotten one is on nobody's account, but bounded.
         if self.by_handle(process.handle()).is_some() {
             self.output_bytes.set((self.output_bytes.get() + after).saturating_sub(before));
             if self.output_bytes.get() > self.output_cap.get() {
@@ -240,15 +245,19 @@ impl ProcessTable {
             entries.by_pid.remove(&process.pid());
         }
         self.log.forget(process);
-        let bytes = process.output.borrow().bytes();
-        self.output_bytes.set(self.output_bytes.get().saturating_sub(bytes));
+        let mut output = process.output.borrow_mut();
+        self.output_bytes.set(self.output_bytes.get().saturating_sub(output.bytes()));
+        output.discard();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{EndStatus, NewProcess, Stdin, output::Output};
+    use crate::process::{
+        EndStatus, NewProcess, Stdin,
+        output::{Cursor, Item, Output, Selection},
+    };
 
     fn add(table: &ProcessTable, pid: i32) -> Rc<Process> {
         let process = Rc::new(Process::new(NewProcess {
@@ -318,6 +327,31 @@ mod tests {
         assert_eq!(size(&finished), 0);
         assert_eq!(size(&small), before);
         assert!(table.output_bytes.get() <= 4 << 20);
+    }
+
+    #[test]
+    fn a_forgotten_process_keeps_no_output_whoever_still_writes_it() {
+        let table = ProcessTable::default();
+        table.set_output_cap(4 << 20);
+        let first = add(&table, 9);
+        table.push_output(&first, OutputStream::Stdout, b"one\ntwo\nrest");
+        write(&table, &first, 1 << 20);
+        end(&table, 9);
+        assert!(table.output_bytes.get() > 1 << 19);
+        let second = add(&table, 9);
+        assert_eq!((first.output.borrow().bytes(), table.output_bytes.get()), (0, 0));
+        let changed = first.subscribe();
+        write(&table, &first, 1 << 20);
+        table.push_output(&first, OutputStream::Stderr, b"more\nand more");
+        assert_eq!((first.output.borrow().bytes(), table.output_bytes.get()), (0, 0));
+        assert!(!changed.has_changed().expect("it is there"), "nobody is told");
+        let (output, mut cursor) = (first.output.borrow(), Cursor::new(Selection::Both));
+        let dropped = u64::try_from((1 << 20) / 1023 + 2).expect("small");
+        let item = output.next(&mut cursor);
+        assert!(matches!(item, Some(Item::Dropped { count, .. }) if count == dropped), "{item:?}");
+        assert_eq!(output.next(&mut cursor), None);
+        write(&table, &second, 64 << 10);
+        assert_eq!(table.output_bytes.get(), second.output.borrow().bytes());
     }
 
     #[test]

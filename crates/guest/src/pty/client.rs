@@ -5,7 +5,7 @@ use std::{borrow::Cow, io, rc::Rc, time::Duration};
 use tarn_daemon_api::{ClientFrame, MAX_PTY_MESSAGE_BYTES, ServerFrame, exit_reason};
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -17,8 +17,12 @@ use super::{
 use crate::{
     clock::{Passed, Timer},
     scratch::Scratch,
-    websocket::{Beat, Broken, HEADER_BYTES, INTERVAL, WebSocket, close_code},
+    websocket::{Beat, Broken, HEADER_BYTES, WebSocket, close_code},
 };
+
+/// Between two pings: the blocking client of the Python SDK gives a connection up on which nothing
+/// has come for 10 s, and a program at a terminal may well be silent for longer.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Output goes in messages of at most this.
 const OUTPUT_BYTES: usize = 32 << 10;
@@ -31,6 +35,9 @@ const LAG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client of a terminal that has ended is given this time to say READY.
 const READY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a program may take to read what a client typed that has gone.
+const INPUT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Not every kernel says when a terminal takes input again.
 const INPUT_RETRY: Duration = Duration::from_millis(200);
@@ -85,13 +92,17 @@ pub(crate) async fn serve(
         begun: Instant::now(),
     };
     let leave = client.visit(scratch).await;
-    let Client { attachment, socket, .. } = client;
+    let Client { attachment, socket, input, .. } = client;
     // From here on it holds nobody up, however slowly it reads.
     drop(attachment);
-    match leave {
-        Leave::Told(Farewell { code, reason }) => socket.close(code, &reason).await,
-        Leave::Gone => socket.into_stream(),
-    }
+    let farewell = async {
+        match leave {
+            Leave::Told(Farewell { code, reason }) => socket.close(code, &reason).await,
+            Leave::Gone => socket.into_stream(),
+        }
+    };
+    let (stream, ()) = tokio::join!(farewell, deliver(session, input));
+    stream
 }
 
 // === impl Client ===
@@ -99,7 +110,7 @@ pub(crate) async fn serve(
 impl Client {
     async fn visit(&mut self, scratch: &Scratch) -> Leave {
         let mut changed = self.session().subscribe();
-        let mut beat = Timer::new(INTERVAL);
+        let mut beat = Timer::new(PING_INTERVAL);
         let mut lag = Timer::new(LAG_PATIENCE);
         let mut ready = Timer::new(READY_PATIENCE);
         loop {
@@ -139,7 +150,7 @@ impl Client {
                 }
             };
             if let Some(passed) = passed
-                && self.socket.beat(Beat::new(passed, !listens || !flushed)).is_err()
+                && self.socket.beat(PING_INTERVAL, Beat::new(passed, !listens)).is_err()
             {
                 return Leave::Gone;
             }
@@ -153,10 +164,11 @@ impl Client {
         if self.takes_input() {
             self.receive(scratch)?;
         }
+        // Before a close is heeded: what came together with it was typed, too.
+        write_input(self.attachment.session(), &mut self.input);
         if self.socket.is_peer_closed() {
             return Err(told(close_code::NORMAL, ""));
         }
-        self.write_input();
         moved |= self.send_output(scratch)?;
         let end = self.session().history.borrow().end();
         match self.at {
@@ -229,21 +241,6 @@ impl Client {
         }
     }
 
-    /// Gives the terminal what it takes of the input.
-    fn write_input(&mut self) {
-        while !self.input.is_empty() {
-            // Nobody reads what is typed at a program that has ended.
-            let Some(device) = self.session().device() else { break };
-            match device.try_write(&self.input) {
-                Ok(count) => drop(self.input.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // One that takes nothing more is about to end.
-                Err(_) => break,
-            }
-        }
-        self.input = Vec::new();
-    }
-
     /// Sends what is new; returns whether there was any that the kernel took at once.
     fn send_output(&mut self, scratch: &Scratch) -> Result<bool, Leave> {
         let Some(mut at) = self.at else { return Ok(false) };
@@ -302,6 +299,36 @@ impl From<Broken> for Leave {
 
 fn told(code: u16, reason: impl Into<Cow<'static, str>>) -> Leave {
     Leave::Told(Farewell { code, reason: reason.into() })
+}
+
+/// Gives the terminal what it takes of the input; what stays waits for it.
+fn write_input(session: &Session, input: &mut Vec<u8>) {
+    while !input.is_empty() {
+        // Nobody reads what is typed at a program that has ended.
+        let Some(device) = session.device() else { break };
+        match device.try_write(input) {
+            Ok(count) => drop(input.drain(..count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // One that takes nothing more is about to end.
+            Err(_) => break,
+        }
+    }
+    *input = Vec::new();
+}
+
+/// Gives the terminal the last of what a client typed that has gone, if it takes it in time.
+async fn deliver(session: &Session, mut input: Vec<u8>) {
+    let all = async {
+        loop {
+            write_input(session, &mut input);
+            if input.is_empty() {
+                return;
+            }
+            takes_bytes(session.device()).await;
+        }
+    };
+    // A program that does not read within this time will not.
+    drop(timeout(INPUT_PATIENCE, all).await);
 }
 
 /// Waits until a terminal may take input again; for ever without one.

@@ -4,22 +4,23 @@ use std::time::Duration;
 
 use crate::clock::Passed;
 
-/// Between two pings (spec 05 §4).
-pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
+/// How long a peer may say nothing at all after a ping (spec 05 §4).
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The state of one connection's pings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heartbeat {
-    awaited: bool,
+    /// How long the peer has had for an answer to the oldest ping that is out; none if none is.
+    unanswered: Option<Duration>,
 }
 
 /// What the end of an interval was like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beat {
-    /// The interval passed, and the connection could be read and written.
+    /// The interval passed, and the connection could be read.
     Regular,
-    /// The sandbox was frozen meanwhile, or nothing could pass because somebody does not read: a
-    /// pong could not have come.
+    /// The sandbox was frozen meanwhile, or nothing was read as nobody takes it: a pong could not
+    /// have come.
     Excused,
 }
 
@@ -28,8 +29,6 @@ pub(crate) enum Beat {
 pub(crate) enum Verdict {
     /// Send a ping.
     Ping,
-    /// Wait for another interval.
-    Wait,
     /// The peer has gone.
     GiveUp,
 }
@@ -37,8 +36,7 @@ pub(crate) enum Verdict {
 // === impl Beat ===
 
 impl Beat {
-    /// Judges an interval. `held_up`: somebody's slowness has kept pongs from us, or pings from
-    /// the peer.
+    /// Judges an interval. `held_up`: somebody's slowness has kept the peer's frames from us.
     pub(crate) fn new(passed: Passed, held_up: bool) -> Self {
         match passed {
             Passed::Regular if !held_up => Self::Regular,
@@ -50,22 +48,25 @@ impl Beat {
 // === impl Heartbeat ===
 
 impl Heartbeat {
-    /// Notes a pong.
-    pub(crate) fn pong(&mut self) {
-        self.awaited = false;
+    /// Notes a sign of life of whatever kind: the pong of a slow peer comes after all that it sends
+    /// before.
+    pub(crate) fn heard(&mut self) {
+        self.unanswered = None;
     }
 
     /// Decides at the end of an interval.
-    pub(crate) fn tick(&mut self, beat: Beat) -> Verdict {
-        match (beat, self.awaited) {
-            (Beat::Regular, true) => Verdict::GiveUp,
-            // The ping that is out will do; a second one would only queue up behind it.
-            (Beat::Excused, true) => Verdict::Wait,
-            (Beat::Regular | Beat::Excused, false) => {
-                self.awaited = true;
-                Verdict::Ping
-            }
+    pub(crate) fn tick(&mut self, interval: Duration, beat: Beat) -> Verdict {
+        let waited = match (beat, self.unanswered) {
+            (Beat::Regular, Some(waited)) => waited + interval,
+            // It may go on like that for long. So the ping is repeated, as only what is sent shows
+            // that nobody is there any more.
+            (Beat::Excused, Some(_)) | (Beat::Regular | Beat::Excused, None) => Duration::ZERO,
+        };
+        if waited >= PATIENCE {
+            return Verdict::GiveUp;
         }
+        self.unanswered = Some(waited);
+        Verdict::Ping
     }
 }
 
@@ -73,24 +74,33 @@ impl Heartbeat {
 mod tests {
     use super::*;
 
+    const SLOW: Duration = Duration::from_secs(30);
+    const QUICK: Duration = Duration::from_secs(5);
+
     #[test]
-    fn a_peer_is_given_up_one_interval_after_a_ping_it_did_not_answer() {
-        let mut heart = Heartbeat::default();
-        assert_eq!(heart.tick(Beat::Regular), Verdict::Ping);
-        heart.pong();
-        assert_eq!(heart.tick(Beat::Regular), Verdict::Ping);
-        assert_eq!(heart.tick(Beat::Regular), Verdict::GiveUp);
+    fn a_peer_is_given_up_30_s_after_a_ping_that_nothing_followed() {
+        for (interval, pings) in [(SLOW, 1), (QUICK, 6)] {
+            let mut heart = Heartbeat::default();
+            assert_eq!(heart.tick(interval, Beat::Regular), Verdict::Ping);
+            heart.heard();
+            for ping in 0..pings {
+                assert_eq!(heart.tick(interval, Beat::Regular), Verdict::Ping, "{ping}");
+            }
+            assert_eq!(heart.tick(interval, Beat::Regular), Verdict::GiveUp);
+        }
     }
 
     #[test]
-    fn a_freeze_gives_a_fresh_interval() {
-        let mut heart = Heartbeat::default();
-        assert_eq!(heart.tick(Beat::Regular), Verdict::Ping);
-        assert_eq!(heart.tick(Beat::Excused), Verdict::Wait);
-        assert_eq!(heart.tick(Beat::Excused), Verdict::Wait);
-        heart.pong();
-        assert_eq!(heart.tick(Beat::Regular), Verdict::Ping);
-        assert_eq!(heart.tick(Beat::Excused), Verdict::Wait);
-        assert_eq!(heart.tick(Beat::Regular), Verdict::GiveUp);
+    fn a_freeze_gives_all_the_time_again() {
+        for (interval, pings) in [(SLOW, 0), (QUICK, 5)] {
+            let mut heart = Heartbeat::default();
+            for beat in [Beat::Regular, Beat::Excused, Beat::Excused] {
+                assert_eq!(heart.tick(interval, beat), Verdict::Ping, "{beat:?}");
+            }
+            for ping in 0..pings {
+                assert_eq!(heart.tick(interval, Beat::Regular), Verdict::Ping, "{ping}");
+            }
+            assert_eq!(heart.tick(interval, Beat::Regular), Verdict::GiveUp);
+        }
     }
 }

@@ -18,7 +18,7 @@ mod socket;
 
 pub(crate) use self::{
     frame::{Decoder, HEADER_BYTES, Item},
-    heartbeat::{Beat, INTERVAL},
+    heartbeat::Beat,
     socket::{Broken, WebSocket},
 };
 

@@ -98,6 +98,8 @@ impl WebSocket {
         } else {
             early.as_mut_slice()
         };
+        // Any byte will do: a large frame may be long under way.
+        self.heartbeat.heard();
         while !input.is_empty() {
             let (taken, item) = self.decoder.decode(input)?;
             match item {
@@ -112,7 +114,7 @@ impl WebSocket {
                     self.outbox.extend_from_slice(head.get(..length).unwrap_or_default());
                     self.outbox.extend_from_slice(bytes);
                 }
-                Some(Item::Pong) => self.heartbeat.pong(),
+                Some(Item::Pong) => {}
                 Some(Item::Close) => self.peer_closed = true,
             }
             input = input.get_mut(taken..).unwrap_or_default();
@@ -153,15 +155,21 @@ impl WebSocket {
         let before = self.sent;
         while let Some(rest) = self.outbox.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match try_write(&self.stream, rest)? {
-                0 => return Ok(self.sent > before),
+                0 => break,
                 count => self.sent += count,
             }
         }
         let moved = self.sent > before;
-        self.sent = 0;
-        self.outbox.clear();
-        if self.outbox.capacity() > KEPT_OUTBOX_BYTES {
-            self.outbox = Vec::new();
+        if moved {
+            // The kernel has room again as the peer has taken something.
+            self.heartbeat.heard();
+        }
+        if self.is_flushed() {
+            self.sent = 0;
+            self.outbox.clear();
+            if self.outbox.capacity() > KEPT_OUTBOX_BYTES {
+                self.outbox = Vec::new();
+            }
         }
         Ok(moved)
     }
@@ -180,11 +188,15 @@ impl WebSocket {
         drop(self.stream.ready(interest).await);
     }
 
-    /// Pings, or gives the peer up; called every [`super::INTERVAL`].
-    pub(crate) fn beat(&mut self, beat: Beat) -> Result<(), Broken> {
-        match self.heartbeat.tick(beat) {
+    /// Pings, or gives the peer up; called at the end of every interval.
+    pub(crate) fn beat(&mut self, interval: Duration, beat: Beat) -> Result<(), Broken> {
+        if !self.is_flushed() {
+            // A ping would only queue up behind what waits for a peer that does not read. It is
+            // not needed, either: the kernel asks such a peer by itself, and gives it up in time.
+            return Ok(());
+        }
+        match self.heartbeat.tick(interval, beat) {
             Verdict::Ping => self.send(Opcode::Ping, b""),
-            Verdict::Wait => Ok(()),
             Verdict::GiveUp => Err(Broken::Gone),
         }
     }
@@ -240,5 +252,98 @@ fn try_write(stream: &TcpStream, bytes: &[u8]) -> Result<usize, Broken> {
         Ok(count) => Ok(count),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
         Err(_) => Err(Broken::Gone),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    /// A WebSocket that can be written to, and the client's end of its connection.
+    async fn pair() -> (WebSocket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).await.expect("connected");
+        let (stream, _peer) = listener.accept().await.expect("accepted");
+        stream.writable().await.expect("writable");
+        (WebSocket::new(stream, Bytes::new()), client)
+    }
+
+    /// Reads once something has come.
+    async fn receive(socket: &mut WebSocket) {
+        let mut buffer = vec![0; 100];
+        while !socket.receive(&mut buffer, |_, _| {}).expect("good frames") {
+            socket.ready(true).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_a_client_sends_is_a_sign_of_life() {
+        let table: &[(&str, &[u8])] = &[
+            ("a pong", &[0x8a, 0x80, 0, 0, 0, 0]),
+            ("a ping", &[0x89, 0x80, 0, 0, 0, 0]),
+            ("data", &[0x82, 0x81, 0, 0, 0, 0, b'x']),
+            ("a piece of data", &[0x82, 0xfe, 1, 0, 0, 0, 0, 0, b'x']),
+            ("a piece of a head", &[0x82]),
+        ];
+        for (what, bytes) in table {
+            let (mut socket, mut client) = pair().await;
+            assert_eq!(socket.beat(INTERVAL, Beat::Regular), Ok(()));
+            client.write_all(bytes).await.expect("sent");
+            receive(&mut socket).await;
+            socket.flush().expect("open");
+            assert_eq!(socket.beat(INTERVAL, Beat::Regular), Ok(()), "{what}");
+            assert_eq!(socket.beat(INTERVAL, Beat::Regular), Err(Broken::Gone), "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_is_not_given_up() {
+        let (mut socket, mut client) = pair().await;
+        let message = vec![0; 64 << 10];
+        assert_eq!(socket.beat(INTERVAL, Beat::Regular), Ok(()));
+        let mut sent = 2;
+        while socket.is_flushed() {
+            socket.send(Opcode::Binary, &message).expect("open");
+            sent += HEADER_BYTES + message.len();
+        }
+        let waits = socket.outbox.len();
+        for _ in 0..5 {
+            assert_eq!(socket.beat(INTERVAL, Beat::Regular), Ok(()));
+        }
+        assert_eq!(socket.outbox.len(), waits, "nothing queues up");
+        let (mut buffer, mut taken) = (vec![0; 1 << 20], 0);
+        while !socket.is_flushed() {
+            tokio::select! {
+                read = client.read(&mut buffer) => taken += read.expect("read"),
+                () = socket.ready(false) => {}
+            }
+            socket.flush().expect("open");
+        }
+        while taken < sent {
+            taken += client.read(&mut buffer).await.expect("read");
+        }
+        assert_eq!(socket.beat(INTERVAL, Beat::Regular), Ok(()), "it has taken something");
+        assert_eq!(socket.beat(INTERVAL, Beat::Regular), Err(Broken::Gone));
+    }
+
+    #[tokio::test]
+    async fn one_that_has_gone_is_noticed_though_it_is_not_read() {
+        let (mut socket, client) = pair().await;
+        drop(client);
+        // The first ping is answered by a reset, the second fails.
+        let mut beats = 0;
+        while socket.beat(INTERVAL, Beat::Excused).is_ok() {
+            beats += 1;
+            assert!(beats < 100_000, "never noticed");
+            tokio::task::yield_now().await;
+        }
     }
 }

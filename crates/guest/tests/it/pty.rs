@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     daemon::{TestDaemon, stopwatch, wait_until},
-    websocket::{BINARY, Message, TEXT, WebSocket, frame},
+    websocket::{BINARY, CLOSE, Message, TEXT, WebSocket, frame},
 };
 
 /// A terminal that a test made.
@@ -243,7 +243,8 @@ fn output_waits_for_ready_and_is_replayed_to_whoever_comes_later() {
     read_until(&mut socket, "second\r\n");
     // Had it been sent anything, that would come before the answer to this.
     early.send(crate::websocket::PING, b"?");
-    assert_eq!(early.next(), Message::Pong(b"?".to_vec()));
+    let first = std::iter::from_fn(|| Some(early.next())).find(|it| *it != Message::Ping);
+    assert_eq!(first, Some(Message::Pong(b"?".to_vec())));
     early.send(BINARY, READY);
     let seen = read_until(&mut early, "second\r\n");
     assert!(seen.starts_with("first\r\n"), "{seen:?}");
@@ -262,6 +263,44 @@ fn output_waits_for_ready_and_is_replayed_to_whoever_comes_later() {
     read_until(&mut again, "third\r\n");
     type_in(&mut again, "\x04");
     assert_eq!(read_to_end(&mut again).2, closed(1000, "exit:0"));
+}
+
+#[test]
+fn a_silent_terminal_is_pinged_before_blocking_clients_give_up() {
+    let daemon = TestDaemon::open();
+    let terminal = Terminal::shell(&daemon, "sleep 1000");
+    let mut socket = terminal.attach();
+    let since = stopwatch();
+    assert_eq!(socket.next(), Message::Ping);
+    // The Python SDK waits for 10 s.
+    assert!(since() < Duration::from_secs(10), "{:?}", since());
+    assert_eq!(socket.next(), Message::Ping, "one without an answer is no reason to go");
+    assert_eq!(terminal.info()["is_alive"], true);
+}
+
+#[test]
+fn what_comes_together_with_a_close_was_typed() {
+    let daemon = TestDaemon::open();
+    let terminal = Terminal::shell(&daemon, "stty -echo; echo on; read line; echo got $line; cat");
+    let mut socket = terminal.attach();
+    read_until(&mut socket, "on\r\n");
+    let close = frame(CLOSE, &1000_u16.to_be_bytes());
+    socket.send_raw(&[frame(BINARY, b"\x00hello\n"), close.clone()].concat());
+    assert_eq!(read_to_end(&mut socket).2, closed(1000, ""));
+    read_until(&mut terminal.attach(), "got hello\r\n");
+    terminal.kill();
+
+    // More than a terminal holds, of which nothing is read at first.
+    let script = "stty raw -echo; echo on; sleep 1; head -c 180000 | wc -c > count; sleep 1000";
+    let terminal = Terminal::shell(&daemon, script);
+    let mut socket = terminal.attach();
+    read_until(&mut socket, "on");
+    let part = frame(BINARY, &[&b"\x00"[..], &[b'x'; 60_000]].concat());
+    socket.send_raw(&[part.clone(), part.clone(), part, close].concat());
+    assert_eq!(read_to_end(&mut socket).2, closed(1000, ""));
+    let count = || std::fs::read_to_string(daemon.dir.path().join("count")).unwrap_or_default();
+    wait_until("all was read", || count().trim() == "180000");
+    terminal.kill();
 }
 
 #[test]
@@ -482,9 +521,15 @@ fn who_never_reads_is_sent_away_and_nobody_waits_for_it() {
 }
 
 #[test]
-fn input_that_nobody_reads_is_bounded() {
+fn input_that_nobody_reads_is_bounded_and_who_has_sent_it_may_go() {
     let daemon = TestDaemon::open();
     let terminal = Terminal::shell(&daemon, "stty raw -echo; echo on; sleep 1000");
+    let (mut without, mut looks) = (usize::MAX, 0);
+    wait_until("the requests of before are over", || {
+        without = without.min(daemon.descriptors());
+        looks += 1;
+        looks > 20
+    });
     let mut socket = terminal.attach();
     read_until(&mut socket, "on");
     socket.socket().set_nonblocking(true).expect("set");
@@ -504,6 +549,9 @@ fn input_that_nobody_reads_is_bounded() {
     let kib: u64 =
         line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
     assert!(kib < 32 << 10, "{line}");
+    // Nothing more of it is read, so not its end either; but a ping finds nobody.
+    drop(socket);
+    wait_until("its connection is closed", || daemon.descriptors() <= without);
     assert_eq!(terminal.info()["is_alive"], true);
 }
 

@@ -123,6 +123,17 @@ impl Archive for SimArchive {
         Ok(Archived { uri, size, sent: size })
     }
 
+    async fn mend(
+        &self,
+        project: &ProjectId,
+        name: &CaptureName,
+        progress: OnProgress<'_>,
+    ) -> Result<Archived, ArchiveError> {
+        self.captures.open(name).await?;
+        self.table.lock().remove(&(project.clone(), name.to_owned()));
+        self.store(project, name, progress).await
+    }
+
     async fn fetch(
         &self,
         project: &ProjectId,

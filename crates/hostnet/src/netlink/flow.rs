@@ -1,6 +1,10 @@
 //! Flows the kernel remembers (`linux/netfilter/nfnetlink_conntrack.h`).
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use nix::errno::Errno;
 
@@ -34,6 +38,7 @@ const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_COUNTERS_BYTES: u16 = 2;
 const CTA_FILTER_F_CTA_IP_SRC: u32 = 1;
+const CTA_FILTER_F_CTA_IP_DST: u32 = 2;
 /// struct nfgenmsg of every family; of one it begins with its number.
 const NFGENMSG: [u8; 4] = [0; 4];
 const AF_INET: u8 = 2;
@@ -42,6 +47,11 @@ const AF_INET6: u8 = 10;
 /// The last state of TCP in which both ends may still send (`nf_conntrack_tcp.h`: none, SYN_SENT,
 /// SYN_RECV, ESTABLISHED, FIN_WAIT, ...).
 const TCP_CONNTRACK_ESTABLISHED: u8 = 3;
+
+/// How many flows the kernel remembers.
+const FLOW_COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+/// So many flows are shown in the time of a walk over the kernel's table (5 ms).
+const FEW_FLOWS: u32 = 4000;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -89,14 +99,29 @@ pub(super) struct Seen {
     pub(super) state: FlowState,
 }
 
+/// The two ends of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// Who began it.
+    pub(crate) from: IpAddr,
+    /// With whom, as far as who began it knows.
+    pub(crate) to: IpAddr,
+}
+
+/// Which end of a flow an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    From,
+    To,
+}
+
 /// Lists the flows that an address began.
 pub(crate) fn flows_of(address: IpAddr) -> Result<HashMap<Flow, FlowState>, NetlinkError> {
-    let mut flows = HashMap::new();
-    dump(Family::Netfilter, list_of(address), |flow| {
+    let flows = dump(Family::Netfilter, list_of(address, End::From), |flow| {
         let seen = read_flow(flow).filter(|seen| seen.from == address);
-        flows.extend(seen.map(|seen| (seen.flow, seen.state)));
+        seen.map(|seen| (seen.flow, seen.state))
     })?;
-    Ok(flows)
+    Ok(flows.into_iter().collect())
 }
 
 /// Reads a flow.
@@ -135,41 +160,66 @@ pub(super) fn read_flow(payload: &[u8]) -> Option<Seen> {
     Some(Seen { from: address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, flow, state })
 }
 
-/// Makes the kernel forget the flows that an address began.
-///
-/// Listed and deleted one by one: deleting by filter needs Linux 6.8. Walking the kernel's table
-/// takes 5 ms (262144 buckets) even when it is empty, so once for an address has to do: of flows
-/// toward it, which only the host begins, nothing is left that could reach the next sandbox.
-pub(crate) fn forget_flows_of(address: IpAddr) -> Result<usize, NetlinkError> {
-    // The list may have others': a kernel older than 5.8 lists every flow. So look again.
-    forget(list_of(address), |source| source == address)
+/// Makes the kernel forget the flows that others began with an address. One walk over the kernel's
+/// table, which takes 5 ms (262144 buckets) even when it is empty.
+pub(crate) fn forget_flows_to(address: Ipv4Addr) -> Result<usize, NetlinkError> {
+    let address = IpAddr::from(address);
+    forget(list_of(address, End::To), |ends| ends.to == address)
 }
 
-/// Asks for the flows that an address began, or for more than those.
-fn list_of(address: IpAddr) -> Message {
+/// Makes the kernel forget the flows that addresses are an end of.
+pub(crate) fn forget_flows_of(addresses: &[IpAddr]) -> Result<usize, NetlinkError> {
+    let chosen = |ends: Ends| addresses.contains(&ends.from) || addresses.contains(&ends.to);
+    if are_few() {
+        return forget_flows(chosen);
+    }
+    // A walk for each end rather than one that shows whatever the host has.
+    let mut count = 0;
+    for address in addresses {
+        count += forget(list_of(*address, End::From), chosen)?;
+        // Of IPv6 that was a list of all.
+        if address.is_ipv4() {
+            count += forget(list_of(*address, End::To), chosen)?;
+        }
+    }
+    Ok(count)
+}
+
+/// Makes the kernel forget every flow that is chosen by its ends.
+pub(crate) fn forget_flows(chosen: impl Fn(Ends) -> bool) -> Result<usize, NetlinkError> {
+    forget(Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &NFGENMSG), chosen)
+}
+
+/// Says whether all that the kernel remembers are soon shown.
+fn are_few() -> bool {
+    let count = fs::read_to_string(FLOW_COUNT).ok().and_then(|text| text.trim().parse().ok());
+    count.is_some_and(|count: u32| count <= FEW_FLOWS)
+}
+
+/// Asks for the flows that an address is one end of, or for more than those: whoever asks looks
+/// again.
+fn list_of(address: IpAddr, end: End) -> Message {
     let list = |family| Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &of_family(family));
     let IpAddr::V4(address) = address else {
         // Kernels as of 2026 (`ctnetlink_filter_match_tuple`) take a filter of IPv6 addresses the
         // wrong way round: they list all flows but the ones asked for.
         return list(AF_INET6);
     };
+    let (place, flag) = match end {
+        End::From => (CTA_IP_V4_SRC, CTA_FILTER_F_CTA_IP_SRC),
+        End::To => (CTA_IP_V4_DST, CTA_FILTER_F_CTA_IP_DST),
+    };
+    // A kernel older than 5.8 takes no filter, and lists every flow.
     list(AF_INET)
         .nested(CTA_TUPLE_ORIG, |tuple| {
-            tuple.nested(CTA_TUPLE_IP, |ip| ip.attribute(CTA_IP_V4_SRC, &address.octets()))
+            tuple.nested(CTA_TUPLE_IP, |ip| ip.attribute(place, &address.octets()))
         })
-        .nested(CTA_FILTER, |filter| {
-            filter.attribute(CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_IP_SRC.to_ne_bytes())
-        })
+        .nested(CTA_FILTER, |filter| filter.attribute(CTA_FILTER_ORIG_FLAGS, &flag.to_ne_bytes()))
 }
 
-/// Makes the kernel forget the flows of every address that is chosen.
-pub(crate) fn forget_flows(chosen: impl Fn(IpAddr) -> bool) -> Result<usize, NetlinkError> {
-    forget(Message::new(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, &NFGENMSG), chosen)
-}
-
-fn forget(list: Message, chosen: impl Fn(IpAddr) -> bool) -> Result<usize, NetlinkError> {
-    let mut doomed = Vec::new();
-    dump(Family::Netfilter, list, |flow| doomed.extend(deletion(flow, &chosen)))?;
+/// Lists flows and deletes them one by one: deleting by filter needs Linux 6.8.
+fn forget(list: Message, chosen: impl Fn(Ends) -> bool) -> Result<usize, NetlinkError> {
+    let doomed = dump(Family::Netfilter, list, |flow| deletion(flow, &chosen))?;
     let count = doomed.len();
     for message in doomed {
         match transact(Family::Netfilter, vec![message]) {
@@ -182,15 +232,17 @@ fn forget(list: Message, chosen: impl Fn(IpAddr) -> bool) -> Result<usize, Netli
     Ok(count)
 }
 
-fn deletion(flow: &[u8], chosen: impl Fn(IpAddr) -> bool) -> Option<Message> {
+fn deletion(flow: &[u8], chosen: impl Fn(Ends) -> bool) -> Option<Message> {
     let attributes = Attributes::behind(flow, NFGENMSG.len());
     let tuple = attributes.find(CTA_TUPLE_ORIG)?;
     let ip = Attributes::inside(Attributes::inside(tuple).find(CTA_TUPLE_IP)?);
-    let source = read_address(ip.find(CTA_IP_V4_SRC).or_else(|| ip.find(CTA_IP_V6_SRC))?)?;
-    if !chosen(source) {
+    let address = |v4, v6| read_address(ip.find(v4).or_else(|| ip.find(v6))?);
+    let from = address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?;
+    let to = address(CTA_IP_V4_DST, CTA_IP_V6_DST)?;
+    if !chosen(Ends { from, to }) {
         return None;
     }
-    let head = of_family(if source.is_ipv4() { AF_INET } else { AF_INET6 });
+    let head = of_family(if from.is_ipv4() { AF_INET } else { AF_INET6 });
     let message = Message::new(kind(IPCTNL_MSG_CT_DELETE), NLM_F_ACK, &head)
         .nested(CTA_TUPLE_ORIG, |inner| inner.raw(tuple));
     Some(match attributes.find(CTA_ZONE) {
@@ -217,5 +269,42 @@ impl Flow {
 
     pub(super) fn is_ping(self) -> bool {
         [ICMP, ICMPV6].contains(&self.protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::message::{HEADER, octets};
+
+    /// A flow as the kernel tells it.
+    fn told(from: &str, to: &str) -> Vec<u8> {
+        let [from, to] = [from, to].map(|text| octets(text.parse().expect("an address")));
+        let is_ipv4 = from.len() == 4;
+        let family = if is_ipv4 { AF_INET } else { AF_INET6 };
+        let [source, target] =
+            if is_ipv4 { [CTA_IP_V4_SRC, CTA_IP_V4_DST] } else { [CTA_IP_V6_SRC, CTA_IP_V6_DST] };
+        let message = Message::new(0, 0, &of_family(family)).nested(CTA_TUPLE_ORIG, |tuple| {
+            tuple.nested(CTA_TUPLE_IP, |ip| ip.attribute(source, &from).attribute(target, &to))
+        });
+        message.finish(1).split_off(HEADER)
+    }
+
+    #[test]
+    fn a_flow_is_chosen_by_either_end() {
+        let slot = ["198.18.0.1", "fd74:6172:6e00:1::c612:1"];
+        let slot = slot.map(|text| text.parse::<IpAddr>().expect("an address"));
+        for (from, to, [began, was_reached]) in [
+            ("198.18.0.1", "203.0.113.7", [true, false]),
+            ("169.254.77.1", "198.18.0.1", [false, true]),
+            ("169.254.77.1", "198.18.0.2", [false, false]),
+            ("fd74:6172:6e00:1::c612:1", "2001:db8::1", [true, false]),
+            ("fd74:6172:6e00:1::c612:2", "2001:db8::1", [false, false]),
+        ] {
+            let flow = told(from, to);
+            let is = |chosen: &dyn Fn(Ends) -> bool| deletion(&flow, chosen).is_some();
+            assert_eq!(is(&|ends| slot.contains(&ends.from)), began, "{from} began");
+            assert_eq!(is(&|ends| slot.contains(&ends.to)), was_reached, "{to} was reached");
+        }
     }
 }

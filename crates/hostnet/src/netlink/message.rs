@@ -7,6 +7,8 @@ pub(super) const HEADER: usize = 16;
 
 pub(super) const NLM_F_REQUEST: u16 = 0x1;
 pub(super) const NLM_F_ACK: u16 = 0x4;
+/// What is listed changed meanwhile.
+pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
 pub(super) const NLM_F_REPLACE: u16 = 0x100;
 pub(super) const NLM_F_EXCL: u16 = 0x200;
@@ -29,6 +31,7 @@ pub(super) struct Attributes<'a>(&'a [u8]);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received<'a> {
     pub(super) kind: u16,
+    pub(super) flags: u16,
     pub(super) sequence: u32,
     pub(super) payload: &'a [u8],
 }
@@ -138,7 +141,8 @@ impl<'a> Iterator for Datagram<'a> {
         let payload = self.0.get(HEADER..size)?;
         self.0 = self.0.get(size.next_multiple_of(4)..).unwrap_or_default();
         let kind = u16::from_ne_bytes([header[4], header[5]]);
-        Some(Received { kind, sequence: read_u32(header, 8)?, payload })
+        let flags = u16::from_ne_bytes([header[6], header[7]]);
+        Some(Received { kind, flags, sequence: read_u32(header, 8)?, payload })
     }
 }
 
@@ -181,6 +185,7 @@ mod tests {
         let received: Vec<_> = Datagram(&bytes).collect();
         assert_eq!(received.len(), 1);
         assert_eq!((received[0].kind, received[0].sequence), (16, 9));
+        assert_eq!(received[0].flags, NLM_F_ACK | NLM_F_REQUEST);
         let attributes = Attributes::behind(received[0].payload, 4);
         assert_eq!(attributes.find(3), Some(b"eth0\0".as_slice()));
         let inner = Attributes::inside(attributes.find(18).expect("the nest is there"));

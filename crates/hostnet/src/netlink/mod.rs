@@ -13,7 +13,9 @@ mod rule;
 mod shape;
 mod socket;
 
-pub(crate) use flow::{Flow, FlowBytes, FlowState, flows_of, forget_flows, forget_flows_of};
+pub(crate) use flow::{
+    Flow, FlowBytes, FlowState, flows_of, forget_flows, forget_flows_of, forget_flows_to,
+};
 pub(crate) use note::{Heard, Networks, Note, NoteSocket};
 pub(crate) use route::{
     Interface, Place, Route, add_address, add_neighbour, add_route, addresses6, delete_interface,

@@ -247,23 +247,19 @@ fn source_rule(kind: u16, flags: u16, address: Ipv6Addr) -> Message {
 
 /// Lists the interfaces.
 pub(crate) fn interfaces() -> Result<Vec<Interface>, NetlinkError> {
-    let mut found = Vec::new();
-    dump(Family::Route, Message::new(RTM_GETLINK, NLM_F_DUMP, &link_head(0, 0)), |payload| {
-        found.extend(read_interface(payload));
-    })?;
-    Ok(found)
+    let message = Message::new(RTM_GETLINK, NLM_F_DUMP, &link_head(0, 0));
+    dump(Family::Route, message, read_interface)
 }
 
 /// Says whether an interface carries packets yet: it does a moment after both ends are up.
 pub(crate) fn is_running(name: &str) -> Result<bool, NetlinkError> {
     let message = Message::new(RTM_GETLINK, NLM_F_ACK, &link_head(0, 0))
         .attribute(IFLA_IFNAME, &terminated(name));
-    let mut running = false;
-    dump(Family::Route, message, |payload| {
+    let states = dump(Family::Route, message, |payload| {
         let state = Attributes::behind(payload, IFINFOMSG).find(IFLA_OPERSTATE);
-        running = state == Some(&[IF_OPER_UP]);
+        Some(state == Some(&[IF_OPER_UP]))
     })?;
-    Ok(running)
+    Ok(states == [true])
 }
 
 /// Lists the IPv4 routes of every table but the host's own addresses'.
@@ -278,27 +274,21 @@ pub(crate) fn routes6() -> Result<Vec<Route>, NetlinkError> {
 
 fn routes_of(family: u8) -> Result<Vec<Route>, NetlinkError> {
     let head = [family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let mut found = Vec::new();
     dump(Family::Route, Message::new(RTM_GETROUTE, NLM_F_DUMP, &head), |payload| {
         // A kernel without a family answers with those of all others.
-        if payload.first() == Some(&family) {
-            found.extend(read_route(payload));
-        }
-    })?;
-    Ok(found)
+        if payload.first() == Some(&family) { read_route(payload) } else { None }
+    })
 }
 
 /// Lists the IPv6 addresses that reach beyond a link.
 pub(crate) fn addresses6() -> Result<Vec<IpAddr>, NetlinkError> {
-    let mut found = Vec::new();
     let head = [AF_INET6, 0, 0, 0, 0, 0, 0, 0];
     dump(Family::Route, Message::new(RTM_GETADDR, NLM_F_DUMP, &head), |payload| {
-        if payload.first() == Some(&AF_INET6) && payload.get(3) == Some(&RT_SCOPE_UNIVERSE) {
-            let address = Attributes::behind(payload, IFADDRMSG).find(IFA_ADDRESS);
-            found.extend(address.and_then(read_address));
+        if payload.first() != Some(&AF_INET6) || payload.get(3) != Some(&RT_SCOPE_UNIVERSE) {
+            return None;
         }
-    })?;
-    Ok(found)
+        Attributes::behind(payload, IFADDRMSG).find(IFA_ADDRESS).and_then(read_address)
+    })
 }
 
 fn read_interface(payload: &[u8]) -> Option<Interface> {

@@ -1,27 +1,39 @@
 //! Exchanges with the kernel.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::{
+    os::fd::{AsRawFd as _, OwnedFd},
+    thread,
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
     sys::{
         socket::{
             AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv,
-            send, setsockopt, socket, sockopt::ReceiveTimeout,
+            send, setsockopt, socket,
+            sockopt::{RcvBufForce, ReceiveTimeout, SndBufForce},
         },
         time::TimeVal,
     },
 };
 use thiserror::Error;
 
-use super::message::{Datagram, Message, Received, read_u32};
+use super::message::{Datagram, Message, NLM_F_DUMP_INTR, Received, read_u32};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// One answer of the kernel is at most this long (`NETLINK_MAX_RECVMSG`… 32 KiB for dumps).
 const BUFFER: usize = 64 * 1024;
+/// The longest batch, and the answers to one, each of which counts some 800 bytes. The kernel takes
+/// twice as much; nothing is set aside for it.
+const ROOM: usize = 16 << 20;
 /// The kernel answers at once; this only keeps a lost answer from holding a thread for ever.
 const PATIENCE_SECS: i64 = 5;
+/// How often a list is asked for that changes while the kernel writes it, and by how much longer
+/// each pause between is than the last: a burst of new interfaces has gaps.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Which part of the kernel is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +42,19 @@ pub(super) enum Family {
     Route,
     /// Rules and flows.
     Netfilter,
+}
+
+/// What a message of a list says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part<'a> {
+    /// An entry's bytes behind the header.
+    Entry(&'a [u8]),
+    /// Every entry has been told.
+    End,
+    /// Entries may be missing, or be there twice.
+    Torn(Errno),
+    /// There is no list.
+    Refused(Errno),
 }
 
 /// Says that the kernel refused a request.
@@ -59,6 +84,7 @@ impl NetlinkError {
 pub(super) fn transact(family: Family, messages: Vec<Message>) -> Result<(), NetlinkError> {
     let mut awaited = messages.iter().filter(|message| message.wants_answer()).count();
     let fd = open(family)?;
+    make_room(&fd)?;
     let bytes: Vec<u8> =
         (1..).zip(messages).flat_map(|(sequence, message)| message.finish(sequence)).collect();
     send(fd.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(at_socket)?;
@@ -90,27 +116,65 @@ pub(super) fn transact(family: Family, messages: Vec<Message>) -> Result<(), Net
     refusal.map_or(Ok(()), Err)
 }
 
-/// Asks for a list and hands over each entry's bytes behind the header.
-pub(super) fn dump(
+/// Asks for a list, and reads each entry's bytes behind the header.
+///
+/// # Errors
+/// Fails, too, if the list is not whole time and again: `EINTR` if it is because it changes.
+pub(super) fn dump<T>(
     family: Family,
     message: Message,
+    mut read: impl FnMut(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, NetlinkError> {
+    let question = message.finish(1);
+    let mut errno = Errno::EINTR;
+    for pauses in 0..TRIES {
+        thread::sleep(PAUSE * pauses);
+        let mut entries = Vec::new();
+        let ended = dump_once(family, &question, |entry| entries.extend(read(entry)))?;
+        match ended {
+            Ok(()) => return Ok(entries),
+            Err(torn) => errno = torn,
+        }
+    }
+    Err(NetlinkError { request: 1, errno })
+}
+
+/// Returns inside why the list is not whole, if it isn't.
+fn dump_once(
+    family: Family,
+    question: &[u8],
     mut each: impl FnMut(&[u8]),
-) -> Result<(), NetlinkError> {
+) -> Result<Result<(), Errno>, NetlinkError> {
     let fd = open(family)?;
-    send(fd.as_raw_fd(), &message.finish(1), MsgFlags::empty()).map_err(at_socket)?;
+    send(fd.as_raw_fd(), question, MsgFlags::empty()).map_err(at_socket)?;
     let mut buffer = vec![0; BUFFER];
     loop {
         let size = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(at_socket)?;
         for received in Datagram(&buffer[..size]) {
-            if received.kind == NLMSG_DONE {
-                return Ok(());
-            }
-            match error_code(received) {
-                None => each(received.payload),
-                Some(Errno::UnknownErrno) => return Ok(()),
-                Some(errno) => return Err(NetlinkError { request: 1, errno }),
+            match part(received) {
+                Part::Entry(entry) => each(entry),
+                Part::End => return Ok(Ok(())),
+                Part::Torn(errno) => return Ok(Err(errno)),
+                Part::Refused(errno) => return Err(NetlinkError { request: 1, errno }),
             }
         }
+    }
+}
+
+fn part(received: Received<'_>) -> Part<'_> {
+    if received.flags & NLM_F_DUMP_INTR != 0 {
+        return Part::Torn(Errno::EINTR);
+    }
+    if received.kind == NLMSG_DONE {
+        return match read_u32(received.payload, 0).map_or(0, u32::cast_signed) {
+            0 => Part::End,
+            code => Part::Torn(Errno::from_raw(code.wrapping_neg())),
+        };
+    }
+    match error_code(received) {
+        None => Part::Entry(received.payload),
+        Some(Errno::UnknownErrno) => Part::End,
+        Some(errno) => Part::Refused(errno),
     }
 }
 
@@ -161,6 +225,41 @@ fn open(family: Family) -> Result<OwnedFd, NetlinkError> {
     Ok(fd)
 }
 
+/// Makes room for a batch and its answers, whatever the host's defaults are: with those a batch of
+/// 200 KiB is not taken, and one with 300 answers is carried out and looks like a failure.
+///
+/// Only for who changes things, which takes the same privilege.
+fn make_room(fd: &OwnedFd) -> Result<(), NetlinkError> {
+    setsockopt(fd, SndBufForce, &ROOM).map_err(at_socket)?;
+    setsockopt(fd, RcvBufForce, &ROOM).map_err(at_socket)
+}
+
 pub(super) fn at_socket(errno: Errno) -> NetlinkError {
     NetlinkError { request: 0, errno }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_whole_only_if_the_kernel_says_so() {
+        const ENTRY: u16 = 24;
+        let done = |code: i32| (NLMSG_DONE, 0, code);
+        for ((kind, flags, code), expected) in [
+            ((ENTRY, 0, 7), Part::Entry(&7_i32.to_ne_bytes())),
+            ((ENTRY, NLM_F_DUMP_INTR, 7), Part::Torn(Errno::EINTR)),
+            (done(0), Part::End),
+            (done(-12), Part::Torn(Errno::ENOMEM)),
+            ((NLMSG_DONE, NLM_F_DUMP_INTR, 0), Part::Torn(Errno::EINTR)),
+            ((NLMSG_ERROR, 0, 0), Part::End),
+            ((NLMSG_ERROR, 0, -1), Part::Refused(Errno::EPERM)),
+        ] {
+            let bytes = Message::new(kind, flags, &code.to_ne_bytes()).finish(1);
+            let parts: Vec<Part<'_>> = Datagram(&bytes).map(part).collect();
+            assert_eq!(parts, [expected], "{kind} {flags} {code}");
+        }
+        let bytes = Message::new(NLMSG_DONE, 0, &[]).finish(1);
+        assert_eq!(Datagram(&bytes).map(part).next(), Some(Part::End), "as old kernels end it");
+    }
 }

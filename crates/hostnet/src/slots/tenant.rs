@@ -18,7 +18,7 @@ use crate::{
     dns::{Ears, Learner, Resolver, follow, look_up, serve},
     egress::Egress,
     error::{Step as _, StepFailure},
-    netlink::{Flow, FlowState, flows_of, forget_flows, forget_flows_of},
+    netlink::{Flow, FlowState, flows_of, forget_flows, forget_flows_of, forget_flows_to},
     netlog::{Counted, Diary},
 };
 
@@ -314,18 +314,20 @@ impl Inner {
         Ok(flows)
     }
 
-    /// Makes the kernel forget the flows of whoever had a slot. Blocking.
+    /// Makes the kernel forget the flows of whoever had a slot, and with them. Blocking.
     ///
-    /// Without it a packet that comes late would be translated back and reach the next sandbox. A
-    /// walk over the kernel's table takes 5 ms of a CPU, a quarter of what a life takes of ours, so
-    /// there is none for whoever has begun no flow.
+    /// Without it a packet that comes late would be translated back and reach the next sandbox; and
+    /// what the host still sends over a connection to the last one would pass for the next one's.
+    /// A walk over the kernel's table takes 5 ms of a CPU, a quarter of what a life takes of ours,
+    /// so there is but one for whoever has begun no flow.
     fn forget(&self, slot: SlotId, condition: Condition) -> Result<(), StepFailure> {
         if condition == Condition::Closed && !self.rules.may_have_begun(slot)? {
+            // Only the host, by IPv4, speaks to a sandbox first.
+            forget_flows_to(self.block.address(slot)).step("forget flows")?;
             return Ok(());
         }
-        for address in self.addresses(slot) {
-            forget_flows_of(address).step("forget flows")?;
-        }
+        let addresses: Vec<IpAddr> = self.addresses(slot).collect();
+        forget_flows_of(&addresses).step("forget flows")?;
         if condition == Condition::Closed { self.rules.none_begun(slot) } else { Ok(()) }
     }
 
@@ -356,8 +358,9 @@ impl Inner {
         }
         // All addresses but those claimed, not only those of the slots left: a crash may have come
         // between the removal of a slot and this.
-        let is_kept = |source| self.block.slot(source).is_some_and(|slot| claimed.contains(&slot));
-        let forgotten = forget_flows(|source| self.block.has(source) && !is_kept(source));
+        let is_kept = |address| self.block.slot(address).is_some_and(|it| claimed.contains(&it));
+        let is_left = |address| self.block.has(address) && !is_kept(address);
+        let forgotten = forget_flows(|ends| is_left(ends.from) || is_left(ends.to));
         let forgotten = forgotten.step("forget flows").map_err(|failure| failure.of(SlotId(0)));
         outcome = outcome.and(forgotten.map(drop));
         tracing::info!(adopted = claimed.len(), removed = left.len(), "network slots settled");

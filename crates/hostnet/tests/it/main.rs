@@ -10,3 +10,4 @@ mod log;
 mod reach;
 mod table;
 mod timing;
+mod turnover;

@@ -187,12 +187,20 @@ impl Node for FakeNode {
         Ok(())
     }
 
+    async fn brings(&self, _id: &SandboxId) -> Option<ByteSize> {
+        None
+    }
+
     async fn obstacle(&self, _snapshot: &SnapshotId) -> Option<String> {
         None
     }
 
     fn has_archive(&self) -> bool {
         self.archive.lock().is_some()
+    }
+
+    async fn mend_archived(&self, _order: ArchiveOrder) -> Result<(), ApplyError> {
+        Ok(())
     }
 
     async fn archive(&self, order: ArchiveOrder) -> Result<(), ApplyError> {

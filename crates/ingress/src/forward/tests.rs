@@ -54,6 +54,25 @@ fn the_node_s_channel_is_not_for_clients() {
 }
 
 #[test]
+fn grpc_is_told_from_what_only_begins_alike() {
+    for (kind, expected) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc+json; charset=utf-8", true),
+        ("application/grpc;x=y", true),
+        ("application/grpc ; x=y", true),
+        ("application/grpc-web", false),
+        ("application/grpc-web+proto", false),
+        ("application/grpc-web-text", false),
+        ("application/grpcs", false),
+        ("application/json", false),
+        ("", false),
+    ] {
+        assert_eq!(is_grpc(kind.as_bytes()), expected, "{kind}");
+    }
+}
+
+#[test]
 fn path_and_query_stay_verbatim() {
     for path in ["/", "/a//b/../c%2Fd?x=%20&y", "*", "/?"] {
         let uri = outgoing_uri(path.parse().expect("a target"), "localhost:80", Protocol::Http1);

@@ -256,10 +256,14 @@ impl Upstreams {
         loop {
             let refused = match self.connect(upstream, target.port).await {
                 Err(SendError::Connect(error)) if comes_up(&error) => error,
+                // Whoever has the address by now is somebody else.
+                Ok(_wire) if upstream.has_stopped() => {
+                    return Err(SendError::Connect(io::ErrorKind::HostUnreachable.into()));
+                }
                 outcome => return outcome,
             };
             let next = Instant::now() + pause;
-            if target.refused_until.is_none_or(|end| next > end) {
+            if target.refused_until.is_none_or(|end| next > end) || upstream.has_stopped() {
                 return Err(SendError::Connect(refused));
             }
             tokio::time::sleep_until(next).await;

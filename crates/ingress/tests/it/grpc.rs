@@ -88,6 +88,21 @@ async fn other_requests_of_http2_clients_are_spoken_in_http1() {
 }
 
 #[tokio::test]
+async fn grpc_web_is_spoken_in_http1_also_with_user_ports() {
+    let world = World::start().await;
+    let app = Recorder::start(&world.tasks).await;
+    let port = app.address.port();
+    let id = world.routes.add(exposing(app.address, &[port], false));
+    let mut client = Client::http2(&world).await;
+    let host = format!("{port}-{id}.local");
+    for kind in ["application/grpc-web+proto", "application/grpc-web-text"] {
+        let answer = client.send(request(&host, kind, full("x"))).await;
+        assert_eq!((answer.status.as_u16(), answer.text()), (200, "ok"), "{kind}");
+        assert_eq!(app.last().version, Version::HTTP_11, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_port_that_does_not_speak_http2_is_named() {
     let world = World::start().await;
     let app = crate::sandbox::serve_raw(&world.tasks, |mut stream| async move {

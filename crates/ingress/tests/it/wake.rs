@@ -105,6 +105,14 @@ async fn what_must_not_be_woken_is_not() {
         .body(full(""))
         .expect("a request");
     assert_eq!(once(&world, preflight).await.status, 200);
+    // The node's own channel is for nobody, and strangers do not learn from it which ids exist.
+    let mut answers = Vec::new();
+    for (label, key) in [(id.as_str(), Some(KEY)), (id.as_str(), None), ("no-box", None)] {
+        let answer = once(&world, to(label, "/internal/v1/stats", key)).await;
+        answers.push((answer.status.as_u16(), answer.text().to_owned()));
+    }
+    assert!(answers[0].0 == 404 && answers[0].1.contains("\"NOT_FOUND\""), "{answers:?}");
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     assert!(world.routes.woken().is_empty());
     assert_eq!(daemon.count(), 0);
 }

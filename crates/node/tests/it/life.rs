@@ -75,6 +75,11 @@ async fn its_own_death_is_reported_with_the_reason() {
         assert!(world.host.sim.kill(&id(1), exit).await);
         assert_eq!(world.wait_end(&id(1)).await, cause);
         world.assert_clean(1).await;
+        // Nobody is sent to its address any more before that can be another's.
+        let (reports, slots) = (world.sink.reports.lock(), world.sink.policies.lock());
+        let [.., withdrawn, _ended] = reports.as_slice() else { unreachable!("it ran and ended") };
+        assert_eq!(withdrawn.observed.phase, ObservedPhase::Running);
+        assert!(withdrawn.endpoint.is_none() && slots[slots.len() - 2].1.is_some());
     }
 }
 

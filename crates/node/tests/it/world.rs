@@ -45,7 +45,7 @@ pub(crate) struct Sink {
     slots: Arc<SimSlots>,
     /// Which policy the first slot had at each report.
     pub(crate) policies: Mutex<Vec<(ObservedPhase, Option<EgressPolicy>)>>,
-    reports: Mutex<Vec<Report>>,
+    pub(crate) reports: Mutex<Vec<Report>>,
     captures: Mutex<Vec<CaptureReport>>,
     pub(crate) archived: Mutex<Vec<ArchiveReport>>,
     count: watch::Sender<usize>,

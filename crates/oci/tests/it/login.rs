@@ -101,6 +101,73 @@ async fn name_and_password_are_shown_to_who_asks_for_them() {
     assert!(matches!(error, OciError::Unauthorized { .. }), "{error}");
 }
 
+/// A registry whose tokens are to be had for an identity token.
+async fn identity_registry(image: Image) -> Server {
+    Server::start(move |request| {
+        if request.path.starts_with("/token") {
+            assert_eq!(request.header("authorization"), None, "it is no password");
+            let form = "application/x-www-form-urlencoded";
+            let good = "grant_type=refresh_token&client_id=tarn&refresh_token=id%2F1%2B2\
+                        &scope=repository%3Aapp%3Apull&service=reg";
+            assert_eq!((&*request.path, request.header("content-type")), ("/token", Some(form)));
+            return match request.body == good {
+                true => Answer::new(200, r#"{"access_token":"for-robot","refresh_token":"x"}"#),
+                false => Answer::new(400, r#"{"error":"invalid_grant"}"#),
+            };
+        }
+        if request.header("authorization") == Some("Bearer for-robot") {
+            return serve(&image, request);
+        }
+        let realm = format!("http://{}/token", request.header("host").unwrap());
+        let challenge =
+            format!(r#"Bearer realm="{realm}",service="reg",scope="repository:app:pull""#);
+        Answer::new(401, "").with("WWW-Authenticate", challenge)
+    })
+    .await
+}
+
+fn identity(token: &str) -> Credentials {
+    Credentials { username: "<token>".to_owned(), password: token.to_owned().into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_is_exchanged_for_one_of_the_registry() {
+    let server = identity_registry(image()).await;
+    let place = Place::new();
+    let given = identity("id/1+2");
+    let found = puller().look_up(&server.reference("app"), Some(&given)).await.unwrap();
+    puller().pull(&found, Some(&given), &place.work(), progress()).await.unwrap();
+    assert_eq!(place.read("a"), "a");
+    let wrong = identity("wrong-secret");
+    let error = puller().look_up(&server.reference("app"), Some(&wrong)).await.unwrap_err();
+    assert!(matches!(error, OciError::Unauthorized { .. }), "{error}");
+    let text = format!("{error} {error:?} {wrong:?}");
+    assert!(!text.contains("wrong-secret"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_identity_token_is_not_shown_it_as_a_password() {
+    let server = Server::start(|request| {
+        assert_eq!(request.header("authorization"), None);
+        Answer::new(401, "").with("WWW-Authenticate", r#"Basic realm="r""#)
+    })
+    .await;
+    let given = identity("id");
+    let error = puller().look_up(&server.reference("app"), Some(&given)).await.unwrap_err();
+    assert!(matches!(error, OciError::Unauthorized { .. }), "{error}");
+    let server = Server::start(|request| {
+        if request.path.starts_with("/token") {
+            return Answer::new(405, "");
+        }
+        let realm = format!("http://{}/token", request.header("host").unwrap());
+        Answer::new(401, "").with("WWW-Authenticate", format!(r#"Bearer realm="{realm}""#))
+    })
+    .await;
+    let error = puller().look_up(&server.reference("app"), Some(&given)).await.unwrap_err();
+    assert!(matches!(error, OciError::Refused { status: 405, .. }), "{error}");
+    assert!(error.to_string().contains("no identity token"), "{error}");
+}
+
 /// A registry with a password whose blobs are elsewhere.
 async fn redirecting(
     image: Image,

@@ -19,6 +19,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
 }
 
 #[derive(Debug, Clone)]
@@ -173,7 +174,11 @@ async fn answer(
     let path = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
     let headers = lines.filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
-    let request = Request { path, headers: headers.collect() };
+    let headers: HashMap<String, String> = headers.collect();
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    let request = Request { path, headers, body: String::from_utf8(body).unwrap() };
     requests.lock().push(request.clone());
     let answer = handler(&request);
     let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);

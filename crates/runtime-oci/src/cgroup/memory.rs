@@ -43,6 +43,11 @@ impl MemoryGauge {
         Self { version, dir }
     }
 
+    /// Says whether there is a group still.
+    pub(crate) fn exists(&self) -> bool {
+        self.dir.is_dir()
+    }
+
     fn read_file(&self, name: &str) -> io::Result<String> {
         let path = self.dir.join(name);
         fs::read_to_string(&path).map_err(|error| at(&path, &error))

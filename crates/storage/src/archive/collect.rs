@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tarn_host::{ArchiveError, Collected};
 use tarn_types::{ByteSize, ProjectId};
 
@@ -16,8 +17,9 @@ use super::{
     place::{self, CHUNKS, ChunkId, PROBES, SNAPSHOTS},
 };
 
-/// How many chunks are removed at a time: what S3 takes in one request.
-const BATCH: usize = 1000;
+/// How many chunks are looked at at once, and removed by one request: what another server renews
+/// between the two is lost, so they come soon after each other.
+const BATCH: usize = 32;
 
 /// How long what could not be removed may still be removed by the object store.
 const LINGER: Duration = Duration::from_secs(30);
@@ -93,11 +95,17 @@ impl ObjectArchive {
         collected: &mut Collected,
     ) -> Result<(), ArchiveError> {
         let claimed = hold.claim(batch.iter().map(|surplus| surplus.id));
-        let mut paths = Vec::new();
-        for Surplus { path, id, size } in batch {
+        let (bucket, claimed) = (&self.bucket, &claimed);
+        let look = |surplus: Surplus| async move {
             // Looked at again: another server may have renewed it since it was listed.
-            let still = claimed.contains(&id)
-                && self.bucket.look(&path).await?.is_some_and(|age| age.written < oldest);
+            let still = claimed.contains(&surplus.id)
+                && bucket.look(&surplus.path).await?.is_some_and(|age| age.written < oldest);
+            Ok::<_, ArchiveError>((surplus, still))
+        };
+        let looks = stream::iter(batch.into_iter().map(look)).buffer_unordered(BATCH);
+        let looked: Vec<(Surplus, bool)> = looks.try_collect().await?;
+        let mut paths = Vec::new();
+        for (Surplus { path, id: _, size }, still) in looked {
             if !still {
                 collected.kept += 1;
                 continue;

@@ -10,7 +10,7 @@
 //!  chunks      └──1──┘└────2────┘                   by content, whatever the extents are
 //! ```
 
-use std::{ops::Range, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,15 @@ impl ArchiveManifest {
     /// Adds up what is not a hole.
     pub(super) fn data_bytes(&self) -> u64 {
         self.files.iter().map(ArchivedFile::data_bytes).sum()
+    }
+
+    /// Says whether another describes the same files with the same content, however they were cut.
+    pub(super) fn has_files_of(&self, other: &Self) -> bool {
+        self.digests() == other.digests()
+    }
+
+    fn digests(&self) -> BTreeMap<&str, &str> {
+        self.files.iter().map(|file| (file.path.as_str(), file.digest.as_str())).collect()
     }
 }
 

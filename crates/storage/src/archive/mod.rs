@@ -38,7 +38,9 @@ use tarn_host::{Archive, ArchiveError, Archived, CaptureName, Collected, OnProgr
 use tarn_types::ProjectId;
 use tokio::sync::Mutex as AsyncMutex;
 
-use self::{bucket::Bucket, config::Patience, crew::Crew, in_use::InUse, vault::Vault};
+use self::{
+    bucket::Bucket, config::Patience, crew::Crew, in_use::InUse, upload::Proof, vault::Vault,
+};
 pub use self::{
     config::{ObjectStoreConfig, ObjectStoreConfigError},
     key::MasterKey,
@@ -128,7 +130,16 @@ impl Archive for ObjectArchive {
         name: &CaptureName,
         progress: OnProgress<'_>,
     ) -> Result<Archived, ArchiveError> {
-        self.upload(project, name, progress).await
+        self.upload(project, name, Proof::Name, progress).await
+    }
+
+    async fn mend(
+        &self,
+        project: &ProjectId,
+        name: &CaptureName,
+        progress: OnProgress<'_>,
+    ) -> Result<Archived, ArchiveError> {
+        self.upload(project, name, Proof::Content, progress).await
     }
 
     async fn fetch(

@@ -22,7 +22,7 @@ use super::{
     cut::{Cut, Cutter, Row, Step},
     in_use::{Held, UploadHold},
     key::ProjectKey,
-    manifest::{ArchiveManifest, ArchivedFile},
+    manifest::{ArchiveManifest, ArchivedFile, ChunkRef},
     place,
     vault::Vault,
 };
@@ -31,9 +31,20 @@ use crate::{
     step::StepContext as _,
 };
 
+/// What shows that something need not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// There is an object of that name: nothing else is ever written there.
+    Name,
+    /// It was read, and is what it should be. Who deletes or damages objects leaves names.
+    Content,
+}
+
 /// What the uploads of one capture's chunks share.
 #[derive(Debug)]
 struct Upload {
+    name: String,
+    proof: Proof,
     vault: Vault,
     hold: UploadHold,
     /// A chunk that is older is renewed.
@@ -49,6 +60,10 @@ struct Upload {
 )]
 struct TooLate;
 
+#[derive(Debug, Error)]
+#[error("what is on this node is not what was sent before")]
+struct OtherFiles;
+
 /// What became of a step: how much was read for it, and at the end what the file consists of.
 #[derive(Debug)]
 struct Stepped {
@@ -63,6 +78,7 @@ impl ObjectArchive {
         &self,
         project: &ProjectId,
         name: &CaptureName,
+        proof: Proof,
         progress: OnProgress<'_>,
     ) -> Result<Archived, ArchiveError> {
         let vault = self.vault(project, &self.background);
@@ -70,20 +86,34 @@ impl ObjectArchive {
         let _alone = self.locks.lock(&place).await;
         let export = self.captures.export(name).await?;
         let uri = format!("{}/{place}", self.url);
-        match vault.manifest(name).await {
-            Ok(Some(there)) if there.capture == export.manifest => {
-                let size = ByteSize::from_bytes(there.data_bytes());
-                return Ok(Archived { uri, size, sent: ByteSize::default() });
-            }
-            // One of another capture of that name, or one that is of no use: it is replaced.
-            Ok(_) | Err(ArchiveError::Damaged { .. }) => {}
+        // One of another capture of that name, or one that is of no use, is replaced.
+        let there = match vault.manifest(name).await {
+            Ok(there) => there.filter(|there| there.capture == export.manifest),
+            Err(ArchiveError::Damaged { .. }) => None,
             Err(error) => return Err(error),
+        };
+        if let (Some(there), Proof::Name) = (&there, proof) {
+            let size = ByteSize::from_bytes(there.data_bytes());
+            return Ok(Archived { uri, size, sent: ByteSize::default() });
         }
         let renew_ms = i64::try_from(self.grace.as_millis() / 2).unwrap_or(i64::MAX);
         let (hold, begun) = (self.in_use.upload(), Instant::now());
         let (now, sent) = (OnceCell::new(), AtomicU64::new(0));
-        let upload = Arc::new(Upload { vault: vault.clone(), hold, renew_ms, now, sent });
+        let upload = Arc::new(Upload {
+            name: name.to_owned(),
+            proof,
+            vault: vault.clone(),
+            hold,
+            renew_ms,
+            now,
+            sent,
+        });
         let manifest = upload.files(name, &export, progress).await?;
+        if there.is_some_and(|there| !there.has_files_of(&manifest)) {
+            // Most of it may be whole there still, and here something has rotted unseen.
+            let (step, object) = ("mend", place);
+            return Err(ArchiveError::Store { step, object, source: Box::new(OtherFiles) });
+        }
         self.captures.still_has(name, &export).await?;
         if begun.elapsed() >= self.grace / 2 {
             // Another server may have collected what was young when it was looked at.
@@ -165,13 +195,29 @@ impl Upload {
             return Ok(());
         }
         let path = place::chunk(&self.vault.project, cut.id);
-        match self.vault.bucket.look(&path).await? {
-            Some(there) if self.is_young(there).await? => Ok(()),
-            Some(_) | None => {
-                let sent = self.vault.put(&path, cut.plain).await?;
-                self.sent.fetch_add(sent, Ordering::Relaxed);
-                Ok(())
-            }
+        let is_there = match self.vault.bucket.look(&path).await? {
+            Some(there) if self.is_young(there).await? => self.is_whole(&cut).await?,
+            Some(_) | None => false,
+        };
+        if !is_there {
+            let sent = self.vault.put(&path, cut.plain).await?;
+            self.sent.fetch_add(sent, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Says whether the object of a chunk holds it, as far as that is to be shown.
+    async fn is_whole(&self, cut: &Cut) -> Result<bool, ArchiveError> {
+        if self.proof == Proof::Name {
+            return Ok(true);
+        }
+        // None is so long: it would be written again.
+        let length = u32::try_from(cut.plain.len()).unwrap_or(u32::MAX);
+        let chunk = ChunkRef { id: cut.id, length };
+        match self.vault.chunk(&self.name, chunk, |_plain| Ok(())).await {
+            Ok(()) => Ok(true),
+            Err(ArchiveError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -77,10 +77,11 @@ impl PoolImage {
             });
         }
         let draft = self.file.with_extension("img.new");
+        // Not written over: whoever still works on an old one does not work on this one.
+        durable::remove(&draft)?;
         let image = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(&draft)
             .step("make", &draft)?;

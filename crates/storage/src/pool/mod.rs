@@ -36,6 +36,7 @@ use self::{growth::PoolFill, image::PoolImage};
 use crate::{
     loopdev, mount,
     step::{HostStepError, StepContext as _, chain},
+    straggler,
     trash::Trash,
     xfs,
 };
@@ -143,6 +144,11 @@ impl Pool {
         let data_dir = data_dir.canonicalize().step("resolve", data_dir)?;
         // Two servers starting at once on one directory must not both make the image.
         let _lock = lock(&data_dir.join("pool.lock"))?;
+        let step = "wait for programs of an earlier server in";
+        match straggler::outlast(&data_dir).step(step, &data_dir)? {
+            0 => {}
+            programs => tracing::info!(programs, "programs of an earlier server have ended"),
+        }
         let dir = data_dir.join("pool");
         fs::create_dir_all(&dir).step("make", &dir)?;
         let image = PoolImage::new(&data_dir.join("pool.img"), &dir, tag);
@@ -163,7 +169,10 @@ impl Pool {
             let path = pool.dir.join(part);
             fs::create_dir_all(&path).step("make", &path)?;
         }
-        tracing::info!(kind = ?pool.kind, shortcoming = pool.shortcoming, "pool open");
+        tracing::info!(kind = ?pool.kind, "pool open");
+        for fact in pool.facts().into_iter().filter(|fact| !fact.ok) {
+            tracing::warn!(remedy = fact.remedy, "{}: {}", fact.name, fact.detail);
+        }
         Ok(pool)
     }
 
@@ -187,7 +196,6 @@ impl Pool {
             PoolChoice::Best => image::obstacle(),
         };
         if let Some(obstacle) = obstacle {
-            tracing::warn!(reason = obstacle, "the pool cannot clone files and copies them");
             self.shortcoming = Some(obstacle);
             return Ok(());
         }

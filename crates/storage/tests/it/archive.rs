@@ -291,6 +291,70 @@ async fn what_is_damaged_is_named() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_there_is_mended_from_the_node() -> Result<()> {
+    let scene = Scene::new().await?;
+    fs::write(scene.root.join("noise"), noise(1, 10 << 20))?;
+    scene.capture("snap_1").await?;
+    let archive = scene.archive()?;
+    send(&archive, "snap_1").await?;
+    let chunks: Vec<PathBuf> = scene.objects("chunks")?.into_iter().collect();
+    let whole =
+        |path: &PathBuf| -> Result<_> { Ok((fs::read(path)?, fs::metadata(path)?.modified()?)) };
+    let kept = chunks[3..].iter().map(whole).collect::<Result<Vec<_>>>()?;
+    // One is missing, one of the right size is another, one was cut off.
+    fs::remove_file(&chunks[0])?;
+    let mut changed = fs::read(&chunks[1])?;
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    fs::write(&chunks[1], changed)?;
+    File::options().write(true).open(&chunks[2])?.set_len(100)?;
+    assert_eq!(send(&archive, "snap_1").await?.sent.bytes(), 0, "there is a description");
+    let damaged = archive.verify(&project(1), "snap_1").await;
+    assert!(matches!(damaged, Err(ArchiveError::Damaged { .. })), "{damaged:?}");
+
+    let mended = archive.mend(&project(1), "snap_1", &silent).await?;
+    ensure!((1..13 * MIB).contains(&mended.sent.bytes()), "three and the description: {mended:?}");
+    archive.verify(&project(1), "snap_1").await?;
+    assert_eq!(scene.objects("chunks")?.into_iter().collect::<Vec<_>>(), chunks);
+    assert!(chunks[3..].iter().map(whole).collect::<Result<Vec<_>>>()? == kept, "not touched");
+    let again = archive.mend(&project(1), "snap_1", &silent).await?;
+    ensure!(again.sent.bytes() < MIB / 4, "only the description: {again:?}");
+
+    // What describes it, and all of it.
+    let place = scene.store().join(format!("snapshots/{}/snap_1", project(1)));
+    fs::write(&place, "not a description")?;
+    archive.mend(&project(1), "snap_1", &silent).await?;
+    archive.verify(&project(1), "snap_1").await?;
+    for object in files(&scene.store())? {
+        fs::remove_file(object)?;
+    }
+    archive.mend(&project(1), "snap_1", &silent).await?;
+    archive.verify(&project(1), "snap_1").await?;
+    scene.captures.verify("snap_1", Pace::Full).await?;
+
+    // What has rotted here is no cure, though nobody knew what it was when it was sent.
+    scene.capture("snap_2").await?;
+    send(&archive, "snap_2").await?;
+    let pages = scene.captures.open("snap_2").await?.memory.join("pages.img");
+    File::options().write(true).open(pages)?.write_all_at(b"rot", 10 * MIB)?;
+    let refused = archive.mend(&project(1), "snap_2", &silent).await;
+    // The second is said of it on a machine so slow that it was looked at meanwhile.
+    let is_refused = matches!(
+        refused,
+        Err(ArchiveError::Store { step: "mend", .. }
+            | ArchiveError::Capture(CaptureError::Damaged { .. }))
+    );
+    assert!(is_refused, "{refused:?}");
+    archive.verify(&project(1), "snap_2").await?;
+    scene.captures.discard("snap_1").await?;
+    let missing = archive.mend(&project(1), "snap_1", &silent).await;
+    let missing_here = matches!(missing, Err(ArchiveError::Capture(CaptureError::Missing { .. })));
+    assert!(missing_here, "{missing:?}");
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_fetched_without_room() -> Result<()> {
     let scene = Scene::new().await?;
     fs::write(scene.root.join("noise"), noise(1, 60 << 20))?;
@@ -409,6 +473,12 @@ async fn nothing_is_collected_that_an_upload_counts_on() -> Result<()> {
     ensure!(renewed.sent.bytes() > 40 * MIB, "{renewed:?}");
     archive.remove(&project(1), "snap_1").await?;
     assert_eq!(archive.collect(HOUR).await?.removed, 0);
+    // However many they are.
+    scene.age(20 * HOUR)?;
+    let all = scene.objects("chunks")?.len() as u64;
+    let collected = archive.collect(HOUR).await?;
+    assert!(all > 32 && (collected.kept, collected.removed) == (0, all), "{all}: {collected:?}");
+    assert_eq!(scene.objects("chunks")?.len(), 0);
 
     // One that takes too long for its grace does not end well.
     let config = ObjectStoreConfig { grace: Duration::from_millis(1), ..scene.config() };

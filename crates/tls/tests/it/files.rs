@@ -64,6 +64,20 @@ fn what_cannot_be_served_with_is_named() {
     }
 }
 
+#[test]
+fn a_pair_that_comes_too_early_is_taken_when_its_time_has_come() {
+    let issued = Issued::new();
+    issued.issue(&["localhost"], (-1, 20));
+    let (certificates, clock) = open(&issued).expect("a pair");
+    issued.issue(&["localhost"], (1, 90));
+    settle(&certificates);
+    certificates.check();
+    assert_eq!(certificates.not_after().0, NOW.0 + 20 * DAY_MS, "not yet");
+    clock.advance_millis(DAY_MS);
+    certificates.check();
+    assert_eq!(certificates.not_after().0, NOW.0 + 90 * DAY_MS, "the files are the same");
+}
+
 fn pem_of_root(issued: &Issued) -> String {
     let files = issued.issue(&["localhost"], (-1, 90));
     let chain = fs::read_to_string(files.certificate).expect("written");

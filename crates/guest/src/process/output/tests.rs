@@ -93,6 +93,42 @@ fn the_gate_closes_at_its_window_and_keeps_unread_lines() {
 }
 
 #[test]
+fn what_is_discarded_is_told_once_and_nothing_is_kept_after() {
+    let mut output = Output::default();
+    output.push(Stdout, b"a\nb\nc\nrest", 0);
+    let mut cursor = Cursor::new(Selection::Both);
+    let first = output.next(&mut cursor).map(|item| item.text().into_owned());
+    assert_eq!(first.as_deref(), Some("a"));
+    assert!(!output.is_discarded());
+    output.discard();
+    assert!(output.is_discarded());
+    output.push(Stdout, b"d\ne", 0);
+    output.push_note(Stderr, "note", 0);
+    output.settle(Stdout, 0);
+    assert_eq!((output.bytes(), output.partial_lines(Selection::Both).count()), (0, 0));
+    assert_eq!(read_all(&output, &mut cursor), ["[tarn: 2 earlier lines dropped]"]);
+    assert!(output.is_settled(Selection::One(Stdout)), "a follower ends");
+}
+
+#[test]
+fn the_reader_of_a_run_has_all_of_what_is_discarded() {
+    let mut output = Output::gated();
+    output.push(Stdout, b"a\nb\npart", 0);
+    let mut cursor = Cursor::new(Selection::Both);
+    assert!(output.next(&mut cursor).is_some());
+    output.gate_advance(&cursor, 17);
+    output.discard();
+    assert_eq!(output.bytes(), 17, "a is gone, b is not");
+    output.push(Stdout, b"ly\n", 0);
+    assert_eq!(read_all(&output, &mut cursor), ["b", "partly"]);
+    assert!(!output.is_discarded());
+    output.gate_open();
+    assert!(output.is_discarded());
+    output.push(Stdout, b"late\n", 0);
+    assert_eq!((output.bytes(), read_all(&output, &mut cursor).len()), (0, 0));
+}
+
+#[test]
 fn without_its_reader_the_gate_is_open() {
     let mut output = Output::gated();
     output.push(Stdout, &vec![b'\n'; 100_000], 0);
