@@ -1,7 +1,10 @@
 //! The service: builds are asked for, get their context, run, are cancelled and looked at.
 
+mod cancel;
+mod error;
 mod forget;
 mod legacy;
+mod record;
 mod restart;
 mod run;
 mod stock;
@@ -20,18 +23,18 @@ use parking_lot::Mutex;
 use tarn_control::{Control, ControlError, ImageAsk, PublishAsk};
 use tarn_task::{Clock, Entropy, Tasks};
 use tarn_types::{
-    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ErrorClass, ImageFamily, ImageName,
-    ProjectId, RegistryLogin, Resources, SandboxId, UnixMillis,
+    BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ImageFamily, ImageName, ProjectId,
+    RegistryLogin, Resources, SandboxId, UnixMillis,
 };
-use thiserror::Error;
 use tokio::sync::watch;
 
 use self::stock::Stock;
 pub use self::{
+    cancel::Cancel,
+    error::BuilderError,
     legacy::{LegacyAsk, LoginReader},
     upload::Upload,
 };
-use crate::workshop::StepError;
 
 /// How many builds of a project may be under way.
 const MOST_ACTIVE: usize = 16;
@@ -41,13 +44,6 @@ const JANITOR_PERIOD: Duration = Duration::from_secs(10);
 
 /// How many times that is until it is looked for builds that can be forgotten.
 const FORGET_ROUNDS: u32 = 6;
-
-/// How long a cancel waits for the build to stop.
-const CANCEL_WAIT: Duration = Duration::from_secs(30);
-
-/// How long an ended build is kept whatever is built after it, for who asks once more how it ended,
-/// in seconds.
-const KEEP_REPLACED_SECS: u64 = 10 * 60;
 
 /// The numbers and places of builds; all are configuration.
 #[derive(Debug, Clone)]
@@ -98,72 +94,6 @@ pub struct BuildView {
     pub record: BuildRecord,
     /// The largest context.
     pub context_max_bytes: u64,
-}
-
-/// What became of a wish to cancel a build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cancel {
-    /// It is cancelled now.
-    Cancelled(BuildRecord),
-    /// It was before.
-    AlreadyCancelled(BuildRecord),
-    /// Its image is registered.
-    AlreadyCompleted(BuildRecord),
-    /// It failed.
-    AlreadyFailed(BuildRecord),
-    /// There is none of that request.
-    NotAdmitted,
-}
-
-/// Says why a build cannot be begun or changed.
-#[derive(Debug, Error)]
-pub enum BuilderError {
-    /// The project has no such build.
-    #[error("no build `{0}`; an ended one is kept for 7 days, or until its image is built anew")]
-    NotFound(String),
-    /// The image of that name is being built.
-    #[error("image `{}` is being built by {}; cancel that one first, or wait", .0.name, .0.id)]
-    InProgress(Box<BuildRecord>),
-    /// Too many are under way.
-    #[error("{MOST_ACTIVE} builds of the project are under way, which is the most; wait for one")]
-    TooMany,
-    /// The build is past that.
-    #[error("build {id} is {}; it takes no context any more", .status.as_str())]
-    NotAwaiting {
-        /// The build.
-        id: BuildId,
-        /// Where it is.
-        status: BuildStatus,
-    },
-    /// There is nothing to register yet, or no more.
-    #[error("build {id} is {}; only what was built can be completed", .status.as_str())]
-    NotBuilt {
-        /// The build.
-        id: BuildId,
-        /// Where it is.
-        status: BuildStatus,
-    },
-    /// The upload shows no token, or not the one.
-    #[error("the upload URL is not valid, or was used up")]
-    Denied,
-    /// A context of the build is being uploaded.
-    #[error("a context of build {0} is being uploaded; wait until that has ended, then try again")]
-    Uploading(BuildId),
-    /// The contexts of the project take as much as they may.
-    #[error("the contexts of the project's builds take {0} bytes, the most; wait for one to end")]
-    Crowded(u64),
-    /// The context is larger than it may be.
-    #[error("the context is larger than {0} bytes; leave out what the build does not need")]
-    TooLarge(u64),
-    /// The context is not what was sealed.
-    #[error("{0}")]
-    Context(String),
-    /// Control refused.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The host does not write.
-    #[error("the server cannot keep the context just now")]
-    Unavailable(String),
 }
 
 /// Builds images. Clones share it.
@@ -225,28 +155,6 @@ fn reserve(dir: &Path) -> u64 {
     let disk = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
     let total = disk.map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
     (total / 20).min(2 << 30)
-}
-
-// === impl BuilderError ===
-
-impl BuilderError {
-    /// Sorts the error.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            Self::NotFound(_) => ErrorClass::NotFound,
-            Self::InProgress(_)
-            | Self::NotAwaiting { .. }
-            | Self::NotBuilt { .. }
-            | Self::Uploading(_)
-            | Self::Crowded(_) => ErrorClass::Conflict,
-            Self::TooMany => ErrorClass::Quota,
-            Self::Denied => ErrorClass::Denied,
-            Self::TooLarge(_) | Self::Context(_) => ErrorClass::Invalid,
-            Self::Control(failed) => failed.class(),
-            Self::Unavailable(_) => ErrorClass::Unavailable,
-        }
-    }
 }
 
 // === impl Builder ===
@@ -461,95 +369,6 @@ impl Builder {
         self.fetch(project, id.as_str())
     }
 
-    /// Cancels a build, and waits until nothing of it goes on.
-    ///
-    /// # Errors
-    /// Fails when the project has none of that id.
-    pub async fn cancel(&self, project: &ProjectId, id: &str) -> Result<Cancel, BuilderError> {
-        let record = self.fetch(project, id)?.record;
-        self.stop(record).await
-    }
-
-    /// Cancels the build of a request.
-    ///
-    /// # Errors
-    /// Fails only when the store does.
-    pub async fn cancel_request(
-        &self,
-        project: &ProjectId,
-        request: &str,
-    ) -> Result<Cancel, BuilderError> {
-        let known = {
-            // One that is just being admitted has its turn first.
-            let _turn = self.0.turn.lock().await;
-            self.find_request(project, request)
-        };
-        match known {
-            Some(record) => self.stop(record).await,
-            None => Ok(Cancel::NotAdmitted),
-        }
-    }
-
-    async fn stop(&self, record: BuildRecord) -> Result<Cancel, BuilderError> {
-        let id = record.id.clone();
-        match record.status {
-            BuildStatus::Succeeded => return Ok(Cancel::AlreadyCompleted(record)),
-            BuildStatus::Failed => return Ok(Cancel::AlreadyFailed(record)),
-            BuildStatus::Cancelled => return Ok(Cancel::AlreadyCancelled(record)),
-            BuildStatus::Pending => {
-                self.give_up(&id).await?;
-                // It may have been sealed before that had its turn.
-                self.interrupt(&id);
-            }
-            BuildStatus::Running => self.interrupt(&id),
-        }
-        match tokio::time::timeout(CANCEL_WAIT, self.ended(&id)).await {
-            Ok(Some(record)) if record.status == BuildStatus::Succeeded => {
-                Ok(Cancel::AlreadyCompleted(record))
-            }
-            Ok(Some(record)) if record.status == BuildStatus::Failed => {
-                Ok(Cancel::AlreadyFailed(record))
-            }
-            Ok(Some(record)) => Ok(Cancel::Cancelled(record)),
-            Ok(None) => Err(BuilderError::NotFound(id.to_string())),
-            Err(_elapsed) => {
-                Err(BuilderError::Unavailable("the build does not stop yet".to_owned()))
-            }
-        }
-    }
-
-    /// Waits until a build has ended; `None` = it was forgotten meanwhile.
-    async fn ended(&self, id: &BuildId) -> Option<BuildRecord> {
-        let mut changes = self.0.changes.subscribe();
-        loop {
-            changes.mark_unchanged();
-            match self.record(id) {
-                Some(record) if !record.status.is_terminal() => {}
-                Some(record) => return Some(record),
-                None => return None,
-            }
-            // The sender is ours.
-            drop(changes.changed().await);
-        }
-    }
-
-    /// Tells the run of a build that nobody wants it any more; if there is none, nothing happens.
-    fn interrupt(&self, id: &BuildId) {
-        if let Some(entry) = self.0.builds.lock().get(id) {
-            entry.cancel.send_replace(true);
-        }
-    }
-
-    /// Ends a build that still awaits its context.
-    async fn give_up(&self, id: &BuildId) -> Result<(), BuilderError> {
-        let _turn = self.0.turn.lock().await;
-        let awaits = self.record(id).is_some_and(|now| now.status == BuildStatus::Pending);
-        if awaits {
-            self.end(id, BuildStatus::Cancelled, None).await?;
-        }
-        Ok(())
-    }
-
     /// Returns the largest context.
     #[must_use]
     pub fn context_max_bytes(&self) -> u64 {
@@ -558,99 +377,6 @@ impl Builder {
 
     pub(crate) fn control(&self) -> &Control {
         &self.0.control
-    }
-
-    /// Notes a sandbox that a build began, so that it is ended whatever happens.
-    pub(crate) async fn note_sandbox(
-        &self,
-        build: &BuildId,
-        sandbox: &SandboxId,
-    ) -> Result<(), StepError> {
-        let _turn = self.0.turn.lock().await;
-        let over = self.record(build).is_none_or(|record| record.status.is_terminal());
-        let noted = match over {
-            true => Err(BuilderError::NotFound(build.to_string())),
-            false => self.change(build, |now| now.sandboxes.push(sandbox.clone())).await,
-        };
-        if let Err(failed) = noted {
-            self.0.control.build_sandbox_delete(sandbox).await;
-            return Err(StepError::Internal(failed.to_string()));
-        }
-        Ok(())
-    }
-
-    /// Changes a record: stored first, then seen. The turn must be held.
-    async fn change(
-        &self,
-        id: &BuildId,
-        change: impl FnOnce(&mut BuildRecord),
-    ) -> Result<BuildRecord, BuilderError> {
-        let Some(mut record) = self.record(id) else {
-            return Err(BuilderError::NotFound(id.to_string()));
-        };
-        change(&mut record);
-        record.updated_at = self.0.clock.now();
-        self.0.control.build_put(&record).await?;
-        if let Some(entry) = self.0.builds.lock().get_mut(id) {
-            entry.record = record.clone();
-        }
-        self.0.changes.send_modify(|changes| *changes += 1);
-        Ok(record)
-    }
-
-    /// Ends a build, and forgets those of the same name that ended a while ago. One whose image is
-    /// registered has succeeded, whatever came after that. The turn must be held, or nobody else be
-    /// there yet.
-    async fn end(
-        &self,
-        id: &BuildId,
-        status: BuildStatus,
-        error: Option<String>,
-    ) -> Result<(), BuilderError> {
-        let record = self
-            .change(id, |record| {
-                let is_registered = record.image.is_some();
-                record.status = if is_registered { BuildStatus::Succeeded } else { status };
-                record.phase = BuildPhase::Finished;
-                record.error = error.filter(|_| !is_registered);
-                record.upload_token = None;
-                record.log_sandbox = None;
-            })
-            .await?;
-        let status = record.status;
-        tracing::info!(
-            build.id = %id, project.id = %record.project, image = %record.name,
-            status = status.as_str(), "build ended"
-        );
-        if let Some(entry) = self.0.builds.lock().get_mut(id) {
-            (entry.built, entry.legacy, entry.uploaded) = (None, None, None);
-        }
-        self.remove_context(id).await;
-        let older = self.records(|other| {
-            other.id != record.id
-                && other.project == record.project
-                && other.name == record.name
-                && other.status.is_terminal()
-                && other.sandboxes.is_empty()
-                && other.updated_at.plus_secs(KEEP_REPLACED_SECS) <= record.updated_at
-                // A build that failed leaves the image, and the build that made it.
-                && (status == BuildStatus::Succeeded || other.status != BuildStatus::Succeeded)
-        });
-        for other in older {
-            self.forget(&other.id).await?;
-        }
-        Ok(())
-    }
-
-    async fn forget(&self, id: &BuildId) -> Result<(), BuilderError> {
-        self.0.control.build_delete(id).await?;
-        self.0.builds.lock().remove(id);
-        Ok(())
-    }
-
-    /// Ends the sandboxes of a build.
-    async fn clear_sandboxes(&self, id: &BuildId) -> Result<(), BuilderError> {
-        self.clear_sandboxes_but(id, None).await
     }
 
     fn spawn_janitor(&self) {
@@ -685,27 +411,6 @@ impl Builder {
             self.give_up(&record.id).await?;
         }
         Ok(())
-    }
-
-    fn record(&self, id: &BuildId) -> Option<BuildRecord> {
-        self.0.builds.lock().get(id).map(|entry| entry.record.clone())
-    }
-
-    fn records(&self, wanted: impl Fn(&BuildRecord) -> bool) -> Vec<BuildRecord> {
-        let builds = self.0.builds.lock();
-        builds
-            .values()
-            .map(|entry| &entry.record)
-            .filter(|record| wanted(record))
-            .cloned()
-            .collect()
-    }
-
-    fn find_request(&self, project: &ProjectId, request: &str) -> Option<BuildRecord> {
-        let same = |record: &BuildRecord| {
-            record.project == *project && record.request_id.as_deref() == Some(request)
-        };
-        self.records(same).pop()
     }
 
     fn view(&self, record: BuildRecord) -> BuildView {

@@ -21,6 +21,7 @@ use crate::{
     ruleset::{
         BLOCKED, FAMILIES, FRESH, GUARDED, GUARDED6, INTERNET, KNOWN, LISTED, LIVE, NEAR, Openings,
         lists::{ALLOWED, DENIED, slot_of},
+        tenancy::{TENANCY, Zones},
     },
 };
 
@@ -105,7 +106,21 @@ fn read(listing: &Value, names: &Names, block: Option<Block>, now: Instant) -> O
     carried.retain(|_, members| *members != Members::default());
     openings.filters =
         carried.into_iter().map(|(slot, members)| (slot, Filter::carried(members))).collect();
+    openings.zones = Some(Zones::carried(zones(listing, block)));
     openings
+}
+
+/// Reads which conntrack zones the slots of a table have.
+fn zones(listing: &Value, block: Option<Block>) -> BTreeMap<SlotId, u16> {
+    let entries = listing.get("nftables").and_then(Value::as_array).into_iter().flatten();
+    let map = entries.filter_map(|entry| entry.get("map"));
+    let map = map.filter(|map| map.get("name").and_then(Value::as_str) == Some(TENANCY));
+    let members = map.filter_map(|map| map.get("elem")?.as_array()).flatten();
+    let read = |member: &Value| {
+        let slot = block?.slot(address(member.get(0)?)?)?;
+        Some((slot, u16::try_from(member.get(1)?.as_u64()?).ok()?))
+    };
+    members.filter_map(read).collect()
 }
 
 /// Lists the sets in the answer to `list table`.
@@ -193,6 +208,8 @@ mod tests {
             {"set": {"name": "fresh", "elem": [
                 {"elem": {"val": {"concat": ["198.18.0.1", "1.2.3.4"]}, "timeout": 60, "expires": 59}}]}},
             {"map": {"name": "address", "elem": [["tabc123001", "198.18.0.1"]]}},
+            {"map": {"name": "tenancy", "type": "ipv4_addr", "map": "integer",
+                "elem": [["198.18.0.1", 300], ["198.18.0.2", 0], ["198.19.0.1", 7]]}},
         ]});
         let names = Names::new("abc123".parse().expect("the test writes a good tag"));
         let block = Block::from_reservation("tarn_net_198_18_0_0");
@@ -216,6 +233,8 @@ mod tests {
         assert_eq!(members.known, [named, six("2001:db9::4")].into());
         assert_eq!(members.fresh, [(named, now + Duration::from_secs(59))].into());
         assert_eq!(members.denied, [Span::of(six("2001:db8::"), 32)].into());
+        let zones = Zones::carried([(SlotId(1), 300), (SlotId(2), 0)].into());
+        assert_eq!(openings.zones, Some(zones));
         assert!(members.listed && openings.ways.has_ipv6);
         assert_eq!(openings.ways.guarded6, ["wg0".to_owned()].into());
         assert_eq!(openings.ways.near6, [Span::alone(six("2001:db8::1"))].into());

@@ -8,7 +8,7 @@ use crate::{
     error::StepFailure,
     plan::Names,
     rules::{list, nft},
-    ruleset::{Openings, compile},
+    ruleset::{Openings, compile, tenancy::Zones},
     site::try_rate,
     uplink::{self, IpFamily, Lack, Six},
 };
@@ -55,10 +55,24 @@ fn rules_accepted(config: &SlotsConfig) -> Fact {
             "set another network.range".into(),
         );
     };
-    let openings = Openings::default();
-    let script = compile(&names, config.range, block, &config.limits, &openings, Instant::now());
-    match nft(&["-c", "-f", "-"], &script) {
-        Ok(_) => Fact::good(name, "the kernel takes tarn's rules".into()),
+    let checked = |openings: &Openings| {
+        let now = Instant::now();
+        nft(
+            &["-c", "-f", "-"],
+            &compile(&names, config.range, block, &config.limits, openings, now),
+        )
+    };
+    let zoned = Openings { zones: Some(Zones::default()), ..Openings::default() };
+    if checked(&zoned).is_ok() {
+        return Fact::good(name, "the kernel takes tarn's rules".into());
+    }
+    match checked(&Openings::default()) {
+        Ok(_) => Fact::good(
+            name,
+            "the kernel takes tarn's rules, but has no CONFIG_NF_CONNTRACK_ZONES (or nft is too \
+             old): a release takes longer"
+                .into(),
+        ),
         Err(failure) => Fact::bad(
             name,
             text(&failure),

@@ -400,6 +400,7 @@ mod tests {
                 SetChange::Add(set, members) => format!("+{set}:{}", members.len()),
                 SetChange::Remove(set, members) => format!("-{set}:{}", members.len()),
                 SetChange::Renew(set, members) => format!("~{set}:{}", members.len()),
+                SetChange::Replace(set, members) => format!("={set}:{}", members.len()),
                 SetChange::Clear(set) => format!("!{set}"),
             };
             changes.iter().map(show).collect()

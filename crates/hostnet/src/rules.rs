@@ -13,6 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::Value;
 use tarn_host::SlotId;
+use tarn_task::{Entropy, OsEntropy};
 use tarn_types::HostName;
 use tokio::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::{
     egress::{Egress, Span},
     error::{Step as _, StepFailure},
     filter::{Filter, Found, Members, Record, changes},
-    netlink::{Element, Key, SetChange, change_sets, has_member, read_counts, table_exists},
+    netlink::{Element, Ends, Key, SetChange, change_sets, has_member, read_counts, table_exists},
     netlog::Counted,
     plan::{AddressRange, Block, MOST_SLOTS, Names},
     ruleset::{
@@ -95,11 +96,13 @@ impl Rules {
         block: Block,
         limits: SlotLimits,
     ) -> Result<Self, StepFailure> {
-        let openings = carried_over(&names, Some(block))?;
+        let mut openings = carried_over(&names, Some(block))?;
+        let zones = openings.zones.take().unwrap_or_default();
+        openings.zones = Some(zones.begin(any_number(), &openings.live));
         let doubtful = Mutex::new(openings.live.clone());
         let openings = Mutex::new(openings);
         let rules = Self { names, range, block, limits, openings, doubtful };
-        rules.install(&rules.openings.lock())?;
+        rules.install_first(&mut rules.openings.lock())?;
         Ok(rules)
     }
 
@@ -131,7 +134,15 @@ impl Rules {
             // Only then: a deletion so soon after another can wait 10 ms in the kernel.
             changes.push(SetChange::Remove(INTERNET.into(), name()));
         }
+        // Its flows must not be in the zone of whoever was not closed.
+        let moves = openings.zones.as_mut().filter(|zones| zones.is_unsure(slot));
+        let moves = moves.map(|zones| zones.move_on(&[slot], self.block));
+        let has_moved = moves.is_some();
+        changes.extend(moves);
         change_sets(&self.names.table(), &changes).step("install policy")?;
+        if let Some(zones) = openings.zones.as_mut().filter(|_| has_moved) {
+            zones.moved_on(&[slot]);
+        }
         openings.live.insert(slot);
         if egress.forwards {
             openings.internet.insert(slot);
@@ -196,10 +207,14 @@ impl Rules {
         }
         changes.extend(limits::forget(&interfaces));
         changes.extend(notes::forget(&interfaces));
+        changes.extend(openings.zones.as_mut().map(|zones| zones.move_on(slots, self.block)));
         // Closed in our copy even if the kernel refuses: a table made again must not open it. The
         // rest stays until then, so that the next change of the slot takes it out.
         openings.live.retain(|slot| !slots.contains(slot));
         change_sets(&self.names.table(), &changes).step("close")?;
+        if let Some(zones) = &mut openings.zones {
+            zones.moved_on(slots);
+        }
         openings.internet.retain(|slot| !slots.contains(slot));
         openings.filters.retain(|slot, _| !slots.contains(slot));
         Ok(())
@@ -225,6 +240,19 @@ impl Rules {
         change_sets(&self.names.table(), &[change]).step("forget that flows began")?;
         self.doubtful.lock().remove(&slot);
         Ok(())
+    }
+
+    /// Says whether the host and whoever has a slot next have no flows with each other but new
+    /// ones, whatever is left of those with whoever had it, once it is closed.
+    pub(crate) fn tells_tenancies(&self) -> bool {
+        self.openings.lock().zones.is_some()
+    }
+
+    /// Says whether a flow, as the kernel has just shown it, is one of the host's with a sandbox
+    /// that is gone.
+    pub(crate) fn is_past(&self, ends: Ends) -> bool {
+        let Some(slot) = self.block.slot(ends.to) else { return false };
+        self.openings.lock().zones.as_ref().is_some_and(|zones| zones.is_past(slot, ends.zone))
     }
 
     /// Returns what the kernel has counted of a slot.
@@ -306,11 +334,27 @@ impl Rules {
         Ok(true)
     }
 
+    /// Does without zones where the kernel has none (`CONFIG_NF_CONNTRACK_ZONES`), or `nft` knows
+    /// none: what the host has begun is looked for with each release then.
+    fn install_first(&self, openings: &mut Openings) -> Result<(), StepFailure> {
+        let Err(StepFailure { step, detail }) = self.install(openings) else { return Ok(()) };
+        openings.zones = None;
+        self.install(openings)?;
+        tracing::warn!(step, detail, "no conntrack zones: a release takes longer");
+        Ok(())
+    }
+
     fn install(&self, openings: &Openings) -> Result<(), StepFailure> {
         let Self { names, range, block, limits, .. } = self;
         let script = compile(names, *range, *block, limits, openings, Instant::now());
         nft(&["-f", "-"], &script).map(drop)
     }
+}
+
+/// Returns a number that is another in each life of a server.
+fn any_number() -> u16 {
+    let bytes: [u8; 2] = (&OsEntropy as &dyn Entropy).bytes();
+    u16::from_ne_bytes(bytes)
 }
 
 /// Removes the table. Blocking.

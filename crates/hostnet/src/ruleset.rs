@@ -7,6 +7,9 @@
 //! elements. Both directions of every flow ask the sets packet by packet: what is taken out of them
 //! is cut off at once, established flows included.
 //!
+//! What passes between a slot and the host is tracked apart for each sandbox that has the slot
+//! ([`tenancy`]).
+//!
 //! The address inside is rewritten before the kernel puts fragments together or tracks a
 //! connection, and after that, without state, so every slot looks the same inside and is unique
 //! outside. Later would be too late: the kernel tells fragments apart by their addresses and
@@ -34,6 +37,7 @@ use std::{
 use tarn_host::SlotId;
 use tokio::time::Instant;
 
+use self::tenancy::Zones;
 use crate::{
     config::SlotLimits,
     egress::Span,
@@ -47,6 +51,7 @@ use crate::{
 pub(crate) mod limits;
 pub(crate) mod lists;
 pub(crate) mod notes;
+pub(crate) mod tenancy;
 
 /// The set of claimed slots.
 pub(crate) const LIVE: &str = "live";
@@ -118,6 +123,8 @@ pub(crate) struct Openings {
     pub(crate) furnished: BTreeSet<SlotId>,
     /// The filters of slots with lists.
     pub(crate) filters: BTreeMap<SlotId, Filter>,
+    /// The conntrack zones of tenancies; none where the kernel or `nft` has no such thing.
+    pub(crate) zones: Option<Zones>,
 }
 
 /// What the rules must know of the ways out of this host.
@@ -164,7 +171,12 @@ pub(crate) fn compile(
     text.push_str(&lists::shared(names, block, openings, now));
     text.push_str(&limits::sets());
     text.push_str(&notes::sets());
-    text.push_str(&chains(&names.interface_prefix(), block));
+    let prefix = names.interface_prefix();
+    text.push_str(&chains(&prefix, block));
+    if let Some(zones) = &openings.zones {
+        text.push_str(&tenancy::map(zones, block));
+        text.push_str(&tenancy::chains(&prefix));
+    }
     text.push_str(&limits::chains(limits));
     text.push_str(&notes::chains(block.note_group()));
     for slot in &openings.furnished {
@@ -438,6 +450,16 @@ mod tests {
         assert!(open.contains("set families { type nf_proto; elements = { ipv6 }; }"));
         let near = "elements = { 2001:db8:1::-2001:db8:1:0:ffff:ffff:ffff:ffff }";
         assert!(open.contains(near));
+    }
+
+    #[test]
+    fn zones_are_written_where_there_are_any() {
+        let none = text(&Openings::default());
+        assert!(!none.contains("ct zone") && !none.contains(tenancy::TENANCY));
+        let zones = Some(Zones::default().begin(7, &BTreeSet::new()));
+        let some = text(&Openings { zones, ..Openings::default() });
+        assert!(some.contains("map tenancy { typeof ip daddr : ct zone; elements = { 198."));
+        assert_eq!(some.matches("priority -300; policy accept;").count(), 2);
     }
 
     #[test]

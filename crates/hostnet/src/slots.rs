@@ -74,6 +74,8 @@ struct Inner {
     has_ipv6: Arc<AtomicBool>,
     /// Whether it ever had one, as far as is known: only then are there flows to forget.
     had_ipv6: Arc<AtomicBool>,
+    /// Whether flows of the host with sandboxes that are gone may be left.
+    has_past: AtomicBool,
     builds: Semaphore,
     /// Why the last build failed, for claims that waited in vain.
     failure: Mutex<Option<(SlotId, String)>>,
@@ -220,6 +222,7 @@ impl Inner {
             mtu: AtomicU32::new(uplinks.mtu),
             has_ipv6: Arc::default(),
             had_ipv6: Arc::default(),
+            has_past: AtomicBool::new(true),
             builds: Semaphore::new(BUILDS_AT_A_TIME),
             failure: Mutex::default(),
             changed: watch::Sender::new(()),

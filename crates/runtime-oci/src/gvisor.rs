@@ -1,6 +1,6 @@
 //! The gVisor driver: performs what the other modules decide.
 
-use std::{collections::HashMap, fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, fs, io, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -12,10 +12,8 @@ use tarn_task::Tasks;
 use tarn_types::{ByteSize, ErrorClass, Resources, SandboxId};
 use thiserror::Error;
 use tokio::{
-    process::Child,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
-    time::Instant,
 };
 use tracing::{info, warn};
 
@@ -24,35 +22,27 @@ use crate::{
     cgroup::{Cgroups, Layout, LayoutError, SandboxCgroup},
     command::{Call, Origin, Runsc},
     config::GvisorConfig,
-    control::{Control, ControlParts, Standing},
+    control::{Control, Standing},
     doctor, image,
-    limits::{Limits, MemoryBounds},
+    limits::Limits,
     netns,
     paths::Paths,
-    pressure::{LOAN, Round},
-    process::{self, Process},
-    programs,
+    pressure::Round,
+    process, programs,
     remains::{Remains, host},
     state::{BackendState, BackendStatus},
     straggler, volatile,
-    watch::{Rebound, ReboundError, Watch},
+    watch::Rebound,
 };
 
-/// How a resize is named in errors, and how long it may take: longer than a watch tries for.
-const RESIZE: &str = "resize";
-const RESIZE_LIMIT: Duration = Duration::from_secs(10);
+use self::{
+    making::{Made, patience},
+    watching::Sighting,
+};
 
-/// How long a sandbox that is to have less memory is given to let go of it: what a program had is
-/// given back a while after its end.
-const GIVING_BACK: Duration = Duration::from_secs(1);
-const GIVING_BACK_PAUSE: Duration = Duration::from_millis(50);
-
-/// How often what is promoted while it starts is asked to come in.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(10);
-
-/// How many times as long what nobody waits for may take: beside others that are busy it gets next
-/// to nothing.
-const LEAST_PATIENCE: u32 = 4;
+mod making;
+mod resize;
+mod watching;
 
 /// Why the driver cannot be used on this machine.
 #[derive(Debug, Error)]
@@ -108,21 +98,6 @@ struct Running {
     /// Takes what the memory's bounds are to be.
     wishes: mpsc::Sender<Rebound>,
     control: Arc<Control>,
-}
-
-/// When that was made which an image is restored into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Made {
-    /// By the restore.
-    Now,
-    /// By a stage.
-    Before,
-}
-
-/// How a running sandbox came under our eyes.
-struct Sighting {
-    round: Round,
-    standing: Standing,
 }
 
 // === impl GvisorStartError ===
@@ -200,158 +175,6 @@ impl GvisorRuntime {
         })
     }
 
-    /// Makes the bundle and the cgroups, and spawns the command. Blocks: run it apart.
-    async fn spawn_making(
-        &self,
-        spec: &RuntimeSpec,
-        origin: Origin,
-    ) -> Result<Child, RuntimeError> {
-        let (paths, runsc, spec) = (self.remains.paths.clone(), self.runsc.clone(), spec.clone());
-        let (id, limits) = (spec.id.clone(), Limits::of(&spec));
-        let cgroup = self.remains.cgroups.sandbox(&id);
-        let spawned = blocking(&self.tasks, move || {
-            bundle::write(&paths, &spec, &limits)?;
-            cgroup.create(&limits)?;
-            if !matches!(origin, Origin::Nothing) {
-                bundle::mark_from_image(&paths, &spec.id)?;
-                // For what reading needs besides the memory that is read. The watch takes it back.
-                cgroup.memory().set_limit(limits.memory.hard.saturating_add(LOAN))?;
-            }
-            runsc.spawn_making(&spec, &origin, &cgroup.doors())
-        });
-        spawned.await.map_err(host("prepare", &id))
-    }
-
-    fn claim(&self, spec: &RuntimeSpec) -> Result<(), RuntimeError> {
-        match bundle::claim(&self.remains.paths, spec) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(RuntimeError::Exists { id: spec.id.clone() })
-            }
-            Err(error) => Err(host("make the bundle", &spec.id)(error)),
-        }
-    }
-
-    /// Removes what a making that failed has left.
-    async fn undo(&self, id: &SandboxId) {
-        self.forget(id).await;
-        if let Err(error) = self.remains.clear(id).await {
-            warn!(sandbox.id = %id, %error, "a sandbox that could not be made is not removed");
-        }
-    }
-
-    /// Makes one that waits, for its start or for an image.
-    async fn make_waiting(&self, spec: &RuntimeSpec, origin: Origin) -> Result<(), RuntimeError> {
-        // One that nobody waits for gets on slowly on a busy machine, and holds up nobody.
-        let _turn = match spec.share {
-            CpuShare::Own => Some(self.turns.acquire().await),
-            CpuShare::Least => None,
-        };
-        self.claim(spec)?;
-        let staged = matches!(origin, Origin::Later);
-        // Before it is there, so that it can be promoted meanwhile.
-        let known = Known { spec: Arc::new(spec.clone()), running: None, staged };
-        self.known.lock().insert(spec.id.clone(), known);
-        let made = async {
-            let child = self.spawn_making(spec, origin).await?;
-            let step = if staged { "stage" } else { "create" };
-            let limit = patience(spec.share, self.config.deadlines.create);
-            self.runsc.finish(&Call { step, id: &spec.id, limit }, child).await?;
-            // What waits for its start is not done yet.
-            if staged { self.end_aside(step, &spec.id).await } else { Ok(()) }
-        };
-        let made = made.await;
-        if made.is_err() {
-            self.undo(&spec.id).await;
-        }
-        made
-    }
-
-    /// Brings in what is still aside until all of it is started: a command that was spawned a
-    /// moment before the sandbox was promoted enters there.
-    fn follow_in(&self, cgroup: SandboxCgroup) {
-        let tasks = self.tasks.clone();
-        let follow = async move {
-            while cgroup.is_aside() {
-                process::bring_in(&cgroup).await;
-                tokio::select! {
-                    () = tasks.stopping() => return,
-                    () = tokio::time::sleep(FOLLOW_PAUSE) => {}
-                }
-            }
-        };
-        drop(self.tasks.spawn("gvisor-follow", follow));
-    }
-
-    /// Brings what was started aside among the others.
-    async fn end_aside(&self, step: &'static str, id: &SandboxId) -> Result<(), RuntimeError> {
-        let cgroup = self.remains.cgroups.sandbox(id);
-        if !cgroup.is_aside() {
-            return Ok(());
-        }
-        blocking(&self.tasks, move || cgroup.end_aside()).await.map_err(host(step, id))
-    }
-
-    /// Says whether one was made for an image; it is the caller's from now on.
-    fn take_staged(&self, id: &SandboxId) -> bool {
-        let mut known = self.known.lock();
-        known.get_mut(id).is_some_and(|known| std::mem::take(&mut known.staged))
-    }
-
-    async fn restore_claimed(
-        &self,
-        spec: &RuntimeSpec,
-        image: &Path,
-        made: Made,
-    ) -> Result<Started, RuntimeError> {
-        let (step, id) = ("restore", &spec.id);
-        let memory = image::memory(image).map_err(host("read the image", id))?;
-        if let Some(detail) = image::too_large(memory, Limits::of(spec).memory) {
-            return Err(RuntimeError::Backend { step, id: id.clone(), detail });
-        }
-        let child = match made {
-            Made::Now => self.spawn_making(spec, Origin::Image(image.to_owned())).await?,
-            Made::Before => self.spawn_filling(spec, image).await?,
-        };
-        let limit = image::deadline(self.config.deadlines.restore, memory);
-        self.runsc.finish(&Call { step, id, limit }, child).await?;
-        let sighting = Sighting { round: Round::inherited(), standing: Standing::Running };
-        self.watch_started(step, &Arc::new(spec.clone()), sighting)
-    }
-
-    /// Spawns the command that brings an image into what was made for one.
-    async fn spawn_filling(&self, spec: &RuntimeSpec, image: &Path) -> Result<Child, RuntimeError> {
-        let (step, id) = ("restore", &spec.id);
-        if !self.is_created(id)? {
-            let detail = "what it was to be restored into has ended".to_owned();
-            return Err(RuntimeError::Backend { step, id: id.clone(), detail });
-        }
-        // It may have been made at a time when nobody waited for it.
-        let cgroup = self.living(id)?;
-        cgroup.set_cpu_share(&Limits::of(spec)).map_err(host(step, id))?;
-        let (runsc, sandbox, image) = (self.runsc.clone(), id.clone(), image.to_owned());
-        let spawned = blocking(&self.tasks, move || runsc.spawn_filling(&sandbox, &image)).await;
-        spawned.map_err(host(step, id))
-    }
-
-    /// Watches a sandbox that a command has just started.
-    fn watch_started(
-        &self,
-        step: &'static str,
-        spec: &Arc<RuntimeSpec>,
-        sighting: Sighting,
-    ) -> Result<Started, RuntimeError> {
-        let started = match self.backend_state(&spec.id)? {
-            Some(state) => self.watch(spec, &state, sighting)?,
-            None => None,
-        };
-        started.ok_or_else(|| RuntimeError::Backend {
-            step,
-            id: spec.id.clone(),
-            detail: "the sandbox ended at once".to_owned(),
-        })
-    }
-
     /// Returns the backend's state, if it has the sandbox and names a process.
     fn backend_state(&self, id: &SandboxId) -> Result<Option<BackendState>, RuntimeError> {
         let step = "read the state";
@@ -368,119 +191,6 @@ impl GvisorRuntime {
                 id: id.clone(),
                 detail: error.to_string(),
             }),
-        }
-    }
-
-    /// Takes hold of a running sentry and watches it. Nobody may be watching it already.
-    fn watch(
-        &self,
-        spec: &Arc<RuntimeSpec>,
-        state: &BackendState,
-        sighting: Sighting,
-    ) -> Result<Option<Started>, RuntimeError> {
-        let (id, pid) = (&spec.id, state.pid);
-        let cgroup = self.remains.cgroups.sandbox(id);
-        let limits = Limits::of(spec);
-        let Some(sentry) = Process::open(pid).map_err(host("watch", id))? else {
-            return Ok(None);
-        };
-        // The number alone proves nothing; membership in its cgroup does.
-        let members = cgroup.processes().map_err(host("watch", id))?;
-        let Some(pid_started) = process::start_time(pid).map_err(host("watch", id))? else {
-            return Ok(None);
-        };
-        if members.binary_search(&pid).is_err() {
-            return Ok(None);
-        }
-        match sighting.standing {
-            // It may have been resized under an earlier server.
-            Standing::Unknown => {
-                cgroup.set_cpu(&limits).map_err(host("limit the CPU", id))?;
-                let memory = cgroup.memory();
-                memory.admit(limits.memory.hard).map_err(host("limit the memory", id))?;
-            }
-            Standing::Running | Standing::Paused => {
-                cgroup.set_cpu_quota(&limits).map_err(host("limit the CPU", id))?;
-            }
-        }
-        let control = Control::new(ControlParts {
-            id: id.clone(),
-            socket: state.socket.clone(),
-            memory: cgroup.memory(),
-            bounds: limits.memory,
-            deadlines: self.config.deadlines,
-            tasks: self.tasks.clone(),
-            standing: sighting.standing,
-        });
-        // One resize at a time, and a wish that nobody waits for is let go.
-        let (wishes, wishes_of_watch) = mpsc::channel(1);
-        let watch = Watch {
-            id: id.clone(),
-            sentry,
-            cgroup,
-            bounds: limits.memory,
-            wishes: wishes_of_watch,
-            still: control.still(),
-            events: self.events.clone(),
-            tasks: self.tasks.clone(),
-        };
-        let control = Arc::new(control);
-        let (caller, tasks) = (Arc::clone(&control), self.tasks.clone());
-        self.tasks.spawn("gvisor-connect", async move {
-            tokio::select! {
-                () = tasks.stopping() => {}
-                () = caller.connect() => {}
-            }
-        });
-        let watch = self.tasks.spawn("gvisor-watch", watch.run(sighting.round));
-        let running = Some(Running { watch, wishes, control });
-        {
-            let mut known = self.known.lock();
-            let spec = keep_promoted(spec, known.get(id).map(|known| known.spec.share));
-            known.insert(id.clone(), Known { spec, running, staged: false });
-        }
-        let daemon = SocketAddr::new(spec.address, tarn_guest_api::PORT);
-        Ok(Some(Started { daemon, pid, pid_started }))
-    }
-
-    /// Has the watch of a running sandbox change the bounds of its memory: it alone moves the
-    /// limit.
-    async fn rebound(
-        &self,
-        id: &SandboxId,
-        bounds: MemoryBounds,
-        wanted: ByteSize,
-    ) -> Result<(), RuntimeError> {
-        let not_found = || RuntimeError::NotFound { id: id.clone() };
-        let wishes = match self.known.lock().get(id) {
-            Some(Known { running: Some(running), .. }) => running.wishes.clone(),
-            Some(Known { running: None, .. }) | None => return Err(not_found()),
-        };
-        let (told, answer) = oneshot::channel();
-        let asked = async {
-            // A closed channel is a watch that has ended, with its sandbox.
-            wishes.send(Rebound { bounds, told }).await.map_err(|_closed| not_found())?;
-            answer.await.map_err(|_closed| not_found())
-        };
-        let limit_ms = u64::try_from(RESIZE_LIMIT.as_millis()).unwrap_or(u64::MAX);
-        let late = || RuntimeError::Timeout { step: RESIZE, id: id.clone(), limit_ms };
-        match tokio::time::timeout(RESIZE_LIMIT, asked).await.map_err(|_elapsed| late())?? {
-            Ok(()) => Ok(()),
-            Err(ReboundError::InUse(bytes)) => {
-                let used = ByteSize::from_mib(bytes.div_ceil(1 << 20));
-                Err(RuntimeError::MemoryInUse { used, wanted })
-            }
-            Err(ReboundError::Host(error)) => Err(host(RESIZE, id)(error)),
-        }
-    }
-
-    /// Stops watching. No event follows.
-    async fn forget(&self, id: &SandboxId) {
-        let known = self.known.lock().remove(id);
-        if let Some(running) = known.and_then(|known| known.running) {
-            running.watch.abort();
-            // It ends by the abort, or has ended.
-            drop(running.watch.await);
         }
     }
 
@@ -569,32 +279,7 @@ impl Runtime for GvisorRuntime {
     }
 
     async fn resize(&self, id: &SandboxId, resources: &Resources) -> Result<(), RuntimeError> {
-        let cgroup = self.living(id)?;
-        let control = self.control(RESIZE, id)?;
-        let known = self.known.lock().get(id).map(|known| Arc::clone(&known.spec));
-        let before = known.ok_or_else(|| RuntimeError::NotFound { id: id.clone() })?;
-        let spec = RuntimeSpec { resources: *resources, ..(*before).clone() };
-        let (old, new) = (Limits::of(&before), Limits::of(&spec));
-        let begun = Instant::now();
-        while let Err(refused) = self.rebound(id, new.memory, resources.memory).await {
-            let in_use = matches!(refused, RuntimeError::MemoryInUse { .. });
-            if !in_use || begun.elapsed() >= GIVING_BACK {
-                return Err(refused);
-            }
-            tokio::time::sleep(GIVING_BACK_PAUSE).await;
-        }
-        if let Err(error) = cgroup.set_cpu(&new) {
-            drop(cgroup.set_cpu(&old));
-            drop(self.rebound(id, old.memory, before.resources.memory).await);
-            return Err(host("limit the CPU", id)(error));
-        }
-        control.set_bounds(new.memory);
-        if let Some(known) = self.known.lock().get_mut(id) {
-            // Of what is there now: it may have been promoted meanwhile.
-            let spec = RuntimeSpec { resources: *resources, ..(*known.spec).clone() };
-            known.spec = Arc::new(spec);
-        }
-        Ok(())
+        self.change_limits(id, resources).await
     }
 
     async fn lives(&self, id: &SandboxId) -> Result<bool, RuntimeError> {
@@ -720,23 +405,6 @@ async fn close(tasks: Tasks, paths: Paths, cgroups: Cgroups) {
         warn!(%error, "the empty network namespace stays mounted");
     }
     cgroups.close();
-}
-
-/// Returns how long a step may take: longer where it gets only what nobody else on the host wants.
-fn patience(share: CpuShare, limit: Duration) -> Duration {
-    match share {
-        CpuShare::Own => limit,
-        CpuShare::Least => limit.saturating_mul(LEAST_PATIENCE),
-    }
-}
-
-/// Returns a spec with the share that the sandbox was promoted to while it was being started, if
-/// it was. Nothing ever takes that back.
-fn keep_promoted(spec: &Arc<RuntimeSpec>, share: Option<CpuShare>) -> Arc<RuntimeSpec> {
-    if share == Some(CpuShare::Own) && spec.share == CpuShare::Least {
-        return Arc::new(RuntimeSpec { share: CpuShare::Own, ..(**spec).clone() });
-    }
-    Arc::clone(spec)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -3,8 +3,10 @@
 //! It is stricter than a real one: records go through their stored bytes, so a field that does not
 //! survive them is noticed; and every verb first gives way to other tasks, so callers meet the
 //! interleavings that a real store would show them.
+//!
+//! What takes more than one look at a table stands in the file of its kind of record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -16,11 +18,18 @@ use tarn_types::{
 };
 
 use crate::{
-    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Order, Page, PageKey, ProjectRecord, QuotaRecord,
-    SealedLogin, SealedSecret, Store, StoreError, format, rule,
+    DataKeyRecord, KeyHash, KeyRecord, ListQuery, Page, ProjectRecord, QuotaRecord, SealedLogin,
+    SealedSecret, Store, StoreError, format,
 };
 
-mod tables;
+use self::sandbox::Row;
+
+mod image;
+mod pool;
+mod project;
+mod sandbox;
+mod secret;
+mod snapshot;
 
 /// Keeps everything in memory, for tests and for comparison with real stores.
 #[derive(Debug, Default)]
@@ -47,20 +56,6 @@ struct Tables {
     image_names: BTreeMap<(Option<ProjectId>, ImageName), ImageNameRecord>,
     logins: BTreeMap<(ProjectId, String), SealedLogin>,
     facts: BTreeMap<String, String>,
-}
-
-/// A sandbox as its bytes, and what is looked up without reading them.
-#[derive(Debug)]
-struct Row {
-    id: SandboxId,
-    project: ProjectId,
-    name: Option<SandboxName>,
-    status: SandboxStatus,
-    created_at: UnixMillis,
-    terminated_at: Option<UnixMillis>,
-    sequence: u64,
-    unclaimed: bool,
-    bytes: String,
 }
 
 // === impl MemoryStore ===
@@ -90,15 +85,7 @@ impl Store for MemoryStore {
         status: SandboxStatus,
     ) -> Result<(), StoreError> {
         let row = Row::new(record, status)?;
-        self.with(|tables| {
-            if tables.sandboxes.contains_key(&row.id) {
-                return Err(StoreError::Exists { what: "sandbox" });
-            }
-            tables.check_name(&row)?;
-            tables.sandboxes.insert(row.id.clone(), row);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.sandbox_insert(row)).await
     }
 
     async fn sandbox_update(
@@ -108,17 +95,7 @@ impl Store for MemoryStore {
         _lasting: Lasting,
     ) -> Result<(), StoreError> {
         let row = Row::new(record, status)?;
-        self.with(|tables| {
-            let stored = tables.sandbox(&row.id)?;
-            if record.sequence.checked_sub(1) != Some(stored.sequence) {
-                return Err(StoreError::Conflict { id: row.id });
-            }
-            rule::check_change(&stored.fixed(), record)?;
-            tables.check_name(&row)?;
-            tables.sandboxes.insert(row.id.clone(), row);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.sandbox_update(record, row)).await
     }
 
     async fn sandbox_fetch(&self, id: &SandboxId) -> Result<SandboxRecord, StoreError> {
@@ -130,83 +107,29 @@ impl Store for MemoryStore {
         project: &ProjectId,
         name: &SandboxName,
     ) -> Result<SandboxRecord, StoreError> {
-        self.with(|tables| {
-            let holder = tables.sandboxes.values().find(|row| row.holds(project, name));
-            holder.ok_or(StoreError::NotFound { what: "sandbox" })?.record()
-        })
-        .await
+        self.with(|tables| tables.sandbox_fetch_by_name(project, name)).await
     }
 
     async fn sandbox_list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        self.with(|tables| {
-            let mut rows: Vec<_> =
-                tables.sandboxes.values().filter(|row| row.matches(query)).collect();
-            rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.key()));
-            let (start, end) = bounds(&rows, query);
-            let items =
-                rows[start..end].iter().map(|row| row.record()).collect::<Result<_, _>>()?;
-            Ok(Page { items, has_newer: start > 0, has_older: end < rows.len() })
-        })
-        .await
+        self.with(|tables| tables.sandbox_list(query)).await
     }
 
     async fn sandbox_list_live(&self) -> Result<Vec<SandboxRecord>, StoreError> {
-        self.with(|tables| {
-            let mut rows: Vec<_> =
-                tables.sandboxes.values().filter(|row| row.terminated_at.is_none()).collect();
-            rows.sort_unstable_by_key(|row| row.key());
-            rows.into_iter().map(Row::record).collect()
-        })
-        .await
+        self.with(|tables| tables.sandbox_list_live()).await
     }
 
     async fn sandbox_purge(&self, before: UnixMillis, limit: usize) -> Result<usize, StoreError> {
-        self.with(|tables| {
-            let mut ended: Vec<_> = tables
-                .sandboxes
-                .values()
-                .filter_map(|row| Some((row.terminated_at?, row.id.clone())))
-                .filter(|(at, _)| *at < before)
-                .collect();
-            ended.sort_unstable();
-            ended.truncate(limit);
-            for (_, id) in &ended {
-                tables.sandboxes.remove(id);
-            }
-            Ok(ended.len())
-        })
-        .await
+        self.with(|tables| Ok(tables.sandbox_purge(before, limit))).await
     }
 
     async fn snapshot_insert(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
         let bytes = format::encode_snapshot(record)?;
-        self.with(|tables| {
-            if tables.snapshots.contains_key(&record.id) {
-                return Err(StoreError::Exists { what: "snapshot" });
-            }
-            tables.snapshots.insert(record.id.clone(), bytes);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.snapshot_insert(record, bytes)).await
     }
 
     async fn snapshot_update(&self, record: &SnapshotRecord) -> Result<(), StoreError> {
         let bytes = format::encode_snapshot(record)?;
-        self.with(|tables| {
-            let stored = tables.snapshot(&record.id)?;
-            if record.sequence.checked_sub(1) != Some(stored.sequence) {
-                return Err(StoreError::SnapshotConflict { id: stored.id });
-            }
-            let fixed = rule::StoredSnapshot {
-                project: stored.project.as_str(),
-                sandbox: stored.sandbox.as_str(),
-                created_at: stored.created_at,
-            };
-            rule::check_snapshot_change(&fixed, record)?;
-            tables.snapshots.insert(stored.id, bytes);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.snapshot_update(record, bytes)).await
     }
 
     async fn snapshot_fetch(&self, id: &SnapshotId) -> Result<SnapshotRecord, StoreError> {
@@ -218,36 +141,15 @@ impl Store for MemoryStore {
         project: &ProjectId,
         sandbox: Option<&SandboxId>,
     ) -> Result<Vec<SnapshotRecord>, StoreError> {
-        self.with(|tables| {
-            let mut found = tables.snapshots_that(|record| {
-                !record.hidden
-                    && record.project == *project
-                    && sandbox.is_none_or(|sandbox| record.sandbox == *sandbox)
-            })?;
-            found.reverse();
-            Ok(found)
-        })
-        .await
+        self.with(|tables| tables.snapshot_list(project, sandbox)).await
     }
 
     async fn snapshot_list_unsettled(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
-        self.with(|tables| {
-            let images: BTreeSet<_> = tables.images()?.into_iter().map(|it| it.snapshot).collect();
-            tables.snapshots_that(|record| {
-                let unneeded = record.hidden && !images.contains(&record.id);
-                unneeded || record.is_on_the_way()
-            })
-        })
-        .await
+        self.with(|tables| tables.snapshot_list_unsettled()).await
     }
 
     async fn snapshot_images(&self) -> Result<Vec<BootImage>, StoreError> {
-        self.with(|tables| {
-            let all = tables.snapshots_that(|_| true)?;
-            let images: BTreeSet<_> = all.into_iter().map(|record| record.captured.image).collect();
-            Ok(images.into_iter().collect())
-        })
-        .await
+        self.with(|tables| tables.snapshot_images()).await
     }
 
     async fn snapshot_delete(&self, id: &SnapshotId) -> Result<(), StoreError> {
@@ -260,32 +162,12 @@ impl Store for MemoryStore {
 
     async fn pool_insert(&self, record: &PoolRecord) -> Result<(), StoreError> {
         let bytes = format::encode_pool(record)?;
-        self.with(|tables| {
-            if tables.pools.contains_key(&record.id) {
-                return Err(StoreError::Exists { what: "pool" });
-            }
-            tables.pools.insert(record.id.clone(), bytes);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.pool_insert(record, bytes)).await
     }
 
     async fn pool_update(&self, record: &PoolRecord) -> Result<(), StoreError> {
         let bytes = format::encode_pool(record)?;
-        self.with(|tables| {
-            let stored = tables.pool(&record.id)?;
-            if record.sequence.checked_sub(1) != Some(stored.sequence) {
-                return Err(StoreError::PoolConflict { id: stored.id });
-            }
-            let fixed = rule::StoredPool {
-                project: stored.project.as_str(),
-                created_at: stored.created_at,
-            };
-            rule::check_pool_change(&fixed, record)?;
-            tables.pools.insert(stored.id, bytes);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.pool_update(record, bytes)).await
     }
 
     async fn pool_delete(&self, id: &PoolId) -> Result<(), StoreError> {
@@ -297,13 +179,7 @@ impl Store for MemoryStore {
     }
 
     async fn pool_list(&self) -> Result<Vec<PoolRecord>, StoreError> {
-        self.with(|tables| {
-            let all = tables.pools.keys().map(|id| tables.pool(id));
-            let mut all = all.collect::<Result<Vec<_>, _>>()?;
-            all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-            Ok(all)
-        })
-        .await
+        self.with(|tables| tables.pool_list()).await
     }
 
     async fn build_put(&self, record: &BuildRecord) -> Result<(), StoreError> {
@@ -352,11 +228,7 @@ impl Store for MemoryStore {
         &self,
         candidate: &DataKeyRecord,
     ) -> Result<DataKeyRecord, StoreError> {
-        self.with(|tables| {
-            let keys = &mut tables.data_keys;
-            Ok(keys.entry(candidate.project.clone()).or_insert_with(|| candidate.clone()).clone())
-        })
-        .await
+        self.with(|tables| Ok(tables.data_key_ensure(candidate))).await
     }
 
     async fn data_key_fetch(&self, project: &ProjectId) -> Result<DataKeyRecord, StoreError> {
@@ -372,37 +244,11 @@ impl Store for MemoryStore {
     }
 
     async fn data_key_rewrap(&self, keys: &[DataKeyRecord]) -> Result<(), StoreError> {
-        self.with(|tables| {
-            if !keys.iter().all(|key| tables.data_keys.contains_key(&key.project)) {
-                return Err(StoreError::NotFound { what: "data key" });
-            }
-            let anew = keys.iter().map(|key| (key.project.clone(), key.clone()));
-            tables.data_keys.extend(anew);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.data_key_rewrap(keys)).await
     }
 
     async fn secret_put(&self, secrets: &[SealedSecret]) -> Result<Vec<SecretRecord>, StoreError> {
-        self.with(|tables| {
-            let mut changed = tables.secrets.clone();
-            let mut stored = Vec::new();
-            for secret in secrets {
-                let SecretRecord { id, project, name, updated_at, .. } = &secret.record;
-                let key = (project.clone(), name.clone());
-                let mut record = secret.record.clone();
-                if let Some(known) = changed.get(&key) {
-                    record = SecretRecord { updated_at: *updated_at, ..known.record.clone() };
-                } else if changed.values().any(|other| other.record.id == *id) {
-                    return Err(StoreError::Exists { what: "secret" });
-                }
-                stored.push(record.clone());
-                changed.insert(key, SealedSecret { record, sealed: secret.sealed.clone() });
-            }
-            tables.secrets = changed;
-            Ok(stored)
-        })
-        .await
+        self.with(|tables| tables.secret_put(secrets)).await
     }
 
     async fn secret_fetch(
@@ -410,12 +256,7 @@ impl Store for MemoryStore {
         project: &ProjectId,
         id: &SecretId,
     ) -> Result<SecretRecord, StoreError> {
-        self.with(|tables| {
-            let mut theirs = tables.secrets_of(project);
-            let found = theirs.find(|secret| secret.record.id == *id);
-            found.map(|secret| secret.record.clone()).ok_or(StoreError::NotFound { what: "secret" })
-        })
-        .await
+        self.with(|tables| tables.secret_fetch(project, id)).await
     }
 
     async fn secret_list(&self, project: &ProjectId) -> Result<Vec<SecretRecord>, StoreError> {
@@ -438,30 +279,14 @@ impl Store for MemoryStore {
     }
 
     async fn secret_delete(&self, project: &ProjectId, id: &SecretId) -> Result<(), StoreError> {
-        self.with(|tables| {
-            let found = tables.secrets_of(project).find(|secret| secret.record.id == *id);
-            let name = found.map(|secret| secret.record.name.clone());
-            let name = name.ok_or(StoreError::NotFound { what: "secret" })?;
-            tables.secrets.remove(&(project.clone(), name));
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.secret_delete(project, id)).await
     }
 
     async fn image_name_put(
         &self,
         record: &ImageNameRecord,
     ) -> Result<ImageNameRecord, StoreError> {
-        self.with(|tables| {
-            let key = (record.project.clone(), record.name.clone());
-            let mut stored = record.clone();
-            if let Some(known) = tables.image_names.get(&key) {
-                stored.created_at = known.created_at;
-            }
-            tables.image_names.insert(key, stored.clone());
-            Ok(stored)
-        })
-        .await
+        self.with(|tables| Ok(tables.image_name_put(record))).await
     }
 
     async fn image_name_delete(
@@ -481,29 +306,7 @@ impl Store for MemoryStore {
     }
 
     async fn image_put(&self, record: &ImageRecord) -> Result<ImageRecord, StoreError> {
-        self.with(|tables| {
-            let all = tables.images()?;
-            let same = all
-                .iter()
-                .find(|known| known.scope() == record.scope() && known.name == record.name);
-            let mut stored = record.clone();
-            match same {
-                Some(known) if known.project != record.project => {
-                    return Err(StoreError::Exists { what: "image" });
-                }
-                Some(known) => {
-                    (stored.id, stored.created_at) = (known.id.clone(), known.created_at)
-                }
-                None if tables.images.contains_key(&record.id) => {
-                    return Err(StoreError::Exists { what: "image" });
-                }
-                None => {}
-            }
-            tables.images.insert(stored.id.clone(), format::encode_image(&stored)?);
-            tables.image_names.remove(&(stored.scope().cloned(), stored.name.clone()));
-            Ok(stored)
-        })
-        .await
+        self.with(|tables| tables.image_put(record)).await
     }
 
     async fn image_delete(&self, id: &ImageId) -> Result<(), StoreError> {
@@ -550,18 +353,7 @@ impl Store for MemoryStore {
     }
 
     async fn project_ensure(&self, candidate: &ProjectRecord) -> Result<ProjectRecord, StoreError> {
-        self.with(|tables| {
-            if let Some(known) = tables.projects.values().find(|p| p.name == candidate.name) {
-                return Ok(known.clone());
-            }
-            if tables.projects.contains_key(&candidate.id) {
-                let detail = format!("project {} exists under another name", candidate.id);
-                return Err(StoreError::Internal { detail });
-            }
-            tables.projects.insert(candidate.id.clone(), candidate.clone());
-            Ok(candidate.clone())
-        })
-        .await
+        self.with(|tables| tables.project_ensure(candidate)).await
     }
 
     async fn project_fetch(&self, id: &ProjectId) -> Result<ProjectRecord, StoreError> {
@@ -569,12 +361,7 @@ impl Store for MemoryStore {
     }
 
     async fn project_list(&self) -> Result<Vec<ProjectRecord>, StoreError> {
-        self.with(|tables| {
-            let mut all: Vec<_> = tables.projects.values().cloned().collect();
-            all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-            Ok(all)
-        })
-        .await
+        self.with(|tables| Ok(tables.project_list())).await
     }
 
     async fn quota_set(
@@ -601,74 +388,27 @@ impl Store for MemoryStore {
     }
 
     async fn ssh_key_insert(&self, key: &SshKeyRecord) -> Result<(), StoreError> {
-        self.with(|tables| {
-            let same = |known: &SshKeyRecord| {
-                known.project == key.project && known.key.fingerprint == key.key.fingerprint
-            };
-            if tables.ssh_keys.contains_key(&key.id) || tables.ssh_keys.values().any(same) {
-                return Err(StoreError::Exists { what: "SSH key" });
-            }
-            tables.ssh_keys.insert(key.id.clone(), key.clone());
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.ssh_key_insert(key)).await
     }
 
     async fn ssh_key_list(&self, project: &ProjectId) -> Result<Vec<SshKeyRecord>, StoreError> {
-        self.with(|tables| {
-            let theirs = tables.ssh_keys.values().filter(|key| key.project == *project);
-            let mut theirs: Vec<_> = theirs.cloned().collect();
-            theirs.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-            Ok(theirs)
-        })
-        .await
+        self.with(|tables| Ok(tables.ssh_key_list(project))).await
     }
 
     async fn ssh_key_delete(&self, project: &ProjectId, id: &SshKeyId) -> Result<(), StoreError> {
-        self.with(|tables| {
-            let theirs = tables.ssh_keys.get(id).is_some_and(|key| key.project == *project);
-            if !theirs {
-                return Err(StoreError::NotFound { what: "SSH key" });
-            }
-            tables.ssh_keys.remove(id);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.ssh_key_delete(project, id)).await
     }
 
     async fn key_insert(&self, key: &KeyRecord) -> Result<(), StoreError> {
-        self.with(|tables| {
-            tables.project(&key.project)?;
-            let taken = tables.keys.values().any(|k| k.id == key.id || k.hash == key.hash);
-            if taken {
-                return Err(StoreError::Exists { what: "key" });
-            }
-            let row = KeyRecord { project_name: String::new(), ..key.clone() };
-            tables.keys.insert(key.id.clone(), row);
-            Ok(())
-        })
-        .await
+        self.with(|tables| tables.key_insert(key)).await
     }
 
     async fn key_fetch(&self, hash: &KeyHash) -> Result<KeyRecord, StoreError> {
-        self.with(|tables| {
-            let key = tables.keys.values().find(|key| key.hash == *hash);
-            tables.with_project_name(key.ok_or(StoreError::NotFound { what: "key" })?)
-        })
-        .await
+        self.with(|tables| tables.key_fetch(hash)).await
     }
 
     async fn key_list(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        self.with(|tables| {
-            let mut keys = tables
-                .keys
-                .values()
-                .map(|key| tables.with_project_name(key))
-                .collect::<Result<Vec<_>, _>>()?;
-            keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-            Ok(keys)
-        })
-        .await
+        self.with(|tables| tables.key_list()).await
     }
 
     async fn key_revoke(&self, id: &KeyId, at: UnixMillis) -> Result<(), StoreError> {
@@ -694,20 +434,5 @@ impl Store for MemoryStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.with(|_| Ok(())).await
-    }
-}
-
-/// Returns which of the rows, newest first, a page holds.
-fn bounds(rows: &[&Row], query: &ListQuery) -> (usize, usize) {
-    let from = query.from.as_ref().map(|PageKey { created_at, id }| (*created_at, id));
-    match query.order {
-        Order::Forward => {
-            let start = from.map_or(0, |from| rows.partition_point(|row| row.key() >= from));
-            (start, start.saturating_add(query.limit).min(rows.len()))
-        }
-        Order::Backward => {
-            let end = from.map_or(rows.len(), |from| rows.partition_point(|row| row.key() > from));
-            (end.saturating_sub(query.limit), end)
-        }
     }
 }

@@ -84,3 +84,10 @@ impl Site {
         (project, ask)
     }
 }
+
+/// Gives tasks time to come as far as they can.
+pub(super) async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}

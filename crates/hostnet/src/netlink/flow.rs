@@ -9,7 +9,7 @@ use std::{
 use nix::errno::Errno;
 
 use super::{
-    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, read_address, read_be_u64},
+    message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, read_address, read_be_u16, read_be_u64},
     socket::{Family, NetlinkError, dump, transact},
 };
 
@@ -25,6 +25,7 @@ const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
@@ -99,18 +100,20 @@ pub(super) struct Seen {
     pub(super) state: FlowState,
 }
 
-/// The two ends of a flow.
+/// The two ends of a flow, and which of several with the same ends it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ends {
     /// Who began it.
     pub(crate) from: IpAddr,
     /// With whom, as far as who began it knows.
     pub(crate) to: IpAddr,
+    /// The conntrack zone of what who began it sends.
+    pub(crate) zone: u16,
 }
 
 /// Which end of a flow an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     From,
     To,
 }
@@ -167,19 +170,24 @@ pub(crate) fn forget_flows_to(address: Ipv4Addr) -> Result<usize, NetlinkError> 
     forget(list_of(address, End::To), |ends| ends.to == address)
 }
 
-/// Makes the kernel forget the flows that addresses are an end of.
-pub(crate) fn forget_flows_of(addresses: &[IpAddr]) -> Result<usize, NetlinkError> {
-    let chosen = |ends: Ends| addresses.contains(&ends.from) || addresses.contains(&ends.to);
-    if are_few() {
+/// Makes the kernel forget the flows of which addresses are one of some ends.
+pub(crate) fn forget_flows_of(addresses: &[IpAddr], at: &[End]) -> Result<usize, NetlinkError> {
+    let chosen = |ends: Ends| {
+        at.iter().any(|end| match end {
+            End::From => addresses.contains(&ends.from),
+            End::To => addresses.contains(&ends.to),
+        })
+    };
+    if flows_are_few() {
         return forget_flows(chosen);
     }
     // A walk for each end rather than one that shows whatever the host has.
     let mut count = 0;
     for address in addresses {
-        count += forget(list_of(*address, End::From), chosen)?;
-        // Of IPv6 that was a list of all.
-        if address.is_ipv4() {
-            count += forget(list_of(*address, End::To), chosen)?;
+        // Of IPv6 one is a list of all.
+        let walks = if address.is_ipv4() { at.len() } else { 1 };
+        for end in at.iter().take(walks) {
+            count += forget(list_of(*address, *end), chosen)?;
         }
     }
     Ok(count)
@@ -191,7 +199,7 @@ pub(crate) fn forget_flows(chosen: impl Fn(Ends) -> bool) -> Result<usize, Netli
 }
 
 /// Says whether all that the kernel remembers are soon shown.
-fn are_few() -> bool {
+pub(crate) fn flows_are_few() -> bool {
     let count = fs::read_to_string(FLOW_COUNT).ok().and_then(|text| text.trim().parse().ok());
     count.is_some_and(|count: u32| count <= FEW_FLOWS)
 }
@@ -235,17 +243,21 @@ fn forget(list: Message, chosen: impl Fn(Ends) -> bool) -> Result<usize, Netlink
 fn deletion(flow: &[u8], chosen: impl Fn(Ends) -> bool) -> Option<Message> {
     let attributes = Attributes::behind(flow, NFGENMSG.len());
     let tuple = attributes.find(CTA_TUPLE_ORIG)?;
-    let ip = Attributes::inside(Attributes::inside(tuple).find(CTA_TUPLE_IP)?);
+    let inside = Attributes::inside(tuple);
+    let ip = Attributes::inside(inside.find(CTA_TUPLE_IP)?);
     let address = |v4, v6| read_address(ip.find(v4).or_else(|| ip.find(v6))?);
     let from = address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?;
     let to = address(CTA_IP_V4_DST, CTA_IP_V6_DST)?;
-    if !chosen(Ends { from, to }) {
+    // Of both directions, or of this one alone; the tuple is named with the zone that is in it.
+    let both = attributes.find(CTA_ZONE);
+    let zone = both.or_else(|| inside.find(CTA_TUPLE_ZONE)).and_then(read_be_u16).unwrap_or(0);
+    if !chosen(Ends { from, to, zone }) {
         return None;
     }
     let head = of_family(if from.is_ipv4() { AF_INET } else { AF_INET6 });
     let message = Message::new(kind(IPCTNL_MSG_CT_DELETE), NLM_F_ACK, &head)
         .nested(CTA_TUPLE_ORIG, |inner| inner.raw(tuple));
-    Some(match attributes.find(CTA_ZONE) {
+    Some(match both {
         Some(zone) => message.attribute(CTA_ZONE, zone),
         None => message,
     })
@@ -278,16 +290,21 @@ mod tests {
     use crate::netlink::message::{HEADER, octets};
 
     /// A flow as the kernel tells it.
-    fn told(from: &str, to: &str) -> Vec<u8> {
+    fn told(from: &str, to: &str, zone: Option<(u16, u16)>) -> Vec<u8> {
         let [from, to] = [from, to].map(|text| octets(text.parse().expect("an address")));
         let is_ipv4 = from.len() == 4;
         let family = if is_ipv4 { AF_INET } else { AF_INET6 };
         let [source, target] =
             if is_ipv4 { [CTA_IP_V4_SRC, CTA_IP_V4_DST] } else { [CTA_IP_V6_SRC, CTA_IP_V6_DST] };
+        let put = |place: u16, message: Message| match zone {
+            Some((kind, zone)) if kind == place => message.attribute(kind, &zone.to_be_bytes()),
+            Some(_) | None => message,
+        };
         let message = Message::new(0, 0, &of_family(family)).nested(CTA_TUPLE_ORIG, |tuple| {
-            tuple.nested(CTA_TUPLE_IP, |ip| ip.attribute(source, &from).attribute(target, &to))
+            let ends = |ip: Message| ip.attribute(source, &from).attribute(target, &to);
+            put(CTA_TUPLE_ZONE, tuple.nested(CTA_TUPLE_IP, ends))
         });
-        message.finish(1).split_off(HEADER)
+        put(CTA_ZONE, message).finish(1).split_off(HEADER)
     }
 
     #[test]
@@ -301,10 +318,27 @@ mod tests {
             ("fd74:6172:6e00:1::c612:1", "2001:db8::1", [true, false]),
             ("fd74:6172:6e00:1::c612:2", "2001:db8::1", [false, false]),
         ] {
-            let flow = told(from, to);
+            let flow = told(from, to, None);
             let is = |chosen: &dyn Fn(Ends) -> bool| deletion(&flow, chosen).is_some();
             assert_eq!(is(&|ends| slot.contains(&ends.from)), began, "{from} began");
             assert_eq!(is(&|ends| slot.contains(&ends.to)), was_reached, "{to} was reached");
+        }
+    }
+
+    #[test]
+    fn a_flow_is_named_with_its_zone_be_it_of_both_directions_or_of_one() {
+        for (place, expected) in [(None, 0), (Some(CTA_ZONE), 300), (Some(CTA_TUPLE_ZONE), 300)] {
+            let flow = told("169.254.77.1", "198.18.0.1", place.map(|place| (place, 300)));
+            assert!(deletion(&flow, |ends| ends.zone != expected).is_none(), "{place:?}");
+            let named = deletion(&flow, |ends| ends.zone == expected).expect("it is chosen");
+            let named = named.finish(1).split_off(HEADER);
+            let attributes = Attributes::behind(&named, NFGENMSG.len());
+            let tuple = attributes.find(CTA_TUPLE_ORIG).expect("it has ends");
+            let inside = Attributes::inside(tuple);
+            let zones = [attributes.find(CTA_ZONE), inside.find(CTA_TUPLE_ZONE)];
+            let is_in = [CTA_ZONE, CTA_TUPLE_ZONE].map(|kind| place == Some(kind));
+            assert_eq!(zones.map(|zone| zone.is_some()), is_in);
+            assert!(zones.into_iter().flatten().all(|zone| zone == 300_u16.to_be_bytes()));
         }
     }
 }

@@ -166,6 +166,11 @@ pub(super) fn read_address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Reads a number of the network's byte order.
+pub(super) fn read_be_u16(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// Reads a number of the network's byte order.
 pub(super) fn read_be_u64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }

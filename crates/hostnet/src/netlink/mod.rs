@@ -14,7 +14,8 @@ mod shape;
 mod socket;
 
 pub(crate) use flow::{
-    Flow, FlowBytes, FlowState, flows_of, forget_flows, forget_flows_of, forget_flows_to,
+    End, Ends, Flow, FlowBytes, FlowState, flows_are_few, flows_of, forget_flows, forget_flows_of,
+    forget_flows_to,
 };
 pub(crate) use note::{Heard, Networks, Note, NoteSocket};
 pub(crate) use route::{

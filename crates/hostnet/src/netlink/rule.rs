@@ -23,6 +23,7 @@ const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPR: u16 = 7;
@@ -42,6 +43,8 @@ pub(crate) struct Element {
     pub(crate) key: Key,
     /// After how long the kernel takes it out by itself; only in sets that do so.
     pub(crate) lifetime: Option<Duration>,
+    /// What a map says of it: a conntrack zone.
+    pub(crate) zone: Option<u16>,
 }
 
 /// What a set knows a member by.
@@ -51,6 +54,8 @@ pub(crate) enum Key {
     Interface(String),
     /// The number of a protocol family.
     Family(u8),
+    /// The host-side address of a slot.
+    Address(IpAddr),
     /// The host-side address of a slot, and the address at the other end.
     Pair(IpAddr, IpAddr),
     /// The first address of a span.
@@ -71,6 +76,8 @@ pub(crate) enum SetChange {
     Remove(SetName, Vec<Element>),
     /// Puts members in with a new lifetime, whether they are in or not.
     Renew(SetName, Vec<Element>),
+    /// Has a map say something else of members, which must be in.
+    Replace(SetName, Vec<Element>),
     /// Empties the set.
     Clear(SetName),
 }
@@ -154,6 +161,11 @@ fn batch(table: &str, changes: &[SetChange]) -> Vec<Message> {
                 delete(&mut messages, table, set, members);
                 add(&mut messages, table, set, members);
             }
+            SetChange::Replace(set, members) => {
+                // Putting in first, as above, would fail: the kernel refuses to overwrite.
+                delete(&mut messages, table, set, members);
+                add(&mut messages, table, set, members);
+            }
             SetChange::Clear(set) => messages.push(
                 Message::new(kind(NFT_MSG_DELSETELEM), NLM_F_ACK, &head(NFPROTO_INET, 0))
                     .attribute(NFTA_SET_ELEM_LIST_TABLE, &terminated(table))
@@ -196,7 +208,12 @@ fn elements(message: Message, table: &str, set: &str, members: &[Element]) -> Me
 impl Element {
     /// Makes a member that stays until it is taken out.
     pub(crate) fn lasting(key: Key) -> Self {
-        Self { key, lifetime: None }
+        Self { key, lifetime: None, zone: None }
+    }
+
+    /// Makes a member of a map.
+    pub(crate) fn mapped(key: Key, zone: u16) -> Self {
+        Self { zone: Some(zone), ..Self::lasting(key) }
     }
 
     fn write(&self, message: Message) -> Message {
@@ -206,10 +223,16 @@ impl Element {
         let message = match &self.key {
             Key::Interface(name) => value(NFTA_SET_ELEM_KEY, &ifname(name), message),
             Key::Family(number) => value(NFTA_SET_ELEM_KEY, &[*number], message),
+            Key::Address(address) => value(NFTA_SET_ELEM_KEY, &octets(*address), message),
             Key::Pair(slot, address) => value(NFTA_SET_ELEM_KEY, &pair(*slot, *address), message),
             Key::First(first) => value(NFTA_SET_ELEM_KEY, &octets(*first), message),
             Key::Behind(behind) => value(NFTA_SET_ELEM_KEY, &octets(*behind), message)
                 .attribute(NFTA_SET_ELEM_FLAGS, &NFT_SET_ELEM_INTERVAL_END.to_be_bytes()),
+        };
+        let message = match self.zone {
+            // In the host's byte order, as `ct zone` reads it.
+            Some(zone) => value(NFTA_SET_ELEM_DATA, &zone.to_ne_bytes(), message),
+            None => message,
         };
         let Some(lifetime) = self.lifetime else { return message };
         let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -246,6 +269,7 @@ fn terminated(name: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::message::HEADER;
 
     fn kinds(change: SetChange) -> Vec<u16> {
         let messages = batch("tarn_abc123", &[change]).into_iter();
@@ -263,6 +287,25 @@ mod tests {
         assert_eq!(kinds(SetChange::Remove("live".into(), member())), [0x10, 0x0a0c, 0x0a0e, 0x11]);
         let renewed = [0x10, 0x0a0c, 0x0a0e, 0x0a0c, 0x11];
         assert_eq!(kinds(SetChange::Renew("live".into(), member())), renewed);
+        let replaced = [0x10, 0x0a0e, 0x0a0c, 0x11];
+        assert_eq!(kinds(SetChange::Replace("tenancy".into(), member())), replaced);
+    }
+
+    #[test]
+    fn a_member_of_a_map_has_a_zone_in_the_order_of_the_host() {
+        let slot = Key::Address(IpAddr::from([198, 18, 0, 4]));
+        let bytes = Element::mapped(slot, 300).write(Message::new(0, 0, &[])).finish(1);
+        let element = Attributes::behind(&bytes[HEADER..], 0);
+        let value = |kind| Attributes::inside(element.find(kind)?).find(NFTA_DATA_VALUE);
+        assert_eq!(value(NFTA_SET_ELEM_KEY), Some([198, 18, 0, 4].as_slice()));
+        assert_eq!(value(NFTA_SET_ELEM_DATA), Some(300_u16.to_ne_bytes().as_slice()));
+        // As nft 1.0.6 sends `add element ... { 198.18.0.4 : 300 }` on a little-endian host.
+        #[cfg(target_endian = "little")]
+        assert_eq!(
+            bytes[HEADER..],
+            *b"\x0c\x00\x01\x80\x08\x00\x01\x00\xc6\x12\x00\x04\
+               \x0c\x00\x02\x80\x06\x00\x01\x00\x2c\x01\x00\x00"
+        );
     }
 
     #[test]
@@ -270,7 +313,7 @@ mod tests {
         let slot = IpAddr::from([0xfd74, 0x6172, 0x6e00, 1, 0, 0, 0, 1]);
         let members: Vec<_> = (0..2500)
             .map(|number| Key::Pair(slot, IpAddr::from([0x2001, 0, 0, 0, 0, 0, 0, number])))
-            .map(|key| Element { key, lifetime: Some(Duration::from_secs(60)) })
+            .map(|key| Element { lifetime: Some(Duration::from_secs(60)), ..Element::lasting(key) })
             .collect();
         let messages = batch("tarn_abc123", &[SetChange::Add("fresh6".into(), members)]);
         assert_eq!(messages.len(), 2 + 3);

@@ -8,7 +8,10 @@ use std::{
 use tarn_host::SlotId;
 use tokio::time::Instant;
 
-use super::{Inner, tenant::Condition};
+use super::{
+    Inner,
+    tenant::{Condition, Sweep},
+};
 use crate::{
     error::StepFailure,
     uplink::{self, Lack},
@@ -51,12 +54,13 @@ pub(super) async fn keep(inner: Arc<Inner>) {
             () = tokio::time::sleep_until(round) => {
                 // Where nothing is ever calm the spare ones come by and by.
                 (round, calm) = (Instant::now() + ROUND, true);
+                let mut sweep = Sweep::IfCheap;
                 if turn < round {
-                    turn = round + SPAN;
+                    (turn, sweep) = (round + SPAN, Sweep::Now);
                     inner.book.lock().turn();
                 }
                 let own = Arc::clone(&inner);
-                let looked = inner.tasks.spawn_blocking(move || own.look_around()).await;
+                let looked = inner.tasks.spawn_blocking(move || own.look_around(sweep)).await;
                 if let Err(error) = looked {
                     tracing::error!(%error, "network slots cannot be looked after");
                 }
@@ -92,7 +96,7 @@ impl Inner {
     }
 
     /// Blocking.
-    fn look_around(&self) {
+    fn look_around(&self, sweep: Sweep) {
         match self.rules.heal() {
             Ok(false) => {}
             Ok(true) => tracing::error!(
@@ -110,6 +114,13 @@ impl Inner {
                 step = failure.step,
                 detail = failure.detail,
                 "uplinks cannot be followed"
+            );
+        }
+        if let Err(failure) = self.sweep(sweep) {
+            tracing::warn!(
+                step = failure.step,
+                detail = failure.detail,
+                "flows that nobody needs any more are left in the kernel's table"
             );
         }
     }

@@ -18,7 +18,10 @@ use crate::{
     dns::{Ears, Learner, Resolver, follow, look_up, serve},
     egress::Egress,
     error::{Step as _, StepFailure},
-    netlink::{Flow, FlowState, flows_of, forget_flows, forget_flows_of, forget_flows_to},
+    netlink::{
+        End, Flow, FlowState, flows_are_few, flows_of, forget_flows, forget_flows_of,
+        forget_flows_to,
+    },
     netlog::{Counted, Diary},
 };
 
@@ -41,6 +44,15 @@ pub(super) enum Condition {
     Closed,
     /// The rules could not be changed; only removing the slot closes it.
     Open,
+}
+
+/// Whether flows that are of no use any more are to be looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    /// In any case.
+    Now,
+    /// If it takes a few milliseconds.
+    IfCheap,
 }
 
 /// How long the sockets of a slot's last resolver are waited for. We have closed them by then, or
@@ -314,21 +326,43 @@ impl Inner {
         Ok(flows)
     }
 
-    /// Makes the kernel forget the flows of whoever had a slot, and with them. Blocking.
+    /// Makes the kernel forget the flows of whoever had a slot. Blocking.
     ///
-    /// Without it a packet that comes late would be translated back and reach the next sandbox; and
-    /// what the host still sends over a connection to the last one would pass for the next one's.
-    /// A walk over the kernel's table takes 5 ms of a CPU, a quarter of what a life takes of ours,
-    /// so there is but one for whoever has begun no flow.
+    /// Without it a packet that comes late would be translated back and reach the next sandbox. A
+    /// walk over the kernel's table takes 5 ms of a CPU, a quarter of what a life takes of ours, so
+    /// there is none for whoever has begun no flow. What the host still sends over a connection to
+    /// the last one would pass for the next one's, too, but for its zone; without zones that takes
+    /// a walk.
     fn forget(&self, slot: SlotId, condition: Condition) -> Result<(), StepFailure> {
+        let is_told_apart = condition == Condition::Closed && self.rules.tells_tenancies();
+        if is_told_apart {
+            self.has_past.store(true, Ordering::Relaxed);
+        }
         if condition == Condition::Closed && !self.rules.may_have_begun(slot)? {
-            // Only the host, by IPv4, speaks to a sandbox first.
-            forget_flows_to(self.block.address(slot)).step("forget flows")?;
+            if !is_told_apart {
+                // Only the host, by IPv4, speaks to a sandbox first.
+                forget_flows_to(self.block.address(slot)).step("forget flows")?;
+            }
             return Ok(());
         }
         let addresses: Vec<IpAddr> = self.addresses(slot).collect();
-        forget_flows_of(&addresses).step("forget flows")?;
+        let ends: &[End] = if is_told_apart { &[End::From] } else { &[End::From, End::To] };
+        forget_flows_of(&addresses, ends).step("forget flows")?;
         if condition == Condition::Closed { self.rules.none_begun(slot) } else { Ok(()) }
+    }
+
+    /// Makes the kernel forget what the host has begun with sandboxes that are gone: a connection
+    /// that nobody ended would stay for 5 days. Blocking.
+    pub(super) fn sweep(&self, when: Sweep) -> Result<(), StepFailure> {
+        let is_time = when == Sweep::Now || flows_are_few();
+        if !is_time || !self.has_past.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let swept = forget_flows(|ends| self.rules.is_past(ends)).step("forget flows");
+        if swept.is_err() {
+            self.has_past.store(true, Ordering::Relaxed);
+        }
+        swept.map(drop)
     }
 
     /// Lists the host-side addresses by which a slot may have flows: a walk over the kernel's table
