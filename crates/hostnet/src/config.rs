@@ -11,6 +11,7 @@ use tarn_types::InstanceTag;
 use crate::{
     error::SlotsStartError,
     netlink::Rate,
+    opened::OpenedNetworks,
     plan::{AddressRange, GATEWAY, MOST_SLOTS},
 };
 
@@ -42,6 +43,8 @@ pub struct SlotsConfig {
     pub limits: SlotLimits,
     /// Whether sandboxes have IPv6 where the host has it. Default: true.
     pub ipv6: bool,
+    /// Private networks that sandboxes may reach. Default: none.
+    pub opened: OpenedNetworks,
 }
 
 /// What one sandbox may ask of the network beyond the host (`docs/decisions/0021`).
@@ -74,6 +77,7 @@ impl SlotsConfig {
             dns_upstreams: Vec::new(),
             limits: SlotLimits::default(),
             ipv6: true,
+            opened: OpenedNetworks::default(),
         }
     }
 

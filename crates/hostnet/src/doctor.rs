@@ -59,7 +59,7 @@ fn rules_accepted(config: &SlotsConfig) -> Fact {
         let now = Instant::now();
         nft(
             &["-c", "-f", "-"],
-            &compile(&names, config.range, block, &config.limits, openings, now),
+            &compile(&names, (config.range, &config.opened), block, &config.limits, openings, now),
         )
     };
     let zoned = Openings { zones: Some(Zones::default()), ..Openings::default() };
@@ -85,7 +85,7 @@ fn rules_accepted(config: &SlotsConfig) -> Fact {
 
 fn forwarding(config: &SlotsConfig) -> Fact {
     let name = "forwarding";
-    let uplinks = match uplink::find(config.range) {
+    let uplinks = match uplink::find(config.range, &config.opened) {
         Ok(uplinks) => uplinks,
         Err(failure) => return Fact::bad(name, text(&failure), "run as root on Linux".into()),
     };
@@ -112,7 +112,7 @@ fn forwarding(config: &SlotsConfig) -> Fact {
 /// Says whether sandboxes have IPv6. A host without is as good as any.
 fn ipv6(config: &SlotsConfig) -> Fact {
     let name = "IPv6";
-    let uplinks = match uplink::find(config.range) {
+    let uplinks = match uplink::find(config.range, &config.opened) {
         Ok(uplinks) => uplinks,
         Err(failure) => return Fact::bad(name, text(&failure), "run as root on Linux".into()),
     };
@@ -172,7 +172,8 @@ fn foreign_drops(config: &SlotsConfig) -> Vec<Fact> {
             return vec![Fact::bad("other firewalls", text(&failure), "run as root".into())];
         }
     };
-    let has_ipv6 = config.ipv6 && uplink::find(config.range).is_ok_and(|it| it.six.lack.is_none());
+    let has_ipv6 = config.ipv6
+        && uplink::find(config.range, &config.opened).is_ok_and(|it| it.six.lack.is_none());
     let forwarding: &[&str] = if has_ipv6 { &["ip", "ip6", "inet"] } else { &["ip", "inet"] };
     let found = dropping_chains(&chains, forwarding);
     if found.is_empty() {

@@ -161,14 +161,15 @@ impl Span {
 }
 
 /// Returns the address behind another, if there is one.
-fn behind(address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn behind(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(it) => it.to_bits().checked_add(1).map(|bits| Ipv4Addr::from_bits(bits).into()),
         IpAddr::V6(it) => it.to_bits().checked_add(1).map(|bits| Ipv6Addr::from_bits(bits).into()),
     }
 }
 
-/// Says whether the rules let no sandbox reach an address, whatever its policy (spec 07).
+/// Says whether the rules let no sandbox reach an address, whatever its policy (spec 07), unless
+/// the operator has opened it.
 pub(crate) fn is_never_reachable(address: IpAddr) -> bool {
     is_closed(address, if address.is_ipv4() { 32 } else { 128 })
 }

@@ -11,7 +11,7 @@ use std::{
 use tarn_host::SlotId;
 use tarn_types::InstanceTag;
 
-use crate::error::AddressRangeError;
+use crate::{egress::Span, error::AddressRangeError};
 
 /// The address of every sandbox, seen from inside (design §8). The same everywhere, so that a
 /// snapshot restores in any slot of any node.
@@ -78,6 +78,11 @@ pub(crate) struct Names {
 impl AddressRange {
     /// The default: the first half of the range for benchmarks (RFC 2544), which no network uses.
     pub const DEFAULT: Self = Self { base: Ipv4Addr::new(198, 18, 0, 0), prefix: 16 };
+
+    /// Returns all of its addresses.
+    pub(crate) fn span(self) -> Span {
+        Span::of(self.base.into(), self.prefix)
+    }
 
     /// Says whether a network lies within this range.
     pub(crate) fn contains(self, network: Ipv4Addr, prefix: u8) -> bool {

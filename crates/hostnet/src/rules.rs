@@ -19,12 +19,13 @@ use tokio::time::Instant;
 
 use crate::{
     carry::carried_over,
-    config::SlotLimits,
+    config::{SlotLimits, SlotsConfig},
     egress::{Egress, Span},
     error::{Step as _, StepFailure},
     filter::{Filter, Found, Members, Record, changes},
     netlink::{Element, Ends, Key, SetChange, change_sets, has_member, read_counts, table_exists},
     netlog::Counted,
+    opened::OpenedNetworks,
     plan::{AddressRange, Block, MOST_SLOTS, Names},
     ruleset::{
         FAMILIES, GUARDED, GUARDED6, INTERNET, LIVE, NEAR, Openings, Ways, compile, limits,
@@ -44,6 +45,7 @@ const CLOSED_AT_ONCE: usize = 20;
 pub(crate) struct Rules {
     names: Names,
     range: AddressRange,
+    opened: OpenedNetworks,
     block: Block,
     limits: SlotLimits,
     openings: Mutex<Openings>,
@@ -92,16 +94,16 @@ impl Rules {
     /// is cut off.
     pub(crate) fn load(
         names: Names,
-        range: AddressRange,
         block: Block,
-        limits: SlotLimits,
+        config: &SlotsConfig,
     ) -> Result<Self, StepFailure> {
+        let SlotsConfig { range, limits, opened, .. } = config.clone();
         let mut openings = carried_over(&names, Some(block))?;
         let zones = openings.zones.take().unwrap_or_default();
         openings.zones = Some(zones.begin(any_number(), &openings.live));
         let doubtful = Mutex::new(openings.live.clone());
         let openings = Mutex::new(openings);
-        let rules = Self { names, range, block, limits, openings, doubtful };
+        let rules = Self { names, range, opened, block, limits, openings, doubtful };
         rules.install_first(&mut rules.openings.lock())?;
         Ok(rules)
     }
@@ -345,8 +347,8 @@ impl Rules {
     }
 
     fn install(&self, openings: &Openings) -> Result<(), StepFailure> {
-        let Self { names, range, block, limits, .. } = self;
-        let script = compile(names, *range, *block, limits, openings, Instant::now());
+        let Self { names, range, opened, block, limits, .. } = self;
+        let script = compile(names, (*range, opened), *block, limits, openings, Instant::now());
         nft(&["-f", "-"], &script).map(drop)
     }
 }

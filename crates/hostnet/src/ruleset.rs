@@ -42,6 +42,7 @@ use crate::{
     config::SlotLimits,
     egress::Span,
     filter::Filter,
+    opened::OpenedNetworks,
     plan::{
         AddressRange, Block, GATEWAY, INSIDE, INSIDE6, MOST_SLOTS, Names, RESOLVER_PORT, mask,
         mask6,
@@ -156,7 +157,7 @@ pub(crate) fn is_closed(network: impl Into<IpAddr>, prefix: u8) -> bool {
 /// Writes the text that replaces the whole table in one transaction.
 pub(crate) fn compile(
     names: &Names,
-    range: AddressRange,
+    (range, opened): (AddressRange, &OpenedNetworks),
     block: Block,
     limits: &SlotLimits,
     openings: &Openings,
@@ -167,7 +168,7 @@ pub(crate) fn compile(
     // Adding first makes the deletion good on a host that has no such table.
     writeln!(text, "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{")
         .expect("a string takes every write");
-    text.push_str(&sets(names, range, block, openings));
+    text.push_str(&sets(names, (range, opened), block, openings));
     text.push_str(&lists::shared(names, block, openings, now));
     text.push_str(&limits::sets());
     text.push_str(&notes::sets());
@@ -188,7 +189,12 @@ pub(crate) fn compile(
 }
 
 /// Writes the sets and maps that are neither lists nor meters.
-fn sets(names: &Names, range: AddressRange, block: Block, openings: &Openings) -> String {
+fn sets(
+    names: &Names,
+    (range, opened): (AddressRange, &OpenedNetworks),
+    block: Block,
+    openings: &Openings,
+) -> String {
     let slots = |set: &BTreeSet<SlotId>| {
         elements(set.iter().map(|slot| format!("\"{}\"", names.interface(*slot))))
     };
@@ -205,9 +211,10 @@ fn sets(names: &Names, range: AddressRange, block: Block, openings: &Openings) -
     let Ways { guarded, guarded6, near6, has_ipv6 } = &openings.ways;
     let families = elements(has_ipv6.then(|| "ipv6".to_owned()).into_iter());
     let near = elements(near6.iter().map(ToString::to_string));
-    let closed = PRIVATE.iter().map(|(network, prefix)| format!("{network}/{prefix}"));
+    let closed = PRIVATE.iter().flat_map(|(network, prefix)| rest(*network, *prefix, opened));
     let closed = elements(closed.chain([range.to_string()]));
-    let closed6 = elements(CLOSED6.iter().map(|(network, prefix)| format!("{network}/{prefix}")));
+    let closed6 = CLOSED6.iter().flat_map(|(network, prefix)| rest(*network, *prefix, opened));
+    let closed6 = elements(closed6);
     format!(
         "  set {LIVE} {{ type ifname;{} }}
   set {INTERNET} {{ type ifname;{} }}
@@ -227,6 +234,19 @@ fn sets(names: &Names, range: AddressRange, block: Block, openings: &Openings) -
         addresses(&|slot| block.address(slot).into()),
         addresses(&|slot| block.address6(slot).into()),
     )
+}
+
+/// Writes a closed network, without what is opened of it.
+fn rest(network: impl Into<IpAddr>, prefix: u8, opened: &OpenedNetworks) -> Vec<String> {
+    let network = network.into();
+    if !opened.touch(network, prefix) {
+        return vec![format!("{network}/{prefix}")];
+    }
+    let write = |span: Span| {
+        // A row of one is none to `nft`.
+        if span.first == span.last { span.first.to_string() } else { span.to_string() }
+    };
+    opened.out_of(network, prefix).into_iter().map(write).collect()
 }
 
 fn elements(list: impl Iterator<Item = String>) -> String {
@@ -416,7 +436,31 @@ mod tests {
         let tag = "abc123".parse().expect("the test writes a good tag");
         let block = AddressRange::DEFAULT.candidates(&tag).next().expect("a range has blocks");
         let (names, range) = (Names::new(tag), AddressRange::DEFAULT);
-        compile(&names, range, block, &SlotLimits::default(), openings, Instant::now())
+        let opened = OpenedNetworks::default();
+        let limits = SlotLimits::default();
+        compile(&names, (range, &opened), block, &limits, openings, Instant::now())
+    }
+
+    #[test]
+    fn what_the_operator_has_opened_is_not_closed() {
+        let texts = ["10.1.2.0/24", "192.168.0.1", "fd80::/9"].map(str::to_owned);
+        let opened = OpenedNetworks::read(&texts, AddressRange::DEFAULT).expect("private");
+        let write = |network: &str, prefix| {
+            rest(network.parse::<IpAddr>().expect("an address"), prefix, &opened).join(", ")
+        };
+        for (network, prefix, expected) in [
+            ("10.0.0.0", 8, "10.0.0.0-10.1.1.255, 10.1.3.0-10.255.255.255"),
+            ("192.168.0.0", 16, "192.168.0.0, 192.168.0.2-192.168.255.255"),
+            ("169.254.0.0", 16, "169.254.0.0/16"),
+            (
+                "8000::",
+                1,
+                "8000::-fd7f:ffff:ffff:ffff:ffff:ffff:ffff:ffff, \
+                 fe00::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ),
+        ] {
+            assert_eq!(write(network, prefix), expected, "{network}/{prefix}");
+        }
     }
 
     #[test]

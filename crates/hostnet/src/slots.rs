@@ -31,6 +31,7 @@ use crate::{
     error::{SlotsStartError, Step as _, StepFailure},
     netlink::{Networks, NoteSocket, Rate},
     netlog::{Bell, NetLogs, listen},
+    opened::OpenedNetworks,
     plan::{AddressRange, Block, Names},
     reserve::reserve,
     rules::Rules,
@@ -63,6 +64,7 @@ struct Inner {
     block: Block,
     rules: Arc<Rules>,
     range: AddressRange,
+    opened: OpenedNetworks,
     maximum: u16,
     book: Mutex<Book>,
     tenants: Mutex<Tenants>,
@@ -189,7 +191,7 @@ impl Inner {
         fs::create_dir_all(&config.run_dir).step("make run directory")?;
         let names = Names::new(config.tag.clone());
         let block = reserve(&names, config.range)?;
-        let rules = Arc::new(Rules::load(names.clone(), config.range, block, config.limits)?);
+        let rules = Arc::new(Rules::load(names.clone(), block, config)?);
         uplink::count_flows();
         let has_ipv6 = config.ipv6 && uplink::kernel_lack().is_none();
         if has_ipv6 {
@@ -202,7 +204,7 @@ impl Inner {
         rate.map_or(Ok(()), tried)?;
         let site = Site { names, run_dir: config.run_dir.clone(), rate, has_ipv6 };
         let survey = site.survey()?;
-        let uplinks = uplink::find(config.range)?;
+        let uplinks = uplink::find(config.range, &config.opened)?;
         tracing::info!(
             tag = %config.tag, addresses = %block, found = survey.whole.len(),
             broken = survey.broken.len(), uplinks = ?uplinks.names, mtu = uplinks.mtu,
@@ -214,10 +216,11 @@ impl Inner {
             block,
             rules,
             range: config.range,
+            opened: config.opened.clone(),
             maximum: config.maximum,
             book: Mutex::new(Book::new(config.spare, config.maximum, found)),
             tenants: Mutex::default(),
-            forwarder: Arc::new(Forwarder::new(config.upstreams())),
+            forwarder: Arc::new(Forwarder::new(config.upstreams(), config.opened.clone())),
             logs: Arc::new(logs),
             mtu: AtomicU32::new(uplinks.mtu),
             has_ipv6: Arc::default(),

@@ -21,6 +21,7 @@ use crate::{
         Interface, Route, addresses6, change_routes, forbid_source, interfaces, permit_source,
         routes, routes6,
     },
+    opened::OpenedNetworks,
     plan::{AddressRange, INSIDE6, mask6},
     ruleset::{Ways, is_closed},
 };
@@ -74,16 +75,17 @@ pub(crate) enum IpFamily {
 }
 
 /// Finds the ways out. Blocking.
-pub(crate) fn find(range: AddressRange) -> Result<Uplinks, StepFailure> {
+pub(crate) fn find(range: AddressRange, opened: &OpenedNetworks) -> Result<Uplinks, StepFailure> {
     let interfaces = interfaces().step("list interfaces")?;
-    let uplinks = choose(&interfaces, &routes().step("list routes")?, range);
+    let uplinks = choose(&interfaces, &routes().step("list routes")?, range, opened);
     let six = match kernel_lack() {
         // A kernel without IPv6 may refuse the questions; IPv4 goes on.
         Some(lack) => Six { lack: Some(lack), ..Six::default() },
         // What is not known must not pass for a host without neighbours.
         None => {
             let routes = routes6().step("list routes of IPv6")?;
-            choose6(&interfaces, &routes, &addresses6().step("list addresses of IPv6")?)
+            let addresses = addresses6().step("list addresses of IPv6")?;
+            choose6(&interfaces, &routes, &addresses, opened)
         }
     };
     let of_six = interfaces.iter().filter(|interface| six.names.contains(&interface.name));
@@ -200,12 +202,17 @@ pub(crate) fn count_flows() {
     }
 }
 
-fn choose(interfaces: &[Interface], routes: &[Route], range: AddressRange) -> Uplinks {
+fn choose(
+    interfaces: &[Interface],
+    routes: &[Route],
+    range: AddressRange,
+    opened: &OpenedNetworks,
+) -> Uplinks {
     let out: BTreeSet<u32> = routes
         .iter()
         .filter(|route| {
             let own = matches!(route.network, IpAddr::V4(it) if range.contains(it, route.prefix));
-            route.onward && !is_closed(route.network, route.prefix) && !own
+            route.onward && may_lead(route, opened) && !own
         })
         .flat_map(|route| route.interfaces.iter().copied())
         .collect();
@@ -218,10 +225,22 @@ fn choose(interfaces: &[Interface], routes: &[Route], range: AddressRange) -> Up
     }
 }
 
-fn choose6(interfaces: &[Interface], routes: &[Route], addresses: &[IpAddr]) -> Six {
-    let public = routes.iter().filter(|it| it.onward && !is_closed(it.network, it.prefix));
-    let (near, far): (Vec<&Route>, Vec<&Route>) =
-        public.partition(|route| route.near && route.prefix >= NETWORK6);
+/// Says whether a route leads to addresses that a sandbox may reach.
+fn may_lead(route: &Route, opened: &OpenedNetworks) -> bool {
+    !is_closed(route.network, route.prefix) || opened.touch(route.network, route.prefix)
+}
+
+fn choose6(
+    interfaces: &[Interface],
+    routes: &[Route],
+    addresses: &[IpAddr],
+    opened: &OpenedNetworks,
+) -> Six {
+    let leading = routes.iter().filter(|it| it.onward && may_lead(it, opened));
+    // A private network that is opened may be one that the host is on.
+    let (near, far): (Vec<&Route>, Vec<&Route>) = leading.partition(|route| {
+        route.near && route.prefix >= NETWORK6 && !is_closed(route.network, route.prefix)
+    });
     let out: BTreeSet<u32> = far.iter().flat_map(|it| it.interfaces.iter().copied()).collect();
     let names = interfaces.iter().filter(|interface| out.contains(&interface.index));
     let names: BTreeSet<String> = names.map(|interface| interface.name.clone()).collect();
@@ -323,12 +342,17 @@ mod tests {
             route([203, 0, 113, 0], 24, 5),
             Route { onward: false, ..route([198, 51, 100, 1], 32, 1) },
         ];
-        let found = choose(&interfaces, &routes, AddressRange::DEFAULT);
+        let nothing = OpenedNetworks::default();
+        let found = choose(&interfaces, &routes, AddressRange::DEFAULT, &nothing);
         assert_eq!(found.names, ["eth0".to_owned(), "wg0".to_owned()].into());
         assert_eq!(found.mtu, 1400);
-        let none = choose(&interfaces, &routes[1..3], AddressRange::DEFAULT);
+        let none = choose(&interfaces, &routes[1..3], AddressRange::DEFAULT, &nothing);
         let six = Six::default();
         assert_eq!(none, Uplinks { names: BTreeSet::new(), mtu: 1500, six });
+        let opened = OpenedNetworks::read(&["172.17.0.5".to_owned()], AddressRange::DEFAULT);
+        let opened = opened.expect("it is private");
+        let found = choose(&interfaces, &routes[1..3], AddressRange::DEFAULT, &opened);
+        assert_eq!(found.names, ["docker0".to_owned()].into(), "the way to what is opened");
     }
 
     #[test]
@@ -358,7 +382,14 @@ mod tests {
                 addresses.iter().map(|text| text.parse().expect("an address")).collect();
             let names = names.iter().map(|name| (*name).to_owned()).collect();
             let expected = Six { names, near: near.clone(), lack };
-            assert_eq!(choose6(&interfaces, &routes, &addresses), expected, "{routes:?}");
+            let nothing = OpenedNetworks::default();
+            let found = choose6(&interfaces, &routes, &addresses, &nothing);
+            assert_eq!(found, expected, "{routes:?}");
         }
+        let opened = OpenedNetworks::read(&["fd00::/64".to_owned()], AddressRange::DEFAULT);
+        let opened = opened.expect("it is private");
+        let public = ["2001:db8:1::5".parse().expect("an address")];
+        let found = choose6(&interfaces, &[unique, own], &public, &opened);
+        assert_eq!((found.names, found.near), (["eth0".to_owned()].into(), lan), "no neighbour");
     }
 }

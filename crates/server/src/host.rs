@@ -7,7 +7,7 @@ use tarn_host::{
     Captures, Gpus, Images, Layers, Slots,
     sim::{SimCaptures, SimImages, SimLayers, SimSlots},
 };
-use tarn_hostnet::{HostSlots, SlotLimits, SlotsConfig};
+use tarn_hostnet::{HostSlots, OpenedNetworks, SlotLimits, SlotsConfig};
 use tarn_runtime::{Runtime, RuntimeEvent, sim::SimRuntime};
 use tarn_runtime_oci::{GvisorConfig, GvisorRuntime};
 use tarn_storage::{
@@ -169,6 +169,8 @@ pub(crate) fn slots_config(config: &Config, data: &DataDir) -> anyhow::Result<Sl
     slots.maximum = section.max_slots;
     slots.dns_upstreams.clone_from(&config.dns.upstream);
     slots.ipv6 = section.ipv6;
+    slots.opened = OpenedNetworks::read(&section.open_private, slots.range)
+        .context("read network.open_private")?;
     slots.limits = SlotLimits {
         connections: section.connections,
         new_connections_per_sec: section.new_connections_per_sec,

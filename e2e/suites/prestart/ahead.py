@@ -21,9 +21,9 @@ def stages(server) -> dict[str, int]:
     return {name: int(value) for name, value in _STAGES.findall(text) if name}
 
 
-def settle_stages(server, ready: int) -> None:
-    """Waits until so much is ready and nothing is being made."""
-    there = lambda: (c := stages(server))["ready"] == ready and c["building"] == 0  # noqa: E731
+def settle_stages(server, *ready: int) -> None:
+    """Waits until so much, or one of several numbers, is ready and nothing is being made."""
+    there = lambda: (c := stages(server))["ready"] in ready and c["building"] == 0  # noqa: E731
     until(there, timeout=60, what=f"{ready} to be ready")
 
 

@@ -12,6 +12,7 @@ use super::message::{HEADER, TYPE_A, TYPE_AAAA, question};
 use crate::{
     egress::{Answers, Egress, is_never_reachable, leads_astray},
     filter::Record,
+    opened::OpenedNetworks,
 };
 
 const TYPE_CNAME: u16 = 5;
@@ -67,8 +68,9 @@ pub(super) fn admit(answer: &Answer, egress: &Egress, asked: Option<&HostName>) 
     }
 }
 
-/// Reads an answer; `None` if it is cut or contradicts itself.
-pub(super) fn read(message: &[u8]) -> Option<Answer> {
+/// Reads an answer; `None` if it is cut or contradicts itself. An address that is opened is as good
+/// as a public one.
+pub(super) fn read(message: &[u8], opened: &OpenedNetworks) -> Option<Answer> {
     let header = message.get(..HEADER)?;
     let count = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
     let mut answer = Answer::default();
@@ -101,8 +103,10 @@ pub(super) fn read(message: &[u8]) -> Option<Answer> {
             }
             _ => continue,
         };
-        answer.leads_astray |= leads_astray(address);
-        answer.leads_nowhere |= is_answer && is_never_reachable(address);
+        if !opened.has(address) {
+            answer.leads_astray |= leads_astray(address);
+            answer.leads_nowhere |= is_answer && is_never_reachable(address);
+        }
         if is_answer {
             answer.records.push(Record { address, ttl: Duration::from_secs(u64::from(ttl)) });
         }

@@ -8,6 +8,11 @@ type Raw<'a> = (&'a [u8], u16, u32, &'a [u8]);
 /// The owner of most records: what was asked for.
 const ASKED: &[u8] = b"\xc0\x0c";
 
+/// Reads an answer where no private network is opened.
+fn read(message: &[u8]) -> Option<Answer> {
+    super::read(message, &OpenedNetworks::default())
+}
+
 fn message(question: &[u8], sections: [&[Raw<'_>]; 3]) -> Vec<u8> {
     let mut bytes = vec![0, 1, 0x81, 0x80, 0, 1];
     for section in sections {
@@ -51,6 +56,19 @@ fn shown(message: &[u8], egress: &Egress) -> String {
         Admission::Empty => "empty".into(),
         Admission::Refused => "refused".into(),
         Admission::Denied(name, records) => format!("denied {name} {}", records.len()),
+    }
+}
+
+#[test]
+fn a_private_address_that_is_opened_is_as_good_as_any() {
+    let opened = ["10.0.0.0/24".to_owned()];
+    let opened = OpenedNetworks::read(&opened, crate::AddressRange::DEFAULT).expect("private");
+    for (address, expected) in
+        [([10, 0, 0, 1], Admission::Now), ([10, 0, 1, 1], Admission::Refused)]
+    {
+        let reply = message(EXAMPLE, [&[(ASKED, 1, 60, &address[..])], &[], &[]]);
+        let answer = super::read(&reply, &opened).expect("whole");
+        assert_eq!(admit(&answer, &egress(&[], &[]), None), expected, "{address:?}");
     }
 }
 

@@ -225,7 +225,7 @@ impl Resolver {
             // What is left of it would have to be judged as well; the whole comes over TCP.
             return Some(truncated(query));
         }
-        let Some(answer) = read(&reply) else { return Some(failed(query)) };
+        let Some(answer) = read(&reply, &self.forwarder.opened) else { return Some(failed(query)) };
         let (name, records, denied) = match admit(&answer, egress, question.name.as_ref()) {
             Admission::Now => {
                 self.answered(query, &answer);

@@ -151,7 +151,8 @@ async fn resolve(
     if !is_good(&reply) {
         return None;
     }
-    let mut records = read(&reply)?.records;
-    records.retain(|record| !is_never_reachable(record.address));
+    let opened = &forwarder.opened;
+    let mut records = read(&reply, opened)?.records;
+    records.retain(|it| opened.has(it.address) || !is_never_reachable(it.address));
     Some(records)
 }

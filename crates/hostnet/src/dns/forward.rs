@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::message::{LONGEST_UDP, answers, failed, truncated, with_id};
+use crate::opened::OpenedNetworks;
 
 /// How long an upstream may think. Resolvers inside ask again after 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -48,6 +49,8 @@ pub(super) enum Transport {
 #[derive(Debug)]
 pub(crate) struct Forwarder {
     upstreams: Vec<SocketAddr>,
+    /// Private networks that may be answered.
+    pub(super) opened: OpenedNetworks,
     /// The one that answered last; a dead first one must not slow every question.
     preferred: AtomicUsize,
     in_flight: Semaphore,
@@ -57,10 +60,11 @@ pub(crate) struct Forwarder {
 
 impl Forwarder {
     /// Makes a forwarder to upstreams in order of preference.
-    pub(crate) fn new(mut upstreams: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(mut upstreams: Vec<SocketAddr>, opened: OpenedNetworks) -> Self {
         upstreams.truncate(MOST_UPSTREAMS);
         Self {
             upstreams,
+            opened,
             preferred: AtomicUsize::new(0),
             in_flight: Semaphore::new(MOST_IN_FLIGHT),
         }

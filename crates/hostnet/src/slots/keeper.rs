@@ -127,7 +127,7 @@ impl Inner {
 
     /// Sees to forwarding on whatever leads to the internet now. Blocking.
     pub(super) fn follow_uplinks(&self) -> Result<(), StepFailure> {
-        let mut uplinks = uplink::find(self.range)?;
+        let mut uplinks = uplink::find(self.range, &self.opened)?;
         if !self.site.has_ipv6 {
             uplinks.six.lack.get_or_insert(Lack::Configured);
         }

@@ -13,6 +13,7 @@ use std::{
 use futures::future::{join_all, try_join_all};
 use socket2::{Domain, Protocol, Socket, Type};
 use tarn_host::{Slot, Slots as _};
+use tarn_hostnet::OpenedNetworks;
 use tarn_types::{EgressPolicy, EgressTarget, SandboxId};
 use tokio::time::Instant;
 
@@ -46,6 +47,11 @@ fn of_case(case: &Case) -> EgressPolicy {
 
 /// Has the internet answer at every address of the table, and its resolver at every name.
 async fn server_with_names(host: &Host) -> Server {
+    server_that_opens(host, &[]).await
+}
+
+/// The same, of an operator who has opened private networks.
+async fn server_that_opens(host: &Host, networks: &[&str]) -> Server {
     let resolver = Ipv4Addr::new(203, 0, 113, 57);
     let addresses: BTreeSet<IpAddr> = CASES
         .iter()
@@ -75,6 +81,8 @@ async fn server_with_names(host: &Host) -> Server {
     });
     let mut config = host.config("aaaaaa");
     config.dns_upstreams = vec![(IpAddr::V4(resolver), 53).into()];
+    let networks: Vec<String> = networks.iter().map(|&network| network.to_owned()).collect();
+    config.opened = OpenedNetworks::read(&networks, config.range).expect("private networks");
     let server = Server::start(config).await;
     server.slots.settle().await.expect("settle");
     server
@@ -233,6 +241,31 @@ fn an_address_lives_as_long_as_its_record_and_its_flows_longer() {
         server.slots.adopt(slot.id, &sandbox("a"), &policy).await.expect("adopt");
         server.slots.settle().await.expect("settle");
         assert!(flow.beats(), "nor by its adoption");
+    });
+}
+
+#[test]
+fn a_private_network_that_the_operator_opened_is_reached_as_any_is() {
+    on_a_host(|host| async move {
+        let server = server_that_opens(&host, &["10.9.9.8/29", "fd00:9::/64"]).await;
+        let [four, six] = ["10.9.9.9", "fd00:9::9"].map(|text| text.parse().expect("an address"));
+        let reaches =
+            |slot: &Slot, to: IpAddr| within(&slot.netns, || greeting(to, ANY_PORT).is_ok());
+        let open = server.claim("a", EgressPolicy::OPEN).await;
+        assert!(reaches(&open, four) && reaches(&open, six));
+        within(&open.netns, || {
+            let told = ask_for(GATEWAY, "rebind.example", 1);
+            assert_eq!(told, Some((NOERROR, Some(Ipv4Addr::new(10, 9, 9, 9)))));
+        });
+        for (name, policy, expected) in [
+            ("b", policy(true, &[], &["10.0.0.0/8"]), false),
+            ("c", policy(true, &["203.0.113.7"], &[]), false),
+            ("d", policy(true, &["10.9.9.9"], &[]), true),
+            ("e", EgressPolicy::CLOSED, false),
+        ] {
+            let slot = server.claim(name, policy).await;
+            assert_eq!(reaches(&slot, four), expected, "{name}");
+        }
     });
 }
 

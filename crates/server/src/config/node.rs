@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use tarn_hostnet::AddressRange;
+use tarn_hostnet::{AddressRange, OpenedNetworks};
 
 /// `[node]`
 #[derive(Debug, Clone, Deserialize)]
@@ -84,6 +84,8 @@ pub(crate) struct NetworkSection {
     pub(crate) bandwidth_mbit: u32,
     /// Whether sandboxes have IPv6 where the host has it. Default: true.
     pub(crate) ipv6: bool,
+    /// Private networks that sandboxes may reach, such as `10.1.2.0/24`. Default: none.
+    pub(crate) open_private: Vec<String>,
 }
 
 /// `[dns]`
@@ -166,15 +168,18 @@ impl Default for NetworkSection {
             new_connections_burst: 1000,
             bandwidth_mbit: 1000,
             ipv6: true,
+            open_private: Vec::new(),
         }
     }
 }
 
 impl NetworkSection {
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        self.range
+        let range = self
+            .range
             .parse::<AddressRange>()
             .with_context(|| format!("understand network.range `{}`", self.range))?;
+        OpenedNetworks::read(&self.open_private, range).context("read network.open_private")?;
         ensure!(
             (1..=1000).contains(&self.max_slots),
             "network.max_slots must be between 1 and 1000"
