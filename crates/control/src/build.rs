@@ -14,8 +14,8 @@ use tarn_lifecycle::{Event, status};
 use tarn_node_api::Endpoint;
 use tarn_scheduler::place;
 use tarn_types::{
-    BootImage, BuildId, BuildRecord, ImageConfig, ImageFamily, ImageName, ImageRecord, KeptStep,
-    PortAccess, ProjectId, RegistryLogin, Resources, Restore, SandboxId, SandboxSpec,
+    BootImage, BuildId, BuildRecord, ImageConfig, ImageFamily, ImageName, ImagePin, ImageRecord,
+    KeptStep, PortAccess, ProjectId, RegistryLogin, Resources, Restore, SandboxId, SandboxSpec,
     SandboxStatus, SnapshotId, SnapshotKind, UnixMillis,
 };
 
@@ -170,7 +170,8 @@ impl Control {
         };
         let FoundImage { image, files, asked, .. } = &found;
         let images = &self.0.parts.images;
-        if let Some(pin) = image.pin.as_ref().filter(|_| files.is_none()) {
+        let needed = |pin: &&ImagePin| files.is_none() && !images.is_here(&pin.digest);
+        if let Some(pin) = image.pin.as_ref().filter(needed) {
             let login = match (login.filter(|_| *asked), &pin.source) {
                 (None, Some(source)) => self.login_for(project, source).await?,
                 (login, _) => login,

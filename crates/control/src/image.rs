@@ -13,7 +13,7 @@ mod resolve;
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 pub use self::awaited::AwaitedSandbox;
@@ -38,6 +38,8 @@ pub(crate) struct ImageTable {
     registered: RwLock<Registered>,
     /// Held while a name is given or taken, so that store and memory agree.
     turn: tokio::sync::Mutex<()>,
+    /// Counts how often what registries said came to count no more, of whichever project.
+    forgets: AtomicU64,
     /// What registries said lately.
     answers: Mutex<HashMap<AskKey, Answer>>,
     /// Held while a registry is asked, so that those who come meanwhile share its answer.
@@ -52,8 +54,8 @@ pub(crate) struct ImageTable {
 
 type NameKey = (Option<ProjectId>, ImageName);
 type AskKey = (ProjectId, ImageName);
-/// Holds what the last one who had it was told, and when.
-type Turn = Arc<tokio::sync::Mutex<Option<(Instant, Result<ImagePin, ImageError>)>>>;
+/// Holds what the last one who had it was told.
+type Turn = Arc<tokio::sync::Mutex<Option<Told>>>;
 
 /// What a registry said that a reference means.
 #[derive(Debug, Clone)]
@@ -62,6 +64,15 @@ struct Answer {
     at: Instant,
     /// When it was asked since, and did not answer.
     in_vain: Option<Instant>,
+}
+
+/// What somebody was told who asked a registry while others waited.
+#[derive(Debug)]
+struct Told {
+    at: Instant,
+    /// How often answers had been forgotten when it was asked.
+    forgets: u64,
+    said: Result<ImagePin, ImageError>,
 }
 
 /// What has a name.

@@ -244,7 +244,8 @@ fn choose6(
     let out: BTreeSet<u32> = far.iter().flat_map(|it| it.interfaces.iter().copied()).collect();
     let names = interfaces.iter().filter(|interface| out.contains(&interface.index));
     let names: BTreeSet<String> = names.map(|interface| interface.name.clone()).collect();
-    let lack = if names.is_empty() {
+    let is_public = |route: &&Route| !is_closed(route.network, route.prefix);
+    let lack = if !far.iter().any(is_public) || names.is_empty() {
         Some(Lack::NoRoute)
     } else if addresses.iter().all(|address| is_closed(*address, 128)) {
         Some(Lack::NoAddress)
@@ -391,5 +392,6 @@ mod tests {
         let public = ["2001:db8:1::5".parse().expect("an address")];
         let found = choose6(&interfaces, &[unique, own], &public, &opened);
         assert_eq!((found.names, found.near), (["eth0".to_owned()].into(), lan), "no neighbour");
+        assert_eq!(found.lack, Some(Lack::NoRoute), "what is opened is no way out");
     }
 }

@@ -358,6 +358,8 @@ fn verdict(upstream: &Upstream, now: Result<&Route, &RouteError>) -> Verdict {
     };
     let same_generation = route.generation == upstream.generation;
     match route.status {
+        // It runs on while its snapshot is made durable, and has ended meanwhile.
+        SandboxStatus::Snapshotting if route.endpoint.is_none() => Verdict::Close,
         // Frozen, or about to be: its connections live on with it.
         SandboxStatus::Snapshotting | SandboxStatus::Suspending => Verdict::Keep,
         SandboxStatus::Pending | SandboxStatus::Suspended | SandboxStatus::Terminated => {
@@ -369,5 +371,53 @@ fn verdict(upstream: &Upstream, now: Result<&Route, &RouteError>) -> Verdict {
             Some(_) => Verdict::Retire,
             None => Verdict::Close,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tarn_types::{PortAccess, ProjectId};
+
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_connections_follows_the_route() {
+        use SandboxStatus::{Pending, Running, Snapshotting, Suspended, Suspending, Terminated};
+        let endpoint = |last: u8| RouteEndpoint {
+            daemon: SocketAddr::from(([198, 18, 0, last], 9501)),
+            token: DaemonToken::from_random([1; 32]),
+        };
+        let upstream = Upstream::new(Generation(3), &endpoint(1));
+        let decide = |status, generation, endpoint: Option<RouteEndpoint>| {
+            let route = Route {
+                id: SandboxId::from_random([7; 21]),
+                project: ProjectId::from_random([1; 16]),
+                generation: Generation(generation),
+                ports: PortAccess::default(),
+                status,
+                wakes: true,
+                endpoint,
+            };
+            verdict(&upstream, Ok(&route))
+        };
+        for (status, generation, at, expected) in [
+            (Running, 3, Some(1), Verdict::Keep),
+            (Running, 4, Some(1), Verdict::Retire),
+            (Running, 4, Some(2), Verdict::Cut),
+            // It has ended, and has not said so yet.
+            (Running, 3, None, Verdict::Close),
+            (Snapshotting, 3, None, Verdict::Close),
+            (Snapshotting, 3, Some(1), Verdict::Keep),
+            (Suspending, 3, None, Verdict::Keep),
+            (Suspended, 3, None, Verdict::Cut),
+            (Pending, 3, None, Verdict::Cut),
+            (Terminated, 3, None, Verdict::Cut),
+        ] {
+            let found = decide(status, generation, at.map(endpoint));
+            assert_eq!(found, expected, "{status:?} {generation} {at:?}");
+        }
+        assert_eq!(verdict(&upstream, Err(&RouteError::Unavailable)), Verdict::Keep);
+        let gone = RouteError::NotFound("it".to_owned());
+        assert_eq!(verdict(&upstream, Err(&gone)), Verdict::Cut);
     }
 }

@@ -1,13 +1,16 @@
 //! From the name in a request to one image (spec 06 §1): the project's name, a name for all, a
 //! stock image, and at last a reference that its registry is asked about.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tarn_host::{ImageError, ImageHold, PullTrouble};
 use tarn_types::{BootImage, ImageName, ImagePin, ProjectId, RegistryLogin, TemplateId};
 use tokio::time::Instant;
 
-use super::{Answer, AskKey, ImageFiles, ImageTable, Named, Turn, refusal};
+use super::{Answer, AskKey, ImageFiles, ImageTable, Named, Told, Turn, refusal};
 use crate::{Control, ControlError};
 
 /// How long a create waits for what a registry says.
@@ -136,11 +139,13 @@ impl Control {
         let came = Instant::now();
         let turn = table.turn(&key);
         let mut turn = turn.lock().await;
-        // It was said to another while this one waited, good or bad.
-        if let Some((at, said)) = &*turn
-            && *at >= came
+        // It was said to another while this one waited, good or bad, and to the same login.
+        let forgets = table.forgets();
+        if let Some(told) = &*turn
+            && told.at >= came
+            && told.forgets == forgets
         {
-            return said.clone().map_err(|bad| refusal(name, bad));
+            return told.said.clone().map_err(|bad| refusal(name, bad));
         }
         if let Some(pin) = self.answer(&key, fresh) {
             return Ok(pin);
@@ -148,7 +153,9 @@ impl Control {
         let login = self.login_for(project, name.as_str()).await?;
         let said = match self.look_up(name, login.as_ref()).await {
             Ok(pin) => {
-                table.remember(key, pin.clone());
+                if table.forgets() == forgets {
+                    table.remember(key, pin.clone());
+                }
                 Ok(pin)
             }
             Err(ImageError::Pull { trouble: PullTrouble::Unreachable, reason, .. })
@@ -167,7 +174,7 @@ impl Control {
                 Err(bad)
             }
         };
-        *turn = Some((Instant::now(), said.clone()));
+        *turn = Some(Told { at: Instant::now(), forgets, said: said.clone() });
         said.map_err(|bad| refusal(name, bad))
     }
 
@@ -210,6 +217,12 @@ impl ImageTable {
         self.answers.lock().get(key).cloned()
     }
 
+    /// Returns how often answers were forgotten: what was asked before is not said to whoever comes
+    /// after.
+    fn forgets(&self) -> u64 {
+        self.forgets.load(Ordering::SeqCst)
+    }
+
     fn note_in_vain(&self, key: &AskKey) {
         if let Some(answer) = self.answers.lock().get_mut(key) {
             answer.in_vain = Some(Instant::now());
@@ -236,6 +249,7 @@ impl ImageTable {
 
     /// Forgets what registries said to a project, as it shows them something else now.
     pub(super) fn forget_answers(&self, project: &ProjectId) {
+        self.forgets.fetch_add(1, Ordering::SeqCst);
         self.answers.lock().retain(|(of, _), _| of != project);
     }
 }

@@ -12,7 +12,8 @@ use std::{
 use parking_lot::Mutex;
 use tarn_lifecycle::{Kept, ObjectStore, archived, begun, retry_delay};
 use tarn_node_api::{ArchiveOrder, ArchiveReport, Node, Transfer};
-use tarn_types::{NodeId, SnapshotId, SnapshotRecord};
+use tarn_store::StoreError;
+use tarn_types::{Archival, NodeId, SnapshotId, SnapshotRecord};
 use tokio::time::Instant;
 
 use super::settle::Revised;
@@ -195,6 +196,14 @@ impl Control {
                     );
                 }
             }
+            Err(why) if self.is_mend(id).await? => {
+                tries.forget(id);
+                tracing::error!(
+                    snapshot.id = %id, error = why,
+                    "what the object store lacks of a snapshot was not sent again; the snapshot is \
+                     whole on its node. Verify it once more when the object store answers"
+                );
+            }
             Err(why) => {
                 let pause = tries.fail(id, Attempt::Upload, why.clone());
                 tracing::warn!(
@@ -205,6 +214,16 @@ impl Control {
         }
         self.0.snapshots.notify_one();
         Ok(())
+    }
+
+    /// Says whether an upload was none that anybody waits for: of a snapshot that was sent before,
+    /// or is gone by now.
+    async fn is_mend(&self, id: &SnapshotId) -> Result<bool, ControlError> {
+        match self.0.parts.store.snapshot_fetch(id).await {
+            Ok(record) => Ok(matches!(record.archive, Archival::Whole { .. })),
+            Err(StoreError::NotFound { .. }) => Ok(true),
+            Err(failed) => Err(failed.into()),
+        }
     }
 
     /// Removes a hidden snapshot from the object store and then from the store, beside everything

@@ -151,6 +151,11 @@ impl Control {
     async fn look_after_copy(&self, node: &dyn Node, record: &SnapshotRecord) {
         let id = &record.id;
         let order = ArchiveOrder { snapshot: id.clone(), project: record.project.clone() };
+        // Not removed from there while it is read.
+        let _needed = self.use_snapshot(id);
+        if self.snapshot_fetch(&record.project, id).await.is_err() {
+            return;
+        }
         let worse = match node.verify_archived(&order).await {
             Ok(()) => return,
             Err(VerifyError::Failed { detail }) => {

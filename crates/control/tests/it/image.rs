@@ -150,6 +150,20 @@ async fn those_who_wait_for_a_registry_share_what_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_after_a_login_is_not_told_what_was_said_without_it() {
+    let world = World::new(Manner::Prompt).await;
+    world.images.offer(APP, &digest('a'), Some(login()));
+    world.images.set_answering(false);
+    let (before, after, ()) = tokio::join!(refused(&world, APP), image_of(&world, APP), async {
+        world.until("asked", async || world.images.asked() == 1).await;
+        world.control.login_put(&world.project, "registry", login()).await.expect("put");
+        world.images.set_answering(true);
+    });
+    assert!(matches!(before, ControlError::ImageNotFound { .. }), "{before}");
+    assert_eq!((after, world.images.asked()), (Some('a'), 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_of_a_build_is_for_the_registry_alone() {
     let world = World::new(Manner::Prompt).await;
     let base = async |image: &str, login| {
@@ -168,6 +182,9 @@ async fn a_login_of_a_build_is_for_the_registry_alone() {
     world.images.offer(APP, &digest('c'), Some(login()));
     base(APP, None).await.expect_err("it is private");
     assert_eq!(base(APP, Some(login())).await.expect("it is shown"), Some(digest('c')));
+    // What is here needs nobody's leave.
+    world.images.close_registry();
+    assert_eq!(base("team/app", None).await.expect("it is here"), Some(digest('a')));
     // What the project shows is shown for the pull, too.
     world.images.offer("registry/own:1", &digest('d'), Some(login()));
     world.control.login_put(&world.project, "registry", login()).await.expect("put");

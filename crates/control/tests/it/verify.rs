@@ -63,6 +63,9 @@ async fn a_copy_that_is_lost_in_the_object_store_is_sent_again_when_somebody_ask
     let read = facts().size;
     assert_eq!(verify(&world, &id).await.expect("it is read"), Verdict::Sound { read });
     assert!(is_archived().await);
+    // One that fails is nothing that is tried again.
+    world.node.finish_archive(Err("it went away")).await;
+    assert_eq!(world.control.archive_status().await.troubles, []);
     *world.node.archive_away.lock() = true;
     assert_eq!(verify(&world, &id).await.expect("it is read"), Verdict::Sound { read });
 }

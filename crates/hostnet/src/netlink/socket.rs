@@ -12,7 +12,7 @@ use nix::{
         socket::{
             AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv,
             send, setsockopt, socket,
-            sockopt::{RcvBufForce, ReceiveTimeout, SndBufForce},
+            sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout, SndBuf, SndBufForce},
         },
         time::TimeVal,
     },
@@ -228,10 +228,15 @@ fn open(family: Family) -> Result<OwnedFd, NetlinkError> {
 /// Makes room for a batch and its answers, whatever the host's defaults are: with those a batch of
 /// 200 KiB is not taken, and one with 300 answers is carried out and looks like a failure.
 ///
-/// Only for who changes things, which takes the same privilege.
+/// Root of a user namespace may change things and not force this: it gets what the host allows
+/// everybody.
 fn make_room(fd: &OwnedFd) -> Result<(), NetlinkError> {
-    setsockopt(fd, SndBufForce, &ROOM).map_err(at_socket)?;
-    setsockopt(fd, RcvBufForce, &ROOM).map_err(at_socket)
+    let forced = setsockopt(fd, SndBufForce, &ROOM).and(setsockopt(fd, RcvBufForce, &ROOM));
+    match forced {
+        Err(Errno::EPERM) => setsockopt(fd, SndBuf, &ROOM).and(setsockopt(fd, RcvBuf, &ROOM)),
+        forced => forced,
+    }
+    .map_err(at_socket)
 }
 
 pub(super) fn at_socket(errno: Errno) -> NetlinkError {
