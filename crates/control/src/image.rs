@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use self::awaited::AwaitedSandbox;
-pub use self::registered::{ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace};
+pub use self::registered::{DOCKERFILE_MAX, ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace};
 pub(crate) use self::resolve::FoundImage;
 use self::{awaited::AwaitedImages, registered::Registered};
 use parking_lot::{Mutex, RwLock};

@@ -36,7 +36,8 @@ pub use ask::{
 pub use build::{BuildBase, BuildSandbox, PublishAsk};
 pub use error::ControlError;
 pub use image::{
-    AwaitedSandbox, ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace, ImageTarget, ImageView,
+    AwaitedSandbox, DOCKERFILE_MAX, ImageAsk, ImageFiles, ImageKey, ImagePage, ImagePlace,
+    ImageTarget, ImageView,
 };
 pub use limits::Limits;
 pub use log::{LogAsk, LogCounts, LogEntry, LogView};

@@ -221,7 +221,7 @@ impl ObjectStoreSection {
     }
 
     fn used(&self, url: &str, data: &DataDir) -> Used {
-        let text = std::fs::read_to_string(used_file(data)).unwrap_or_default();
+        let text = std::fs::read_to_string(data.object_store_used()).unwrap_or_default();
         match text.strip_prefix(&self.spelled(url)) {
             Some(MARKED) => Used::Marked,
             Some(_) => Used::Before,
@@ -244,14 +244,14 @@ impl ObjectStoreSection {
             Ok(Claimed::Ours) if used == Used::Marked => Ok(()),
             Ok(Claimed::Ours) => {
                 let text = format!("{}{MARKED}", self.spelled(url));
-                identity::write_private(&used_file(data), &text)
+                identity::write_private(&data.object_store_used(), &text)
             }
             Ok(Claimed::Blank) => Err(anyhow!(
                 "the object store {url} is not the one that was used before: it is empty. If it is \
                  a directory, see that its disk is mounted there; if it is a bucket, look at \
                  object_store.url and endpoint. To begin anew in it, with every snapshot lost that \
                  is there alone, remove {}",
-                used_file(data).display()
+                data.object_store_used().display()
             )),
             // It was so before anybody marked object stores: nothing of it is called lost.
             Ok(Claimed::Unreadable { detail }) if used == Used::Before => {
@@ -283,11 +283,6 @@ impl ObjectStoreSection {
             }),
         }
     }
-}
-
-/// Where the data directory keeps which object store it has used.
-fn used_file(data: &DataDir) -> PathBuf {
-    data.root.join("object_store.used")
 }
 
 /// Refuses to make a new key for an object store that is encrypted with another.
@@ -497,7 +492,7 @@ mod tests {
         assert_eq!(section.used("s3://b", &data), Used::Never);
         check_key(&key, "s3://b", Used::Never).expect("the first start makes it");
         // As a server wrote it that knew no marks.
-        std::fs::write(used_file(&data), section.spelled("s3://b")).expect("written");
+        std::fs::write(data.object_store_used(), section.spelled("s3://b")).expect("written");
         assert_eq!(section.used("s3://b", &data), Used::Before);
         section.heed(Ok(Claimed::Ours), "s3://b", &key, &data).expect("it is marked now");
         assert_eq!(section.used("s3://b", &data), Used::Marked);
@@ -522,7 +517,7 @@ mod tests {
             assert!(ended.to_string().contains(said), "{ended}");
         }
         // As a server that knew no marks left it.
-        std::fs::write(used_file(&data), section.spelled("s3://b")).expect("written");
+        std::fs::write(data.object_store_used(), section.spelled("s3://b")).expect("written");
         assert_eq!(section.used("s3://b", &data), Used::Before);
         section.heed(Ok(unreadable), "s3://b", &key, &data).expect("it started before, too");
         assert_eq!(section.used("s3://b", &data), Used::Before, "and is not marked");

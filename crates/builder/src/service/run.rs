@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tarn_build::{BuildConfig, Dockerfile};
-use tarn_control::{BuildSandbox, ControlError, PublishAsk};
+use tarn_control::{BuildSandbox, ControlError, DOCKERFILE_MAX, PublishAsk};
 use tarn_daemon_api::{RunRequest, StartRequest, StdinMode, UserSpec};
 use tarn_types::{
     BuildId, BuildKind, BuildPhase, BuildRecord, BuildStatus, ImageConfig, ImageRecord, Resources,
@@ -44,10 +44,6 @@ const LOG_BATCH: usize = 64 << 10;
 /// How long it is until the store is asked again to keep the end of a build: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// The longest text of a Dockerfile that is registered with its image, where it is only shown
-/// (`DOCKERFILE_MAX` of the images there).
-const SHOWN_DOCKERFILE: usize = 256 << 10;
 
 /// What is said of a build that cannot be finished.
 const INTERNAL: &str = "internal error; the server's log says more. Build the image again";
@@ -512,7 +508,7 @@ pub(super) fn publish_ask(
         family: record.family,
         snapshot: outcome.snapshot,
         config: image_config(outcome.config),
-        dockerfile: dockerfile.filter(|text| text.len() <= SHOWN_DOCKERFILE),
+        dockerfile: dockerfile.filter(|text| text.len() <= DOCKERFILE_MAX),
     }
 }
 
@@ -536,8 +532,8 @@ mod tests {
             let outcome = Outcome { snapshot, config: BuildConfig::default() };
             publish_ask(&build, outcome, Some("x".repeat(bytes))).dockerfile.is_some()
         };
-        assert!(shown(SHOWN_DOCKERFILE));
-        assert!(!shown(SHOWN_DOCKERFILE + 1));
+        assert!(shown(DOCKERFILE_MAX));
+        assert!(!shown(DOCKERFILE_MAX + 1));
     }
 
     #[tokio::test(start_paused = true)]

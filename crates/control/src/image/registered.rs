@@ -24,8 +24,8 @@ use crate::{
     Control, ControlError, project::check_count, snapshot::SnapshotUse, text::check_config,
 };
 
-/// The longest text of a Dockerfile that is kept.
-const DOCKERFILE_MAX: usize = 256 << 10;
+/// The longest text of a Dockerfile that is kept with its image, in bytes.
+pub const DOCKERFILE_MAX: usize = 256 << 10;
 
 /// The longest tag of a name.
 const TAG_MAX: usize = 128;
